@@ -1,0 +1,82 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "model/config.h"
+#include "runtime/safetensors.h"
+
+namespace loci {
+
+/// Every parameter of a model with its shape, in the order of the forward pass. Names are Hugging Face's without
+/// `transformer.`; matrices are stored [in, out] (y = x W + b), d = width, ff = mlp_width, V = vocabulary, P =
+/// positions:
+///   wte.weight [V,d], wpe.weight [P,d];
+///   for each layer l: h.{l}.ln_1.{weight,bias} [d], h.{l}.attn.c_attn.weight [d,3d], .bias [3d] (query, key, value),
+///   h.{l}.attn.c_proj.weight [d,d], .bias [d], h.{l}.ln_2.{weight,bias} [d], h.{l}.mlp.c_fc.weight [d,ff], .bias [ff],
+///   h.{l}.mlp.c_proj.weight [ff,d], .bias [d];
+///   ln_f.{weight,bias} [d]; lm_head.weight [V,d] if not tied.
+std::vector<TensorInfo> gpt_parameters(const GptConfig& config);
+
+/// A Hugging Face GPT-2 directory, opened and checked whole: config.json and model.safetensors, or shards named by
+/// model.safetensors.index.json. Weights are mapped, not read. Names with and without `transformer.` are understood;
+/// the attention buffers `attn.bias` and `attn.masked_bias` are ignored; `lm_head.weight` in a tied model must be the
+/// same as wte.weight.
+class Checkpoint {
+ public:
+  /// Throws InputError naming the file and the field: a missing, unexpected or doubled tensor, a wrong shape or type,
+  /// an index that contradicts its shards or leaves the folder.
+  static Checkpoint open(const std::filesystem::path& dir);
+
+  const std::filesystem::path& dir() const { return dir_; }
+  const GptConfig& config() const { return config_; }
+  /// The type as stored. All weights of a model usually share one; `stored_types` lists those that occur, "F32, F16".
+  DType dtype(std::string_view name) const;
+  std::string stored_types() const;
+  /// Tensors that no parameter corresponds to, one sentence each; they are ignored.
+  const std::vector<std::string>& warnings() const { return warnings_; }
+
+  /// The parameter in fp32, row-major. A view into the mapped file where it is stored as aligned F32 (valid as long as
+  /// this object lives); otherwise converted (F16, BF16 and F64; exact but for F64, which is rounded) or copied into
+  /// `scratch`.
+  std::span<const float> f32(std::string_view name, std::vector<float>& scratch) const;
+
+  /// SHA-256 over the parameters: for each, sorted by canonical name, the line "name dtype [shape]\n" and its stored
+  /// bytes. The same for any sharding, prefix and order. Reads every weight once; the result is kept.
+  std::string weights_sha256() const;
+
+ private:
+  struct Place {
+    size_t file = 0;
+    std::string stored_name;
+  };
+
+  Checkpoint() = default;
+  void open_files();
+  void open_shards(const std::filesystem::path& index);
+  void place_tensors();
+  void check_tensors();
+  const Place& place(std::string_view name) const;
+
+  std::filesystem::path dir_;
+  GptConfig config_;
+  std::vector<SafetensorsFile> files_;
+  std::map<std::string, Place, std::less<>> places_;
+  std::vector<std::string> warnings_;
+  mutable std::optional<std::string> sha256_;
+};
+
+/// Writes a directory that transformers loads: config.json, model.safetensors (F32, names with `transformer.`) and the
+/// tokenizer files found in `source_dir` (empty: none). `tensors` maps canonical names to exactly the parameters of
+/// `config`; InputError otherwise. Each file is replaced whole or not at all, model.safetensors last.
+void write_checkpoint(const std::filesystem::path& dir, const GptConfig& config,
+                      const std::map<std::string, std::span<const float>>& tensors,
+                      const std::filesystem::path& source_dir = {});
+
+}  // namespace loci

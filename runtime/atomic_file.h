@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace loci {
+
+/// Replaces `path` by a file with these bytes, or leaves it as it was: writes `path`.tmp, syncs it, renames it, syncs
+/// the folder. A full disk or a short write is a SystemError naming the file, and the .tmp is removed.
+void write_file_atomically(const std::filesystem::path& path, std::span<const std::byte> bytes);
+void write_file_atomically(const std::filesystem::path& path, std::string_view text);
+
+/// The same for libraries that write by path: give them temporary(), close what they opened, then commit(). Without a
+/// commit the destructor removes the temporary file.
+class AtomicPath {
+ public:
+  /// Throws InputError if the folder does not exist or `target` is a folder.
+  explicit AtomicPath(std::filesystem::path target);
+  ~AtomicPath();
+  AtomicPath(const AtomicPath&) = delete;
+  AtomicPath& operator=(const AtomicPath&) = delete;
+
+  /// `target`.tmp
+  const std::filesystem::path& temporary() const { return temporary_; }
+  const std::filesystem::path& target() const { return target_; }
+  /// Syncs the temporary file, renames it to the target, syncs the folder. SystemError if any of these fails.
+  void commit();
+
+ private:
+  std::filesystem::path target_;
+  std::filesystem::path temporary_;
+  enum class State { open, committed } state_ = State::open;
+};
+
+/// The whole file. InputError naming it if it cannot be read.
+std::string read_text_file(const std::filesystem::path& path);
+
+/// Makes a rename or removal in this folder durable. SystemError on failure.
+void sync_folder(const std::filesystem::path& folder);
+
+}  // namespace loci

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "runtime/hdf5.h"
+#include "runtime/json.h"
+
+namespace loci {
+
+/// Where a result comes from.
+struct Provenance {
+  /// loci's version, "0.1.0".
+  std::string version;
+  /// The commit it was built from, with "-dirty" if the tree had changes; "unknown" outside a checkout.
+  std::string git_commit;
+  /// "HDF5 1.10.8", ...
+  std::vector<std::string> libraries;
+  std::string hostname;
+  /// UTC, "2026-01-31T12:00:00Z".
+  std::string date;
+  int64_t world_size = 1;
+  /// Of the model the result belongs to; Checkpoint::weights_sha256(). Empty if there is none.
+  std::string weights_sha256;
+};
+
+/// Everything but weights_sha256, for this process.
+Provenance current_provenance();
+
+/// Root attributes `config` (canonical JSON), `loci_version`, `git_commit`, `libraries`, `hostname`, `date`,
+/// `world_size`, `weights_sha256`.
+void write_provenance(H5File& file, const Json& config, const Provenance& provenance);
+
+std::string loci_version();
+std::string loci_git_commit();
+
+}  // namespace loci

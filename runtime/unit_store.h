@@ -1,0 +1,84 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "runtime/hdf5.h"
+#include "runtime/json.h"
+
+namespace loci {
+
+enum class OnExisting { resume, overwrite };
+
+/// The results of a job that consists of numbered units (fixed slices of its input), kept so that an interrupted job
+/// continues where it stopped and the result does not depend on how often it stopped.
+///
+/// Beside `output` lies the folder `output`.parts: `config.json` (the configuration the units belong to), one immutable
+/// shard `unit_000012.h5` a unit, and its completion mark `unit_000012.done` (JSON: size and SHA-256 of the shard). A
+/// unit counts as done only if its mark verifies; a shard that does not is reported and done again. finish() merges the
+/// shards into `output`, whose root attribute `config` says what it is, and removes the folder.
+class UnitStore {
+ public:
+  /// `config` is the resolved configuration without anything that may change between runs (paths of outputs, threads).
+  /// Throws InputError if `output` or its parts were made with another configuration (naming the first key that
+  /// differs), SystemError if another job holds the lock. OnExisting::overwrite removes old parts; an old output stays
+  /// until finish() replaces it.
+  UnitStore(std::filesystem::path output, Json config, OnExisting on_existing);
+  ~UnitStore();
+  UnitStore(const UnitStore&) = delete;
+  UnitStore& operator=(const UnitStore&) = delete;
+
+  const std::filesystem::path& output() const { return output_; }
+  /// True if the output was there, whole, with this configuration, at construction, or finish() has returned: nothing
+  /// is left to do.
+  bool complete() const { return phase_ == Phase::complete; }
+  /// Units found done at construction plus those committed since.
+  const std::set<int64_t>& done_units() const { return done_; }
+  bool is_done(int64_t unit) const { return done_.contains(unit); }
+  /// What was found broken at construction and will be done again: one sentence each, also logged as warnings.
+  const std::vector<std::string>& repaired() const { return repaired_; }
+
+  /// Writes the shard of `unit` (atomically) and then its mark. A unit that is done may not be committed again.
+  void commit(int64_t unit, const std::function<void(H5File& shard)>& write);
+  /// The shard of a done unit, verified again.
+  H5File open_unit(int64_t unit) const;
+
+  using OpenUnit = std::function<H5File(int64_t unit)>;
+  /// `merge` copies what it needs from the shards into the output, which then replaces an old one whole; the attribute
+  /// `config` is written here. The parts are removed after the output is durable.
+  void finish(const std::function<void(H5File& output, const OpenUnit& open_unit)>& merge);
+
+ private:
+  enum class Phase { running, complete };
+  struct Lock;
+
+  void check_output(OnExisting on_existing);
+  void open_parts(OnExisting on_existing);
+  void scan_units();
+  std::filesystem::path shard_path(int64_t unit) const;
+  std::filesystem::path mark_path(int64_t unit) const;
+
+  std::filesystem::path output_;
+  std::filesystem::path parts_;
+  Json config_;
+  std::unique_ptr<Lock> lock_;
+  std::set<int64_t> done_;
+  std::vector<std::string> repaired_;
+  Phase phase_ = Phase::running;
+};
+
+/// The configuration stored in a result file's root attribute `config`; InputError if there is none.
+Json read_config(const H5File& file);
+
+/// SHA-256 over what a file says, not how it is stored: every object's path in sorted order with its class, element
+/// type, shape, data and attributes. Attributes and datasets that change from run to run (names: seconds,
+/// peak_memory_bytes, hostname, date, world_size, threads, and whatever ends in _seconds) are left out. Equal for a run
+/// that was interrupted and one that was not.
+std::string canonical_hash(const std::filesystem::path& path);
+
+}  // namespace loci
