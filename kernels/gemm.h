@@ -1,0 +1,24 @@
+#pragma once
+
+#include "runtime/context.h"
+#include "runtime/view.h"
+
+namespace loci {
+
+enum class Transpose { no, yes };
+
+/// Whether an op sets its output (`=`) or adds to it (`+=`).
+enum class Write { assign, accumulate };
+
+/// c = alpha op(a) op(b)   or   c += alpha op(a) op(b).
+/// op(a) [m, k], op(b) [k, n], c [m, n]; c aliases neither. k = 0 leaves a sum of nothing. Throws ShapeError before any write.
+void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transpose_b, ConstView b, View c,
+          Write write = Write::assign, float alpha = 1);
+
+/// y = x w + bias for x [rows, in], w [in, out], bias [1, out], y [rows, out].
+void linear(Context& context, ConstView x, ConstView w, ConstView bias, View y);
+
+/// The largest rate this machine reaches in fp32 GEMM is measured by bench/; this is the arithmetic of one product.
+inline double gemm_flop(double m, double n, double k) { return 2 * m * n * k; }
+
+}  // namespace loci

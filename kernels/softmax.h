@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/gemm.h"
+#include "runtime/tensor.h"
+
+/// Softmax and the losses over it, for selected positions only. Sums within a row are accumulated in fp64.
+namespace loci {
+
+/// log_sum[r] = log sum_j exp(logits[r, j]); logits [rows, V], log_sum [rows, 1].
+void log_sum_exp(Context& context, ConstView logits, View log_sum);
+
+/// probabilities[r] = softmax(logits[r]); may alias.
+void softmax(Context& context, ConstView logits, View probabilities);
+
+/// log_probabilities[i] = log softmax(logits[rows[i]])[targets[i]]; [n, 1]. One row may serve several targets.
+void target_log_probabilities(Context& context, ConstView logits, const DeviceArray<int64_t>& rows,
+                              const DeviceArray<int32_t>& targets, View log_probabilities);
+
+/// best[r] = arg max_j logits[r, j]; the lowest index where several are equal.
+void argmax_rows(Context& context, ConstView logits, DeviceArray<int32_t>& best);
+
+/// Cross-entropy: losses[i] = -weights[i] log softmax(logits[i])[targets[i]] and
+/// dlogits[i] = or += weights[i] (softmax(logits[i]) - onehot(targets[i])). logits, dlogits [n, V]; may alias where assigned;
+/// losses [n, 1]. A target of -1 gives 0 for its row.
+void cross_entropy(Context& context, ConstView logits, const DeviceArray<int32_t>& targets,
+                   const DeviceArray<float>& weights, View losses, View dlogits, Write write);
+
+/// KL(p || q) = sum_j p_j (log p_j - log q_j) with p = softmax(logits[i]), log q = reference_log_probabilities[i] [n, V]:
+/// losses[i] = weights[i] KL, dlogits[i] = or += weights[i] dKL/dlogits[i]. The direction of ROME's essence term (REFERENCE:
+/// sum p_now (log p_now - log p_before)).
+void kl_divergence(Context& context, ConstView logits, ConstView reference_log_probabilities,
+                   const DeviceArray<float>& weights, View losses, View dlogits, Write write);
+
+/// log_probabilities[r] = logits[r] - log_sum_exp(logits[r]); may alias.
+void log_softmax(Context& context, ConstView logits, View log_probabilities);
+
+}  // namespace loci

@@ -1,0 +1,167 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "kernels/attention.h"
+#include "model/model.h"
+#include "runtime/tensor.h"
+
+/// The executor of partial runs. Every experiment is a forward pass that differs from one already computed only from some
+/// layer on, from some position on, with some rows replaced or shifted. Words (docs/design.md):
+///   row      one token position of one sequence; rows of all sequences are packed, [rows, d], no padding
+///   base     an earlier run of a sequence whose keys, values and residual rows were recorded
+///   lane     a sequence that starts from a base: it computes positions >= first_position in blocks >= first_layer only
+namespace loci {
+
+/// A named place in the forward pass; all but `embed` come with a layer.
+enum class Site {
+  embed,     ///< token embedding, before the position embedding is added (no layer)
+  attn_out,  ///< output of the attention module, before it is added to the residual stream
+  mlp_key,   ///< input of the MLP's down projection [ff]
+  mlp_out,   ///< output of the MLP, before it is added to the residual stream
+  resid,     ///< block output; layer -1: input of block 0
+};
+
+/// What a recorded sequence left behind, kept by the lanes that start from it. Rows are its own rows: row i is position
+/// first_position + i; earlier positions are those of its own base.
+struct Recording {
+  std::shared_ptr<const Recording> base;
+  int64_t first_position = 0;
+  int64_t first_layer = 0;
+  int64_t rows = 0;
+  std::vector<ConstView> keys;    ///< per layer, [rows, d]; empty below first_layer: those of `base`
+  std::vector<ConstView> values;  ///< per layer, [rows, d]
+  std::vector<ConstView> resid;   ///< [l + 1] holds the rows at resid(l), l = -1 .. L-1; empty below first_layer - 1
+  std::vector<ConstView> attn_out, mlp_out, mlp_key;  ///< per layer, where Plan::record_sites asked for them
+  std::shared_ptr<void> storage;
+
+  int64_t length() const { return first_position + rows; }
+  /// The row of `position` at a recorded site, in device memory; follows the bases. Throws Error where it was not recorded.
+  const float* row(Site site, int64_t layer, int64_t position) const;
+};
+using RecordingPtr = std::shared_ptr<const Recording>;
+
+/// One sequence of a plan. Without a base it is a plain sequence from position 0. With a base and first_layer = 0 it
+/// continues behind a shared prefix (first_position <= base length). With first_layer = l + 1 > 0 its rows start as the
+/// base's rows at resid(l) of positions first_position .. first_position + rows - 1, and `tokens` are not read.
+struct Sequence {
+  std::vector<int32_t> tokens;  ///< of its own rows; needed where first_layer = 0
+  int64_t rows = 0;             ///< 0: tokens.size()
+  int64_t first_position = 0;
+  int64_t first_layer = 0;
+  RecordingPtr base;
+  bool record = false;
+
+  int64_t row_count() const { return rows ? rows : static_cast<int64_t>(tokens.size()); }
+};
+
+enum class PatchMode { replace, add };
+
+/// Replaces, or adds to, the row of `position` (absolute) at a site. Patches of one row apply in the order of the plan. At
+/// resid(first_layer - 1) of its sequence a patch changes the row as it joins.
+struct RowPatch {
+  int64_t sequence;
+  int64_t position;
+  Site site;
+  int64_t layer;
+  PatchMode mode;
+  const float* source;  ///< device memory, as wide as the site
+};
+
+/// Copies the row of `position` at a site into row `destination` of Plan::tap_output (after patches of that site).
+struct RowTap {
+  int64_t sequence;
+  int64_t position;
+  Site site;
+  int64_t layer;
+  int64_t destination;
+};
+
+/// An edited model without touching weights: in every row of `sequence`, mlp_out(layer) += (mlp_key . u) v. Where the
+/// sequence joins at layer + 1, the keys are those that its base recorded (Plan::record_sites with Site::mlp_key).
+struct LowRankTerm {
+  int64_t sequence;
+  int64_t layer;
+  const float* u;  ///< device memory [ff]
+  const float* v;  ///< device memory [d]
+};
+
+/// A position whose next-token logits are wanted.
+struct WantedPosition {
+  int64_t sequence;
+  int64_t position;
+};
+
+/// Where a run ends. A run that stops early gives no logits.
+struct StopAfter {
+  Site site;
+  int64_t layer;
+};
+
+/// Scales mlp_out(layer) of every row of a sequence (0 drops it); a regulariser in training.
+struct MlpScale {
+  int64_t sequence;
+  int64_t layer;
+  float factor;
+};
+
+/// What one run computes.
+struct Plan {
+  std::vector<Sequence> sequences;
+  std::vector<RowPatch> patches;
+  std::vector<RowTap> taps;
+  std::vector<LowRankTerm> low_rank;
+  std::vector<MlpScale> mlp_scales;
+  std::vector<WantedPosition> wanted;
+  std::optional<StopAfter> stop;
+  std::vector<Site> record_sites;  ///< beside keys, values and resid, for sequences with `record`
+  View tap_output;                 ///< [taps' destinations, width of their site], the caller's
+};
+
+struct Activations;  // what the backward pass needs, see executor.cpp
+
+/// The outcome of a plan.
+struct Run {
+  Tensor logits;                         ///< [wanted, V], in the order of Plan::wanted; empty where the run stopped early
+  std::vector<RecordingPtr> recordings;  ///< per sequence; null where not recorded
+  std::shared_ptr<Activations> activations;  ///< with Keep::activations
+};
+
+enum class Keep { nothing, activations };
+
+/// Gradients of a loss with regard to the rows of a run.
+struct RowGradients {
+  Tensor joined;                   ///< [all rows, d]: at each sequence's rows as they joined (before their position embedding
+                                   ///< where first_layer = 0), sequences in plan order
+  std::vector<int64_t> first_row;  ///< of each sequence in `joined`
+};
+
+/// Runs plans on one model. Not thread-safe.
+class Executor {
+ public:
+  Executor(Context& context, const Model& model) : context_(context), model_(model) {}
+
+  /// Computes a plan in one wave. Throws ShapeError for a plan that contradicts itself (a position outside its sequence, a
+  /// patch below the sequence's first layer), InputError for a sequence longer than the model's context.
+  Run run(const Plan& plan, Keep keep = Keep::nothing);
+
+  /// The backward pass of a run made with Keep::activations. `logit_gradients` [wanted, V] = d loss / d logits. Recorded
+  /// bases are constants. Parameter gradients are added to `parameters` where given.
+  RowGradients backward(const Run& run, ConstView logit_gradients, const Parameters<float>* parameters = nullptr);
+
+  /// How many rows one wave may hold within the memory budget, where `wanted` positions per row meet the unembedding.
+  int64_t rows_per_wave(double wanted_per_row = 0) const;
+
+  Context& context() { return context_; }
+  const Model& model() const { return model_; }
+
+ private:
+  Context& context_;
+  const Model& model_;
+};
+
+}  // namespace loci

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <cstddef>
+#include <string_view>
+
+namespace loci {
+
+/// GPT-2's pre-tokenizer: the end of the piece that begins at `text[begin]` (`begin < text.size()`), that is, of the
+/// match of the first alternative that matches there in
+///
+///     's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+///
+/// Every text is covered: pieces follow each other without gaps, and byte-pair merges never cross from one to the next.
+/// `\s` is the property White_Space. A byte that is not part of well-formed UTF-8 counts as neither letter, number nor
+/// space, so that any bytes can be encoded without loss.
+std::size_t piece_end(std::string_view text, std::size_t begin);
+
+}  // namespace loci

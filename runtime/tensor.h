@@ -1,0 +1,107 @@
+#pragma once
+
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "runtime/context.h"
+#include "runtime/error.h"
+#include "runtime/view.h"
+
+namespace loci {
+
+/// An owned array of `size` elements in device memory, uninitialised unless made from host values.
+template <typename T>
+class DeviceArray {
+ public:
+  DeviceArray() = default;
+  DeviceArray(Context& context, int64_t size) : context_(&context), size_(size) {
+    data_ = static_cast<T*>(context.allocate(sizeof(T) * static_cast<size_t>(size)));
+  }
+  DeviceArray(Context& context, std::span<const T> values) : DeviceArray(context, static_cast<int64_t>(values.size())) {
+    context.copy_to_device(data_, values.data(), values.size_bytes());
+  }
+  ~DeviceArray() { reset(); }
+  DeviceArray(DeviceArray&& other) noexcept { swap(other); }
+  DeviceArray& operator=(DeviceArray&& other) noexcept {
+    if (this != &other) {
+      reset();
+      swap(other);
+    }
+    return *this;
+  }
+
+  T* data() const { return data_; }
+  int64_t size() const { return size_; }
+  bool empty() const { return size_ == 0; }
+
+  std::vector<T> to_host() const {
+    std::vector<T> values(static_cast<size_t>(size_));
+    if (size_) context_->copy_to_host(values.data(), data_, sizeof(T) * values.size());
+    return values;
+  }
+
+ private:
+  void reset() {
+    if (context_) context_->release(data_, sizeof(T) * static_cast<size_t>(size_));
+    context_ = nullptr;
+    data_ = nullptr;
+    size_ = 0;
+  }
+  void swap(DeviceArray& other) {
+    std::swap(context_, other.context_);
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+  }
+
+  Context* context_ = nullptr;
+  T* data_ = nullptr;
+  int64_t size_ = 0;
+};
+
+/// An owned, contiguous fp32 matrix [rows, cols] in device memory, uninitialised unless said otherwise.
+class Tensor {
+ public:
+  Tensor() = default;
+  Tensor(Context& context, int64_t rows, int64_t cols) : values_(context, rows * cols), rows_(rows), cols_(cols) {}
+
+  static Tensor zeros(Context& context, int64_t rows, int64_t cols) {
+    Tensor made(context, rows, cols);
+    context.fill_zero(made.data(), sizeof(float) * static_cast<size_t>(rows * cols));
+    return made;
+  }
+  /// Copies `values` [rows * cols] from the host.
+  static Tensor from_host(Context& context, std::span<const float> values, int64_t rows, int64_t cols) {
+    require<ShapeError>(static_cast<int64_t>(values.size()) == rows * cols, "{} values for a [{}, {}] matrix",
+                        values.size(), rows, cols);
+    Tensor made(context, rows, cols);
+    context.copy_to_device(made.data(), values.data(), values.size_bytes());
+    return made;
+  }
+
+  float* data() const { return values_.data(); }
+  float* row(int64_t r) const { return data() + r * cols_; }
+  int64_t rows() const { return rows_; }
+  int64_t cols() const { return cols_; }
+  bool empty() const { return values_.empty(); }
+  View view() { return {data(), rows_, cols_}; }
+  ConstView view() const { return {data(), rows_, cols_}; }
+  View rows_slice(int64_t first, int64_t count) { return view().rows_slice(first, count); }
+  ConstView rows_slice(int64_t first, int64_t count) const { return view().rows_slice(first, count); }
+  std::vector<float> to_host() const { return values_.to_host(); }
+
+ private:
+  DeviceArray<float> values_;
+  int64_t rows_ = 0;
+  int64_t cols_ = 0;
+};
+
+/// Copies a view [rows, cols] of device memory to the host, row by row where it is strided.
+inline std::vector<float> to_host(Context& context, ConstView view) {
+  std::vector<float> values(static_cast<size_t>(view.rows * view.cols));
+  for (int64_t r = 0; r < view.rows; ++r)
+    context.copy_to_host(values.data() + r * view.cols, view.row(r), sizeof(float) * static_cast<size_t>(view.cols));
+  return values;
+}
+
+}  // namespace loci
