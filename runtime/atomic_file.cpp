@@ -1,0 +1,122 @@
+#include "runtime/atomic_file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+#include <system_error>
+
+#include "runtime/error.h"
+
+namespace loci {
+
+namespace {
+
+/// Closes on every way out; close_checked() where a failure counts (NFS reports a full disk there).
+class Descriptor {
+ public:
+  explicit Descriptor(int fd) : fd_(fd) {}
+  ~Descriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int get() const { return fd_; }
+  bool close_checked() {
+    const int fd = fd_;
+    fd_ = -1;
+    return ::close(fd) == 0;
+  }
+
+ private:
+  int fd_;
+};
+
+std::filesystem::path folder_of(const std::filesystem::path& path) {
+  return path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
+}
+
+void write_all(int fd, std::span<const std::byte> bytes, const std::filesystem::path& path) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::write(fd, bytes.data(), bytes.size());
+    if (written < 0 && errno == EINTR) continue;
+    require<SystemError>(written > 0, "{}: writing failed, nothing was kept: {}", path.string(),
+                         written == 0 ? "the system took no bytes" : std::strerror(errno));
+    bytes = bytes.subspan(static_cast<size_t>(written));
+  }
+}
+
+void sync_file(const std::filesystem::path& path) {
+  Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  require<SystemError>(file.get() >= 0 && ::fsync(file.get()) == 0, "{}: cannot be made durable: {}", path.string(),
+                       std::strerror(errno));
+}
+
+}  // namespace
+
+void sync_folder(const std::filesystem::path& folder) {
+  Descriptor descriptor(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  require<SystemError>(descriptor.get() >= 0, "{}: the folder cannot be opened: {}", folder.string(),
+                       std::strerror(errno));
+  // Some file systems cannot sync a folder and say EINVAL; their renames are as durable as they get.
+  require<SystemError>(::fsync(descriptor.get()) == 0 || errno == EINVAL, "{}: the folder cannot be synced: {}",
+                       folder.string(), std::strerror(errno));
+}
+
+AtomicPath::AtomicPath(std::filesystem::path target) : target_(std::move(target)), temporary_(target_) {
+  temporary_ += ".tmp";
+  std::error_code ignored;
+  require<InputError>(target_.has_filename(), "{}: is no name of a file to write", target_.string());
+  require<InputError>(std::filesystem::is_directory(folder_of(target_), ignored),
+                      "{}: the folder {} does not exist; make it first", target_.string(), folder_of(target_).string());
+  require<InputError>(!std::filesystem::is_directory(target_, ignored), "{}: is a folder, a file is to be written here",
+                      target_.string());
+  std::filesystem::remove(temporary_, ignored);
+}
+
+AtomicPath::~AtomicPath() {
+  if (state_ == State::committed) return;
+  std::error_code ignored;
+  std::filesystem::remove(temporary_, ignored);
+}
+
+void AtomicPath::commit() {
+  sync_file(temporary_);
+  require<SystemError>(::rename(temporary_.c_str(), target_.c_str()) == 0, "{}: cannot be renamed to {}: {}",
+                       temporary_.string(), target_.string(), std::strerror(errno));
+  state_ = State::committed;
+  sync_folder(folder_of(target_));
+}
+
+void write_file_atomically(const std::filesystem::path& path, std::span<const std::byte> bytes) {
+  AtomicPath atomic(path);
+  Descriptor file(::open(atomic.temporary().c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
+  require<SystemError>(file.get() >= 0, "{}: cannot be created: {}", path.string(), std::strerror(errno));
+  write_all(file.get(), bytes, path);
+  require<SystemError>(file.close_checked(), "{}: writing failed, nothing was kept: {}", path.string(),
+                       std::strerror(errno));
+  atomic.commit();
+}
+
+void write_file_atomically(const std::filesystem::path& path, std::string_view text) {
+  write_file_atomically(path, std::as_bytes(std::span(text)));
+}
+
+std::string read_text_file(const std::filesystem::path& path) {
+  std::error_code ignored;
+  require<InputError>(!std::filesystem::is_directory(path, ignored), "{}: is a folder, expected a file", path.string());
+  errno = 0;
+  std::ifstream file(path, std::ios::binary);
+  require<InputError>(file.is_open(), "{}: cannot be opened: {}", path.string(), std::strerror(errno));
+  std::string text;
+  if (const auto size = std::filesystem::file_size(path, ignored); !ignored) text.reserve(size);
+  text.assign(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
+  require<InputError>(!file.bad(), "{}: cannot be read to its end", path.string());
+  return text;
+}
+
+}  // namespace loci

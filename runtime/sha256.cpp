@@ -1,0 +1,62 @@
+#include "runtime/sha256.h"
+
+#include <openssl/evp.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <vector>
+
+#include "runtime/error.h"
+
+namespace loci {
+
+struct Sha256::State {
+  EVP_MD_CTX* context = EVP_MD_CTX_new();
+  ~State() { EVP_MD_CTX_free(context); }
+};
+
+Sha256::Sha256() : state_(std::make_unique<State>()) {
+  require<SystemError>(state_->context != nullptr && EVP_DigestInit_ex(state_->context, EVP_sha256(), nullptr) == 1,
+                       "OpenSSL cannot compute SHA-256 on this system");
+}
+Sha256::~Sha256() = default;
+Sha256::Sha256(Sha256&&) noexcept = default;
+Sha256& Sha256::operator=(Sha256&&) noexcept = default;
+
+Sha256& Sha256::update(std::span<const std::byte> bytes) {
+  require<SystemError>(EVP_DigestUpdate(state_->context, bytes.data(), bytes.size()) == 1,
+                       "OpenSSL failed while computing SHA-256");
+  return *this;
+}
+
+std::string Sha256::hex() {
+  std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
+  unsigned int length = 0;
+  require<SystemError>(EVP_DigestFinal_ex(state_->context, digest.data(), &length) == 1,
+                       "OpenSSL failed while computing SHA-256");
+  std::string text;
+  for (unsigned int i = 0; i < length; ++i) text += fmt::format("{:02x}", digest[i]);
+  return text;
+}
+
+std::string sha256_hex(std::span<const std::byte> bytes) { return Sha256().update(bytes).hex(); }
+
+std::string sha256_hex(std::string_view text) { return Sha256().update(text).hex(); }
+
+std::string sha256_file(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  require<InputError>(file.is_open() && !std::filesystem::is_directory(path), "{}: cannot be read: {}", path.string(),
+                      std::strerror(errno));
+  Sha256 hash;
+  std::vector<char> buffer(1 << 20);
+  while (file) {
+    file.read(buffer.data(), static_cast<std::streamsize>(buffer.size()));
+    hash.update(std::string_view(buffer.data(), static_cast<size_t>(file.gcount())));
+  }
+  require<InputError>(file.eof(), "{}: reading stopped before the end of the file", path.string());
+  return hash.hex();
+}
+
+}  // namespace loci
