@@ -5,15 +5,10 @@
 #include <string>
 #include <string_view>
 
+#include "kernels/activation.h"
 #include "runtime/json.h"
 
 namespace loci {
-
-enum class Activation {
-  gelu_new,  ///< 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
-  gelu,      ///< 0.5 x (1 + erf(x / sqrt(2)))
-  relu,
-};
 
 /// Hugging Face's name: "gelu_new", "gelu", "relu".
 std::string_view activation_name(Activation activation);

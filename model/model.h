@@ -2,12 +2,12 @@
 
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "model/checkpoint.h"
 #include "model/config.h"
-#include "model/tokenizer.h"
 #include "runtime/context.h"
 #include "runtime/tensor.h"
 
@@ -16,12 +16,12 @@ namespace loci {
 /// The parameters of one block, each a view of device memory. Weights are [in, out]: y = x w + b.
 template <typename T>
 struct BlockParameters {
-  MatrixView<T> ln_1_gain, ln_1_bias;      // [1, d]
-  MatrixView<T> qkv_weight, qkv_bias;      // [d, 3d], [1, 3d]
-  MatrixView<T> out_weight, out_bias;      // [d, d], [1, d]
-  MatrixView<T> ln_2_gain, ln_2_bias;      // [1, d]
-  MatrixView<T> up_weight, up_bias;        // [d, ff], [1, ff]   (c_fc)
-  MatrixView<T> down_weight, down_bias;    // [ff, d], [1, d]    (mlp.c_proj)
+  MatrixView<T> ln_1_gain, ln_1_bias;    // [1, d]
+  MatrixView<T> qkv_weight, qkv_bias;    // [d, 3d], [1, 3d]
+  MatrixView<T> out_weight, out_bias;    // [d, d], [1, d]
+  MatrixView<T> ln_2_gain, ln_2_bias;    // [1, d]
+  MatrixView<T> up_weight, up_bias;      // [d, ff], [1, ff]   (c_fc)
+  MatrixView<T> down_weight, down_bias;  // [ff, d], [1, d]    (mlp.c_proj)
 };
 
 /// All parameters of a GPT.
@@ -61,6 +61,9 @@ class Model {
   void restore_down_weights();
 
  private:
+  /// The block's own copy of its down projection.
+  Tensor& own_down_weight(Context& context, int64_t layer);
+
   GptConfig config_;
   Parameters<const float> parameters_;
   Parameters<const float> original_;
