@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -10,8 +11,8 @@
 #include "model/model.h"
 #include "runtime/tensor.h"
 
-/// The executor of partial runs. Every experiment is a forward pass that differs from one already computed only from some
-/// layer on, from some position on, with some rows replaced or shifted. Words (docs/design.md):
+/// The executor of partial runs. Every experiment is a forward pass that differs from one already computed only from
+/// some layer on, from some position on, with some rows replaced or shifted. Words (docs/design.md):
 ///   row      one token position of one sequence; rows of all sequences are packed, [rows, d], no padding
 ///   base     an earlier run of a sequence whose keys, values and residual rows were recorded
 ///   lane     a sequence that starts from a base: it computes positions >= first_position in blocks >= first_layer only
@@ -40,7 +41,8 @@ struct Recording {
   std::shared_ptr<void> storage;
 
   int64_t length() const { return first_position + rows; }
-  /// The row of `position` at a recorded site, in device memory; follows the bases. Throws Error where it was not recorded.
+  /// The row of `position` at a recorded site, in device memory; follows the bases. Throws Error where it was not
+  /// recorded.
   const float* row(Site site, int64_t layer, int64_t position) const;
 };
 using RecordingPtr = std::shared_ptr<const Recording>;
@@ -61,8 +63,8 @@ struct Sequence {
 
 enum class PatchMode { replace, add };
 
-/// Replaces, or adds to, the row of `position` (absolute) at a site. Patches of one row apply in the order of the plan. At
-/// resid(first_layer - 1) of its sequence a patch changes the row as it joins.
+/// Replaces, or adds to, the row of `position` (absolute) at a site. Patches of one row apply in the order of the plan.
+/// At resid(first_layer - 1) of its sequence a patch changes the row as it joins.
 struct RowPatch {
   int64_t sequence;
   int64_t position;
@@ -109,6 +111,13 @@ struct MlpScale {
   float factor;
 };
 
+/// Hands the rows of all sequences at a site to Plan::observer, [rows, width]: streams (second moments) need them
+/// whole.
+struct ObservedSite {
+  Site site;
+  int64_t layer;
+};
+
 /// What one run computes.
 struct Plan {
   std::vector<Sequence> sequences;
@@ -120,14 +129,16 @@ struct Plan {
   std::optional<StopAfter> stop;
   std::vector<Site> record_sites;  ///< beside keys, values and resid, for sequences with `record`
   View tap_output;                 ///< [taps' destinations, width of their site], the caller's
+  std::vector<ObservedSite> observed;
+  std::function<void(Site, int64_t layer, ConstView rows)> observer;
 };
 
-struct Activations;  // what the backward pass needs, see executor.cpp
+struct Activations;  // what the backward pass needs, see executor_internal.h
 
 /// The outcome of a plan.
 struct Run {
-  Tensor logits;                         ///< [wanted, V], in the order of Plan::wanted; empty where the run stopped early
-  std::vector<RecordingPtr> recordings;  ///< per sequence; null where not recorded
+  Tensor logits;  ///< [wanted, V], in the order of Plan::wanted; empty where the run stopped early
+  std::vector<RecordingPtr> recordings;      ///< per sequence; null where not recorded
   std::shared_ptr<Activations> activations;  ///< with Keep::activations
 };
 
@@ -135,8 +146,8 @@ enum class Keep { nothing, activations };
 
 /// Gradients of a loss with regard to the rows of a run.
 struct RowGradients {
-  Tensor joined;                   ///< [all rows, d]: at each sequence's rows as they joined (before their position embedding
-                                   ///< where first_layer = 0), sequences in plan order
+  Tensor joined;  ///< [all rows, d]: at each sequence's rows as they joined (before their position embedding
+                  ///< where first_layer = 0), sequences in plan order
   std::vector<int64_t> first_row;  ///< of each sequence in `joined`
 };
 
@@ -145,12 +156,12 @@ class Executor {
  public:
   Executor(Context& context, const Model& model) : context_(context), model_(model) {}
 
-  /// Computes a plan in one wave. Throws ShapeError for a plan that contradicts itself (a position outside its sequence, a
-  /// patch below the sequence's first layer), InputError for a sequence longer than the model's context.
+  /// Computes a plan in one wave. Throws ShapeError for a plan that contradicts itself (a position outside its
+  /// sequence, a patch below the sequence's first layer), InputError for a sequence longer than the model's context.
   Run run(const Plan& plan, Keep keep = Keep::nothing);
 
-  /// The backward pass of a run made with Keep::activations. `logit_gradients` [wanted, V] = d loss / d logits. Recorded
-  /// bases are constants. Parameter gradients are added to `parameters` where given.
+  /// The backward pass of a run made with Keep::activations. `logit_gradients` [wanted, V] = d loss / d logits.
+  /// Recorded bases are constants. Parameter gradients are added to `parameters` where given.
   RowGradients backward(const Run& run, ConstView logit_gradients, const Parameters<float>* parameters = nullptr);
 
   /// How many rows one wave may hold within the memory budget, where `wanted` positions per row meet the unembedding.

@@ -1,0 +1,1 @@
+// A library has no sources of its own yet.

@@ -1,0 +1,676 @@
+#include "model/executor.h"
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+
+#include "kernels/activation.h"
+#include "kernels/gemm.h"
+#include "kernels/layer_norm.h"
+#include "kernels/rows.h"
+#include "model/executor_internal.h"
+
+namespace loci {
+namespace {
+
+constexpr size_t kSites = 5;
+
+/// Everything of a plan that concerns one (site, layer).
+struct SiteWork {
+  std::vector<const RowPatch*> patches;
+  std::vector<const RowTap*> taps;
+  bool observed = false;
+};
+
+/// A plan's patches, taps and observers, found by site and layer. Those at resid(first_layer - 1) of their sequence
+/// belong to its joining.
+class SiteIndex {
+ public:
+  SiteIndex(const Plan& plan, int64_t layers)
+      : layers_(layers), sites_(kSites * static_cast<size_t>(layers + 1)), joining_(static_cast<size_t>(layers + 1)) {
+    for (const auto& patch : plan.patches) place(plan, patch).patches.push_back(&patch);
+    for (const auto& tap : plan.taps) place(plan, tap).taps.push_back(&tap);
+    for (const auto& observed : plan.observed) sites_[slot(observed.site, observed.layer)].observed = true;
+  }
+  const SiteWork& at(Site site, int64_t layer) const { return sites_[slot(site, layer)]; }
+  const SiteWork& joining(int64_t layer) const { return joining_[static_cast<size_t>(layer)]; }
+
+ private:
+  size_t slot(Site site, int64_t layer) const {
+    const int64_t place = site == Site::embed ? 0 : layer;
+    require<ShapeError>(place >= 0 && place < layers_, "layer {} of a patch or tap is outside the model's {} blocks",
+                        layer, layers_);
+    return static_cast<size_t>(site) * static_cast<size_t>(layers_ + 1) + static_cast<size_t>(place);
+  }
+  template <typename RowWork>
+  SiteWork& place(const Plan& plan, const RowWork& work) {
+    const int64_t first_layer = plan.sequences[static_cast<size_t>(work.sequence)].first_layer;
+    if (work.site == Site::resid && work.layer == first_layer - 1) return joining_[static_cast<size_t>(first_layer)];
+    return sites_[slot(work.site, work.layer)];
+  }
+
+  int64_t layers_;
+  std::vector<SiteWork> sites_;
+  std::vector<SiteWork> joining_;
+};
+
+/// The recordings of one run share the tensors that hold their rows.
+struct RecordStorage {
+  std::vector<Tensor> tensors;
+  View keep(Tensor tensor) {
+    tensors.push_back(std::move(tensor));
+    return tensors.back().view();
+  }
+};
+
+/// The thirds of a [rows, 3d] matrix of queries, keys and values.
+template <typename T>
+MatrixView<T> qkv_keys(MatrixView<T> qkv) {
+  return qkv.cols_slice(qkv.cols / 3, qkv.cols / 3);
+}
+template <typename T>
+MatrixView<T> qkv_values(MatrixView<T> qkv) {
+  return qkv.cols_slice(qkv.cols / 3 * 2, qkv.cols / 3);
+}
+
+bool stops_at(const Plan& plan, Site site, int64_t layer) {
+  return plan.stop && plan.stop->site == site && plan.stop->layer == layer;
+}
+
+/// Appends what positions [0, end) of a base contribute to attention in one layer.
+void append_segments(const Recording* base, int64_t layer, int64_t end, std::vector<AttentionSegment>& segments) {
+  if (end == 0) return;
+  require<ShapeError>(base != nullptr, "positions before {} have no base at layer {}", end, layer);
+  if (layer < base->first_layer) return append_segments(base->base.get(), layer, end, segments);
+  append_segments(base->base.get(), layer, std::min(end, base->first_position), segments);
+  const int64_t own = std::min(end, base->length()) - base->first_position;
+  if (own <= 0) return;
+  const auto index = static_cast<size_t>(layer);
+  require<ShapeError>(index < base->keys.size() && base->keys[index].data, "the base has no keys at layer {}", layer);
+  segments.push_back({base->keys[index].data, base->values[index].data, base->keys[index].stride, own});
+}
+
+void check_sequence(const Sequence& sequence, size_t index, const GptConfig& config) {
+  const int64_t rows = sequence.row_count();
+  require<ShapeError>(rows > 0, "sequence {} has no rows", index);
+  require<InputError>(sequence.first_position + rows <= config.positions,
+                      "a sequence of {} tokens is longer than the model's context of {}; shorten the prompt",
+                      sequence.first_position + rows, config.positions);
+  require<ShapeError>(sequence.first_layer >= 0 && sequence.first_layer <= config.layers,
+                      "sequence {} starts at layer {} of {}", index, sequence.first_layer, config.layers);
+  if (sequence.first_layer == 0) {
+    require<ShapeError>(static_cast<int64_t>(sequence.tokens.size()) == rows, "sequence {}: {} tokens for {} rows",
+                        index, sequence.tokens.size(), rows);
+    for (const int32_t token : sequence.tokens)
+      require<InputError>(token >= 0 && token < config.vocabulary,
+                          "token id {} is outside the model's vocabulary of {}", token, config.vocabulary);
+  } else {
+    require<ShapeError>(sequence.base && sequence.base->length() >= sequence.first_position + rows,
+                        "sequence {} starts at layer {} but its base does not cover its rows", index,
+                        sequence.first_layer);
+  }
+  if (sequence.first_position > 0)
+    require<ShapeError>(sequence.base && sequence.base->length() >= sequence.first_position,
+                        "sequence {} starts at position {} but its base ends before it", index,
+                        sequence.first_position);
+}
+
+void check_place(const Plan& plan, int64_t sequence, int64_t position, Site site, int64_t layer, const char* what) {
+  require<ShapeError>(sequence >= 0 && sequence < static_cast<int64_t>(plan.sequences.size()),
+                      "a {} names sequence {} of {}", what, sequence, plan.sequences.size());
+  const Sequence& s = plan.sequences[static_cast<size_t>(sequence)];
+  require<ShapeError>(position >= s.first_position && position < s.first_position + s.row_count(),
+                      "a {} names position {} of a sequence whose rows are {} to {}", what, position, s.first_position,
+                      s.first_position + s.row_count() - 1);
+  const int64_t lowest = site == Site::resid ? s.first_layer - 1 : s.first_layer;
+  require<ShapeError>(site == Site::embed ? s.first_layer == 0 : layer >= lowest,
+                      "a {} at layer {} lies below its sequence's first layer {}", what, layer, s.first_layer);
+}
+
+void check_plan(const Plan& plan, const GptConfig& config) {
+  for (size_t i = 0; i < plan.sequences.size(); ++i) check_sequence(plan.sequences[i], i, config);
+  for (const auto& patch : plan.patches)
+    check_place(plan, patch.sequence, patch.position, patch.site, patch.layer, "patch");
+  for (const auto& tap : plan.taps) {
+    check_place(plan, tap.sequence, tap.position, tap.site, tap.layer, "tap");
+    require<ShapeError>(tap.destination >= 0 && tap.destination < plan.tap_output.rows, "a tap's row {} of {} outputs",
+                        tap.destination, plan.tap_output.rows);
+    require<ShapeError>(plan.tap_output.cols == (tap.site == Site::mlp_key ? config.mlp_width : config.width),
+                        "tap outputs are {} wide", plan.tap_output.cols);
+  }
+  for (const auto& term : plan.low_rank) {
+    const int64_t lowest = plan.sequences.at(static_cast<size_t>(term.sequence)).first_layer - 1;
+    require<ShapeError>(term.layer >= lowest && term.layer < config.layers, "a low-rank term at layer {}", term.layer);
+  }
+  for (const auto& wanted : plan.wanted)
+    check_place(plan, wanted.sequence, wanted.position, Site::resid, config.layers, "wanted position");
+  require<ShapeError>(plan.observed.empty() || plan.observer, "sites are observed but the plan has no observer");
+}
+
+/// One forward pass. Its methods are the terms of the model in order; `x_` is the residual stream.
+class Forward {
+ public:
+  Forward(Context& context, const Model& model, const Plan& plan, Keep keep)
+      : context_(context),
+        config_(model.config()),
+        parameters_(model.parameters()),
+        plan_(plan),
+        keep_(keep == Keep::activations),
+        sites_(plan, config_.layers),
+        activations_(std::make_shared<Activations>(RowLayout(plan, config_.layers))),
+        layout_(activations_->layout),
+        tail_(activations_->tail) {
+    if (keep_) check_keep();
+    start_recordings();
+  }
+
+  Run run() {
+    x_ = Tensor(context_, std::max<int64_t>(1, layout_.total_rows()), config_.width);
+    for (int64_t layer = 0; layer < config_.layers; ++layer) {
+      join(layer);
+      if (stops_at(plan_, Site::resid, layer - 1)) return finish();
+      if (!block(layer)) return finish();
+    }
+    join(config_.layers);
+    if (!plan_.stop) unembed();
+    return finish();
+  }
+
+ private:
+  int64_t layer_rows(int64_t layer) const { return layout_.active_rows[static_cast<size_t>(layer)]; }
+  const Sequence& sequence(int64_t index) const { return plan_.sequences[static_cast<size_t>(index)]; }
+  int64_t packed_row(int64_t s, int64_t position) const {
+    if (tail_)
+      return tail_->first_row[static_cast<size_t>(s)] + position - tail_->first_position[static_cast<size_t>(s)];
+    return layout_.first_row[static_cast<size_t>(s)] + position - sequence(s).first_position;
+  }
+
+  void check_keep() const;
+  void start_recordings();
+  void join(int64_t layer);
+  void embed();
+  void take_base_rows(int64_t layer, int64_t begin, int64_t end);
+  void add_joined_low_rank(int64_t layer);
+  bool block(int64_t layer);
+  bool attend(int64_t layer, BlockActivations& kept);
+  float epsilon() const { return static_cast<float>(config_.layer_norm_epsilon); }
+  ConstView project_qkv(int64_t layer, ConstView h, BlockActivations& kept);
+  bool feed_forward(int64_t layer, BlockActivations& kept);
+  AttentionBatch attention_batch(int64_t layer) const;
+  std::optional<TailRows> tail_rows(int64_t layer) const;
+  void shorten(TailRows tail);
+  void add_low_rank_terms(int64_t layer, ConstView keys, View y);
+  int64_t current_rows(int64_t layer) const {
+    return tail_ ? static_cast<int64_t>(tail_->rows.size()) : layer_rows(layer);
+  }
+  DeviceArray<float> mlp_factors(int64_t layer, int64_t rows) const;
+  void visit_site(Site site, int64_t layer, View rows);
+  void do_site_work(const SiteWork& work, View rows);
+  void record_resid(int64_t layer);
+  bool records_site(Site site) const;
+  void record_site(Site site, int64_t layer, ConstView rows);
+  void record_views(std::vector<ConstView> Recording::*list, int64_t slot, ConstView rows, int64_t layer);
+  Tensor copy_of(ConstView rows) const;
+  void unembed();
+  Run finish();
+
+  Context& context_;
+  const GptConfig& config_;
+  const Parameters<const float>& parameters_;
+  const Plan& plan_;
+  bool keep_;
+  bool records_ = false;
+  SiteIndex sites_;
+  std::shared_ptr<Activations> activations_;
+  const RowLayout& layout_;
+  std::vector<std::shared_ptr<Recording>> recordings_;
+  std::shared_ptr<RecordStorage> storage_;
+  std::optional<TailRows>& tail_;  // set within the last block
+  Tensor x_;
+  Tensor logits_;
+};
+
+void Forward::check_keep() const {
+  require<ShapeError>(plan_.low_rank.empty(), "low-rank terms have no backward pass");
+  require<ShapeError>(!plan_.stop, "a run that is to be differentiated must reach the logits");
+  for (const auto& s : plan_.sequences)
+    require<ShapeError>(!s.record, "a run that is to be differentiated records no bases");
+  for (const auto& patch : plan_.patches)
+    require<ShapeError>(patch.site == Site::resid && patch.layer == sequence(patch.sequence).first_layer - 1,
+                        "a run that is to be differentiated takes patches only where its sequences join");
+}
+
+void Forward::start_recordings() {
+  recordings_.resize(plan_.sequences.size());
+  storage_ = std::make_shared<RecordStorage>();
+  const auto layers = static_cast<size_t>(config_.layers);
+  for (size_t i = 0; i < plan_.sequences.size(); ++i) {
+    const Sequence& s = plan_.sequences[i];
+    if (!s.record) continue;
+    records_ = true;
+    auto made = std::make_shared<Recording>();
+    made->base = s.base;
+    made->first_position = s.first_position;
+    made->first_layer = s.first_layer;
+    made->rows = s.row_count();
+    made->keys.resize(layers);
+    made->values.resize(layers);
+    made->resid.resize(layers + 1);
+    made->attn_out.resize(layers);
+    made->mlp_out.resize(layers);
+    made->mlp_key.resize(layers);
+    made->storage = storage_;
+    recordings_[i] = std::move(made);
+  }
+}
+
+/// Points each recorded sequence that has joined by `layer` at its rows of a kept matrix.
+void Forward::record_views(std::vector<ConstView> Recording::*list, int64_t slot, ConstView rows, int64_t layer) {
+  for (size_t s = 0; s < recordings_.size(); ++s) {
+    Recording* recording = recordings_[s].get();
+    if (!recording || recording->first_layer > layer) continue;
+    const int64_t first = packed_row(static_cast<int64_t>(s), recording->first_position);
+    (recording->*list)[static_cast<size_t>(slot)] = rows.rows_slice(first, recording->rows);
+  }
+}
+
+/// Keeps the residual rows at resid(layer - 1), those that join at `layer` included.
+void Forward::record_resid(int64_t layer) {
+  const int64_t rows = tail_ ? x_.rows() : layer_rows(layer);
+  if (!records_ || rows == 0) return;
+  record_views(&Recording::resid, layer, storage_->keep(copy_of(x_.rows_slice(0, rows))), layer);
+}
+
+bool Forward::records_site(Site site) const {
+  return records_ && std::find(plan_.record_sites.begin(), plan_.record_sites.end(), site) != plan_.record_sites.end();
+}
+
+void Forward::record_site(Site site, int64_t layer, ConstView rows) {
+  if (!records_site(site)) return;
+  const ConstView kept = storage_->keep(copy_of(rows));
+  if (site == Site::attn_out) record_views(&Recording::attn_out, layer, kept, layer);
+  if (site == Site::mlp_out) record_views(&Recording::mlp_out, layer, kept, layer);
+  if (site == Site::mlp_key) record_views(&Recording::mlp_key, layer, kept, layer);
+}
+
+Tensor Forward::copy_of(ConstView rows) const {
+  require<ShapeError>(rows.contiguous(), "only contiguous rows are copied whole");
+  Tensor copy(context_, rows.rows, rows.cols);
+  context_.copy_on_device(copy.data(), rows.data, sizeof(float) * static_cast<size_t>(rows.rows * rows.cols));
+  return copy;
+}
+
+void Forward::do_site_work(const SiteWork& work, View rows) {
+  std::vector<RowSource> patches;
+  for (const RowPatch* patch : work.patches)
+    patches.push_back({packed_row(patch->sequence, patch->position), patch->source,
+                       patch->mode == PatchMode::add ? Write::accumulate : Write::assign});
+  if (!patches.empty()) patch_rows(context_, {context_, std::span<const RowSource>(patches)}, rows);
+  std::vector<RowDestination> taps;
+  for (const RowTap* tap : work.taps)
+    taps.push_back({packed_row(tap->sequence, tap->position), plan_.tap_output.row(tap->destination)});
+  if (!taps.empty()) tap_rows(context_, rows, {context_, std::span<const RowDestination>(taps)});
+}
+
+void Forward::visit_site(Site site, int64_t layer, View rows) {
+  const SiteWork& work = sites_.at(site, layer);
+  do_site_work(work, rows);
+  if (work.observed) plan_.observer(site, layer, rows);
+}
+
+// --- Rows joining the batch ------------------------------------------------------------------------------------------
+
+/// The rows of the sequences with first_layer = layer: their embeddings, or their base's rows at resid(layer - 1).
+void Forward::join(int64_t layer) {
+  const int64_t begin = layer == 0 ? 0 : layout_.active[static_cast<size_t>(layer - 1)];
+  const int64_t end = layout_.active[static_cast<size_t>(layer)];
+  if (begin < end) {
+    if (layer == 0)
+      embed();
+    else
+      take_base_rows(layer, begin, end);
+    add_joined_low_rank(layer);
+    do_site_work(sites_.joining(layer), x_.view());
+  }
+  record_resid(layer);
+}
+
+/// Block 0's input: wte[token] + wpe[position]. Noise and other patches at `embed` come between the two.
+void Forward::embed() {
+  std::vector<int32_t> tokens, positions;
+  for (int64_t i = 0; i < layout_.active[0]; ++i) {
+    const Sequence& s = sequence(layout_.order[static_cast<size_t>(i)]);
+    tokens.insert(tokens.end(), s.tokens.begin(), s.tokens.end());
+    for (int64_t r = 0; r < s.row_count(); ++r) positions.push_back(static_cast<int32_t>(s.first_position + r));
+  }
+  Activations& kept = *activations_;
+  kept.token_ids = {context_, std::span<const int32_t>(tokens)};
+  kept.position_ids = {context_, std::span<const int32_t>(positions)};
+  const View rows = x_.rows_slice(0, layer_rows(0));
+  embed_rows(context_, parameters_.token_embedding, kept.token_ids, rows);
+  visit_site(Site::embed, 0, rows);
+  Tensor place(context_, rows.rows, config_.width);
+  embed_rows(context_, parameters_.position_embedding, kept.position_ids, place.view());
+  add(context_, place.view(), rows);
+}
+
+void Forward::take_base_rows(int64_t layer, int64_t begin, int64_t end) {
+  std::vector<const float*> sources;
+  for (int64_t i = begin; i < end; ++i) {
+    const Sequence& s = sequence(layout_.order[static_cast<size_t>(i)]);
+    for (int64_t r = 0; r < s.row_count(); ++r)
+      sources.push_back(s.base->row(Site::resid, layer - 1, s.first_position + r));
+  }
+  const int64_t first = packed_row(layout_.order[static_cast<size_t>(begin)],
+                                   sequence(layout_.order[static_cast<size_t>(begin)]).first_position);
+  collect_rows(context_, {context_, std::span<const float* const>(sources)},
+               x_.rows_slice(first, static_cast<int64_t>(sources.size())));
+}
+
+/// Low-rank terms at layer - 1 of sequences that join at layer, from the keys that their bases recorded.
+void Forward::add_joined_low_rank(int64_t layer) {
+  for (const LowRankTerm& term : plan_.low_rank) {
+    const Sequence& s = sequence(term.sequence);
+    if (s.first_layer != layer || term.layer != layer - 1) continue;
+    std::vector<const float*> sources;
+    for (int64_t r = 0; r < s.row_count(); ++r)
+      sources.push_back(s.base->row(Site::mlp_key, layer - 1, s.first_position + r));
+    Tensor keys(context_, s.row_count(), config_.mlp_width);
+    collect_rows(context_, {context_, std::span<const float* const>(sources)}, keys.view());
+    const std::array<LowRankRows, 1> rows{{{0, s.row_count(), term.u, term.v}}};
+    add_low_rank(context_, keys.view(), {context_, std::span<const LowRankRows>(rows)},
+                 x_.rows_slice(packed_row(term.sequence, s.first_position), s.row_count()));
+  }
+}
+
+// --- One block -------------------------------------------------------------------------------------------------------
+
+/// x += attention(ln_1(x)); x += mlp(ln_2(x)). False where the plan stops inside this block.
+bool Forward::block(int64_t layer) {
+  if (keep_) activations_->blocks.emplace_back();
+  BlockActivations scratch;
+  BlockActivations& kept = keep_ ? activations_->blocks.back() : scratch;
+  const int64_t rows = layer_rows(layer);
+  if (rows == 0) return !(plan_.stop && plan_.stop->layer == layer && plan_.stop->site != Site::resid);
+  return attend(layer, kept) && feed_forward(layer, kept);
+}
+
+/// The attention half of a block: x += W_o attention(W_qkv ln_1(x)). In the last block rows that nobody needs end here:
+/// they give keys and values only.
+bool Forward::attend(int64_t layer, BlockActivations& kept) {
+  const BlockParameters<const float>& p = parameters_.blocks[static_cast<size_t>(layer)];
+  const int64_t rows = layer_rows(layer);
+  const View x = x_.rows_slice(0, rows);
+  if (keep_) {
+    kept.input = copy_of(x);
+    kept.ln_1_statistics = Tensor(context_, rows, 2);
+  }
+  Tensor h(context_, rows, config_.width);
+  layer_norm(context_, x, p.ln_1_gain, p.ln_1_bias, epsilon(), h.view(), kept.ln_1_statistics.view());
+  const ConstView queries = project_qkv(layer, h.view(), kept);
+
+  kept.attention = attention_batch(layer);
+  kept.attended = Tensor(context_, queries.rows, config_.width);
+  if (keep_) kept.log_sums = Tensor(context_, queries.rows, config_.heads);
+  const ConstView qkv = std::as_const(kept.qkv).view();
+  attention(context_, kept.attention, config_.heads, static_cast<float>(config_.attention_factor(layer)), queries,
+            qkv_keys(qkv), qkv_values(qkv), kept.attended.view(), kept.log_sums.view());
+  Tensor out(context_, queries.rows, config_.width);
+  linear(context_, kept.attended.view(), p.out_weight, p.out_bias, out.view());
+  visit_site(Site::attn_out, layer, out.view());
+  record_site(Site::attn_out, layer, out.view());
+  if (records_) storage_->keep(std::move(kept.qkv));
+  if (stops_at(plan_, Site::attn_out, layer)) return false;
+  add(context_, out.view(), x_.rows_slice(0, queries.rows));
+  return true;
+}
+
+/// Keys and values of all rows; queries of all rows, or of the tail rows alone. Returns the queries.
+ConstView Forward::project_qkv(int64_t layer, ConstView h, BlockActivations& kept) {
+  const BlockParameters<const float>& p = parameters_.blocks[static_cast<size_t>(layer)];
+  const int64_t d = config_.width;
+  kept.qkv = Tensor(context_, h.rows, 3 * d);
+  const View qkv = kept.qkv.view();
+  std::optional<TailRows> tail = tail_rows(layer);
+  if (!tail)
+    linear(context_, h, p.qkv_weight, p.qkv_bias, qkv);
+  else
+    linear(context_, h, p.qkv_weight.cols_slice(d, 2 * d), p.qkv_bias.cols_slice(d, 2 * d), qkv.cols_slice(d, 2 * d));
+  if (records_) {
+    record_views(&Recording::keys, layer, qkv_keys(qkv), layer);
+    record_views(&Recording::values, layer, qkv_values(qkv), layer);
+  }
+  if (!tail) return qkv.cols_slice(0, d);
+
+  Tensor tail_h(context_, static_cast<int64_t>(tail->rows.size()), d);
+  gather_rows(context_, h, tail->device_rows, tail_h.view());
+  kept.queries = Tensor(context_, tail_h.rows(), d);
+  linear(context_, tail_h.view(), p.qkv_weight.cols_slice(0, d), p.qkv_bias.cols_slice(0, d), kept.queries.view());
+  shorten(std::move(*tail));
+  return kept.queries.view();
+}
+
+/// x += W_down f(W_up ln_2(x)), with low-rank terms on the down projection.
+bool Forward::feed_forward(int64_t layer, BlockActivations& kept) {
+  const BlockParameters<const float>& p = parameters_.blocks[static_cast<size_t>(layer)];
+  const int64_t rows = current_rows(layer);
+  const View x = x_.rows_slice(0, rows);
+  if (keep_) {
+    kept.middle = copy_of(x);
+    kept.ln_2_statistics = Tensor(context_, rows, 2);
+  }
+  Tensor h(context_, rows, config_.width);
+  layer_norm(context_, x, p.ln_2_gain, p.ln_2_bias, epsilon(), h.view(), kept.ln_2_statistics.view());
+  kept.up = Tensor(context_, rows, config_.mlp_width);
+  linear(context_, h.view(), p.up_weight, p.up_bias, kept.up.view());
+  Tensor separate;
+  if (keep_) separate = Tensor(context_, rows, config_.mlp_width);
+  const View key = keep_ ? separate.view() : kept.up.view();
+  activation(context_, config_.activation, kept.up.view(), key);
+  visit_site(Site::mlp_key, layer, key);
+  record_site(Site::mlp_key, layer, key);
+  if (stops_at(plan_, Site::mlp_key, layer)) return false;
+
+  const View out = h.view();
+  linear(context_, key, p.down_weight, p.down_bias, out);
+  add_low_rank_terms(layer, key, out);
+  kept.mlp_factors = mlp_factors(layer, rows);
+  if (!kept.mlp_factors.empty()) scale_rows(context_, kept.mlp_factors, out);
+  visit_site(Site::mlp_out, layer, out);
+  record_site(Site::mlp_out, layer, out);
+  if (stops_at(plan_, Site::mlp_out, layer)) return false;
+  add(context_, out, x);
+  visit_site(Site::resid, layer, x);
+  return true;
+}
+
+AttentionBatch Forward::attention_batch(int64_t layer) const {
+  AttentionBatch batch;
+  std::vector<AttentionSequence> sequences;
+  std::vector<AttentionSegment> segments;
+  for (int64_t i = 0; i < layout_.active[static_cast<size_t>(layer)]; ++i) {
+    const auto s = static_cast<size_t>(layout_.order[static_cast<size_t>(i)]);
+    const Sequence& lane = plan_.sequences[s];
+    const int64_t skipped = tail_ ? tail_->first_position[s] - lane.first_position : 0;
+    const int64_t queries = lane.row_count() - skipped;
+    if (queries == 0) continue;
+    const auto first_segment = static_cast<int64_t>(segments.size());
+    append_segments(lane.base.get(), layer, lane.first_position, segments);
+    sequences.push_back({.first_query = tail_ ? tail_->first_row[s] : layout_.first_row[s],
+                         .queries = queries,
+                         .first_key = layout_.first_row[s],
+                         .keys = lane.row_count(),
+                         .visible_0 = skipped + 1,
+                         .first_segment = first_segment,
+                         .segments = static_cast<int64_t>(segments.size()) - first_segment});
+    batch.queries += queries;
+    batch.max_keys = std::max(batch.max_keys, lane.first_position + lane.row_count());
+  }
+  batch.sequences = {context_, std::span<const AttentionSequence>(sequences)};
+  batch.segments = {context_, std::span<const AttentionSegment>(segments)};
+  return batch;
+}
+
+// --- The end of the last block ---------------------------------------------------------------------------------------
+
+/// The rows that the last block still needs behind its keys and values; nothing where all are needed.
+std::optional<TailRows> Forward::tail_rows(int64_t layer) const {
+  if (layer != config_.layers - 1 || plan_.stop) return std::nullopt;
+  const auto count = plan_.sequences.size();
+  TailRows tail;
+  tail.first_position.resize(count);
+  tail.first_row.resize(count);
+  for (size_t s = 0; s < count; ++s) {
+    const Sequence& lane = plan_.sequences[s];
+    tail.first_position[s] = lane.record ? lane.first_position : lane.first_position + lane.row_count();
+  }
+  const auto need = [&](int64_t s, int64_t position) {
+    auto& first = tail.first_position[static_cast<size_t>(s)];
+    first = std::min(first, position);
+  };
+  for (const auto& wanted : plan_.wanted) need(wanted.sequence, wanted.position);
+  for (const Site site : {Site::attn_out, Site::mlp_key, Site::mlp_out, Site::resid}) {
+    const SiteWork& work = sites_.at(site, layer);
+    if (work.observed) return std::nullopt;
+    for (const RowPatch* patch : work.patches) need(patch->sequence, patch->position);
+    for (const RowTap* tap : work.taps) need(tap->sequence, tap->position);
+  }
+  const int64_t active = layout_.active[static_cast<size_t>(layer)];
+  for (int64_t i = 0; i < active; ++i) {
+    const auto s = static_cast<size_t>(layout_.order[static_cast<size_t>(i)]);
+    const Sequence& lane = plan_.sequences[s];
+    tail.first_row[s] = static_cast<int64_t>(tail.rows.size());
+    for (int64_t position = tail.first_position[s]; position < lane.first_position + lane.row_count(); ++position)
+      tail.rows.push_back(layout_.first_row[s] + position - lane.first_position);
+  }
+  if (static_cast<int64_t>(tail.rows.size()) == layer_rows(layer)) return std::nullopt;
+  tail.buffer_rows = static_cast<int64_t>(tail.rows.size());
+  for (size_t i = static_cast<size_t>(active); i < count; ++i) {
+    const auto s = static_cast<size_t>(layout_.order[i]);
+    tail.first_position[s] = plan_.sequences[s].first_position;
+    tail.first_row[s] = tail.buffer_rows;
+    tail.buffer_rows += plan_.sequences[s].row_count();
+  }
+  tail.device_rows = {context_, std::span<const int64_t>(tail.rows)};
+  return tail;
+}
+
+/// Goes on with the tail rows alone.
+void Forward::shorten(TailRows tail) {
+  Tensor shorter(context_, std::max<int64_t>(1, tail.buffer_rows), config_.width);
+  gather_rows(context_, x_.view(), tail.device_rows, shorter.rows_slice(0, static_cast<int64_t>(tail.rows.size())));
+  x_ = std::move(shorter);
+  tail_ = std::move(tail);
+}
+
+void Forward::add_low_rank_terms(int64_t layer, ConstView keys, View y) {
+  std::vector<LowRankRows> rows;
+  for (const LowRankTerm& term : plan_.low_rank) {
+    const Sequence& lane = sequence(term.sequence);
+    if (term.layer != layer || lane.first_layer > layer) continue;
+    const int64_t first = tail_ ? tail_->first_position[static_cast<size_t>(term.sequence)] : lane.first_position;
+    const int64_t count = lane.first_position + lane.row_count() - first;
+    if (count > 0) rows.push_back({packed_row(term.sequence, first), count, term.u, term.v});
+  }
+  if (!rows.empty()) add_low_rank(context_, keys, {context_, std::span<const LowRankRows>(rows)}, y);
+}
+
+DeviceArray<float> Forward::mlp_factors(int64_t layer, int64_t rows) const {
+  std::vector<float> factors;
+  for (const MlpScale& scaled : plan_.mlp_scales) {
+    const Sequence& lane = sequence(scaled.sequence);
+    if (scaled.layer != layer || lane.first_layer > layer) continue;
+    factors.resize(static_cast<size_t>(rows), 1.0f);
+    const int64_t first = tail_ ? tail_->first_position[static_cast<size_t>(scaled.sequence)] : lane.first_position;
+    for (int64_t position = first; position < lane.first_position + lane.row_count(); ++position)
+      factors[static_cast<size_t>(packed_row(scaled.sequence, position))] *= scaled.factor;
+  }
+  if (factors.empty()) return {};
+  return {context_, std::span<const float>(factors)};
+}
+
+/// logits = ln_f(x) W_u^T at the wanted positions.
+void Forward::unembed() {
+  const auto count = static_cast<int64_t>(plan_.wanted.size());
+  if (count == 0) return;
+  std::vector<int64_t> rows;
+  for (const auto& wanted : plan_.wanted) rows.push_back(packed_row(wanted.sequence, wanted.position));
+  Activations& kept = *activations_;
+  kept.wanted_rows = {context_, std::span<const int64_t>(rows)};
+  kept.final_buffer_rows = tail_ ? tail_->buffer_rows : layout_.total_rows();
+  kept.final_rows = Tensor(context_, count, config_.width);
+  gather_rows(context_, x_.view(), kept.wanted_rows, kept.final_rows.view());
+  kept.final_statistics = Tensor(context_, count, 2);
+  Tensor h(context_, count, config_.width);
+  layer_norm(context_, kept.final_rows.view(), parameters_.ln_f_gain, parameters_.ln_f_bias, epsilon(), h.view(),
+             kept.final_statistics.view());
+  logits_ = Tensor(context_, count, config_.vocabulary);
+  gemm(context_, Transpose::no, h.view(), Transpose::yes, parameters_.unembedding, logits_.view());
+}
+
+Run Forward::finish() {
+  Run run;
+  run.logits = std::move(logits_);
+  for (auto& recording : recordings_) run.recordings.push_back(std::move(recording));
+  if (keep_) {
+    for (const Sequence& s : plan_.sequences) {
+      activations_->sequence_rows.push_back(s.row_count());
+      activations_->first_layers.push_back(s.first_layer);
+    }
+    run.activations = std::move(activations_);
+  }
+  return run;
+}
+
+}  // namespace
+
+RowLayout::RowLayout(const Plan& plan, int64_t layers) {
+  order.resize(plan.sequences.size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto first_layer = [&](int64_t s) { return plan.sequences[static_cast<size_t>(s)].first_layer; };
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return first_layer(a) < first_layer(b); });
+  first_row.resize(plan.sequences.size());
+  active.assign(static_cast<size_t>(layers + 1), 0);
+  active_rows.assign(static_cast<size_t>(layers + 1), 0);
+  int64_t rows = 0;
+  for (const int64_t s : order) {
+    first_row[static_cast<size_t>(s)] = rows;
+    rows += plan.sequences[static_cast<size_t>(s)].row_count();
+    for (int64_t layer = first_layer(s); layer <= layers; ++layer) {
+      ++active[static_cast<size_t>(layer)];
+      active_rows[static_cast<size_t>(layer)] = rows;
+    }
+  }
+}
+
+const float* Recording::row(Site site, int64_t layer, int64_t position) const {
+  const int64_t lowest = site == Site::resid ? first_layer - 1 : first_layer;
+  if (position < first_position || layer < lowest) {
+    require<ShapeError>(base != nullptr, "position {} at layer {} was not recorded", position, layer);
+    return base->row(site, layer, position);
+  }
+  const std::vector<ConstView>& list = site == Site::resid      ? resid
+                                       : site == Site::attn_out ? attn_out
+                                       : site == Site::mlp_out  ? mlp_out
+                                                                : mlp_key;
+  const auto index = static_cast<size_t>(site == Site::resid ? layer + 1 : layer);
+  require<ShapeError>(position < length() && index < list.size() && list[index].data,
+                      "position {} at layer {} was not recorded", position, layer);
+  return list[index].row(position - first_position);
+}
+
+Run Executor::run(const Plan& plan, Keep keep) {
+  check_plan(plan, model_.config());
+  return Forward(context_, model_, plan, keep).run();
+}
+
+int64_t Executor::rows_per_wave(double wanted_per_row) const {
+  const GptConfig& config = model_.config();
+  const double floats = 9.0 * static_cast<double>(config.width) + 2.0 * static_cast<double>(config.mlp_width) +
+                        wanted_per_row * static_cast<double>(config.vocabulary);
+  const double rows = static_cast<double>(context_.memory_budget()) / (sizeof(float) * floats);
+  // Beyond a few thousand rows a wave gains nothing and only leaves the caches.
+  return std::clamp(static_cast<int64_t>(rows), int64_t{64}, int64_t{4096});
+}
+
+}  // namespace loci
