@@ -1,0 +1,101 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "model/bpe.h"
+#include "model/tokenizer_files.h"
+
+namespace loci {
+
+/// Bytes [begin, end) of a text.
+struct ByteRange {
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+  bool operator==(const ByteRange&) const = default;
+};
+
+/// Token ids and, for each, the bytes of the text that it stands for. The ranges follow each other without gaps and
+/// cover the text.
+struct Encoding {
+  std::vector<std::int32_t> ids;
+  std::vector<ByteRange> offsets;
+};
+
+/// Whether `<|endoftext|>` and other special tokens in a text become their ids (what Hugging Face does) or are spelled
+/// out as ordinary characters.
+enum class SpecialTokens { parse, as_text };
+
+/// Whether decoding drops the spaces before punctuation and English contractions where tokenizer_config.json asks for
+/// it
+/// (`clean_up_tokenization_spaces`), as Hugging Face's `decode` then does.
+enum class TextCleanUp { none, as_configured };
+
+/// GPT-2's byte-level BPE (Radford et al. 2019). Any bytes can be encoded and come back unchanged from decode(); bytes
+/// that are not well-formed UTF-8 count as neither letters, numbers nor spaces in the split into pieces. All methods
+/// are const and may be called from many threads at once.
+class Tokenizer {
+ public:
+  static constexpr std::int64_t kNoLimit = std::numeric_limits<std::int64_t>::max();
+
+  /// From a Hugging Face model directory; tokenizer_files.h says what is read and what is refused (InputError).
+  static Tokenizer load(const std::filesystem::path& folder);
+  explicit Tokenizer(TokenizerDefinition definition);
+  Tokenizer(Tokenizer&&) = default;
+  Tokenizer& operator=(Tokenizer&&) = default;
+  Tokenizer(const Tokenizer&) = delete;
+  Tokenizer& operator=(const Tokenizer&) = delete;
+
+  /// Text up to 2^31 - 1 bytes (InputError beyond).
+  Encoding encode(std::string_view text, SpecialTokens special = SpecialTokens::parse) const;
+  /// The ids alone; only the first `limit` of them.
+  std::vector<std::int32_t> encode_ids(std::string_view text, SpecialTokens special = SpecialTokens::parse,
+                                       std::int64_t limit = kNoLimit) const;
+
+  /// The bytes of the tokens, one after the other: the inverse of encode(). A token may end inside a UTF-8 character.
+  /// InputError for ids outside the vocabulary, here and below.
+  std::string decode(std::span<const std::int32_t> ids) const;
+  std::string_view decode_token(std::int32_t id) const;
+  /// decode() as text: what is not well-formed UTF-8 becomes U+FFFD (Python's errors="replace").
+  std::string decode_text(std::span<const std::int32_t> ids, TextCleanUp clean_up = TextCleanUp::none) const;
+
+  std::int32_t vocabulary_size() const { return static_cast<std::int32_t>(definition_.token_bytes.size()); }
+  /// The id of `<|endoftext|>`; where the vocabulary has none, that of the configured `eos_token`.
+  std::optional<std::int32_t> end_of_text() const { return definition_.end_of_text; }
+  /// The id of the token that stands for exactly these bytes, added tokens included.
+  std::optional<std::int32_t> find(std::string_view bytes) const;
+
+  /// Hash of vocabulary, merges and added tokens: equal for tokenizers that encode alike, whatever files they came
+  /// from.
+  std::string sha256() const;
+
+ private:
+  /// A stretch of text: an added token's, or (id < 0) ordinary text.
+  struct Section {
+    std::size_t begin = 0, end = 0;
+    std::int32_t id = -1;
+  };
+
+  std::vector<Section> sections_of(std::string_view text, SpecialTokens special) const;
+  void cut_added(std::string_view text, Section section, SpecialTokens special, bool second_pass,
+                 std::vector<Section>& sections) const;
+  const AddedToken* longest_added(std::string_view rest, SpecialTokens special, bool second_pass) const;
+  void encode_ordinary(std::string_view text, std::int64_t limit, std::vector<std::int32_t>& ids) const;
+  void require_id(std::int32_t id) const;
+
+  TokenizerDefinition definition_;
+  MergeTable merge_table_;
+  std::unordered_map<std::string_view, std::int32_t> id_of_bytes_;  // views into definition_.token_bytes
+  std::array<std::vector<std::int32_t>, 256> added_by_first_byte_;  // indices into definition_.added, longest first
+};
+
+}  // namespace loci
