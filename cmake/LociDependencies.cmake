@@ -16,6 +16,8 @@ find_package(ZLIB REQUIRED)
 pkg_check_modules(OPENBLAS REQUIRED IMPORTED_TARGET openblas)
 pkg_check_modules(LAPACKE REQUIRED IMPORTED_TARGET lapacke)
 pkg_check_modules(HDF5 REQUIRED IMPORTED_TARGET hdf5-serial)
+# Dimension scales are in HDF5's high-level library, which has no pkg-config file.
+find_library(LOCI_HDF5_HL hdf5_serial_hl REQUIRED)
 pkg_check_modules(LIBARCHIVE REQUIRED IMPORTED_TARGET libarchive)
 if(LOCI_BUILD_TESTS)
   find_package(GTest REQUIRED)

@@ -199,6 +199,7 @@ void write_attribute(H5File& file, const std::string& object, const std::string&
 void write_attribute(H5File& file, const std::string& object, const std::string& name, std::span<const int64_t> values);
 void write_attribute(H5File& file, const std::string& object, const std::string& name, std::span<const double> values);
 
+H5Kind attribute_kind(const H5File& file, const std::string& object, const std::string& name);
 std::vector<std::string> attribute_names(const H5File& file, const std::string& object);
 std::string read_string_attribute(const H5File& file, const std::string& object, const std::string& name);
 int64_t read_int_attribute(const H5File& file, const std::string& object, const std::string& name);

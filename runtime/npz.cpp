@@ -1,0 +1,670 @@
+#include "runtime/npz.h"
+
+#include <archive.h>
+#include <archive_entry.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cctype>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <type_traits>
+#include <utility>
+
+#include "runtime/atomic_file.h"
+#include "runtime/error.h"
+
+namespace loci {
+
+static_assert(std::endian::native == std::endian::little, ".npy data is written as it lies in memory");
+
+namespace {
+
+constexpr std::string_view kMagic = "\x93NUMPY";
+constexpr size_t kMaxHeader = 1 << 20;
+constexpr size_t kMaxRank = 32;
+
+std::string shape_string(std::span<const int64_t> shape) {
+  return fmt::format("({}{})", fmt::join(shape.begin(), shape.end(), ", "), shape.size() == 1 ? "," : "");
+}
+
+std::optional<int64_t> checked_product(std::span<const int64_t> shape) {
+  int64_t count = 1;
+  bool overflow = false;
+  bool empty = false;
+  for (const int64_t extent : shape) {
+    empty = empty || extent == 0;
+    overflow = overflow || extent < 0 || __builtin_mul_overflow(count, extent, &count);
+  }
+  if (empty) return 0;
+  if (overflow) return std::nullopt;
+  return count;
+}
+
+// ---- the header: a Python dictionary literal with three known keys ----
+
+struct NpyHeader {
+  std::string descr;
+  bool fortran_order = false;
+  std::vector<int64_t> shape;
+};
+
+/// Reads {'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }.
+class HeaderParser {
+ public:
+  HeaderParser(std::string_view text, std::string_view where) : text_(text), where_(where) {}
+
+  NpyHeader parse() {
+    NpyHeader header;
+    bool descr = false, order = false, shape = false;
+    expect('{');
+    while (!accept('}')) {
+      const std::string key = quoted();
+      expect(':');
+      if (key == "descr" && !descr) {
+        descr = true;
+        header.descr = quoted();
+      } else if (key == "fortran_order" && !order) {
+        order = true;
+        header.fortran_order = boolean();
+      } else if (key == "shape" && !shape) {
+        shape = true;
+        header.shape = tuple();
+      } else {
+        fail(fmt::format("key '{}' is unknown or occurs twice", key.substr(0, 40)));
+      }
+      if (!accept(',')) {
+        expect('}');
+        break;
+      }
+    }
+    skip_spaces();
+    if (at_ != text_.size()) fail("something follows the dictionary");
+    if (!descr || !order || !shape) fail("one of the keys descr, fortran_order, shape is missing");
+    return header;
+  }
+
+ private:
+  [[noreturn]] void fail(std::string_view cause) const {
+    throw_error<InputError>("{}: .npy header, byte {}: {}", where_, at_, cause);
+  }
+  void skip_spaces() {
+    while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\n')) ++at_;
+  }
+  bool accept(char c) {
+    skip_spaces();
+    if (at_ >= text_.size() || text_[at_] != c) return false;
+    ++at_;
+    return true;
+  }
+  void expect(char c) {
+    if (!accept(c)) fail(fmt::format("'{}' expected", c));
+  }
+  std::string quoted() {
+    skip_spaces();
+    if (at_ < text_.size() && text_[at_] == '[') fail("arrays of records are not supported");
+    const char quote = at_ < text_.size() ? text_[at_] : '\0';
+    if (quote != '\'' && quote != '"') fail("a quoted string expected");
+    const auto end = text_.find(quote, at_ + 1);
+    if (end == std::string_view::npos) fail("a string is not closed");
+    std::string value(text_.substr(at_ + 1, end - at_ - 1));
+    at_ = end + 1;
+    return value;
+  }
+  bool boolean() {
+    skip_spaces();
+    for (const auto& [word, value] : {std::pair<std::string_view, bool>{"True", true}, {"False", false}}) {
+      if (text_.substr(at_).starts_with(word)) {
+        at_ += word.size();
+        return value;
+      }
+    }
+    fail("True or False expected");
+  }
+  std::vector<int64_t> tuple() {
+    std::vector<int64_t> extents;
+    expect('(');
+    while (!accept(')')) {
+      extents.push_back(number());
+      if (extents.size() > kMaxRank) fail(fmt::format("more than {} axes", kMaxRank));
+      if (!accept(',')) {
+        expect(')');
+        break;
+      }
+    }
+    return extents;
+  }
+  int64_t number() {
+    skip_spaces();
+    int64_t value = 0;
+    const size_t start = at_;
+    while (at_ < text_.size() && std::isdigit(static_cast<unsigned char>(text_[at_]))) {
+      if (__builtin_mul_overflow(value, int64_t{10}, &value) ||
+          __builtin_add_overflow(value, int64_t{text_[at_] - '0'}, &value)) {
+        fail("an extent overflows");
+      }
+      ++at_;
+    }
+    if (at_ == start) fail("a whole number expected");
+    return value;
+  }
+
+  std::string_view text_;
+  std::string_view where_;
+  size_t at_ = 0;
+};
+
+struct ElementType {
+  NpyType type;
+  int64_t size;
+};
+
+ElementType parse_descr(const std::string& descr, std::string_view where) {
+  const auto unknown = [&]() {
+    throw_error<InputError>("{}: field \"descr\" '{}' is no element type that loci reads", where, descr.substr(0, 40));
+  };
+  if (descr.size() < 2) unknown();
+  const char order = descr[0];
+  const bool explicit_order = order == '<' || order == '>' || order == '|' || order == '=';
+  const std::string name = explicit_order ? descr.substr(1) : descr;
+  require<InputError>(order != '>' || name.ends_with("1"), "{}: field \"descr\" '{}': big-endian data is not supported",
+                      where, descr.substr(0, 40));
+  if (name.starts_with('O')) return {NpyType::object, 8};
+  if (name.starts_with('U') || name.starts_with('S')) {
+    const std::string digits = name.substr(1);
+    if (digits.empty() || digits.size() > 9 ||
+        !std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; }))
+      unknown();
+    const int64_t length = std::stoll(digits);
+    return name[0] == 'U' ? ElementType{NpyType::unicode, 4 * length} : ElementType{NpyType::bytes, length};
+  }
+  static constexpr std::array<std::tuple<std::string_view, NpyType, int64_t>, 12> kNumbers{
+      {{"f2", NpyType::f16, 2},
+       {"f4", NpyType::f32, 4},
+       {"f8", NpyType::f64, 8},
+       {"i1", NpyType::i8, 1},
+       {"i2", NpyType::i16, 2},
+       {"i4", NpyType::i32, 4},
+       {"i8", NpyType::i64, 8},
+       {"u1", NpyType::u8, 1},
+       {"u2", NpyType::u16, 2},
+       {"u4", NpyType::u32, 4},
+       {"u8", NpyType::u64, 8},
+       {"b1", NpyType::boolean, 1}}};
+  for (const auto& [text, type, size] : kNumbers) {
+    if (name == text) return {type, size};
+  }
+  unknown();
+  return {};
+}
+
+/// From column-major to row-major order of items of `item` bytes.
+std::vector<std::byte> transposed(std::span<const std::byte> data, const std::vector<int64_t>& shape, int64_t item) {
+  std::vector<std::byte> out(data.size());
+  std::vector<int64_t> index(shape.size(), 0);
+  std::vector<int64_t> stride(shape.size(), 1);
+  for (size_t axis = 1; axis < shape.size(); ++axis) stride[axis] = stride[axis - 1] * shape[axis - 1];
+  const auto count = static_cast<int64_t>(data.size()) / std::max<int64_t>(item, 1);
+  for (int64_t position = 0; position < count; ++position) {
+    int64_t source = 0;
+    for (size_t axis = 0; axis < shape.size(); ++axis) source += index[axis] * stride[axis];
+    std::memcpy(out.data() + position * item, data.data() + source * item, static_cast<size_t>(item));
+    for (size_t axis = shape.size(); axis-- > 0;) {
+      if (++index[axis] < shape[axis]) break;
+      index[axis] = 0;
+    }
+  }
+  return out;
+}
+
+void append_utf8(std::string& out, uint32_t code, std::string_view where) {
+  require<InputError>(code <= 0x10FFFF && (code < 0xD800 || code > 0xDFFF), "{}: holds the invalid character U+{:X}",
+                      where, code);
+  if (code < 0x80) {
+    out += static_cast<char>(code);
+  } else if (code < 0x800) {
+    out += static_cast<char>(0xC0 | (code >> 6));
+    out += static_cast<char>(0x80 | (code & 0x3F));
+  } else if (code < 0x10000) {
+    out += static_cast<char>(0xE0 | (code >> 12));
+    out += static_cast<char>(0x80 | ((code >> 6) & 0x3F));
+    out += static_cast<char>(0x80 | (code & 0x3F));
+  } else {
+    out += static_cast<char>(0xF0 | (code >> 18));
+    out += static_cast<char>(0x80 | ((code >> 12) & 0x3F));
+    out += static_cast<char>(0x80 | ((code >> 6) & 0x3F));
+    out += static_cast<char>(0x80 | (code & 0x3F));
+  }
+}
+
+std::vector<uint32_t> decode_utf8(std::string_view text, std::string_view where) {
+  std::vector<uint32_t> codes;
+  for (size_t i = 0; i < text.size();) {
+    const auto lead = static_cast<unsigned char>(text[i]);
+    const int length = lead < 0x80 ? 1 : (lead >> 5) == 6 ? 2 : (lead >> 4) == 14 ? 3 : (lead >> 3) == 30 ? 4 : 0;
+    require<InputError>(length > 0 && i + static_cast<size_t>(length) <= text.size(),
+                        "{}: is not valid UTF-8 at byte {}", where, i);
+    uint32_t code = length == 1 ? lead : lead & (0x7Fu >> length);
+    for (int k = 1; k < length; ++k) {
+      const auto next = static_cast<unsigned char>(text[i + static_cast<size_t>(k)]);
+      require<InputError>((next & 0xC0) == 0x80, "{}: is not valid UTF-8 at byte {}", where, i);
+      code = (code << 6) | (next & 0x3Fu);
+    }
+    codes.push_back(code);
+    i += static_cast<size_t>(length);
+  }
+  return codes;
+}
+
+double half_to_double(uint16_t bits) {
+  const double sign = (bits & 0x8000) != 0 ? -1.0 : 1.0;
+  const int exponent = (bits >> 10) & 31;
+  const int fraction = bits & 1023;
+  if (exponent == 31) return fraction != 0 ? std::numeric_limits<double>::quiet_NaN() : sign * HUGE_VAL;
+  if (exponent == 0) return sign * std::ldexp(fraction, -24);
+  return sign * std::ldexp(1024 + fraction, exponent - 25);
+}
+
+template <typename To, typename From>
+To convert(From value, const std::string& where) {
+  if constexpr (std::is_floating_point_v<To>) {
+    return static_cast<To>(value);
+  } else {
+    require<InputError>(std::in_range<To>(value), "{}: the value {} does not fit {} bits", where, value,
+                        8 * sizeof(To));
+    return static_cast<To>(value);
+  }
+}
+
+template <typename To, typename From>
+std::vector<To> convert_all(const NpyArray& array) {
+  std::vector<To> values(static_cast<size_t>(array.size()));
+  if constexpr (std::is_same_v<To, From>) {
+    if (!values.empty()) std::memcpy(values.data(), array.bytes.data(), array.bytes.size());
+  } else {
+    for (size_t i = 0; i < values.size(); ++i) {
+      From value;
+      std::memcpy(&value, array.bytes.data() + i * sizeof(From), sizeof(From));
+      values[i] = convert<To, From>(value, array.where);
+    }
+  }
+  return values;
+}
+
+}  // namespace
+
+std::string_view npy_type_name(NpyType type) {
+  switch (type) {
+    case NpyType::f16:
+      return "float16";
+    case NpyType::f32:
+      return "float32";
+    case NpyType::f64:
+      return "float64";
+    case NpyType::i8:
+      return "int8";
+    case NpyType::i16:
+      return "int16";
+    case NpyType::i32:
+      return "int32";
+    case NpyType::i64:
+      return "int64";
+    case NpyType::u8:
+      return "uint8";
+    case NpyType::u16:
+      return "uint16";
+    case NpyType::u32:
+      return "uint32";
+    case NpyType::u64:
+      return "uint64";
+    case NpyType::boolean:
+      return "bool";
+    case NpyType::unicode:
+      return "str";
+    case NpyType::bytes:
+      return "bytes";
+    case NpyType::object:
+      break;
+  }
+  return "object";
+}
+
+int64_t NpyArray::size() const { return checked_product(shape).value_or(0); }
+
+template <typename T>
+std::vector<T> NpyArray::as() const {
+  const auto refuse = [&]() {
+    require<InputError>(dtype != NpyType::object,
+                        "{}: holds Python objects (dtype object), which only Python can read: store it as numbers or "
+                        "strings",
+                        where);
+    throw_error<InputError>("{}: holds {}, expected {}", where, npy_type_name(dtype),
+                            std::is_floating_point_v<T> ? "numbers" : "integers");
+  };
+  switch (dtype) {
+    case NpyType::i8:
+      return convert_all<T, int8_t>(*this);
+    case NpyType::i16:
+      return convert_all<T, int16_t>(*this);
+    case NpyType::i32:
+      return convert_all<T, int32_t>(*this);
+    case NpyType::i64:
+      return convert_all<T, int64_t>(*this);
+    case NpyType::u8:
+    case NpyType::boolean:
+      return convert_all<T, uint8_t>(*this);
+    case NpyType::u16:
+      return convert_all<T, uint16_t>(*this);
+    case NpyType::u32:
+      return convert_all<T, uint32_t>(*this);
+    case NpyType::u64:
+      return convert_all<T, uint64_t>(*this);
+    default:
+      break;
+  }
+  if constexpr (std::is_floating_point_v<T>) {
+    if (dtype == NpyType::f32) return convert_all<T, float>(*this);
+    if (dtype == NpyType::f64) return convert_all<T, double>(*this);
+    if (dtype == NpyType::f16) {
+      std::vector<T> values;
+      for (size_t i = 0; i < bytes.size(); i += 2) {
+        uint16_t bits = 0;
+        std::memcpy(&bits, bytes.data() + i, 2);
+        values.push_back(static_cast<T>(half_to_double(bits)));
+      }
+      return values;
+    }
+  }
+  refuse();
+  return {};
+}
+
+template <typename T>
+T NpyArray::scalar() const {
+  require<InputError>(size() == 1, "{}: has shape {}, expected one value", where, shape_string(shape));
+  return as<T>().at(0);
+}
+
+#define LOCI_INSTANTIATE(T)                        \
+  template std::vector<T> NpyArray::as<T>() const; \
+  template T NpyArray::scalar<T>() const;
+LOCI_INSTANTIATE(float)
+LOCI_INSTANTIATE(double)
+LOCI_INSTANTIATE(int32_t)
+LOCI_INSTANTIATE(int64_t)
+LOCI_INSTANTIATE(uint8_t)
+#undef LOCI_INSTANTIATE
+
+std::vector<std::string> NpyArray::strings() const {
+  require<InputError>(dtype != NpyType::object,
+                      "{}: holds Python objects (dtype object), which only Python can read: store it as strings",
+                      where);
+  require<InputError>(dtype == NpyType::unicode || dtype == NpyType::bytes, "{}: holds {}, expected strings", where,
+                      npy_type_name(dtype));
+  std::vector<std::string> values;
+  const auto count = static_cast<size_t>(size());
+  const auto step = static_cast<size_t>(item_size);
+  for (size_t i = 0; i < count; ++i) {
+    std::string value;
+    if (dtype == NpyType::bytes) {
+      value.assign(reinterpret_cast<const char*>(bytes.data()) + i * step, step);
+      decode_utf8(value, where);
+    } else {
+      for (size_t k = 0; k < step; k += 4) {
+        uint32_t code = 0;
+        std::memcpy(&code, bytes.data() + i * step + k, 4);
+        append_utf8(value, code, where);
+      }
+    }
+    // NumPy pads with zeros and strips them when reading.
+    value.erase(value.find_last_not_of('\0') + 1);
+    values.push_back(std::move(value));
+  }
+  return values;
+}
+
+std::string NpyArray::string() const {
+  require<InputError>(size() == 1, "{}: has shape {}, expected one string", where, shape_string(shape));
+  return strings().at(0);
+}
+
+NpyArray parse_npy(std::span<const std::byte> file, std::string_view where) {
+  const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
+  require<InputError>(text.starts_with(kMagic), "{}: is no .npy array (its magic is missing)", where);
+  require<InputError>(text.size() >= 10, "{}: .npy header is truncated", where);
+  const int version = text[6];
+  require<InputError>(version >= 1 && version <= 3, "{}: .npy version {} is unknown", where, version);
+  const size_t length_bytes = version == 1 ? 2 : 4;
+  const size_t start = 8 + length_bytes;
+  require<InputError>(text.size() >= start, "{}: .npy header is truncated", where);
+  uint32_t length = 0;
+  std::memcpy(&length, file.data() + 8, length_bytes);
+  require<InputError>(length <= kMaxHeader && length <= text.size() - start,
+                      "{}: .npy header of {} bytes: the file is truncated or damaged", where, length);
+  const NpyHeader header = HeaderParser(text.substr(start, length), where).parse();
+  const auto [type, item_size] = parse_descr(header.descr, where);
+
+  NpyArray array;
+  array.where = where;
+  array.dtype = type;
+  array.shape = header.shape;
+  array.item_size = item_size;
+  const auto count = checked_product(array.shape);
+  int64_t size = 0;
+  require<InputError>(count && !__builtin_mul_overflow(*count, item_size, &size), "{}: field \"shape\" {} overflows",
+                      where, shape_string(array.shape));
+  const auto data = file.subspan(start + length);
+  if (type == NpyType::object) return array;
+  require<InputError>(static_cast<uint64_t>(size) == data.size(),
+                      "{}: fields \"shape\" {} and \"descr\" {} need {} bytes, {} are there: the file is {}", where,
+                      shape_string(array.shape), header.descr, size, data.size(),
+                      static_cast<uint64_t>(size) > data.size() ? "truncated" : "too long");
+  if (header.fortran_order && array.shape.size() > 1) {
+    array.bytes = transposed(data, array.shape, item_size);
+  } else {
+    array.bytes.assign(data.begin(), data.end());
+  }
+  return array;
+}
+
+// ---- reading the zip file ----
+
+namespace {
+
+struct ReaderDeleter {
+  void operator()(archive* reader) const { archive_read_free(reader); }
+};
+
+std::string archive_cause(archive* reader) {
+  const char* text = archive_error_string(reader);
+  return text != nullptr ? text : "no cause given";
+}
+
+/// A member's bytes; the size in the directory is a claim, so the buffer grows with what is really there.
+std::vector<std::byte> read_member(archive* reader, const std::string& where) {
+  std::vector<std::byte> bytes;
+  for (;;) {
+    const void* block = nullptr;
+    size_t size = 0;
+    la_int64_t offset = 0;
+    const int result = archive_read_data_block(reader, &block, &size, &offset);
+    if (result == ARCHIVE_EOF) return bytes;
+    require<InputError>(result == ARCHIVE_OK, "{}: cannot be read: {}", where, archive_cause(reader));
+    require<InputError>(static_cast<size_t>(offset) == bytes.size(), "{}: cannot be read: it has holes", where);
+    const auto* data = static_cast<const std::byte*>(block);
+    bytes.insert(bytes.end(), data, data + size);
+  }
+}
+
+}  // namespace
+
+std::map<std::string, NpyArray> read_npz(const std::filesystem::path& path) {
+  std::error_code ignored;
+  require<InputError>(std::filesystem::exists(path, ignored), "{}: does not exist", path.string());
+  require<InputError>(std::filesystem::is_regular_file(path, ignored), "{}: is no file", path.string());
+  const std::unique_ptr<archive, ReaderDeleter> reader(archive_read_new());
+  require<SystemError>(reader != nullptr, "{}: libarchive cannot start", path.string());
+  // The seekable reader reads the directory at the end, so a truncated file is seen as one.
+  archive_read_support_format_zip_seekable(reader.get());
+  require<InputError>(archive_read_open_filename(reader.get(), path.c_str(), 1 << 20) == ARCHIVE_OK,
+                      "{}: is no .npz (zip) file or is truncated: {}", path.string(), archive_cause(reader.get()));
+  std::map<std::string, NpyArray> arrays;
+  for (;;) {
+    archive_entry* entry = nullptr;
+    const int result = archive_read_next_header(reader.get(), &entry);
+    if (result == ARCHIVE_EOF) break;
+    require<InputError>(result == ARCHIVE_OK, "{}: is no .npz (zip) file or is truncated: {}", path.string(),
+                        archive_cause(reader.get()));
+    const char* raw = archive_entry_pathname(entry);
+    std::string name = raw != nullptr ? raw : "";
+    require<InputError>(name.ends_with(".npy"), "{}: member '{}' is no .npy array", path.string(), name.substr(0, 80));
+    name.resize(name.size() - 4);
+    const auto where = fmt::format("{}: array '{}'", path.string(), name);
+    require<InputError>(!arrays.contains(name), "{}: occurs twice", where);
+    require<InputError>(archive_entry_is_encrypted(entry) == 0, "{}: is encrypted", where);
+    arrays[name] = parse_npy(read_member(reader.get(), where), where);
+  }
+  return arrays;
+}
+
+const NpyArray& npz_at(const std::map<std::string, NpyArray>& arrays, const std::string& name,
+                       const std::filesystem::path& path) {
+  const auto found = arrays.find(name);
+  require<InputError>(found != arrays.end(), "{}: array '{}' is missing", path.string(), name);
+  return found->second;
+}
+
+// ---- writing ----
+
+namespace {
+
+struct WriterDeleter {
+  void operator()(archive* writer) const { archive_write_free(writer); }
+};
+
+template <typename T>
+std::string descr_of() {
+  if constexpr (std::is_same_v<T, float>) return "<f4";
+  if constexpr (std::is_same_v<T, double>) return "<f8";
+  if constexpr (std::is_same_v<T, int32_t>) return "<i4";
+  if constexpr (std::is_same_v<T, int64_t>) return "<i8";
+  return "|u1";
+}
+
+/// A version 1 header, padded so that the data starts at a multiple of 64 bytes.
+std::string npy_header(const std::string& descr, std::span<const int64_t> shape) {
+  std::string text =
+      fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': {}, }}", descr, shape_string(shape));
+  text.resize((10 + text.size() + 1 + 63) / 64 * 64 - 10 - 1, ' ');
+  text += '\n';
+  std::string header(kMagic);
+  header += '\x01';
+  header += '\0';
+  header += static_cast<char>(text.size() & 0xFF);
+  header += static_cast<char>(text.size() >> 8);
+  return header + text;
+}
+
+}  // namespace
+
+struct NpzWriter::Archive {
+  explicit Archive(const std::filesystem::path& path) : file(path), writer(archive_write_new()) {
+    require<SystemError>(writer != nullptr, "{}: libarchive cannot start", path.string());
+    archive_write_set_format_zip(writer.get());
+    // Stored, as numpy.savez does: results are dense numbers.
+    archive_write_zip_set_compression_store(writer.get());
+    check(archive_write_open_filename(writer.get(), file.temporary().c_str()));
+  }
+
+  void check(int result) const {
+    require<SystemError>(result == ARCHIVE_OK, "{}: writing failed, nothing was kept: {}", file.target().string(),
+                         archive_cause(writer.get()));
+  }
+
+  void add(const std::string& name, const std::string& descr, std::span<const std::byte> data, int64_t item_size,
+           std::span<const int64_t> shape) {
+    const auto where = fmt::format("{}: array '{}'", file.target().string(), name);
+    const auto count = checked_product(shape);
+    require<ShapeError>(count && static_cast<uint64_t>(*count * item_size) == data.size(),
+                        "{}: shape {} does not hold {} bytes of {}", where, shape_string(shape), data.size(), descr);
+    require<InputError>(!names.contains(name), "{}: occurs twice", where);
+    names[name] = true;
+    const std::string header = npy_header(descr, shape);
+    const std::unique_ptr<archive_entry, decltype(&archive_entry_free)> entry(archive_entry_new(), archive_entry_free);
+    archive_entry_set_pathname(entry.get(), (name + ".npy").c_str());
+    archive_entry_set_filetype(entry.get(), AE_IFREG);
+    archive_entry_set_perm(entry.get(), 0644);
+    archive_entry_set_mtime(entry.get(), 315532800, 0);  // 1980, the first time zip knows: equal data, equal files
+    archive_entry_set_size(entry.get(), static_cast<la_int64_t>(header.size() + data.size()));
+    check(archive_write_header(writer.get(), entry.get()));
+    write(std::as_bytes(std::span(header)));
+    write(data);
+    check(archive_write_finish_entry(writer.get()));
+  }
+
+  void write(std::span<const std::byte> data) const {
+    while (!data.empty()) {
+      const la_ssize_t written = archive_write_data(writer.get(), data.data(), data.size());
+      check(written > 0 ? ARCHIVE_OK : ARCHIVE_FATAL);
+      data = data.subspan(static_cast<size_t>(written));
+    }
+  }
+
+  AtomicPath file;
+  std::unique_ptr<archive, WriterDeleter> writer;
+  std::map<std::string, bool> names;
+};
+
+NpzWriter::NpzWriter(const std::filesystem::path& path) : archive_(std::make_unique<Archive>(path)) {}
+NpzWriter::~NpzWriter() = default;
+
+template <typename T>
+void NpzWriter::add(const std::string& name, std::span<const T> values, std::span<const int64_t> shape) {
+  archive_->add(name, descr_of<T>(), std::as_bytes(values), sizeof(T), shape);
+}
+template void NpzWriter::add<float>(const std::string&, std::span<const float>, std::span<const int64_t>);
+template void NpzWriter::add<double>(const std::string&, std::span<const double>, std::span<const int64_t>);
+template void NpzWriter::add<int32_t>(const std::string&, std::span<const int32_t>, std::span<const int64_t>);
+template void NpzWriter::add<int64_t>(const std::string&, std::span<const int64_t>, std::span<const int64_t>);
+template void NpzWriter::add<uint8_t>(const std::string&, std::span<const uint8_t>, std::span<const int64_t>);
+
+void NpzWriter::add_booleans(const std::string& name, std::span<const uint8_t> values, std::span<const int64_t> shape) {
+  archive_->add(name, "|b1", std::as_bytes(values), 1, shape);
+}
+
+void NpzWriter::add_boolean(const std::string& name, bool value) {
+  const uint8_t byte = value ? 1 : 0;
+  add_booleans(name, std::span(&byte, 1), {});
+}
+
+void NpzWriter::add_strings(const std::string& name, std::span<const std::string> values,
+                            std::span<const int64_t> shape) {
+  const auto where = fmt::format("{}: array '{}'", archive_->file.target().string(), name);
+  std::vector<std::vector<uint32_t>> decoded;
+  size_t length = 1;
+  for (const std::string& value : values) {
+    decoded.push_back(decode_utf8(value, where));
+    length = std::max(length, decoded.back().size());
+  }
+  std::vector<uint32_t> codes(values.size() * length, 0);
+  for (size_t i = 0; i < decoded.size(); ++i) {
+    std::copy(decoded[i].begin(), decoded[i].end(), codes.begin() + static_cast<std::ptrdiff_t>(i * length));
+  }
+  archive_->add(name, fmt::format("<U{}", length), std::as_bytes(std::span(codes)), static_cast<int64_t>(4 * length),
+                shape);
+}
+
+void NpzWriter::add_string(const std::string& name, std::string_view value) {
+  const std::string text(value);
+  add_strings(name, std::span(&text, 1), {});
+}
+
+void NpzWriter::finish() {
+  archive_->check(archive_write_close(archive_->writer.get()));
+  archive_->file.commit();
+}
+
+}  // namespace loci

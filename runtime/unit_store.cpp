@@ -1,0 +1,344 @@
+#include "runtime/unit_store.h"
+
+#include <fcntl.h>
+#include <spdlog/spdlog.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <optional>
+#include <system_error>
+
+#include "runtime/atomic_file.h"
+#include "runtime/error.h"
+#include "runtime/sha256.h"
+
+namespace loci {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+/// "trace.noise: it was made with 3, now it is 1": the first place where two configurations differ; empty if none.
+std::string first_difference(const Json& before, const Json& now, const std::string& path) {
+  const auto shown = [](const Json& value) {
+    const std::string text = value.is_discarded() ? "nothing" : canonical_json(value);
+    return text.size() <= 80 ? text : text.substr(0, 77) + "...";
+  };
+  if (before.is_object() && now.is_object()) {
+    for (const auto& [key, value] : before.items()) {
+      const std::string inner = path.empty() ? key : path + "." + key;
+      if (!now.contains(key)) return fmt::format("{}: it was made with {}, now there is none", inner, shown(value));
+      if (auto found = first_difference(value, now[key], inner); !found.empty()) return found;
+    }
+    for (const auto& [key, value] : now.items()) {
+      const std::string inner = path.empty() ? key : path + "." + key;
+      if (!before.contains(key)) return fmt::format("{}: it was made without, now it is {}", inner, shown(value));
+    }
+    return "";
+  }
+  return before == now ? "" : fmt::format("{}: it was made with {}, now it is {}", path, shown(before), shown(now));
+}
+
+void require_same_config(const Json& before, const Json& now, const fs::path& found, const fs::path& output) {
+  const std::string difference = first_difference(before, now, "");
+  require<InputError>(
+      difference.empty(),
+      "{}: belongs to another configuration ({}); give --overwrite to start anew, or another output than "
+      "{}",
+      found.string(), difference, output.string());
+}
+
+/// The number in "unit_000012.done"; nothing for other names.
+std::optional<int64_t> unit_of(const std::string& name, std::string_view suffix) {
+  constexpr std::string_view kPrefix = "unit_";
+  if (!name.starts_with(kPrefix) || !name.ends_with(suffix)) return std::nullopt;
+  const char* begin = name.data() + kPrefix.size();
+  const char* end = name.data() + name.size() - suffix.size();
+  int64_t unit = 0;
+  const auto result = std::from_chars(begin, end, unit);
+  if (begin == end || result.ec != std::errc() || result.ptr != end || unit < 0) return std::nullopt;
+  return unit;
+}
+
+/// Why a mark does not vouch for its shard; empty if it does.
+std::string mark_fault(const fs::path& shard, const fs::path& mark) {
+  try {
+    const Json json = parse_json_file(mark);
+    const int64_t size = json_int(json, "size", mark.string(), 0);
+    const std::string hash = json_string(json, "sha256", mark.string());
+    std::error_code missing;
+    const auto found = fs::file_size(shard, missing);
+    if (missing) return fmt::format("{}: the shard is missing", shard.string());
+    if (static_cast<int64_t>(found) != size) {
+      return fmt::format("{}: the shard has {} bytes, its mark says {}", shard.string(), found, size);
+    }
+    if (sha256_file(shard) != hash) return fmt::format("{}: the shard's SHA-256 is not its mark's", shard.string());
+    return "";
+  } catch (const InputError& error) {
+    return error.what();
+  }
+}
+
+}  // namespace
+
+/// An exclusive lock on a file in the work folder, held until destruction; the system drops it when the process dies.
+struct UnitStore::Lock {
+  Lock(const fs::path& path, const fs::path& output) {
+    // The holder may remove the file between our open and our lock: then the lock is on nothing, so look again.
+    for (int attempt = 0; attempt < 100; ++attempt) {
+      std::error_code error;
+      fs::create_directories(path.parent_path(), error);
+      require<SystemError>(!error, "{}: the work folder cannot be made: {}", path.parent_path().string(),
+                           error.message());
+      fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+      if (fd_ < 0 && errno == ENOENT) continue;
+      require<SystemError>(fd_ >= 0, "{}: cannot be created: {}", path.string(), std::strerror(errno));
+      if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
+        const int cause = errno;
+        release();
+        require<SystemError>(cause != EWOULDBLOCK,
+                             "{}: another job is writing this output; wait for it, or choose another", output.string());
+        throw_error<SystemError>("{}: cannot be locked: {}", path.string(), std::strerror(cause));
+      }
+      struct stat held {};
+      struct stat named {};
+      if (::fstat(fd_, &held) == 0 && ::stat(path.c_str(), &named) == 0 && held.st_ino == named.st_ino &&
+          held.st_dev == named.st_dev) {
+        return;
+      }
+      release();
+    }
+    throw_error<SystemError>("{}: cannot be locked: other jobs keep removing it", path.string());
+  }
+  ~Lock() { release(); }
+  Lock(const Lock&) = delete;
+  Lock& operator=(const Lock&) = delete;
+
+ private:
+  void release() {
+    if (fd_ >= 0) ::close(fd_);
+    fd_ = -1;
+  }
+  int fd_ = -1;
+};
+
+UnitStore::UnitStore(fs::path output, Json config, OnExisting on_existing)
+    : output_(std::move(output)), parts_(output_.string() + ".parts"), config_(std::move(config)) {
+  require<ShapeError>(config_.is_object(), "{}: a configuration must be a JSON object", output_.string());
+  // What was stored went through text; so does this one, that equal values compare equal.
+  config_ = parse_json(canonical_json(config_), "the configuration");
+  const AtomicPath writable(output_);
+  check_output(on_existing);
+  if (complete()) return;
+  lock_ = std::make_unique<Lock>(parts_ / "lock", output_);
+  // Another job may have finished between the first look and the lock.
+  check_output(on_existing);
+  if (complete()) {
+    fs::remove_all(parts_);
+    lock_.reset();
+    return;
+  }
+  open_parts(on_existing);
+  scan_units();
+}
+
+UnitStore::~UnitStore() {
+  if (!lock_ || complete()) return;
+  // A job that has not come to its first unit leaves nothing behind.
+  std::error_code ignored;
+  if (done_.empty()) fs::remove_all(parts_, ignored);
+}
+
+void UnitStore::check_output(OnExisting on_existing) {
+  std::error_code ignored;
+  if (on_existing == OnExisting::overwrite || !fs::exists(output_, ignored)) return;
+  try {
+    const H5File file = H5File::open_read(output_);
+    require_same_config(read_config(file), config_, output_, output_);
+  } catch (const InputError& error) {
+    if (std::string_view(error.what()).find("--overwrite") != std::string_view::npos) throw;
+    throw_error<InputError>("{}; give --overwrite to replace it, or another output", error.what());
+  }
+  phase_ = Phase::complete;
+}
+
+void UnitStore::open_parts(OnExisting on_existing) {
+  if (on_existing == OnExisting::overwrite) {
+    for (const auto& entry : fs::directory_iterator(parts_)) {
+      if (entry.path().filename() != "lock") fs::remove_all(entry.path());
+    }
+  }
+  const fs::path config_path = parts_ / "config.json";
+  if (!fs::exists(config_path)) {
+    for (const auto& entry : fs::directory_iterator(parts_)) {
+      require<InputError>(!unit_of(entry.path().filename().string(), ".done"),
+                          "{}: is missing although units are there; give --overwrite to start anew",
+                          config_path.string());
+    }
+    write_file_atomically(config_path, canonical_json(config_) + "\n");
+    return;
+  }
+  Json before;
+  try {
+    before = parse_json_file(config_path);
+  } catch (const InputError& error) {
+    throw_error<InputError>("{}; the file is damaged, give --overwrite to start anew", error.what());
+  }
+  require_same_config(before, config_, parts_, output_);
+}
+
+void UnitStore::scan_units() {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(parts_)) files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+  for (const fs::path& file : files) {
+    const auto unit = unit_of(file.filename().string(), ".done");
+    if (!unit) continue;
+    const std::string fault = mark_fault(shard_path(*unit), mark_path(*unit));
+    if (fault.empty() && file == mark_path(*unit)) {
+      done_.insert(*unit);
+    } else {
+      repaired_.push_back(fmt::format("unit {} is done again: {}", *unit, fault));
+      spdlog::warn("{}", repaired_.back());
+      fs::remove(file);
+    }
+  }
+  // Shards without a mark are what an interrupted job was writing.
+  for (const fs::path& file : files) {
+    const auto unit = unit_of(file.filename().string(), ".h5");
+    if (file.extension() == ".tmp" || (unit && !done_.contains(*unit))) fs::remove(file);
+  }
+}
+
+fs::path UnitStore::shard_path(int64_t unit) const { return parts_ / fmt::format("unit_{:06}.h5", unit); }
+
+fs::path UnitStore::mark_path(int64_t unit) const { return parts_ / fmt::format("unit_{:06}.done", unit); }
+
+void UnitStore::commit(int64_t unit, const std::function<void(H5File& shard)>& write) {
+  require<ShapeError>(!complete() && unit >= 0 && !is_done(unit), "{}: unit {} cannot be written {}", output_.string(),
+                      unit, complete() ? "to a finished output" : "twice");
+  const fs::path shard = shard_path(unit);
+  write_hdf5_atomically(shard, write);
+  const Json mark = {{"size", fs::file_size(shard)}, {"sha256", sha256_file(shard)}};
+  write_file_atomically(mark_path(unit), mark.dump() + "\n");
+  done_.insert(unit);
+}
+
+H5File UnitStore::open_unit(int64_t unit) const {
+  require<ShapeError>(is_done(unit), "{}: unit {} is not done", output_.string(), unit);
+  const std::string fault = mark_fault(shard_path(unit), mark_path(unit));
+  require<SystemError>(fault.empty(), "{}; run the command again, which does this unit again", fault);
+  return H5File::open_read(shard_path(unit));
+}
+
+void UnitStore::finish(const std::function<void(H5File& output, const OpenUnit& open_unit)>& merge) {
+  require<ShapeError>(!complete(), "{}: is finished already", output_.string());
+  write_hdf5_atomically(output_, [&](H5File& file) {
+    merge(file, [this](int64_t unit) { return open_unit(unit); });
+    write_attribute(file, "/", "config", canonical_json(config_));
+  });
+  phase_ = Phase::complete;
+  std::error_code error;
+  fs::remove_all(parts_, error);
+  if (error) spdlog::warn("{}: the finished work folder cannot be removed: {}", parts_.string(), error.message());
+  lock_.reset();
+}
+
+Json read_config(const H5File& file) {
+  const auto where = fmt::format("{}: attribute \"config\" of /", file.path().string());
+  const Json config = parse_json(read_string_attribute(file, "/", "config"), where);
+  require<InputError>(config.is_object(), "{}: is no JSON object", where);
+  return config;
+}
+
+// ---- the canonical hash ----
+
+namespace {
+
+bool is_volatile(const std::string& name) {
+  static constexpr std::string_view kNames[] = {"seconds", "peak_memory_bytes", "hostname",
+                                                "date",    "world_size",        "threads"};
+  return name.ends_with("_seconds") || std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames);
+}
+
+/// Lengths go before texts, so that no two sequences of texts give the same bytes.
+void add_text(Sha256& hash, std::string_view text) { hash.update(fmt::format("{}:", text.size())).update(text); }
+
+template <typename T>
+void add_values(Sha256& hash, const std::vector<T>& values) {
+  hash.update(std::as_bytes(std::span(values)));
+}
+
+void add_attribute(Sha256& hash, const H5File& file, const std::string& object, const std::string& name) {
+  const H5Kind kind = attribute_kind(file, object, name);
+  // References (of dimension scales) are addresses in the file.
+  if (is_volatile(name) || kind == H5Kind::other) return;
+  add_text(hash, "attribute");
+  add_text(hash, name);
+  if (kind == H5Kind::string) {
+    for (const std::string& value : read_strings_attribute(file, object, name)) add_text(hash, value);
+  } else if (kind == H5Kind::integer) {
+    add_values(hash, read_ints_attribute(file, object, name));
+  } else {
+    add_values(hash, read_doubles_attribute(file, object, name));
+  }
+}
+
+template <typename T>
+void add_rows(Sha256& hash, const H5File& file, const std::string& path, const std::vector<int64_t>& shape) {
+  int64_t row = 1;
+  for (size_t axis = 1; axis < shape.size(); ++axis) row *= shape[axis];
+  if (row == 0) return;
+  const int64_t step = std::max<int64_t>(1, (int64_t{1} << 20) / row);
+  std::vector<T> values;
+  for (int64_t first = 0; first < shape[0]; first += step) {
+    const int64_t count = std::min(step, shape[0] - first);
+    values.resize(static_cast<size_t>(count * row));
+    read_rows<T>(file, path, first, count, values);
+    add_values(hash, values);
+  }
+}
+
+void add_dataset(Sha256& hash, const H5File& file, const std::string& path) {
+  const DatasetInfo info = dataset_info(file, path);
+  add_text(hash, fmt::format("dataset kind {} size {} shape {}", static_cast<int>(info.kind),
+                             info.kind == H5Kind::string ? 0 : info.item_size, fmt::join(info.shape, ",")));
+  if (info.kind == H5Kind::string) {
+    for (const std::string& value : read_strings(file, path).values) add_text(hash, value);
+  } else if (info.kind == H5Kind::integer) {
+    info.shape.empty() ? add_values(hash, read_dataset<int64_t>(file, path).values)
+                       : add_rows<int64_t>(hash, file, path, info.shape);
+  } else if (info.kind == H5Kind::floating) {
+    info.shape.empty() ? add_values(hash, read_dataset<double>(file, path).values)
+                       : add_rows<double>(hash, file, path, info.shape);
+  }
+}
+
+void add_object(Sha256& hash, const H5File& file, const std::string& path) {
+  add_text(hash, path);
+  for (const std::string& name : attribute_names(file, path)) add_attribute(hash, file, path, name);
+  if (!h5_is_group(file, path)) {
+    add_dataset(hash, file, path);
+    return;
+  }
+  add_text(hash, "group");
+  for (const std::string& member : group_members(file, path)) {
+    if (!is_volatile(member)) add_object(hash, file, (path == "/" ? "/" : path + "/") + member);
+  }
+}
+
+}  // namespace
+
+std::string canonical_hash(const fs::path& path) {
+  const H5File file = H5File::open_read(path);
+  Sha256 hash;
+  add_object(hash, file, "/");
+  return hash.hex();
+}
+
+}  // namespace loci
