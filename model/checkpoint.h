@@ -72,11 +72,12 @@ class Checkpoint {
   mutable std::optional<std::string> sha256_;
 };
 
-/// Writes a directory that transformers loads: config.json, model.safetensors (F32, names with `transformer.`) and the
-/// tokenizer files found in `source_dir` (empty: none). `tensors` maps canonical names to exactly the parameters of
-/// `config`; InputError otherwise. Each file is replaced whole or not at all, model.safetensors last.
+/// Writes a directory that transformers loads: config.json, model.safetensors (names with `transformer.`, values
+/// rounded to nearest if `stored` is f16 or bf16) and the tokenizer files found in `source_dir` (empty: none).
+/// `tensors` maps canonical names to exactly the parameters of `config`; InputError otherwise. Each file is replaced
+/// whole or not at all, model.safetensors last.
 void write_checkpoint(const std::filesystem::path& dir, const GptConfig& config,
                       const std::map<std::string, std::span<const float>>& tensors,
-                      const std::filesystem::path& source_dir = {});
+                      const std::filesystem::path& source_dir = {}, DType stored = DType::f32);
 
 }  // namespace loci

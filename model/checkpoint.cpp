@@ -1,0 +1,372 @@
+#include "model/checkpoint.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <set>
+#include <system_error>
+#include <utility>
+
+#include "runtime/atomic_file.h"
+#include "runtime/error.h"
+#include "runtime/sha256.h"
+
+namespace loci {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr std::string_view kPrefix = "transformer.";
+
+std::string_view without_prefix(std::string_view name) {
+  return name.starts_with(kPrefix) ? name.substr(kPrefix.size()) : name;
+}
+
+/// Causal masks that older versions of transformers stored beside the weights: "h.0.attn.bias", "h.0.attn.masked_bias".
+bool is_mask(std::string_view name) {
+  return name.starts_with("h.") && (name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias"));
+}
+
+bool is_weight_type(DType type) {
+  return type == DType::f32 || type == DType::f16 || type == DType::bf16 || type == DType::f64;
+}
+
+/// IEEE half to single: exact for every value.
+float half_to_float(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
+  const uint32_t exponent = (half >> 10) & 31u;
+  const uint32_t fraction = half & 1023u;
+  if (exponent == 0) {
+    const float magnitude = std::ldexp(static_cast<float>(fraction), -24);
+    return sign != 0 ? -magnitude : magnitude;
+  }
+  const uint32_t single_exponent = exponent == 31 ? 255 : exponent + 112;
+  return std::bit_cast<float>(sign | (single_exponent << 23) | (fraction << 13));
+}
+
+/// Single to IEEE half, to nearest, ties to even; beyond its range infinity.
+uint16_t float_to_half(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
+  const float magnitude = std::fabs(value);
+  if (std::isnan(value)) return static_cast<uint16_t>(sign | 0x7E00u);
+  if (magnitude >= 65520.0f) return static_cast<uint16_t>(sign | 0x7C00u);
+  if (magnitude < 6.103515625e-05f) {  // 2^-14: below it halves are multiples of 2^-24
+    return static_cast<uint16_t>(sign | static_cast<uint16_t>(std::lrint(std::ldexp(magnitude, 24))));
+  }
+  uint32_t rounded = bits & 0x7FFFFFFFu;
+  rounded += 0xFFFu + ((rounded >> 13) & 1u);
+  return static_cast<uint16_t>(sign | ((rounded >> 13) - (112u << 10)));
+}
+
+float bfloat_to_float(uint16_t value) { return std::bit_cast<float>(static_cast<uint32_t>(value) << 16); }
+
+/// Single to bfloat16, to nearest, ties to even.
+uint16_t float_to_bfloat(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  if (std::isnan(value)) return static_cast<uint16_t>((bits >> 16) | 0x40u);
+  return static_cast<uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
+}
+
+/// Reads elements of type From from any address.
+template <typename From, typename Convert>
+void convert_into(std::vector<float>& out, std::span<const std::byte> data, const Convert& convert) {
+  out.resize(data.size() / sizeof(From));
+  for (size_t i = 0; i < out.size(); ++i) {
+    From value;
+    std::memcpy(&value, data.data() + i * sizeof(From), sizeof(From));
+    out[i] = convert(value);
+  }
+}
+
+/// To f16 or bf16.
+std::vector<std::byte> encode(std::span<const float> values, DType type) {
+  std::vector<std::byte> bytes(values.size() * 2);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const uint16_t half = type == DType::f16 ? float_to_half(values[i]) : float_to_bfloat(values[i]);
+    std::memcpy(bytes.data() + 2 * i, &half, 2);
+  }
+  return bytes;
+}
+
+/// A shard's name in an index must name a file of this very folder.
+void require_plain_name(const std::string& name, const std::string& where) {
+  const fs::path path(name);
+  require<InputError>(!name.empty() && name.find('\0') == std::string::npos && name.find('\\') == std::string::npos &&
+                          path.filename() == path && name != "." && name != "..",
+                      "{}: \"{}\" is no file name in the model's folder", where, name.substr(0, 120));
+}
+
+}  // namespace
+
+std::vector<TensorInfo> gpt_parameters(const GptConfig& config) {
+  const int64_t d = config.width;
+  const int64_t ff = config.mlp_width;
+  std::vector<TensorInfo> list;
+  const auto add = [&](std::string name, std::vector<int64_t> shape) {
+    list.push_back({std::move(name), DType::f32, std::move(shape)});
+  };
+  add("wte.weight", {config.vocabulary, d});
+  add("wpe.weight", {config.positions, d});
+  for (int64_t layer = 0; layer < config.layers; ++layer) {
+    const std::string block = fmt::format("h.{}.", layer);
+    add(block + "ln_1.weight", {d});
+    add(block + "ln_1.bias", {d});
+    add(block + "attn.c_attn.weight", {d, 3 * d});
+    add(block + "attn.c_attn.bias", {3 * d});
+    add(block + "attn.c_proj.weight", {d, d});
+    add(block + "attn.c_proj.bias", {d});
+    add(block + "ln_2.weight", {d});
+    add(block + "ln_2.bias", {d});
+    add(block + "mlp.c_fc.weight", {d, ff});
+    add(block + "mlp.c_fc.bias", {ff});
+    add(block + "mlp.c_proj.weight", {ff, d});
+    add(block + "mlp.c_proj.bias", {d});
+  }
+  add("ln_f.weight", {d});
+  add("ln_f.bias", {d});
+  if (!config.tied) add("lm_head.weight", {config.vocabulary, d});
+  return list;
+}
+
+Checkpoint Checkpoint::open(const fs::path& dir) {
+  std::error_code ignored;
+  require<InputError>(fs::is_directory(dir, ignored),
+                      "{}: is no folder; a model is a folder with config.json and model.safetensors", dir.string());
+  Checkpoint checkpoint;
+  checkpoint.dir_ = dir;
+  checkpoint.config_ = read_gpt_config(dir / "config.json");
+  checkpoint.open_files();
+  checkpoint.place_tensors();
+  checkpoint.check_tensors();
+  return checkpoint;
+}
+
+void Checkpoint::open_files() {
+  const fs::path single = dir_ / "model.safetensors";
+  const fs::path index = dir_ / "model.safetensors.index.json";
+  if (fs::exists(single)) {
+    files_.emplace_back(single);
+    return;
+  }
+  if (fs::exists(index)) {
+    open_shards(index);
+    return;
+  }
+  require<InputError>(!fs::exists(dir_ / "pytorch_model.bin"),
+                      "{}: holds pytorch_model.bin only; convert it to model.safetensors (save_pretrained does)",
+                      dir_.string());
+  throw_error<InputError>("{}: neither model.safetensors nor model.safetensors.index.json is there", dir_.string());
+}
+
+void Checkpoint::open_shards(const fs::path& index) {
+  const Json json = parse_json_file(index);
+  const Json& map = json_object(json, "weight_map", index.string());
+  const auto where = fmt::format("{}: weight_map", index.string());
+  std::map<std::string, std::set<std::string>> shards;
+  for (const auto& item : map.items()) {
+    const std::string shard = json_string(map, item.key(), where);
+    require_plain_name(shard, fmt::format("{}: field \"{}\"", where, item.key().substr(0, 120)));
+    shards[shard].insert(item.key());
+  }
+  require<InputError>(!shards.empty(), "{}: names no tensors", where);
+  for (const auto& [shard, listed] : shards) {
+    const fs::path path = dir_ / shard;
+    require<InputError>(fs::exists(path), "{}: the shard {} named in {} is missing", dir_.string(), shard,
+                        index.string());
+    files_.emplace_back(path);
+    for (const std::string& name : listed) {
+      require<InputError>(files_.back().contains(name), "{}: tensor \"{}\" should be here by {}, but is not",
+                          path.string(), name, index.string());
+    }
+    for (const std::string& name : files_.back().names()) {
+      require<InputError>(listed.contains(name), "{}: tensor \"{}\" is here, but {} does not say so", path.string(),
+                          name, index.string());
+    }
+  }
+}
+
+void Checkpoint::place_tensors() {
+  for (size_t file = 0; file < files_.size(); ++file) {
+    for (const std::string& stored : files_[file].names()) {
+      const std::string name(without_prefix(stored));
+      if (is_mask(name)) continue;
+      const auto [place, is_new] = places_.try_emplace(name, Place{file, stored});
+      require<InputError>(is_new, "{}: tensor \"{}\" is also there as \"{}\" in {}", files_[file].path().string(),
+                          stored, place->second.stored_name, files_[place->second.file].path().string());
+    }
+  }
+}
+
+void Checkpoint::check_tensors() {
+  std::set<std::string> expected;
+  for (const TensorInfo& parameter : gpt_parameters(config_)) {
+    expected.insert(parameter.name);
+    const auto found = places_.find(parameter.name);
+    require<InputError>(found != places_.end(), "{}: tensor \"{}\" is missing in {}", dir_.string(), parameter.name,
+                        files_.size() == 1 ? files_[0].path().filename().string() : "all shards");
+    const SafetensorsFile& file = files_[found->second.file];
+    const TensorInfo& info = file.at(found->second.stored_name);
+    require<InputError>(info.shape == parameter.shape, "{}: tensor \"{}\" has shape {}, config.json asks for {}",
+                        file.path().string(), info.name, shape_text(info.shape), shape_text(parameter.shape));
+    require<InputError>(is_weight_type(info.dtype), "{}: tensor \"{}\" has type {}, loci reads F32, F16, BF16 and F64",
+                        file.path().string(), info.name, dtype_name(info.dtype));
+  }
+  for (const auto& [name, place] : places_) {
+    if (expected.contains(name)) continue;
+    const SafetensorsFile& file = files_[place.file];
+    if (name == "lm_head.weight") {
+      const auto& embedding = places_.find("wte.weight")->second;
+      const auto head_bytes = file.bytes(place.stored_name);
+      const auto wte_bytes = files_[embedding.file].bytes(embedding.stored_name);
+      const TensorInfo& head = file.at(place.stored_name);
+      const TensorInfo& wte = files_[embedding.file].at(embedding.stored_name);
+      require<InputError>(
+          head.dtype == wte.dtype && head.shape == wte.shape && std::ranges::equal(head_bytes, wte_bytes),
+          "{}: tensor \"lm_head.weight\" differs from wte.weight although field \"tie_word_embeddings\" of config.json "
+          "is "
+          "true; set it to false if the unembedding is separate",
+          file.path().string());
+      continue;
+    }
+    warnings_.push_back(fmt::format("{}: tensor \"{}\" {} is no parameter of this model and is ignored",
+                                    file.path().string(), place.stored_name,
+                                    shape_text(file.at(place.stored_name).shape)));
+  }
+}
+
+const Checkpoint::Place& Checkpoint::place(std::string_view name) const {
+  const auto found = places_.find(name);
+  require<InputError>(found != places_.end(), "{}: tensor \"{}\" is missing", dir_.string(), name);
+  return found->second;
+}
+
+DType Checkpoint::dtype(std::string_view name) const {
+  const Place& at = place(name);
+  return files_[at.file].at(at.stored_name).dtype;
+}
+
+std::string Checkpoint::stored_types() const {
+  std::set<std::string_view> types;
+  for (const TensorInfo& parameter : gpt_parameters(config_)) types.insert(dtype_name(dtype(parameter.name)));
+  return fmt::format("{}", fmt::join(types, ", "));
+}
+
+std::span<const float> Checkpoint::f32(std::string_view name, std::vector<float>& scratch) const {
+  const Place& at = place(name);
+  const SafetensorsFile& file = files_[at.file];
+  const std::span<const std::byte> data = file.bytes(at.stored_name);
+  switch (file.at(at.stored_name).dtype) {
+    case DType::f32:
+      if (reinterpret_cast<uintptr_t>(data.data()) % alignof(float) == 0) {
+        return {reinterpret_cast<const float*>(data.data()), data.size() / sizeof(float)};
+      }
+      convert_into<float>(scratch, data, [](float value) { return value; });
+      break;
+    case DType::f16:
+      convert_into<uint16_t>(scratch, data, half_to_float);
+      break;
+    case DType::bf16:
+      convert_into<uint16_t>(scratch, data, bfloat_to_float);
+      break;
+    case DType::f64:
+      convert_into<double>(scratch, data, [](double value) { return static_cast<float>(value); });
+      break;
+    default:
+      throw_error<InputError>("{}: tensor \"{}\" has type {}, which holds no weights", file.path().string(), name,
+                              dtype_name(file.at(at.stored_name).dtype));
+  }
+  return scratch;
+}
+
+std::string Checkpoint::weights_sha256() const {
+  if (sha256_) return *sha256_;
+  auto parameters = gpt_parameters(config_);
+  std::sort(parameters.begin(), parameters.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  Sha256 hash;
+  for (const TensorInfo& parameter : parameters) {
+    const Place& at = place(parameter.name);
+    hash.update(
+        fmt::format("{} {} {}\n", parameter.name, dtype_name(dtype(parameter.name)), shape_text(parameter.shape)));
+    hash.update(files_[at.file].bytes(at.stored_name));
+  }
+  sha256_ = hash.hex();
+  return *sha256_;
+}
+
+namespace {
+
+constexpr std::string_view kTokenizerFiles[] = {"vocab.json",
+                                                "merges.txt",
+                                                "tokenizer.json",
+                                                "tokenizer_config.json",
+                                                "special_tokens_map.json",
+                                                "added_tokens.json",
+                                                "generation_config.json"};
+
+/// Exactly the parameters of `config`, each of its size, in their order.
+std::vector<TensorInfo> require_all(const GptConfig& config,
+                                    const std::map<std::string, std::span<const float>>& tensors,
+                                    const std::string& where) {
+  auto parameters = gpt_parameters(config);
+  for (const TensorInfo& parameter : parameters) {
+    const auto found = tensors.find(parameter.name);
+    require<InputError>(found != tensors.end(), "{}: tensor \"{}\" is missing among those to write", where,
+                        parameter.name);
+    require<InputError>(static_cast<int64_t>(found->second.size()) == element_count(parameter.shape, where),
+                        "{}: tensor \"{}\" has {} values, its shape is {}", where, parameter.name, found->second.size(),
+                        shape_text(parameter.shape));
+  }
+  for (const auto& [name, values] : tensors) {
+    require<InputError>(
+        std::any_of(parameters.begin(), parameters.end(), [&](const auto& p) { return p.name == name; }),
+        "{}: tensor \"{}\" is no parameter of this configuration", where, name);
+  }
+  return parameters;
+}
+
+}  // namespace
+
+void write_checkpoint(const fs::path& dir, const GptConfig& config,
+                      const std::map<std::string, std::span<const float>>& tensors, const fs::path& source_dir,
+                      DType stored) {
+  require<ShapeError>(stored == DType::f32 || stored == DType::f16 || stored == DType::bf16,
+                      "{}: weights are stored as F32, F16 or BF16, not {}", dir.string(), dtype_name(stored));
+  config.check(dir.string());
+  const auto parameters = require_all(config, tensors, dir.string());
+  std::error_code error;
+  fs::create_directories(dir, error);
+  require<InputError>(!error, "{}: the folder cannot be made: {}", dir.string(), error.message());
+  require<InputError>(!fs::exists(dir / "model.safetensors.index.json"),
+                      "{}: holds a sharded model already; choose another folder", dir.string());
+
+  if (!source_dir.empty() && !(fs::exists(dir) && fs::equivalent(source_dir, dir, error))) {
+    for (const std::string_view name : kTokenizerFiles) {
+      if (fs::exists(source_dir / name)) write_file_atomically(dir / name, read_text_file(source_dir / name));
+    }
+  }
+  Json json = gpt_config_to_json(config);
+  json["torch_dtype"] = stored == DType::f32 ? "float32" : stored == DType::f16 ? "float16" : "bfloat16";
+  write_file_atomically(dir / "config.json", json.dump(2) + "\n");
+
+  std::vector<std::vector<std::byte>> encoded;
+  encoded.reserve(parameters.size());
+  std::vector<TensorData> data;
+  for (TensorInfo parameter : parameters) {
+    const std::span<const float> values = tensors.at(parameter.name);
+    if (parameter.name != "lm_head.weight") parameter.name = std::string(kPrefix) + parameter.name;
+    parameter.dtype = stored;
+    if (stored == DType::f32) {
+      data.push_back({std::move(parameter), std::as_bytes(values)});
+    } else {
+      encoded.push_back(encode(values, stored));
+      data.push_back({std::move(parameter), encoded.back()});
+    }
+  }
+  write_safetensors(dir / "model.safetensors", data, {{"format", "pt"}});
+}
+
+}  // namespace loci
