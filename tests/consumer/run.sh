@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Installs a built loci into a fresh folder, builds the consumer project against it and runs it.
+#   run.sh BUILD_DIR CXX_COMPILER
+set -euo pipefail
+build=$1 compiler=$2
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cmake --install "$build" --prefix "$work/prefix" >/dev/null
+cmake -S "$here" -B "$work/build" -DCMAKE_PREFIX_PATH="$work/prefix" -DCMAKE_CXX_COMPILER="$compiler" -DCMAKE_BUILD_TYPE=Release >/dev/null
+cmake --build "$work/build" >/dev/null
+"$work/build/consumer"
+"$work/prefix/bin/loci" --version
