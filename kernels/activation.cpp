@@ -1,0 +1,23 @@
+#include "kernels/activation.h"
+
+#include "kernels/backend.h"
+#include "kernels/cpu.h"
+
+namespace loci {
+
+void activation(Context& context, Activation kind, ConstView x, View y) {
+  require_valid("activation", "x", x);
+  require_shape("activation", "y", y, x.rows, x.cols);
+  require_cpu(context, "activation");
+  cpu::activation(context, kind, x, y);
+}
+
+void activation_backward(Context& context, Activation kind, ConstView x, ConstView dy, View dx) {
+  require_valid("activation_backward", "x", x);
+  require_shape("activation_backward", "dy", dy, x.rows, x.cols);
+  require_shape("activation_backward", "dx", dx, x.rows, x.cols);
+  require_cpu(context, "activation_backward");
+  cpu::activation_backward(context, kind, x, dy, dx);
+}
+
+}  // namespace loci

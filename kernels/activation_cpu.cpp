@@ -1,0 +1,87 @@
+#include <cmath>
+#include <numbers>
+
+#include "kernels/backend.h"
+#include "kernels/cpu.h"
+#include "kernels/simd_math.h"
+
+// Everything in fp64: 1 + tanh cancels for negative x, and the arithmetic hides behind the products around it.
+namespace loci::cpu {
+namespace {
+
+constexpr double kRoot = 0.79788456080286535588;  // sqrt(2 / pi)
+constexpr double kCubic = 0.044715;
+
+// 0.5 (1 + tanh z) = 1 / (1 + exp(-2 z)), which does not cancel.
+LOCI_INLINE double gelu_new_gate(double x) {
+  return 1 / (1 + simd::exp(-2 * kRoot * (x + kCubic * x * x * x)));
+}
+
+LOCI_SIMD void gelu_new_row(const float* x, int64_t count, float* y) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    const double value = static_cast<double>(x[i]);
+    y[i] = static_cast<float>(value * gelu_new_gate(value));
+  }
+}
+
+LOCI_SIMD void gelu_new_row_backward(const float* x, const float* dy, int64_t count, float* dx) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    const double value = static_cast<double>(x[i]);
+    const double gate = gelu_new_gate(value);
+    const double slope = 2 * kRoot * (1 + 3 * kCubic * value * value);
+    dx[i] = static_cast<float>(static_cast<double>(dy[i]) * (gate + value * gate * (1 - gate) * slope));
+  }
+}
+
+double normal_distribution(double x) { return 0.5 * std::erfc(-x / std::numbers::sqrt2); }
+
+void gelu_row(const float* x, int64_t count, float* y) {
+  for (int64_t i = 0; i < count; ++i) {
+    const double value = static_cast<double>(x[i]);
+    y[i] = static_cast<float>(value * normal_distribution(value));
+  }
+}
+
+void gelu_row_backward(const float* x, const float* dy, int64_t count, float* dx) {
+  for (int64_t i = 0; i < count; ++i) {
+    const double value = static_cast<double>(x[i]);
+    const double density = std::exp(-0.5 * value * value) * kRoot / 2;
+    dx[i] = static_cast<float>(static_cast<double>(dy[i]) * (normal_distribution(value) + value * density));
+  }
+}
+
+// Written so that NaN survives.
+LOCI_SIMD void relu_row(const float* x, int64_t count, float* y) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) y[i] = x[i] < 0 ? 0 : x[i];
+}
+
+LOCI_SIMD void relu_row_backward(const float* x, const float* dy, int64_t count, float* dx) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) dx[i] = x[i] <= 0 ? 0 : dy[i];
+}
+
+template <typename Row>
+void over_rows(Context& context, ConstView x, const Row& row) {
+  context.threads().parallel_for(x.rows, row_grain(x.cols), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) row(r);
+  });
+}
+
+}  // namespace
+
+void activation(Context& context, Activation kind, ConstView x, View y) {
+  const auto function = kind == Activation::gelu_new ? gelu_new_row : kind == Activation::gelu ? gelu_row : relu_row;
+  over_rows(context, x, [&](int64_t r) { function(x.row(r), x.cols, y.row(r)); });
+}
+
+void activation_backward(Context& context, Activation kind, ConstView x, ConstView dy, View dx) {
+  const auto function = kind == Activation::gelu_new ? gelu_new_row_backward
+                        : kind == Activation::gelu   ? gelu_row_backward
+                                                     : relu_row_backward;
+  over_rows(context, x, [&](int64_t r) { function(x.row(r), dy.row(r), x.cols, dx.row(r)); });
+}
+
+}  // namespace loci::cpu

@@ -1,0 +1,337 @@
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cpu.h"
+#include "kernels/simd_math.h"
+#include "kernels/small_product.h"
+
+// One (head, sequence) pair is one unit of work: its keys and values are packed once, then tiles of queries meet all the keys
+// they see. Pairs write disjoint rows and columns, so results do not depend on the number of threads.
+namespace loci::cpu {
+namespace {
+
+constexpr int64_t kQueryTile = 64;
+
+// A run of consecutive positions with their keys and values: a segment or the own rows.
+struct Run {
+  const float* keys;
+  const float* values;
+  int64_t key_stride;
+  int64_t value_stride;
+  int64_t count;
+};
+
+// What all pairs of one call share.
+struct Job {
+  const AttentionBatch& batch;
+  int64_t heads;
+  int64_t width;  // of a head
+  float scale;
+  ConstView queries, keys, values;
+
+  const AttentionSequence& sequence(int64_t s) const { return batch.sequences.data()[s]; }
+  int64_t pairs() const { return heads * batch.sequences.size(); }
+
+  int64_t segment_keys(const AttentionSequence& s) const {
+    int64_t count = 0;
+    for (int64_t i = 0; i < s.segments; ++i) count += batch.segments.data()[s.first_segment + i].count;
+    return count;
+  }
+
+  template <typename Visit>
+  void over_runs(const AttentionSequence& s, int64_t head, const Visit& visit) const {
+    const int64_t column = head * width;
+    for (int64_t i = 0; i < s.segments; ++i) {
+      const AttentionSegment& segment = batch.segments.data()[s.first_segment + i];
+      visit(Run{segment.keys + column, segment.values + column, segment.stride, segment.stride, segment.count});
+    }
+    visit(Run{keys.row(s.first_key) + column, values.row(s.first_key) + column, keys.stride, values.stride, s.keys});
+  }
+};
+
+void require_consistent(const char* op, const Job& job) {
+  for (int64_t i = 0; i < job.batch.sequences.size(); ++i) {
+    const AttentionSequence& s = job.sequence(i);
+    require<ShapeError>(s.first_query >= 0 && s.queries >= 0 && s.first_query + s.queries <= job.queries.rows &&
+                            s.first_key >= 0 && s.keys >= 0 && s.first_key + s.keys <= job.keys.rows,
+                        "{}: sequence {} lies outside the {} query and {} key rows", op, i, job.queries.rows, job.keys.rows);
+    require<ShapeError>(s.first_segment >= 0 && s.segments >= 0 && s.first_segment + s.segments <= job.batch.segments.size(),
+                        "{}: sequence {} names segments outside the {} given", op, i, job.batch.segments.size());
+    require<ShapeError>(s.queries == 0 || (s.visible_0 >= 0 && s.visible_0 + s.queries - 1 <= s.keys &&
+                                           s.visible_0 + job.segment_keys(s) > 0),
+                        "{}: sequence {} shows its first query {} of {} own keys and its last one {}", op, i, s.visible_0,
+                        s.keys, s.visible_0 + s.queries - 1);
+  }
+}
+
+// Scratch that grows to the largest pair of a chunk.
+class Scratch {
+ public:
+  float* at_least(int64_t size) {
+    if (static_cast<int64_t>(values_.size()) < size) values_.resize(static_cast<size_t>(size));
+    return values_.data();
+  }
+
+ private:
+  std::vector<float> values_;
+};
+
+// to [count, packed(width)], the columns behind `width` zero.
+void pack_rows(const float* from, int64_t stride, int64_t count, int64_t width, float* to) {
+  const int64_t ld = packed(width);
+  for (int64_t i = 0; i < count; ++i) {
+    std::memcpy(to + i * ld, from + i * stride, sizeof(float) * static_cast<size_t>(width));
+    std::fill(to + i * ld + width, to + (i + 1) * ld, 0.0f);
+  }
+}
+
+// to [width, ld]: column j is row j of `from`. Blocks of rows keep the writes in one cache line.
+LOCI_SIMD void pack_transposed(const float* from, int64_t stride, int64_t count, int64_t width, float* to, int64_t ld) {
+  for (int64_t first = 0; first < count; first += kPack) {
+    const int64_t rows = std::min(kPack, count - first);
+    for (int64_t c = 0; c < width; ++c)
+      for (int64_t i = 0; i < rows; ++i) to[c * ld + first + i] = from[(first + i) * stride + c];
+  }
+}
+
+void clear_columns(float* rows, int64_t count, int64_t ld, int64_t first) {
+  for (int64_t r = 0; r < count; ++r) std::fill(rows + r * ld + first, rows + (r + 1) * ld, 0.0f);
+}
+
+LOCI_SIMD void multiply_small(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_row, int64_t a_step, const float* b,
+                              int64_t ldb, float* c, int64_t ldc) {
+  small_product(m, n, k, a, a_row, a_step, b, ldb, c, ldc);
+}
+
+// Turns `count` raw scores into exp(scale (s - max)) and zeroes the rest of the row; returns (max of scale s, sum).
+struct RowSum {
+  float maximum;
+  float sum;
+};
+LOCI_SIMD RowSum exponentiate_scores(float* scores, int64_t count, int64_t padded, float scale) {
+  float maximum = -std::numeric_limits<float>::infinity();
+#pragma omp simd reduction(max : maximum)
+  for (int64_t j = 0; j < count; ++j) {
+    scores[j] *= scale;
+    maximum = scores[j] > maximum ? scores[j] : maximum;
+  }
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t j = 0; j < count; ++j) {
+    scores[j] = simd::exp(scores[j] - maximum);
+    sum += scores[j];
+  }
+  std::fill(scores + count, scores + padded, 0.0f);
+  return {maximum, sum};
+}
+
+LOCI_SIMD void scale_into(const float* from, int64_t count, float factor, float* to) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) to[i] = from[i] * factor;
+}
+
+LOCI_SIMD void add_into(const float* from, int64_t count, float* to) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) to[i] += from[i];
+}
+
+// Keys and values of one pair. `transposed_values` and `keys` are wanted by the backward pass only.
+struct PackedPair {
+  int64_t segment_keys = 0;
+  int64_t total = 0;
+  int64_t ld = 0;  // of the transposed operands
+  float* transposed_keys = nullptr;    // [width, ld]
+  float* values = nullptr;             // [total, packed(width)]
+  float* transposed_values = nullptr;  // [width, ld]
+  float* keys = nullptr;               // [total, packed(width)]
+};
+
+enum class Pass { forward, backward };
+
+PackedPair pack_pair(const Job& job, const AttentionSequence& s, int64_t head, Pass pass, Scratch& scratch) {
+  PackedPair pair;
+  const int64_t width = job.width;
+  const int64_t wide = packed(width);
+  pair.segment_keys = job.segment_keys(s);
+  const int64_t own = s.visible_0 + s.queries - 1;  // later own keys are seen by nobody
+  pair.total = pair.segment_keys + own;
+  pair.ld = packed(pair.total);
+  const int64_t one = pair.total * wide;
+  const int64_t turned = width * pair.ld;
+  float* memory = scratch.at_least(pass == Pass::forward ? one + turned : 2 * (one + turned));
+  pair.transposed_keys = memory;
+  memory += turned;
+  if (pass == Pass::forward) {
+    pair.values = memory;
+  } else {
+    pair.transposed_values = memory;
+    pair.keys = memory + turned;
+  }
+  int64_t offset = 0;
+  job.over_runs(s, head, [&](const Run& run) {
+    const int64_t count = std::min(run.count, pair.total - offset);
+    pack_transposed(run.keys, run.key_stride, count, width, pair.transposed_keys + offset, pair.ld);
+    if (pair.values) pack_rows(run.values, run.value_stride, count, width, pair.values + offset * wide);
+    if (pair.keys) pack_rows(run.keys, run.key_stride, count, width, pair.keys + offset * wide);
+    if (pair.transposed_values)
+      pack_transposed(run.values, run.value_stride, count, width, pair.transposed_values + offset, pair.ld);
+    offset += count;
+  });
+  clear_columns(pair.transposed_keys, width, pair.ld, pair.total);
+  if (pair.transposed_values) clear_columns(pair.transposed_values, width, pair.ld, pair.total);
+  return pair;
+}
+
+void forward_tile(const Job& job, const AttentionSequence& s, int64_t head, const PackedPair& pair, int64_t first,
+                  int64_t count, Scratch& scratch, View output, View log_sums) {
+  const int64_t wide = packed(job.width);
+  const int64_t visible = pair.segment_keys + s.visible_0 + first;  // keys of the tile's first query
+  const int64_t padded = packed(visible + count - 1);
+  float* scores = scratch.at_least(count * (padded + wide));
+  float* sums = scores + count * padded;
+  std::fill(scores, sums + count * wide, 0.0f);
+  const float* queries = job.queries.row(s.first_query + first) + head * job.width;
+  multiply_small(count, padded, job.width, queries, job.queries.stride, 1, pair.transposed_keys, pair.ld, scores, padded);
+  float inverse[kQueryTile];
+  for (int64_t i = 0; i < count; ++i) {
+    const RowSum row = exponentiate_scores(scores + i * padded, visible + i, padded, job.scale);
+    inverse[i] = 1 / row.sum;
+    if (!log_sums.empty()) log_sums.row(s.first_query + first + i)[head] = row.maximum + std::log(row.sum);
+  }
+  multiply_small(count, wide, visible + count - 1, scores, padded, 1, pair.values, wide, sums, wide);
+  for (int64_t i = 0; i < count; ++i)
+    scale_into(sums + i * wide, job.width, inverse[i], output.row(s.first_query + first + i) + head * job.width);
+}
+
+template <typename Pair>
+void over_pairs(Context& context, const Job& job, const Pair& pair) {
+  const int64_t sequences = job.batch.sequences.size();
+  // Heads outermost: each thread gets about the same mixture of long and short sequences.
+  context.threads().parallel_for(job.pairs(), 1, [&](int64_t begin, int64_t end) {
+    Scratch packing;
+    Scratch tiles;
+    for (int64_t i = begin; i < end; ++i) {
+      const AttentionSequence& s = job.sequence(i % sequences);
+      if (s.queries > 0) pair(s, i / sequences, packing, tiles);
+    }
+  });
+}
+
+}  // namespace
+
+void attention(Context& context, const AttentionBatch& batch, int64_t heads, float scale, ConstView queries,
+               ConstView keys, ConstView values, View output, View log_sums) {
+  const Job job{batch, heads, queries.cols / heads, scale, queries, keys, values};
+  require_consistent("attention", job);
+  over_pairs(context, job, [&](const AttentionSequence& s, int64_t head, Scratch& packing, Scratch& tiles) {
+    const PackedPair pair = pack_pair(job, s, head, Pass::forward, packing);
+    for (int64_t first = 0; first < s.queries; first += kQueryTile)
+      forward_tile(job, s, head, pair, first, std::min(kQueryTile, s.queries - first), tiles, output, log_sums);
+  });
+}
+
+namespace {
+
+// Gradients of the own keys and values of one pair [own, packed(width)], added to the outputs when all tiles are done.
+struct OwnGradients {
+  int64_t own = 0;
+  std::vector<float> keys;
+  std::vector<float> values;
+};
+
+// scores := P from the saved sums; gradients (dP at first) := scale P (dP - D) = dS. Both are zero where nothing is seen.
+LOCI_SIMD void row_gradients(float* scores, float* gradients, int64_t count, int64_t padded, float scale, float log_sum,
+                             float projection) {
+#pragma omp simd
+  for (int64_t j = 0; j < count; ++j) {
+    const float p = simd::exp(scores[j] * scale - log_sum);
+    scores[j] = p;
+    gradients[j] = scale * p * (gradients[j] - projection);
+  }
+  std::fill(scores + count, scores + padded, 0.0f);
+  std::fill(gradients + count, gradients + padded, 0.0f);
+}
+
+LOCI_SIMD float dot(const float* a, const float* b, int64_t count) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < count; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+struct BackwardViews {
+  ConstView output, log_sums, output_gradients;
+  View query_gradients, key_gradients, value_gradients;
+};
+
+// With P = softmax(scale Q K^T), O = P V:  dP = dO V^T;  dS = scale P (dP - (dO . O) 1^T);  dQ = dS K;  dK += dS^T Q;
+// dV += P^T dO.
+void backward_tile(const Job& job, const BackwardViews& views, const AttentionSequence& s, int64_t head,
+                   const PackedPair& pair, int64_t first, int64_t count, Scratch& scratch, OwnGradients& own) {
+  const int64_t width = job.width;
+  const int64_t wide = packed(width);
+  const int64_t row = s.first_query + first;
+  const int64_t column = head * width;
+  const int64_t visible = pair.segment_keys + s.visible_0 + first;
+  const int64_t seen = visible + count - 1;
+  const int64_t padded = packed(seen);
+  float* scores = scratch.at_least(count * (2 * padded + 3 * wide));
+  float* gradients = scores + count * padded;
+  float* query_gradients = gradients + count * padded;
+  float* queries = query_gradients + count * wide;
+  float* output_gradients = queries + count * wide;
+  std::fill(scores, queries, 0.0f);
+  pack_rows(job.queries.row(row) + column, job.queries.stride, count, width, queries);
+  pack_rows(views.output_gradients.row(row) + column, views.output_gradients.stride, count, width, output_gradients);
+  multiply_small(count, padded, width, queries, wide, 1, pair.transposed_keys, pair.ld, scores, padded);
+  multiply_small(count, padded, width, output_gradients, wide, 1, pair.transposed_values, pair.ld, gradients, padded);
+  for (int64_t i = 0; i < count; ++i) {
+    const float projection = dot(views.output_gradients.row(row + i) + column, views.output.row(row + i) + column, width);
+    row_gradients(scores + i * padded, gradients + i * padded, visible + i, padded, job.scale,
+                  views.log_sums.row(row + i)[head], projection);
+  }
+  multiply_small(count, wide, seen, gradients, padded, 1, pair.keys, wide, query_gradients, wide);
+  for (int64_t i = 0; i < count; ++i)
+    std::memcpy(views.query_gradients.row(row + i) + column, query_gradients + i * wide,
+                sizeof(float) * static_cast<size_t>(width));
+  const int64_t own_seen = seen - pair.segment_keys;
+  multiply_small(own_seen, wide, count, gradients + pair.segment_keys, 1, padded, queries, wide, own.keys.data(), wide);
+  multiply_small(own_seen, wide, count, scores + pair.segment_keys, 1, padded, output_gradients, wide, own.values.data(),
+                 wide);
+}
+
+void add_own_gradients(const Job& job, const BackwardViews& views, const AttentionSequence& s, int64_t head,
+                       const OwnGradients& own) {
+  const int64_t wide = packed(job.width);
+  const int64_t column = head * job.width;
+  for (int64_t i = 0; i < own.own; ++i) {
+    add_into(own.keys.data() + i * wide, job.width, views.key_gradients.row(s.first_key + i) + column);
+    add_into(own.values.data() + i * wide, job.width, views.value_gradients.row(s.first_key + i) + column);
+  }
+}
+
+}  // namespace
+
+void attention_backward(Context& context, const AttentionBatch& batch, int64_t heads, float scale, ConstView queries,
+                        ConstView keys, ConstView values, ConstView output, ConstView log_sums,
+                        ConstView output_gradients, View query_gradients, View key_gradients, View value_gradients) {
+  const Job job{batch, heads, queries.cols / heads, scale, queries, keys, values};
+  const BackwardViews views{output, log_sums, output_gradients, query_gradients, key_gradients, value_gradients};
+  require_consistent("attention_backward", job);
+  over_pairs(context, job, [&](const AttentionSequence& s, int64_t head, Scratch& packing, Scratch& tiles) {
+    const PackedPair pair = pack_pair(job, s, head, Pass::backward, packing);
+    OwnGradients own;
+    own.own = pair.total - pair.segment_keys;
+    own.keys.assign(static_cast<size_t>(own.own * packed(job.width)), 0.0f);
+    own.values = own.keys;
+    for (int64_t first = 0; first < s.queries; first += kQueryTile)
+      backward_tile(job, views, s, head, pair, first, std::min(kQueryTile, s.queries - first), tiles, own);
+    add_own_gradients(job, views, s, head, own);
+  });
+}
+
+}  // namespace loci::cpu

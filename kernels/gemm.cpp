@@ -1,0 +1,31 @@
+#include "kernels/gemm.h"
+
+#include "kernels/backend.h"
+#include "kernels/cpu.h"
+
+namespace loci {
+
+void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transpose_b, ConstView b, View c, Write write,
+          float alpha) {
+  const int64_t k = transpose_a == Transpose::no ? a.cols : a.rows;
+  require_valid("gemm", "c", c);
+  if (transpose_a == Transpose::no) require_shape("gemm", "a", a, c.rows, k);
+  else require_shape("gemm", "a (transposed)", a, k, c.rows);
+  if (transpose_b == Transpose::no) require_shape("gemm", "b", b, k, c.cols);
+  else require_shape("gemm", "b (transposed)", b, c.cols, k);
+  require_cpu(context, "gemm");
+  if (c.empty()) return;
+  cpu::gemm(context, transpose_a, a, transpose_b, b, c, write, alpha);
+}
+
+void linear(Context& context, ConstView x, ConstView w, ConstView bias, View y) {
+  require_valid("linear", "w", w);
+  require_shape("linear", "x", x, x.rows, w.rows);
+  require_shape("linear", "bias", bias, 1, w.cols);
+  require_shape("linear", "y", y, x.rows, w.cols);
+  require_cpu(context, "linear");
+  if (y.empty()) return;
+  cpu::linear(context, x, w, bias, y);
+}
+
+}  // namespace loci

@@ -1,0 +1,89 @@
+#include <oneapi/dnnl/dnnl.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/backend.h"
+#include "kernels/cpu.h"
+
+namespace loci::cpu {
+namespace {
+
+// A slab is one single-threaded product on one thread of the pool. Columns are cut at multiples of the vector length.
+constexpr int64_t kColumnUnit = 16;
+constexpr int64_t kRowUnit = 8;
+// Less arithmetic than this is not worth waking a thread for (about 10 microseconds of work).
+constexpr double kFlopPerThread = 1e6;
+
+int64_t grain_units(int64_t units, double flop) {
+  const double threads = std::max(1.0, flop / kFlopPerThread);
+  return std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(units) / threads));
+}
+
+const float* slab_of(Transpose transpose, const float* data, int64_t stride, int64_t first_row, int64_t first_col) {
+  return transpose == Transpose::no ? data + first_row * stride + first_col : data + first_col * stride + first_row;
+}
+
+// Calls `multiply_slab(product)` for the slabs of a product, spread over the threads.
+template <typename Slab>
+void over_slabs(Context& context, const Product& whole, const Slab& multiply_slab) {
+  const double flop = gemm_flop(static_cast<double>(whole.m), static_cast<double>(whole.n), static_cast<double>(whole.k));
+  // Every thread reads the whole of the operand that is not cut: cut the larger one.
+  const bool by_columns = whole.n >= whole.m;
+  const int64_t unit = by_columns ? kColumnUnit : kRowUnit;
+  const int64_t extent = by_columns ? whole.n : whole.m;
+  const int64_t units = (extent + unit - 1) / unit;
+  context.threads().parallel_for(units, grain_units(units, flop), [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * unit;
+    const int64_t count = std::min(extent, end * unit) - first;
+    Product slab = whole;
+    if (by_columns) {
+      slab.n = count;
+      slab.b = slab_of(whole.transpose_b, whole.b, whole.ldb, 0, first);
+      slab.c = whole.c + first;
+    } else {
+      slab.m = count;
+      slab.a = slab_of(whole.transpose_a, whole.a, whole.lda, first, 0);
+      slab.c = whole.c + first * whole.ldc;
+    }
+    multiply_slab(slab, by_columns ? first : 0);
+  });
+}
+
+}  // namespace
+
+void multiply(const Product& p) {
+  if (p.m == 0 || p.n == 0) return;
+  if (p.k == 0) {
+    if (p.beta == 0)
+      for (int64_t r = 0; r < p.m; ++r) std::fill_n(p.c + r * p.ldc, p.n, 0.0f);
+    return;
+  }
+  omp_set_num_threads(1);  // of this thread: the pool already has one per core
+  const dnnl_status_t status =
+      dnnl_sgemm(p.transpose_a == Transpose::no ? 'N' : 'T', p.transpose_b == Transpose::no ? 'N' : 'T', p.m, p.n, p.k,
+                 p.alpha, p.a, p.lda, p.b, p.ldb, p.beta, p.c, p.ldc);
+  require<SystemError>(status == dnnl_success, "the matrix product [{}, {}] x [{}, {}] failed in oneDNN with status {}",
+                       p.m, p.k, p.k, p.n, static_cast<int>(status));
+}
+
+void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transpose_b, ConstView b, View c, Write write,
+          float alpha) {
+  const int64_t k = transpose_a == Transpose::no ? a.cols : a.rows;
+  const Product whole{transpose_a, transpose_b, c.rows,   c.cols, k, alpha, a.data, std::max(a.stride, a.cols), b.data,
+                      std::max(b.stride, b.cols), write == Write::assign ? 0.0f : 1.0f, c.data, std::max(c.stride, c.cols)};
+  over_slabs(context, whole, [](const Product& slab, int64_t) { multiply(slab); });
+}
+
+void linear(Context& context, ConstView x, ConstView w, ConstView bias, View y) {
+  const Product whole{Transpose::no, Transpose::no, y.rows, y.cols, x.cols, 1, x.data, std::max(x.stride, x.cols), w.data,
+                      std::max(w.stride, w.cols), 1, y.data, std::max(y.stride, y.cols)};
+  over_slabs(context, whole, [&](const Product& slab, int64_t first_col) {
+    for (int64_t r = 0; r < slab.m; ++r)
+      std::memcpy(slab.c + r * slab.ldc, bias.data + first_col, sizeof(float) * static_cast<size_t>(slab.n));
+    multiply(slab);
+  });
+}
+
+}  // namespace loci::cpu

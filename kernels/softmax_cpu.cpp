@@ -1,0 +1,173 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "kernels/backend.h"
+#include "kernels/cpu.h"
+#include "kernels/simd_math.h"
+
+// exp(logit - maximum) in fp64: the difference is then exact and each result is rounded once. Against the unembedding product
+// in front of it (2 d operations a logit) this costs nothing.
+namespace loci::cpu {
+namespace {
+
+// NaN is not found here; it comes out of the sum of exponentials.
+LOCI_SIMD float row_maximum(const float* x, int64_t count) {
+  float best = -std::numeric_limits<float>::infinity();
+#pragma omp simd reduction(max : best)
+  for (int64_t i = 0; i < count; ++i) best = x[i] > best ? x[i] : best;
+  return best;
+}
+
+LOCI_SIMD double sum_of_exponentials(const float* x, int64_t count, double maximum) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < count; ++i) sum += simd::exp(static_cast<double>(x[i]) - maximum);
+  return sum;
+}
+
+double row_log_sum(const float* x, int64_t count) {
+  const double maximum = static_cast<double>(row_maximum(x, count));
+  return maximum + std::log(sum_of_exponentials(x, count, maximum));
+}
+
+LOCI_SIMD void exponentiate_row(const float* x, int64_t count, double log_sum, float* y) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) y[i] = static_cast<float>(simd::exp(static_cast<double>(x[i]) - log_sum));
+}
+
+LOCI_SIMD void shift_row(const float* x, int64_t count, double log_sum, float* y) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) y[i] = static_cast<float>(static_cast<double>(x[i]) - log_sum);
+}
+
+// y = or += weight softmax(x).
+LOCI_SIMD void weighted_softmax_row(const float* x, int64_t count, double log_sum, double weight, Write write, float* y) {
+  if (write == Write::assign) {
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) y[i] = static_cast<float>(weight * simd::exp(static_cast<double>(x[i]) - log_sum));
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) y[i] += static_cast<float>(weight * simd::exp(static_cast<double>(x[i]) - log_sum));
+  }
+}
+
+LOCI_SIMD double row_divergence(const float* x, const float* reference, int64_t count, double log_sum) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < count; ++i) {
+    const double log_p = static_cast<double>(x[i]) - log_sum;
+    sum += simd::exp(log_p) * (log_p - static_cast<double>(reference[i]));
+  }
+  return sum;
+}
+
+// d KL / d x_j = p_j (log p_j - log q_j - KL).
+LOCI_SIMD void divergence_gradient_row(const float* x, const float* reference, int64_t count, double log_sum,
+                                       double divergence, double weight, Write write, float* y) {
+  if (write == Write::assign) {
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) {
+      const double log_p = static_cast<double>(x[i]) - log_sum;
+      y[i] = static_cast<float>(weight * simd::exp(log_p) * (log_p - static_cast<double>(reference[i]) - divergence));
+    }
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) {
+      const double log_p = static_cast<double>(x[i]) - log_sum;
+      y[i] += static_cast<float>(weight * simd::exp(log_p) * (log_p - static_cast<double>(reference[i]) - divergence));
+    }
+  }
+}
+
+template <typename Row>
+void over_rows(Context& context, int64_t rows, int64_t cols, const Row& row) {
+  context.threads().parallel_for(rows, row_grain(cols, 2048), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) row(r);
+  });
+}
+
+void cross_entropy_row(const float* x, int64_t count, int32_t target, float weight, Write write, float* loss, float* dx) {
+  if (target < 0) {
+    *loss = 0;
+    if (write == Write::assign) std::fill_n(dx, count, 0.0f);
+    return;
+  }
+  const double log_sum = row_log_sum(x, count);
+  const double log_probability = static_cast<double>(x[target]) - log_sum;
+  *loss = static_cast<float>(-static_cast<double>(weight) * log_probability);
+  // p - 1 of the target by expm1, since 1 - p cancels where the target is nearly certain.
+  const float before = write == Write::accumulate ? dx[target] : 0.0f;
+  const float gradient = static_cast<float>(static_cast<double>(weight) * std::expm1(log_probability));
+  weighted_softmax_row(x, count, log_sum, static_cast<double>(weight), write, dx);
+  dx[target] = before + gradient;
+}
+
+}  // namespace
+
+void log_sum_exp(Context& context, ConstView logits, View log_sum) {
+  over_rows(context, logits.rows, logits.cols,
+            [&](int64_t r) { *log_sum.row(r) = static_cast<float>(row_log_sum(logits.row(r), logits.cols)); });
+}
+
+void softmax(Context& context, ConstView logits, View probabilities) {
+  over_rows(context, logits.rows, logits.cols, [&](int64_t r) {
+    exponentiate_row(logits.row(r), logits.cols, row_log_sum(logits.row(r), logits.cols), probabilities.row(r));
+  });
+}
+
+void target_log_probabilities(Context& context, ConstView logits, const DeviceArray<int64_t>& rows,
+                              const DeviceArray<int32_t>& targets, View log_probabilities) {
+  context.threads().parallel_for(rows.size(), row_grain(logits.cols, 2048), [&](int64_t begin, int64_t end) {
+    // Targets of one row stand next to each other as a rule: its sum is then taken once.
+    int64_t row = -1;
+    double log_sum = 0;
+    for (int64_t i = begin; i < end; ++i) {
+      if (rows.data()[i] != row) {
+        row = rows.data()[i];
+        log_sum = row_log_sum(logits.row(row), logits.cols);
+      }
+      const double logit = static_cast<double>(logits.row(row)[targets.data()[i]]);
+      *log_probabilities.row(i) = static_cast<float>(logit - log_sum);
+    }
+  });
+}
+
+void argmax_rows(Context& context, ConstView logits, DeviceArray<int32_t>& best) {
+  over_rows(context, logits.rows, logits.cols, [&](int64_t r) {
+    const float* x = logits.row(r);
+    const float maximum = row_maximum(x, logits.cols);
+    int64_t index = 0;
+    while (index + 1 < logits.cols && x[index] != maximum) ++index;
+    best.data()[r] = static_cast<int32_t>(x[index] == maximum ? index : 0);
+  });
+}
+
+void cross_entropy(Context& context, ConstView logits, const DeviceArray<int32_t>& targets,
+                   const DeviceArray<float>& weights, View losses, View dlogits, Write write) {
+  over_rows(context, logits.rows, logits.cols, [&](int64_t r) {
+    cross_entropy_row(logits.row(r), logits.cols, targets.data()[r], weights.data()[r], write, losses.row(r),
+                      dlogits.row(r));
+  });
+}
+
+void kl_divergence(Context& context, ConstView logits, ConstView reference_log_probabilities,
+                   const DeviceArray<float>& weights, View losses, View dlogits, Write write) {
+  over_rows(context, logits.rows, logits.cols, [&](int64_t r) {
+    const float* x = logits.row(r);
+    const float* reference = reference_log_probabilities.row(r);
+    const double weight = static_cast<double>(weights.data()[r]);
+    const double log_sum = row_log_sum(x, logits.cols);
+    const double divergence = row_divergence(x, reference, logits.cols, log_sum);
+    *losses.row(r) = static_cast<float>(weight * divergence);
+    divergence_gradient_row(x, reference, logits.cols, log_sum, divergence, weight, write, dlogits.row(r));
+  });
+}
+
+void log_softmax(Context& context, ConstView logits, View log_probabilities) {
+  over_rows(context, logits.rows, logits.cols, [&](int64_t r) {
+    shift_row(logits.row(r), logits.cols, row_log_sum(logits.row(r), logits.cols), log_probabilities.row(r));
+  });
+}
+
+}  // namespace loci::cpu
