@@ -1,0 +1,90 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "eval/scoring.h"
+#include "model/config.h"
+#include "model/tokenizer.h"
+#include "runtime/json.h"
+
+/// The data sets that edits are scored on: CounterFact (Meng et al. 2022) in its own nested form and in EasyEdit's flat
+/// one, and zsRE (Levy et al. 2017) in the form of Mitchell et al. 2022 and in EasyEdit's flat one.
+namespace loci {
+
+enum class Dataset { counterfact, zsre };
+
+/// "counterfact", "zsre". Throws InputError for another name.
+Dataset dataset_from_name(std::string_view name);
+std::string_view dataset_name(Dataset dataset);
+
+/// What a prompt measures.
+enum class PromptKind : uint8_t { rewrite, paraphrase, neighborhood, attribute };
+inline constexpr int kPromptKinds = 4;
+std::string_view prompt_kind_name(PromptKind kind);
+
+/// A prompt of a record with the texts that may follow it, as they stand in the file (no leading space).
+struct EvalPrompt {
+  PromptKind kind;
+  std::string text;
+  std::vector<std::string> targets;  ///< CounterFact: the new object, then the true one; zsRE: the right answer
+};
+
+/// A fact to edit and the prompts to score before and after.
+struct EvalRecord {
+  int64_t case_id;
+  std::string prompt;  ///< with exactly one `{}`
+  std::string subject;
+  std::string target_new;
+  std::string target_true;  ///< `<|endoftext|>` in zsRE, as in the reference
+  Json request;             ///< the reference's `requested_rewrite` object
+  std::vector<EvalPrompt> prompts;
+};
+
+/// Towards which answer a zsRE record is edited: `answers[0]` (reference) or `alt` (EasyEdit).
+enum class ZsreTarget { answer, alternative };
+enum class OnInvalid { refuse, skip };
+
+/// How targets are fed back while they are scored. `tokens`: the target's own tokens. `text`: as the published zsRE
+/// code, which turns tokens into text and back; that differs where a token ends inside a character or where decoding
+/// drops a space before punctuation.
+enum class TeacherForcing { tokens, text };
+
+struct RecordOptions {
+  Dataset dataset = Dataset::counterfact;
+  ZsreTarget zsre_target = ZsreTarget::answer;
+  OnInvalid on_invalid = OnInvalid::refuse;
+  int64_t limit = 0;  ///< keeps the first `limit` valid records; 0: all. The file is checked whole either way.
+};
+
+struct LoadedRecords {
+  std::vector<EvalRecord> records;
+  std::vector<std::string> skipped;  ///< one sentence for each record left out
+};
+
+/// Reads and checks a file whole: a list of records. Throws InputError naming file, record (index and case_id) and
+/// field for a missing or wrong field, a prompt without or with several places for its subject, an empty text, a
+/// doubled case_id, a prompt longer than the model's context. OnInvalid::skip leaves such records out instead; a file
+/// that is no list of objects, or has no valid record, is refused all the same.
+LoadedRecords read_records(const std::filesystem::path& path, const RecordOptions& options, const Tokenizer& tokenizer,
+                           const GptConfig& config);
+
+/// The text of a target as it follows a prompt: with a leading space.
+std::string continuation_text(std::string_view target);
+
+/// A prompt as token sequences. Usually one part holds all targets; where TeacherForcing::text needs it, each token of
+/// the (only) target is a part of its own.
+struct PreparedPrompt {
+  std::vector<std::vector<int32_t>> target_tokens;  ///< [target][token], what is scored
+  std::vector<ScoredPrompt> parts;
+
+  /// Joins the scores of the parts: [target] with one entry a token.
+  PromptScore join(std::span<const PromptScore> part_scores) const;
+};
+
+PreparedPrompt prepare_prompt(const EvalPrompt& prompt, const Tokenizer& tokenizer, TeacherForcing forcing);
+
+}  // namespace loci

@@ -1,0 +1,122 @@
+#include "eval/evaluation.h"
+
+#include <chrono>
+#include <cmath>
+
+#include "runtime/error.h"
+
+namespace loci {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+double norm(std::span<const float> x) {
+  double sum = 0;
+  for (const float value : x) sum += double{value} * double{value};
+  return std::sqrt(sum);
+}
+
+/// A record's prompts as tokens, in the order of its prompts.
+struct PreparedRecord {
+  std::vector<PreparedPrompt> prompts;
+
+  std::vector<ScoredPrompt> parts() const {
+    std::vector<ScoredPrompt> all;
+    for (const PreparedPrompt& prompt : prompts) all.insert(all.end(), prompt.parts.begin(), prompt.parts.end());
+    return all;
+  }
+};
+
+PreparedRecord prepare(const EvalRecord& record, const Tokenizer& tokenizer, TeacherForcing forcing) {
+  PreparedRecord prepared;
+  for (const EvalPrompt& prompt : record.prompts)
+    prepared.prompts.push_back(prepare_prompt(prompt, tokenizer, forcing));
+  return prepared;
+}
+
+RecordResult make_result(const EvalRecord& record, const PreparedRecord& prepared, const BeforeAfter& scores) {
+  RecordResult result;
+  result.case_id = record.case_id;
+  result.request = record.request;
+  size_t first = 0;
+  for (size_t p = 0; p < record.prompts.size(); ++p) {
+    const EvalPrompt& prompt = record.prompts[p];
+    const PreparedPrompt& tokens = prepared.prompts[p];
+    const size_t count = tokens.parts.size();
+    result.prompts.push_back({prompt.kind, prompt.text, prompt.targets, tokens.target_tokens,
+                              tokens.join(std::span(scores.before).subspan(first, count)),
+                              tokens.join(std::span(scores.after).subspan(first, count))});
+    first += count;
+  }
+  return result;
+}
+
+/// Gives the model its checkpoint's weights back, whatever happens in between.
+class WeightsRestored {
+ public:
+  explicit WeightsRestored(Model& model) : model_(model) {}
+  ~WeightsRestored() { model_.restore_down_weights(); }
+  WeightsRestored(const WeightsRestored&) = delete;
+  WeightsRestored& operator=(const WeightsRestored&) = delete;
+
+ private:
+  Model& model_;
+};
+
+}  // namespace
+
+double update_norm(const RecordEdit& edit) { return norm(edit.u) * norm(edit.v); }
+
+std::vector<RecordResult> evaluate_own_edits(Executor& executor, const Tokenizer& tokenizer, TeacherForcing forcing,
+                                             std::span<const EvalRecord> records, std::span<const RecordEdit> edits) {
+  require<ShapeError>(records.size() == edits.size(), "{} edits for {} records", edits.size(), records.size());
+  const auto start = Clock::now();
+  std::vector<PreparedRecord> prepared;
+  std::vector<EditedPrompts> groups;
+  for (size_t r = 0; r < records.size(); ++r) {
+    prepared.push_back(prepare(records[r], tokenizer, forcing));
+    groups.push_back({{{edits[r].layer, edits[r].u, edits[r].v}}, prepared.back().parts()});
+  }
+  const std::vector<BeforeAfter> scores = score_edits(executor, groups);
+  const double seconds = seconds_since(start) / static_cast<double>(records.size());
+  std::vector<RecordResult> results;
+  for (size_t r = 0; r < records.size(); ++r) {
+    results.push_back(make_result(records[r], prepared[r], scores[r]));
+    results.back().update_norm = update_norm(edits[r]);
+    results.back().score_seconds = seconds;
+  }
+  return results;
+}
+
+std::vector<RecordResult> evaluate_joint_edits(Executor& executor, Model& model, const Tokenizer& tokenizer,
+                                               TeacherForcing forcing, std::span<const EvalRecord> records,
+                                               std::span<const RecordEdit> edits) {
+  require<ShapeError>(&executor.model() == &model, "the model to edit is not the one that the executor runs");
+  const auto start = Clock::now();
+  std::vector<PreparedRecord> prepared;
+  std::vector<ScoredPrompt> prompts;
+  for (const EvalRecord& record : records) {
+    prepared.push_back(prepare(record, tokenizer, forcing));
+    for (ScoredPrompt& part : prepared.back().parts()) prompts.push_back(std::move(part));
+  }
+  const std::vector<PromptScore> before = score_prompts(executor, prompts);
+  const WeightsRestored guard(model);
+  for (const RecordEdit& edit : edits) model.add_rank_one(executor.context(), edit.layer, edit.u, edit.v);
+  const std::vector<PromptScore> after = score_prompts(executor, prompts);
+  const double seconds = seconds_since(start) / static_cast<double>(records.size());
+  std::vector<RecordResult> results;
+  auto first = std::ptrdiff_t{0};
+  for (size_t r = 0; r < records.size(); ++r) {
+    const auto end = first + static_cast<std::ptrdiff_t>(prepared[r].parts().size());
+    const BeforeAfter scores{{before.begin() + first, before.begin() + end},
+                             {after.begin() + first, after.begin() + end}};
+    results.push_back(make_result(records[r], prepared[r], scores));
+    results.back().score_seconds = seconds;
+    first = end;
+  }
+  return results;
+}
+
+}  // namespace loci

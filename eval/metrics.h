@@ -1,0 +1,68 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "eval/datasets.h"
+
+/// The numbers that papers report about edits, from the token scores of single prompts. (Meng et al. 2022, section 3.4;
+/// Wang et al. 2024, EasyEdit, for reliability, generalization and locality)
+namespace loci {
+
+/// A scored prompt. `before` and `after` follow target_tokens.
+struct PromptResult {
+  PromptKind kind;
+  std::string text;
+  std::vector<std::string> targets;
+  std::vector<std::vector<int32_t>> target_tokens;
+  PromptScore before;
+  PromptScore after;
+};
+
+/// A scored record.
+struct RecordResult {
+  int64_t case_id = 0;
+  Json request;
+  double update_norm = 0;  ///< Frobenius norm of the weight update
+  double edit_seconds = 0;
+  double score_seconds = 0;
+  std::vector<PromptResult> prompts;
+};
+
+enum class Phase { before, after };
+
+/// Mean over the target's tokens of -log p.
+double mean_nll(const TargetScore& score);
+/// Per token: whether it is the most probable one.
+std::vector<bool> correct_tokens(const TargetScore& score, std::span<const int32_t> target);
+
+/// A metric's mean over records (each record is the mean over its prompts) with the half width of its 95 % confidence
+/// interval, 1.96 sigma / sqrt(n); NaN where no record has it.
+struct Estimate {
+  double mean = 0;
+  double interval = 0;
+  int64_t records = 0;
+};
+
+struct MetricSummary {
+  std::string name;       ///< "ES"
+  std::string long_name;  ///< "efficacy: share of rewrite prompts with p(new) > p(true)"
+  Estimate before;
+  Estimate after;
+};
+
+/// CounterFact: success (ES, PS, NS), magnitude (EM, PM, NM), accuracy (EA, PA, NA: every target token is the arg max),
+/// the harmonic mean of the three successes (score), and EasyEdit's reliability, generalization (share of the new
+/// target's tokens that are the arg max) and locality (share of neighbourhood positions whose arg max stays). zsRE:
+/// token accuracies EA, PA, NA, their harmonic mean, and locality.
+std::vector<MetricSummary> summarize(Dataset dataset, std::span<const RecordResult> records);
+
+/// The summary as a table for people.
+std::string format_summary(std::span<const MetricSummary> summary);
+
+/// {"ES": {"before": .., "before_interval": .., "after": .., ...}}; null for what is not a number.
+Json summary_to_json(std::span<const MetricSummary> summary);
+
+}  // namespace loci

@@ -1,0 +1,303 @@
+#include "eval/scoring.h"
+
+#include <algorithm>
+
+#include "kernels/softmax.h"
+#include "runtime/error.h"
+
+namespace loci {
+namespace {
+
+/// One prompt within a wave, where its scores go, and the edit it is scored with.
+struct Item {
+  const ScoredPrompt* prompt;
+  const std::vector<RankOneTerm>* terms;
+  PromptScore* before;
+  PromptScore* after;  ///< null where there is no edit
+};
+
+/// One wanted row of logits asked for one target token.
+struct Question {
+  int64_t row;
+  int32_t token;
+  TargetScore* score;
+  size_t at;
+};
+
+PromptScore empty_score(const ScoredPrompt& prompt) {
+  PromptScore score(prompt.targets.size());
+  for (size_t t = 0; t < score.size(); ++t) {
+    score[t].log_probabilities.resize(prompt.targets[t].size());
+    score[t].best.resize(prompt.targets[t].size());
+  }
+  return score;
+}
+
+/// Rows that the continuations of a prompt take: a target's last token is only predicted, never read.
+int64_t continuation_rows(const ScoredPrompt& prompt) {
+  int64_t rows = 0;
+  for (const auto& target : prompt.targets) rows += static_cast<int64_t>(target.size()) - 1;
+  return rows;
+}
+
+void check_prompt(const GptConfig& config, const ScoredPrompt& prompt) {
+  require<InputError>(!prompt.tokens.empty(), "a prompt has no tokens; every prompt needs at least one");
+  for (const auto& target : prompt.targets) {
+    require<InputError>(!target.empty(), "a target has no tokens; every target needs at least one");
+    const size_t length = prompt.tokens.size() + target.size() - 1;
+    require<InputError>(static_cast<int64_t>(length) <= config.positions,
+                        "a prompt and its target take {} tokens, but the model reads {}; shorten the prompt", length,
+                        config.positions);
+  }
+}
+
+void check_term(const GptConfig& config, const RankOneTerm& term) {
+  require<ShapeError>(term.layer >= 0 && term.layer < config.layers, "an edit of layer {} on a model with {} layers",
+                      term.layer, config.layers);
+  require<ShapeError>(
+      static_cast<int64_t>(term.u.size()) == config.mlp_width && static_cast<int64_t>(term.v.size()) == config.width,
+      "an edit with u [{}] and v [{}] on a model that needs [{}] and [{}]", term.u.size(), term.v.size(),
+      config.mlp_width, config.width);
+}
+
+/// The edits of a wave in device memory.
+class DeviceTerms {
+ public:
+  DeviceTerms(Context& context, std::span<const Item> items) {
+    std::vector<float> u, v;
+    const std::vector<RankOneTerm>* last = nullptr;
+    int64_t count = 0;
+    for (const Item& item : items) {
+      if (item.terms != last) {
+        last = item.terms;
+        first_.push_back(count);
+        for (const RankOneTerm& term : *item.terms) {
+          u.insert(u.end(), term.u.begin(), term.u.end());
+          v.insert(v.end(), term.v.begin(), term.v.end());
+          ++count;
+        }
+      } else {
+        first_.push_back(first_.back());
+      }
+    }
+    if (count == 0) return;
+    u_ = Tensor::from_host(context, u, count, static_cast<int64_t>(u.size()) / count);
+    v_ = Tensor::from_host(context, v, count, static_cast<int64_t>(v.size()) / count);
+  }
+
+  /// Adds the terms of `item`, the wave's item number `index`, to a sequence of the plan.
+  void add_to(Plan& plan, int64_t sequence, const Item& item, size_t index) const {
+    for (size_t t = 0; t < item.terms->size(); ++t) {
+      const int64_t row = first_[index] + static_cast<int64_t>(t);
+      plan.low_rank.push_back({sequence, (*item.terms)[t].layer, u_.row(row), v_.row(row)});
+    }
+  }
+
+ private:
+  std::vector<int64_t> first_;  // per item, the row of its first term
+  Tensor u_;                    // [terms, ff]
+  Tensor v_;                    // [terms, d]
+};
+
+/// Reads the answers to all questions out of a run's logits.
+void answer(Context& context, const Tensor& logits, std::span<const Question> questions) {
+  if (questions.empty()) return;
+  std::vector<int64_t> rows;
+  std::vector<int32_t> tokens;
+  for (const Question& question : questions) {
+    rows.push_back(question.row);
+    tokens.push_back(question.token);
+  }
+  const DeviceArray<int64_t> device_rows(context, std::span<const int64_t>(rows));
+  const DeviceArray<int32_t> device_tokens(context, std::span<const int32_t>(tokens));
+  Tensor log_probabilities(context, static_cast<int64_t>(rows.size()), 1);
+  target_log_probabilities(context, logits.view(), device_rows, device_tokens, log_probabilities.view());
+  DeviceArray<int32_t> best(context, logits.rows());
+  argmax_rows(context, logits.view(), best);
+  const std::vector<float> host_log_probabilities = log_probabilities.to_host();
+  const std::vector<int32_t> host_best = best.to_host();
+  for (size_t q = 0; q < questions.size(); ++q) {
+    questions[q].score->log_probabilities[questions[q].at] = host_log_probabilities[q];
+    questions[q].score->best[questions[q].at] = host_best[static_cast<size_t>(questions[q].row)];
+  }
+}
+
+/// A plan under construction together with what is asked of it.
+struct AskedPlan {
+  Plan plan;
+  std::vector<Question> questions;
+
+  int64_t want(int64_t sequence, int64_t position) {
+    plan.wanted.push_back({sequence, position});
+    return static_cast<int64_t>(plan.wanted.size()) - 1;
+  }
+};
+
+/// The first token of every target is predicted at the prompt's last position.
+void ask_first_tokens(AskedPlan& asked, int64_t sequence, const Item& item, PromptScore& score) {
+  const int64_t row = asked.want(sequence, static_cast<int64_t>(item.prompt->tokens.size()) - 1);
+  for (size_t t = 0; t < score.size(); ++t) {
+    asked.questions.push_back({row, item.prompt->targets[t][0], &score[t], 0});
+  }
+}
+
+/// The other tokens, behind the recorded prompt: one short sequence a target.
+void ask_other_tokens(AskedPlan& asked, const RecordingPtr& base, const Item& item, PromptScore& score) {
+  const int64_t length = static_cast<int64_t>(item.prompt->tokens.size());
+  for (size_t t = 0; t < score.size(); ++t) {
+    const std::vector<int32_t>& target = item.prompt->targets[t];
+    if (target.size() == 1) continue;
+    const auto sequence = static_cast<int64_t>(asked.plan.sequences.size());
+    Sequence continuation;
+    continuation.tokens.assign(target.begin(), target.end() - 1);
+    continuation.first_position = length;
+    continuation.base = base;
+    asked.plan.sequences.push_back(std::move(continuation));
+    for (size_t j = 1; j < target.size(); ++j) {
+      const int64_t row = asked.want(sequence, length + static_cast<int64_t>(j) - 1);
+      asked.questions.push_back({row, target[j], &score[t], j});
+    }
+  }
+}
+
+/// Runs what was asked, if anything.
+std::vector<RecordingPtr> run_asked(Executor& executor, const AskedPlan& asked) {
+  if (asked.plan.sequences.empty()) return {};
+  Run run = executor.run(asked.plan);
+  answer(executor.context(), run.logits, asked.questions);
+  return std::move(run.recordings);
+}
+
+bool any_edit(std::span<const Item> items) {
+  return std::any_of(items.begin(), items.end(), [](const Item& item) { return item.after != nullptr; });
+}
+
+/// The unedited model on one wave; the prompts' recordings, on which the edited models' lanes stand.
+std::vector<RecordingPtr> run_before(Executor& executor, std::span<const Item> items) {
+  AskedPlan prompts;
+  const bool edited = any_edit(items);
+  if (edited) prompts.plan.record_sites = {Site::mlp_key};
+  for (size_t i = 0; i < items.size(); ++i) {
+    Sequence prompt;
+    prompt.tokens = items[i].prompt->tokens;
+    prompt.record = edited || continuation_rows(*items[i].prompt) > 0;
+    prompts.plan.sequences.push_back(std::move(prompt));
+    ask_first_tokens(prompts, static_cast<int64_t>(i), items[i], *items[i].before);
+  }
+  std::vector<RecordingPtr> recordings = run_asked(executor, prompts);
+  AskedPlan continuations;
+  for (size_t i = 0; i < items.size(); ++i) {
+    ask_other_tokens(continuations, recordings[i], items[i], *items[i].before);
+  }
+  run_asked(executor, continuations);
+  return recordings;
+}
+
+/// The edited models on one wave. The prompt's lane joins above its first edited layer with the recorded keys of that
+/// layer; continuations read the edited prompt's keys and values and run the edit in their own few rows.
+void run_after(Executor& executor, std::span<const Item> items, std::span<const RecordingPtr> recordings) {
+  const DeviceTerms terms(executor.context(), items);
+  AskedPlan prompts;
+  for (size_t i = 0; i < items.size(); ++i) {
+    const Item& item = items[i];
+    int64_t layer = item.terms->front().layer;
+    for (const RankOneTerm& term : *item.terms) layer = std::min(layer, term.layer);
+    Sequence lane;
+    lane.rows = static_cast<int64_t>(item.prompt->tokens.size());
+    lane.first_layer = layer + 1;
+    lane.base = recordings[i];
+    lane.record = continuation_rows(*item.prompt) > 0;
+    prompts.plan.sequences.push_back(std::move(lane));
+    terms.add_to(prompts.plan, static_cast<int64_t>(i), item, i);
+    ask_first_tokens(prompts, static_cast<int64_t>(i), item, *item.after);
+  }
+  const std::vector<RecordingPtr> edited = run_asked(executor, prompts);
+  AskedPlan continuations;
+  for (size_t i = 0; i < items.size(); ++i) {
+    const auto first = static_cast<int64_t>(continuations.plan.sequences.size());
+    ask_other_tokens(continuations, edited[i], items[i], *items[i].after);
+    const auto end = static_cast<int64_t>(continuations.plan.sequences.size());
+    for (int64_t s = first; s < end; ++s) terms.add_to(continuations.plan, s, items[i], i);
+  }
+  run_asked(executor, continuations);
+}
+
+void run_wave(Executor& executor, std::span<const Item> items) {
+  const std::vector<RecordingPtr> recordings = run_before(executor, items);
+  std::vector<Item> edited;
+  std::vector<RecordingPtr> bases;
+  for (size_t i = 0; i < items.size(); ++i) {
+    if (items[i].after == nullptr) continue;
+    edited.push_back(items[i]);
+    bases.push_back(recordings[i]);
+  }
+  if (!edited.empty()) run_after(executor, edited, bases);
+}
+
+/// How many rows (prompts and continuations) a wave may hold: its recordings stay while its lanes run.
+int64_t rows_per_wave(const Executor& executor, std::span<const Item> items, int64_t memory_budget) {
+  const GptConfig& config = executor.model().config();
+  int64_t rows = 0, wanted = 0;
+  for (const Item& item : items) {
+    rows += static_cast<int64_t>(item.prompt->tokens.size()) + continuation_rows(*item.prompt);
+    wanted += 1 + continuation_rows(*item.prompt);
+  }
+  const int64_t recorded_floats = config.layers * (4 * config.width + config.mlp_width) + 2 * config.width;
+  const int64_t recorded = memory_budget / 2 / (recorded_floats * static_cast<int64_t>(sizeof(float)));
+  const int64_t computed = executor.rows_per_wave(static_cast<double>(wanted) / static_cast<double>(rows)) / 2;
+  return std::max<int64_t>(1, std::min(recorded, computed));
+}
+
+void run_waves(Executor& executor, std::span<const Item> items) {
+  if (items.empty()) return;
+  const int64_t limit = rows_per_wave(executor, items, executor.context().memory_budget());
+  for (size_t begin = 0; begin < items.size();) {
+    size_t end = begin;
+    int64_t rows = 0;
+    while (end < items.size()) {
+      const ScoredPrompt& prompt = *items[end].prompt;
+      rows += static_cast<int64_t>(prompt.tokens.size()) + continuation_rows(prompt);
+      if (end > begin && rows > limit) break;
+      ++end;
+    }
+    run_wave(executor, items.subspan(begin, end - begin));
+    begin = end;
+  }
+}
+
+}  // namespace
+
+std::vector<PromptScore> score_prompts(Executor& executor, std::span<const ScoredPrompt> prompts) {
+  std::vector<PromptScore> scores;
+  std::vector<Item> items;
+  scores.reserve(prompts.size());  // items point into it
+  for (const ScoredPrompt& prompt : prompts) {
+    check_prompt(executor.model().config(), prompt);
+    scores.push_back(empty_score(prompt));
+    items.push_back({&prompt, nullptr, &scores.back(), nullptr});
+  }
+  run_waves(executor, items);
+  return scores;
+}
+
+std::vector<BeforeAfter> score_edits(Executor& executor, std::span<const EditedPrompts> groups) {
+  const GptConfig& config = executor.model().config();
+  std::vector<BeforeAfter> scores(groups.size());
+  std::vector<Item> items;
+  for (size_t g = 0; g < groups.size(); ++g) {
+    require<ShapeError>(!groups[g].terms.empty(), "group {} has no edit to score", g);
+    for (const RankOneTerm& term : groups[g].terms) check_term(config, term);
+    for (const ScoredPrompt& prompt : groups[g].prompts) {
+      check_prompt(config, prompt);
+      scores[g].before.push_back(empty_score(prompt));
+      scores[g].after.push_back(empty_score(prompt));
+    }
+    for (size_t p = 0; p < groups[g].prompts.size(); ++p) {
+      items.push_back({&groups[g].prompts[p], &groups[g].terms, &scores[g].before[p], &scores[g].after[p]});
+    }
+  }
+  run_waves(executor, items);
+  return scores;
+}
+
+}  // namespace loci
