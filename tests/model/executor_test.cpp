@@ -1,0 +1,320 @@
+// The executor's lanes against the plain path: a full forward pass from position 0 and block 0 with the same patches.
+#include "model/executor.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/softmax.h"
+#include "tests/support/tiny_model.h"
+
+namespace loci::test {
+namespace {
+
+constexpr float kEpsilon = 1.2e-7f;
+
+/// Two runs of the same arithmetic in another order: a few dozen roundings of values of the logits' size.
+void expect_close(const std::vector<float>& actual, const std::vector<float>& expected, float factor = 400) {
+  ASSERT_EQ(actual.size(), expected.size());
+  float largest = 1;
+  for (const float value : expected) largest = std::max(largest, std::abs(value));
+  for (size_t i = 0; i < actual.size(); ++i) {
+    const float error = std::abs(actual[i] - expected[i]);
+    if (!(error <= factor * kEpsilon * largest)) {
+      FAIL() << "element " << i << ": " << actual[i] << ", expected " << expected[i];
+    }
+  }
+}
+
+class ExecutorTest : public ::testing::Test {
+ protected:
+  ExecutorTest() : context_({.threads = 2}), config_(tiny_config()), model_(random_model(context_, config_, 7)) {}
+
+  Sequence plain(const std::vector<int32_t>& tokens, bool record = false) const {
+    Sequence made;
+    made.tokens = tokens;
+    made.record = record;
+    return made;
+  }
+  std::vector<float> last_logits(const std::vector<int32_t>& tokens, std::vector<RowPatch> patches = {}) {
+    Plan plan;
+    plan.sequences = {plain(tokens)};
+    plan.patches = std::move(patches);
+    plan.wanted = {{0, static_cast<int64_t>(tokens.size()) - 1}};
+    return Executor(context_, model_).run(plan).logits.to_host();
+  }
+  RecordingPtr record(const std::vector<int32_t>& tokens, std::vector<Site> sites = {}) {
+    Plan plan;
+    plan.sequences = {plain(tokens, true)};
+    plan.record_sites = std::move(sites);
+    return Executor(context_, model_).run(plan).recordings[0];
+  }
+
+  Context context_;
+  GptConfig config_;
+  Model model_;
+};
+
+TEST_F(ExecutorTest, RaggedBatchEqualsSequencesAlone) {
+  const auto a = random_tokens(9, config_.vocabulary, 1), b = random_tokens(1, config_.vocabulary, 2),
+             c = random_tokens(24, config_.vocabulary, 3);
+  Plan plan;
+  plan.sequences = {plain(a), plain(b), plain(c)};
+  plan.wanted = {{2, 23}, {0, 8}, {1, 0}};
+  const auto logits = Executor(context_, model_).run(plan).logits.to_host();
+  const auto V = static_cast<ptrdiff_t>(config_.vocabulary);
+  expect_close({logits.begin(), logits.begin() + V}, last_logits(c));
+  expect_close({logits.begin() + V, logits.begin() + 2 * V}, last_logits(a));
+  expect_close({logits.begin() + 2 * V, logits.end()}, last_logits(b));
+}
+
+TEST_F(ExecutorTest, ContinuationBehindASharedPrefixEqualsTheWholeSequence) {
+  const auto tokens = random_tokens(13, config_.vocabulary, 4);
+  const auto base = record({tokens.begin(), tokens.begin() + 8});
+  Plan plan;
+  for (const int64_t first : {3, 8}) {  // the base may reach further than the prefix that is used
+    Sequence lane = plain({tokens.begin() + first, tokens.end()});
+    lane.first_position = first;
+    lane.base = base;
+    plan.sequences.push_back(lane);
+    plan.wanted.push_back({static_cast<int64_t>(plan.sequences.size()) - 1, 12});
+  }
+  const auto logits = Executor(context_, model_).run(plan).logits.to_host();
+  const auto V = static_cast<ptrdiff_t>(config_.vocabulary);
+  expect_close({logits.begin(), logits.begin() + V}, last_logits(tokens));
+  expect_close({logits.begin() + V, logits.end()}, last_logits(tokens));
+}
+
+TEST_F(ExecutorTest, RestoringAStateInALaneEqualsPatchingAFullForward) {
+  const auto clean = random_tokens(10, config_.vocabulary, 5);
+  auto corrupted = clean;
+  corrupted[2] = (corrupted[2] + 1) % 61;
+  const auto base = record(corrupted), source = record(clean);
+  Plan plan;
+  std::vector<std::vector<float>> expected;
+  for (int64_t layer = -1; layer < config_.layers; ++layer) {
+    for (const int64_t position : {2, 3, 9}) {
+      Sequence lane;
+      lane.base = base;
+      lane.first_layer = layer + 1;
+      lane.first_position = position;
+      lane.rows = 10 - position;
+      if (layer < 0) lane.tokens.assign(corrupted.begin() + position, corrupted.end());
+      const auto index = static_cast<int64_t>(plan.sequences.size());
+      plan.sequences.push_back(lane);
+      const float* row = source->row(Site::resid, layer, position);
+      plan.patches.push_back({index, position, Site::resid, layer, PatchMode::replace, row});
+      plan.wanted.push_back({index, 9});
+      expected.push_back(last_logits(corrupted, {{0, position, Site::resid, layer, PatchMode::replace, row}}));
+    }
+  }
+  const auto logits = Executor(context_, model_).run(plan).logits.to_host();
+  const auto V = static_cast<ptrdiff_t>(config_.vocabulary);
+  for (size_t i = 0; i < expected.size(); ++i) {
+    SCOPED_TRACE(i);
+    const auto begin = logits.begin() + static_cast<ptrdiff_t>(i) * V;
+    expect_close({begin, begin + V}, expected[i]);
+  }
+}
+
+TEST_F(ExecutorTest, PatchesAtEverySiteReachTheLogits) {
+  const auto tokens = random_tokens(6, config_.vocabulary, 6);
+  const auto original = last_logits(tokens);
+  std::vector<float> uneven(50);  // a constant row would vanish in the next layer norm
+  for (size_t i = 0; i < uneven.size(); ++i) uneven[i] = i % 3 == 0 ? 0.75f : -0.25f;
+  const Tensor wide = Tensor::from_host(context_, uneven, 1, 50);
+  for (const Site site : {Site::embed, Site::attn_out, Site::mlp_key, Site::mlp_out, Site::resid}) {
+    for (const PatchMode mode : {PatchMode::add, PatchMode::replace}) {
+      const auto changed = last_logits(tokens, {{0, 4, site, 1, mode, wide.data()}});
+      float difference = 0;
+      for (size_t i = 0; i < changed.size(); ++i) difference = std::max(difference, std::abs(changed[i] - original[i]));
+      EXPECT_GT(difference, 1e-3f) << "site " << static_cast<int>(site);
+    }
+  }
+}
+
+TEST_F(ExecutorTest, PatchesOfOneRowApplyInOrder) {
+  const auto tokens = random_tokens(6, config_.vocabulary, 8);
+  const auto base = record(tokens, {Site::attn_out, Site::mlp_out});
+  // resid(1) = resid(0) + attn_out(1) + mlp_out(1), put together from recorded rows.
+  const auto rebuilt = last_logits(tokens, {{0, 3, Site::resid, 1, PatchMode::replace, base->row(Site::resid, 0, 3)},
+                                            {0, 3, Site::resid, 1, PatchMode::add, base->row(Site::attn_out, 1, 3)},
+                                            {0, 3, Site::resid, 1, PatchMode::add, base->row(Site::mlp_out, 1, 3)}});
+  expect_close(rebuilt, last_logits(tokens));
+}
+
+TEST_F(ExecutorTest, LanesOfLanes) {
+  const auto tokens = random_tokens(11, config_.vocabulary, 9);
+  const auto other = record(random_tokens(11, config_.vocabulary, 10));
+  const auto root = record(tokens);
+  Plan trunk_plan;
+  Sequence trunk;
+  trunk.base = root;
+  trunk.first_layer = 1;
+  trunk.first_position = 4;
+  trunk.rows = 7;
+  trunk.record = true;
+  trunk_plan.sequences = {trunk};
+  trunk_plan.patches = {{0, 4, Site::resid, 0, PatchMode::replace, other->row(Site::resid, 0, 4)}};
+  const auto trunk_recording = Executor(context_, model_).run(trunk_plan).recordings[0];
+
+  Plan plan;
+  Sequence branch;
+  branch.base = trunk_recording;
+  branch.first_layer = 2;
+  branch.first_position = 6;
+  branch.rows = 5;
+  plan.sequences = {branch};
+  plan.patches = {{0, 6, Site::resid, 1, PatchMode::replace, other->row(Site::resid, 1, 6)}};
+  plan.wanted = {{0, 10}};
+  expect_close(Executor(context_, model_).run(plan).logits.to_host(),
+               last_logits(tokens, {{0, 4, Site::resid, 0, PatchMode::replace, other->row(Site::resid, 0, 4)},
+                                    {0, 6, Site::resid, 1, PatchMode::replace, other->row(Site::resid, 1, 6)}}));
+}
+
+TEST_F(ExecutorTest, LowRankTermsEqualEditedWeights) {
+  const auto tokens = random_tokens(9, config_.vocabulary, 11);
+  const auto base = record(tokens, {Site::mlp_key});
+  std::vector<float> u(50), v(21);
+  for (size_t i = 0; i < u.size(); ++i) u[i] = 0.05f * static_cast<float>(i % 7) - 0.1f;
+  for (size_t i = 0; i < v.size(); ++i) v[i] = 0.3f * static_cast<float>(i % 5) - 0.6f;
+  const Tensor device_u = Tensor::from_host(context_, u, 1, 50), device_v = Tensor::from_host(context_, v, 1, 21);
+
+  Plan plan;
+  Sequence lane;
+  lane.base = base;
+  lane.first_layer = 2;
+  lane.rows = 9;
+  plan.sequences = {plain(tokens), plain(tokens), lane};
+  plan.low_rank = {{0, 1, device_u.data(), device_v.data()}, {2, 1, device_u.data(), device_v.data()}};
+  plan.wanted = {{0, 8}, {1, 8}, {2, 8}};
+  const auto logits = Executor(context_, model_).run(plan).logits.to_host();
+
+  const auto original = last_logits(tokens);
+  model_.add_rank_one(context_, 1, u, v);
+  const auto edited = last_logits(tokens);
+  const auto V = static_cast<ptrdiff_t>(config_.vocabulary);
+  expect_close({logits.begin(), logits.begin() + V}, edited);
+  expect_close({logits.begin() + V, logits.begin() + 2 * V}, original);
+  expect_close({logits.begin() + 2 * V, logits.end()}, edited);
+}
+
+TEST_F(ExecutorTest, TapsAndObserversSeeTheRecordedRows) {
+  const auto tokens = random_tokens(7, config_.vocabulary, 12);
+  const auto base = record(tokens, {Site::mlp_key, Site::mlp_out, Site::attn_out});
+  Tensor keys(context_, 2, 50);
+  std::vector<float> observed;
+  Plan plan;
+  plan.sequences = {plain(tokens)};
+  plan.taps = {{0, 5, Site::mlp_key, 1, 1}, {0, 2, Site::mlp_key, 2, 0}};
+  plan.tap_output = keys.view();
+  plan.stop = StopAfter{Site::mlp_key, 2};
+  plan.observed = {{Site::mlp_out, 1}};
+  plan.observer = [&](Site, int64_t, ConstView rows) { observed = to_host(context_, rows); };
+  const auto run = Executor(context_, model_).run(plan);
+  EXPECT_TRUE(run.logits.empty());
+  expect_close(to_host(context_, keys.rows_slice(1, 1)), to_host(context_, {base->row(Site::mlp_key, 1, 5), 1, 50}));
+  expect_close(to_host(context_, keys.rows_slice(0, 1)), to_host(context_, {base->row(Site::mlp_key, 2, 2), 1, 50}));
+  expect_close(observed, to_host(context_, {base->row(Site::mlp_out, 1, 0), 7, 21}));
+}
+
+TEST_F(ExecutorTest, LastBlockKeepsOnlyTheRowsThatAreNeeded) {
+  const auto a = random_tokens(8, config_.vocabulary, 13), b = random_tokens(5, config_.vocabulary, 14);
+  const auto base = record(a);
+  Plan all, few;
+  Sequence late;  // joins behind the last block
+  late.base = base;
+  late.first_layer = config_.layers;
+  late.first_position = 7;
+  late.rows = 1;
+  all.sequences = few.sequences = {plain(a), plain(b), late};
+  few.wanted = {{0, 6}, {1, 4}, {2, 7}};
+  for (int64_t p = 0; p < 8; ++p) all.wanted.push_back({0, p});
+  for (int64_t p = 0; p < 5; ++p) all.wanted.push_back({1, p});
+  all.wanted.push_back({2, 7});
+  const auto everything = Executor(context_, model_).run(all).logits.to_host();
+  const auto some = Executor(context_, model_).run(few).logits.to_host();
+  const auto V = static_cast<ptrdiff_t>(config_.vocabulary);
+  const auto row = [&](const std::vector<float>& from, ptrdiff_t r) {
+    return std::vector<float>(from.begin() + r * V, from.begin() + (r + 1) * V);
+  };
+  expect_close(row(some, 0), row(everything, 6));
+  expect_close(row(some, 1), row(everything, 12));
+  expect_close(row(some, 2), row(everything, 7));
+}
+
+/// Loss = mean cross-entropy of the wanted rows; its gradient by differences of the loss.
+TEST_F(ExecutorTest, GradientOfJoinedRowsMatchesFiniteDifferences) {
+  const auto tokens = random_tokens(9, config_.vocabulary, 15);
+  const auto base = record(tokens);
+  Tensor delta = Tensor::zeros(context_, 1, config_.width);
+  Plan plan;
+  Sequence lane;
+  lane.base = base;
+  lane.first_layer = 2;
+  lane.first_position = 3;
+  lane.rows = 6;
+  Sequence deeper = lane;
+  deeper.first_layer = 3;
+  plan.sequences = {deeper, lane};
+  plan.patches = {{1, 3, Site::resid, 1, PatchMode::add, delta.data()}};
+  plan.wanted = {{1, 5}, {1, 8}, {0, 8}};
+  const DeviceArray<int32_t> targets(context_, std::vector<int32_t>{4, 9, 2});
+  const DeviceArray<float> weights(context_, std::vector<float>{0.5f, 1.0f, 0.25f});
+  Executor executor(context_, model_);
+  const auto loss = [&] {
+    const auto run = executor.run(plan);
+    Tensor losses(context_, 3, 1), unused(context_, 3, config_.vocabulary);
+    cross_entropy(context_, run.logits.view(), targets, weights, losses.view(), unused.view(), Write::assign);
+    double total = 0;
+    for (const float value : losses.to_host()) total += value;
+    return total;
+  };
+  const auto run = executor.run(plan, Keep::activations);
+  Tensor losses(context_, 3, 1), dlogits(context_, 3, config_.vocabulary);
+  cross_entropy(context_, run.logits.view(), targets, weights, losses.view(), dlogits.view(), Write::assign);
+  const RowGradients gradients = executor.backward(run, dlogits.view());
+  const auto gradient = to_host(context_, gradients.joined.rows_slice(gradients.first_row[1], 1));
+  const float step = 1e-2f;
+  for (int64_t i = 0; i < config_.width; ++i) {
+    std::vector<float> moved(static_cast<size_t>(config_.width));
+    moved[static_cast<size_t>(i)] = step;
+    context_.copy_to_device(delta.data(), moved.data(), sizeof(float) * moved.size());
+    const double up = loss();
+    moved[static_cast<size_t>(i)] = -step;
+    context_.copy_to_device(delta.data(), moved.data(), sizeof(float) * moved.size());
+    const double down = loss();
+    // Central differences: error step^2 times the third derivative, and rounding of the loss over the step.
+    EXPECT_NEAR(gradient[static_cast<size_t>(i)], (up - down) / (2 * step), 2e-3) << "component " << i;
+  }
+}
+
+TEST_F(ExecutorTest, ContradictoryPlansAreRefused) {
+  Executor executor(context_, model_);
+  const auto tokens = random_tokens(5, config_.vocabulary, 16);
+  Plan plan;
+  plan.sequences = {plain(tokens)};
+  plan.wanted = {{0, 5}};
+  EXPECT_THROW(executor.run(plan), ShapeError);
+  plan.wanted = {{1, 0}};
+  EXPECT_THROW(executor.run(plan), ShapeError);
+  plan.wanted = {};
+  plan.sequences = {plain(random_tokens(25, config_.vocabulary, 17))};
+  EXPECT_THROW(executor.run(plan), InputError);
+  plan.sequences = {plain({3, 61})};
+  EXPECT_THROW(executor.run(plan), InputError);
+  plan.sequences = {plain(tokens)};
+  plan.sequences[0].first_layer = 1;
+  EXPECT_THROW(executor.run(plan), ShapeError);
+  plan.sequences = {plain(tokens)};
+  plan.sequences[0].first_position = 2;
+  EXPECT_THROW(executor.run(plan), ShapeError);
+  const Tensor row(context_, 1, 21);
+  plan.sequences = {plain(tokens)};
+  plan.patches = {{0, 1, Site::resid, 3, PatchMode::add, row.data()}};
+  EXPECT_THROW(executor.run(plan), ShapeError);
+}
+
+}  // namespace
+}  // namespace loci::test
