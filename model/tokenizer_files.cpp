@@ -23,11 +23,18 @@ constexpr std::int64_t kMaxId = std::numeric_limits<std::int32_t>::max();
 constexpr std::array<std::string_view, 7> kSpecialFields = {"bos_token", "eos_token", "unk_token", "sep_token",
                                                             "pad_token", "cls_token", "mask_token"};
 
+constexpr std::size_t kShownBytes = 40;
+
 /// For messages: quoted, control characters escaped, cut to a readable length.
 std::string shown(std::string_view text) {
-  constexpr std::size_t kShown = 40;
-  return Json(std::string(text.substr(0, kShown))).dump(-1, ' ', false, Json::error_handler_t::replace) +
-         (text.size() > kShown ? "..." : "");
+  return Json(std::string(text.substr(0, kShownBytes))).dump(-1, ' ', false, Json::error_handler_t::replace) +
+         (text.size() > kShownBytes ? "..." : "");
+}
+
+/// For messages: a value as it stands in the file, cut to a readable length.
+std::string shown_json(const Json& value) {
+  const std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return text.size() <= kShownBytes ? text : text.substr(0, kShownBytes) + "...";
 }
 
 /// GPT-2 spells bytes by printable characters: '!'-'~', U+00A1-U+00AC and U+00AE-U+00FF stand for themselves, the
@@ -185,7 +192,7 @@ void DefinitionBuilder::read_vocabulary(const Json& vocabulary, std::string_view
     const bool fits = id.is_number_integer() && id.get<std::int64_t>() >= 0 && id.get<std::int64_t>() <= kMaxId;
     if (!fits)
       throw_error<InputError>("{}: token {} must have an integer id from 0 to {}, got {}", where(file), shown(spelling),
-                              kMaxId, shown(id.dump()));
+                              kMaxId, shown_json(id));
     add_vocabulary_token(spelling, id.get<std::int64_t>(), file);
   }
 }
@@ -261,7 +268,7 @@ void DefinitionBuilder::read_merges_json(const Json& merges) {
       add_merge(merge[0].get_ref<const std::string&>(), merge[1].get_ref<const std::string&>(), i);
     } else {
       throw_error<InputError>("{}: a merge must be a string \"a b\" or a list of two strings, got {}", merge_place(i),
-                              shown(merge.dump()));
+                              shown_json(merge));
     }
   }
 }
@@ -385,12 +392,13 @@ void DefinitionBuilder::finish_tokens() {
   for (const Token& token : tokens_) by_id.push_back(&token);
   std::ranges::sort(by_id, {},
                     [](const Token* token) { return std::pair(token->id, std::string_view(token->spelling)); });
+  const auto twin = std::ranges::adjacent_find(by_id, {}, [](const Token* token) { return token->id; });
+  if (twin != by_id.end())
+    throw_error<InputError>("{}: tokens {} and {} both have id {}: give each its own", where((*twin)->file),
+                            shown(twin[0]->spelling), shown(twin[1]->spelling), twin[0]->id);
   definition_.token_bytes.reserve(by_id.size());
   for (std::size_t i = 0; i < by_id.size(); ++i) {
     const Token& token = *by_id[i];
-    if (i > 0 && token.id == by_id[i - 1]->id)
-      throw_error<InputError>("{}: tokens {} and {} both have id {}: give each its own", where(token.file),
-                              shown(by_id[i - 1]->spelling), shown(token.spelling), token.id);
     if (token.id != static_cast<std::int64_t>(i))
       throw_error<InputError>("{}: token {} has id {}, but no token has id {}: the {} tokens must have the ids 0 to {}",
                               where(token.file), shown(token.spelling), token.id, i, by_id.size(), by_id.size() - 1);
