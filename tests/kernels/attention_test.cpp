@@ -1,0 +1,285 @@
+#include "kernels/attention.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "tests/kernels/reference.h"
+
+namespace loci {
+namespace {
+
+using namespace test;
+
+struct Spec {
+  int64_t queries;
+  int64_t keys;
+  int64_t visible_0;
+  std::vector<int64_t> segments;  // keys of each
+};
+
+/// A ragged batch with random inputs, and the fp64 attention over it.
+class Case {
+ public:
+  Case(Context& context, const std::vector<Spec>& specs, int64_t heads, int64_t width, float scale, unsigned seed = 1)
+      : heads_(heads), width_(width), scale_(scale) {
+    std::mt19937 random(seed);
+    int64_t queries = 0;
+    for (const Spec& spec : specs) {
+      int64_t total = spec.keys;
+      const auto first_segment = static_cast<int64_t>(segments_.size());
+      for (const int64_t count : spec.segments) {
+        segment_keys_.push_back(normal_values(random, count * d()));
+        segment_values_.push_back(normal_values(random, count * d()));
+        segments_.push_back({segment_keys_.back().data(), segment_values_.back().data(), d(), count});
+        total += count;
+      }
+      sequences_.push_back({queries, spec.queries, key_rows_, spec.keys, spec.visible_0, first_segment,
+                            static_cast<int64_t>(spec.segments.size())});
+      queries += spec.queries;
+      key_rows_ += spec.keys;
+      batch_.max_keys = std::max(batch_.max_keys, total);
+    }
+    batch_.queries = queries;
+    batch_.sequences = DeviceArray<AttentionSequence>(context, std::span<const AttentionSequence>(sequences_));
+    batch_.segments = DeviceArray<AttentionSegment>(context, std::span<const AttentionSegment>(segments_));
+    q_ = normal_values(random, queries * d());
+    k_ = normal_values(random, key_rows_ * d());
+    v_ = normal_values(random, key_rows_ * d());
+  }
+
+  int64_t d() const { return heads_ * width_; }
+  int64_t queries() const { return batch_.queries; }
+  int64_t key_rows() const { return key_rows_; }
+  const AttentionBatch& batch() const { return batch_; }
+  int64_t heads() const { return heads_; }
+  float scale() const { return scale_; }
+  const Values& q() const { return q_; }
+  const Values& k() const { return k_; }
+  const Values& v() const { return v_; }
+
+  struct Result {
+    Doubles output;
+    Doubles log_sums;
+    Doubles dq, dk, dv;
+  };
+
+  /// Forward, and backward where `dy` is given.
+  Result reference(const Values& dy = {}) const {
+    Result result{Doubles(q_.size()), Doubles(static_cast<size_t>(queries() * heads_)), Doubles(q_.size()),
+                  Doubles(k_.size()), Doubles(k_.size())};
+    for (const AttentionSequence& s : sequences_)
+      for (int64_t i = 0; i < s.queries; ++i)
+        for (int64_t h = 0; h < heads_; ++h) one_query(s, i, h, dy, result);
+    return result;
+  }
+
+ private:
+  struct Seen {
+    const float* key;
+    const float* value;
+    int64_t own_row;  // -1 in a segment
+  };
+
+  void one_query(const AttentionSequence& s, int64_t i, int64_t h, const Values& dy, Result& result) const {
+    const int64_t row = s.first_query + i;
+    std::vector<Seen> seen;
+    for (int64_t e = s.first_segment; e < s.first_segment + s.segments; ++e)
+      for (int64_t j = 0; j < segments_[static_cast<size_t>(e)].count; ++j)
+        seen.push_back({segments_[static_cast<size_t>(e)].keys + j * d() + h * width_,
+                        segments_[static_cast<size_t>(e)].values + j * d() + h * width_, -1});
+    for (int64_t j = 0; j < s.visible_0 + i; ++j)
+      seen.push_back({k_.data() + (s.first_key + j) * d() + h * width_, v_.data() + (s.first_key + j) * d() + h * width_,
+                      s.first_key + j});
+    const float* query = q_.data() + row * d() + h * width_;
+    Doubles p;
+    for (const Seen& one : seen) {
+      double score = 0;
+      for (int64_t c = 0; c < width_; ++c) score += static_cast<double>(query[c]) * static_cast<double>(one.key[c]);
+      p.push_back(score * static_cast<double>(scale_));
+    }
+    const double maximum = *std::max_element(p.begin(), p.end());
+    double sum = 0;
+    for (double& value : p) sum += value = std::exp(value - maximum);
+    for (double& value : p) value /= sum;
+    result.log_sums[static_cast<size_t>(row * heads_ + h)] = maximum + std::log(sum);
+    double* output = result.output.data() + row * d() + h * width_;
+    for (size_t j = 0; j < seen.size(); ++j)
+      for (int64_t c = 0; c < width_; ++c) output[c] += p[j] * static_cast<double>(seen[j].value[c]);
+    if (!dy.empty()) one_query_backward(seen, p, row * d() + h * width_, h, dy, result);
+  }
+
+  void one_query_backward(const std::vector<Seen>& seen, const Doubles& p, int64_t at, int64_t h, const Values& dy,
+                          Result& result) const {
+    Doubles dp(p.size());
+    double mean = 0;
+    for (size_t j = 0; j < p.size(); ++j) {
+      for (int64_t c = 0; c < width_; ++c)
+        dp[j] += static_cast<double>(dy[static_cast<size_t>(at + c)]) * static_cast<double>(seen[j].value[c]);
+      mean += p[j] * dp[j];
+    }
+    for (size_t j = 0; j < p.size(); ++j) {
+      const double ds = p[j] * (dp[j] - mean) * static_cast<double>(scale_);
+      for (int64_t c = 0; c < width_; ++c) {
+        result.dq[static_cast<size_t>(at + c)] += ds * static_cast<double>(seen[j].key[c]);
+        if (seen[j].own_row < 0) continue;
+        const auto own = static_cast<size_t>(seen[j].own_row * d() + h * width_ + c);
+        result.dk[own] += ds * static_cast<double>(q_[static_cast<size_t>(at + c)]);
+        result.dv[own] += p[j] * static_cast<double>(dy[static_cast<size_t>(at + c)]);
+      }
+    }
+  }
+
+  int64_t heads_, width_;
+  float scale_;
+  int64_t key_rows_ = 0;
+  std::vector<Values> segment_keys_, segment_values_;
+  std::vector<AttentionSequence> sequences_;
+  std::vector<AttentionSegment> segments_;
+  AttentionBatch batch_;
+  Values q_, k_, v_;
+};
+
+struct Sizes {
+  std::vector<Spec> specs;
+  int64_t heads;
+  int64_t width;
+};
+
+std::vector<Sizes> all_sizes() {
+  return {
+      {{{1, 1, 1, {}}}, 1, 1},
+      {{{2, 2, 1, {}}}, 1, 2},
+      {{{5, 5, 1, {}}, {0, 0, 1, {}}, {3, 3, 1, {}}}, 3, 7},
+      {{{12, 12, 1, {}}, {12, 12, 1, {}}, {1, 12, 12, {}}, {4, 12, 9, {}}}, 12, 64},
+      {{{31, 31, 1, {}}, {32, 32, 1, {}}, {33, 33, 1, {}}}, 2, 16},
+      {{{129, 129, 1, {}}}, 3, 24},
+      {{{1, 1, 1, {5}}, {2, 2, 1, {3, 1, 7}}, {3, 0 + 2, 0, {4}}, {1, 0, 0, {9}}}, 2, 20},
+      {{{70, 100, 31, {33, 0, 64}}}, 2, 33},
+      {{}, 2, 4},
+  };
+}
+
+// Scores are sums of `width` products of standard normal values, |score| <= 40 here; fp32 rounding of the scaled score and of
+// its exponential moves a probability by that many roundings, and the output is a mean of values below 6.
+double tolerance(int64_t width) { return kEps * static_cast<double>(width + 64) * 6; }
+
+class Attention : public ::testing::TestWithParam<size_t> {};
+
+TEST_P(Attention, AgreesWithTheSumInDouble) {
+  const Sizes sizes = all_sizes()[GetParam()];
+  Context context;
+  const Case c(context, sizes.specs, sizes.heads, sizes.width, 1 / std::sqrt(static_cast<float>(sizes.width)));
+  Padded q(context, c.queries(), c.d(), c.q()), k(context, c.key_rows(), c.d(), c.k()), v(context, c.key_rows(), c.d(), c.v());
+  Padded y(context, c.queries(), c.d()), log_sums(context, c.queries(), c.heads());
+  attention(context, c.batch(), c.heads(), c.scale(), q.read(), k.read(), v.read(), y.view(), log_sums.view());
+  const Case::Result expected = c.reference();
+  EXPECT_TRUE(near(y.values(), expected.output, tolerance(sizes.width)));
+  EXPECT_TRUE(near(log_sums.values(), expected.log_sums, tolerance(sizes.width)));
+  EXPECT_TRUE(y.guarded() && log_sums.guarded());
+  Padded plain(context, c.queries(), c.d());
+  attention(context, c.batch(), c.heads(), c.scale(), q.read(), k.read(), v.read(), plain.view(), View());
+  EXPECT_TRUE(identical(plain.values(), y.values()));
+}
+
+TEST_P(Attention, DoesNotDependOnThreads) {
+  const Sizes sizes = all_sizes()[GetParam()];
+  std::vector<Values> outputs;
+  for (const int threads : {1, 2, 3}) {
+    Context context(with_threads(threads));
+    const Case c(context, sizes.specs, sizes.heads, sizes.width, 0.25f);
+    Padded q(context, c.queries(), c.d(), c.q()), k(context, c.key_rows(), c.d(), c.k()), v(context, c.key_rows(), c.d(), c.v());
+    Padded y(context, c.queries(), c.d());
+    attention(context, c.batch(), c.heads(), c.scale(), q.read(), k.read(), v.read(), y.view(), View());
+    outputs.push_back(y.values());
+  }
+  EXPECT_TRUE(identical(outputs[1], outputs[0]));
+  EXPECT_TRUE(identical(outputs[2], outputs[0]));
+}
+
+TEST_P(Attention, BackwardAgreesWithTheDerivativeInDouble) {
+  const Sizes sizes = all_sizes()[GetParam()];
+  Context context;
+  const Case c(context, sizes.specs, sizes.heads, sizes.width, 1 / std::sqrt(static_cast<float>(sizes.width)));
+  std::mt19937 random(7);
+  const Values dy_values = normal_values(random, c.queries() * c.d());
+  Padded q(context, c.queries(), c.d(), c.q()), k(context, c.key_rows(), c.d(), c.k()), v(context, c.key_rows(), c.d(), c.v());
+  Padded y(context, c.queries(), c.d()), log_sums(context, c.queries(), c.heads()), dy(context, c.queries(), c.d(), dy_values);
+  const Values before(static_cast<size_t>(c.key_rows() * c.d()), 0.5f);
+  Padded dq(context, c.queries(), c.d()), dk(context, c.key_rows(), c.d(), before), dv(context, c.key_rows(), c.d(), before);
+  attention(context, c.batch(), c.heads(), c.scale(), q.read(), k.read(), v.read(), y.view(), log_sums.view());
+  attention_backward(context, c.batch(), c.heads(), c.scale(), q.read(), k.read(), v.read(), y.read(), log_sums.read(),
+                     dy.read(), dq.view(), dk.view(), dv.view());
+  Case::Result expected = c.reference(dy_values);
+  for (double& value : expected.dk) value += 0.5;
+  for (double& value : expected.dv) value += 0.5;
+  // dP is a sum of `width` products; each gradient a sum over the keys or queries, weighted by P <= 1 in all.
+  const double allowed = 8 * tolerance(sizes.width) * std::sqrt(static_cast<double>(sizes.width));
+  EXPECT_TRUE(near(dq.values(), expected.dq, allowed));
+  EXPECT_TRUE(near(dk.values(), expected.dk, allowed));
+  EXPECT_TRUE(near(dv.values(), expected.dv, allowed));
+  EXPECT_TRUE(dq.guarded() && dk.guarded() && dv.guarded());
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, Attention, ::testing::Range<size_t>(0, 9));
+
+TEST(AttentionByHand, TwoKeys) {
+  Context context;
+  // One head of one column, scale 1: the second query sees both keys with scores 0 and log 3.
+  const std::vector<AttentionSequence> sequences{{0, 2, 0, 2, 1, 0, 0}};
+  AttentionBatch batch{DeviceArray<AttentionSequence>(context, std::span<const AttentionSequence>(sequences)), {}, 2, 2};
+  Padded q(context, 2, 1, {1, 1}), k(context, 2, 1, {0, std::log(3.0f)}), v(context, 2, 1, {8, 4}), y(context, 2, 1);
+  Padded log_sums(context, 2, 1);
+  attention(context, batch, 1, 1, q.read(), k.read(), v.read(), y.view(), log_sums.view());
+  EXPECT_TRUE(near(y.values(), Doubles{8, 0.25 * 8 + 0.75 * 4}, 8 * 4 * kEps));
+  EXPECT_TRUE(near(log_sums.values(), Doubles{0, std::log(4.0)}, 4 * kEps));
+}
+
+TEST(AttentionByHand, FutureKeysMayHoldAnything) {
+  Context context;
+  const std::vector<AttentionSequence> sequences{{0, 2, 0, 3, 1, 0, 0}};
+  AttentionBatch batch{DeviceArray<AttentionSequence>(context, std::span<const AttentionSequence>(sequences)), {}, 2, 3};
+  Padded q(context, 2, 1, {1, 1}), k(context, 3, 1, {0, 0, kNan}), v(context, 3, 1, {8, 4, kNan}), y(context, 2, 1);
+  attention(context, batch, 1, 1, q.read(), k.read(), v.read(), y.view(), View());
+  EXPECT_TRUE(near(y.values(), Doubles{8, 6}, 8 * 4 * kEps));
+}
+
+TEST(AttentionNumbers, LargeScoresNeitherOverflowNorVanish) {
+  Context context;
+  const std::vector<AttentionSequence> sequences{{0, 1, 0, 2, 2, 0, 0}};
+  AttentionBatch batch{DeviceArray<AttentionSequence>(context, std::span<const AttentionSequence>(sequences)), {}, 1, 2};
+  Padded q(context, 1, 1, {1}), k(context, 2, 1, {3e4f, -3e4f}), v(context, 2, 1, {8, 4}), y(context, 1, 1);
+  attention(context, batch, 1, 1, q.read(), k.read(), v.read(), y.view(), View());
+  EXPECT_EQ(y.values(), Values{8});
+}
+
+TEST(AttentionNumbers, NanComesThrough) {
+  Context context;
+  const std::vector<AttentionSequence> sequences{{0, 2, 0, 2, 1, 0, 0}};
+  AttentionBatch batch{DeviceArray<AttentionSequence>(context, std::span<const AttentionSequence>(sequences)), {}, 2, 2};
+  Padded q(context, 2, 1, {1, 1}), k(context, 2, 1, {0, kNan}), v(context, 2, 1, {8, 4}), y(context, 2, 1, {0, 0});
+  attention(context, batch, 1, 1, q.read(), k.read(), v.read(), y.view(), View());
+  EXPECT_EQ(y.values()[0], 8);
+  EXPECT_TRUE(std::isnan(y.values()[1]));
+}
+
+TEST(AttentionErrors, AreThrownBeforeAnyWrite) {
+  Context context;
+  const auto run = [&](const AttentionSequence& sequence, int64_t heads, int64_t key_rows) {
+    const std::vector<AttentionSequence> sequences{sequence};
+    AttentionBatch batch{DeviceArray<AttentionSequence>(context, std::span<const AttentionSequence>(sequences)), {}, 2, 2};
+    Padded q(context, 2, 4, Values(8, 1)), k(context, key_rows, 4, Values(static_cast<size_t>(key_rows * 4), 1)),
+        v(context, 2, 4, Values(8, 1)), y(context, 2, 4, Values(8, 7));
+    EXPECT_THROW(attention(context, batch, heads, 1, q.read(), k.read(), v.read(), y.view(), View()), ShapeError);
+    EXPECT_EQ(y.values(), Values(8, 7));
+  };
+  run({0, 2, 0, 2, 1, 0, 0}, 3, 2);  // four columns do not divide into three heads
+  run({0, 2, 0, 2, 1, 0, 0}, 2, 3);  // keys and values differ
+  run({0, 2, 1, 2, 1, 0, 0}, 2, 2);  // own keys outside the rows
+  run({0, 2, 0, 2, 2, 0, 0}, 2, 2);  // the second query would see three of two
+  run({0, 2, 0, 2, 0, 0, 0}, 2, 2);  // the first query would see nothing
+  run({0, 2, 0, 2, 1, 0, 1}, 2, 2);  // a segment that is not there
+}
+
+}  // namespace
+}  // namespace loci

@@ -1,0 +1,136 @@
+#include "kernels/gemm.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/kernels/reference.h"
+
+namespace loci {
+namespace {
+
+using namespace test;
+
+struct Shape {
+  int64_t m, n, k;
+};
+
+// op(a) op(b) in fp64, with the sums of magnitudes for the tolerance.
+struct Reference {
+  Doubles product;
+  Doubles magnitude;
+};
+
+Reference multiply(const Shape& s, Transpose ta, const Values& a, Transpose tb, const Values& b) {
+  Reference out{Doubles(static_cast<size_t>(s.m * s.n)), Doubles(static_cast<size_t>(s.m * s.n))};
+  for (int64_t i = 0; i < s.m; ++i)
+    for (int64_t j = 0; j < s.n; ++j)
+      for (int64_t p = 0; p < s.k; ++p) {
+        const double x = static_cast<double>(a[static_cast<size_t>(ta == Transpose::no ? i * s.k + p : p * s.m + i)]);
+        const double y = static_cast<double>(b[static_cast<size_t>(tb == Transpose::no ? p * s.n + j : j * s.k + p)]);
+        out.product[static_cast<size_t>(i * s.n + j)] += x * y;
+        out.magnitude[static_cast<size_t>(i * s.n + j)] += std::abs(x * y);
+      }
+  return out;
+}
+
+Padded make(Context& context, Transpose transpose, int64_t rows, int64_t cols, const Values& values) {
+  return transpose == Transpose::no ? Padded(context, rows, cols, values) : Padded(context, cols, rows, values);
+}
+
+class Gemm : public ::testing::TestWithParam<Shape> {};
+
+TEST_P(Gemm, AgreesWithTheSumInDouble) {
+  const Shape s = GetParam();
+  Context context;
+  std::mt19937 random(1);
+  for (const Transpose ta : {Transpose::no, Transpose::yes})
+    for (const Transpose tb : {Transpose::no, Transpose::yes}) {
+      const Values a_values = normal_values(random, s.m * s.k);
+      const Values b_values = normal_values(random, s.k * s.n);
+      Padded a = make(context, ta, s.m, s.k, a_values);
+      Padded b = make(context, tb, s.k, s.n, b_values);
+      Padded c(context, s.m, s.n);
+      gemm(context, ta, a.read(), tb, b.read(), c.view());
+      const Reference expected = multiply(s, ta, a_values, tb, b_values);
+      const auto tolerance = [&](size_t i) { return static_cast<double>(s.k + 2) * kEps * expected.magnitude[i]; };
+      const Values got = c.values();
+      EXPECT_TRUE(near_by(std::span<const float>(got), std::span<const double>(expected.product), tolerance));
+      EXPECT_TRUE(c.guarded());
+      EXPECT_EQ(a.values(), a_values);
+    }
+}
+
+TEST_P(Gemm, IsExactForSmallIntegers) {
+  const Shape s = GetParam();
+  std::mt19937 random(2);
+  const Values a_values = integer_values(random, s.m * s.k);
+  const Values b_values = integer_values(random, s.k * s.n);
+  const Values c_values = integer_values(random, s.m * s.n);
+  Reference expected = multiply(s, Transpose::no, a_values, Transpose::no, b_values);
+  for (size_t i = 0; i < c_values.size(); ++i) expected.product[i] = static_cast<double>(c_values[i]) - 2 * expected.product[i];
+  for (const int threads : {1, 2, 3}) {
+    Context context(with_threads(threads));
+    Padded a(context, s.m, s.k, a_values), b(context, s.k, s.n, b_values), c(context, s.m, s.n, c_values);
+    gemm(context, Transpose::no, a.read(), Transpose::no, b.read(), c.view(), Write::accumulate, -2);
+    EXPECT_TRUE(near(c.values(), expected.product, 0));
+    EXPECT_TRUE(c.guarded());
+  }
+}
+
+TEST_P(Gemm, LinearAddsTheBias) {
+  const Shape s = GetParam();
+  Context context;
+  std::mt19937 random(3);
+  const Values x_values = integer_values(random, s.m * s.k);
+  const Values w_values = integer_values(random, s.k * s.n);
+  const Values bias_values = integer_values(random, s.n);
+  Padded x(context, s.m, s.k, x_values), w(context, s.k, s.n, w_values), bias(context, 1, s.n, bias_values), y(context, s.m, s.n);
+  linear(context, x.read(), w.read(), bias.read(), y.view());
+  Reference expected = multiply(s, Transpose::no, x_values, Transpose::no, w_values);
+  for (size_t i = 0; i < expected.product.size(); ++i)
+    expected.product[i] += static_cast<double>(bias_values[i % static_cast<size_t>(s.n)]);
+  EXPECT_TRUE(near(y.values(), expected.product, 0));
+  EXPECT_TRUE(y.guarded());
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, Gemm,
+                         ::testing::Values(Shape{0, 3, 2}, Shape{3, 0, 2}, Shape{2, 3, 0}, Shape{1, 1, 1}, Shape{1, 129, 33},
+                                           Shape{31, 32, 33}, Shape{33, 31, 32}, Shape{129, 1, 31}, Shape{2, 515, 129},
+                                           Shape{300, 20, 129}, Shape{129, 129, 129}, Shape{4, 1031, 96}),
+                         [](const auto& named) {
+                           return fmt::format("{}x{}x{}", named.param.m, named.param.n, named.param.k);
+                         });
+
+TEST(GemmByHand, TwoByTwo) {
+  Context context;
+  Padded a(context, 2, 2, {1, 2, 3, 4}), b(context, 2, 2, {5, 6, 7, 8}), c(context, 2, 2);
+  gemm(context, Transpose::no, a.read(), Transpose::no, b.read(), c.view());
+  EXPECT_EQ(c.values(), (Values{19, 22, 43, 50}));
+  gemm(context, Transpose::yes, a.read(), Transpose::no, b.read(), c.view());
+  EXPECT_EQ(c.values(), (Values{26, 30, 38, 44}));
+  gemm(context, Transpose::no, a.read(), Transpose::yes, b.read(), c.view(), Write::accumulate, 2);
+  EXPECT_EQ(c.values(), (Values{26 + 2 * 17, 30 + 2 * 23, 38 + 2 * 39, 44 + 2 * 53}));
+}
+
+TEST(GemmErrors, ShapesThatDoNotFitAreRefusedBeforeAnyWrite) {
+  Context context;
+  Padded a(context, 2, 3, Values(6, 1)), b(context, 4, 2, Values(8, 1)), c(context, 2, 2, Values(4, 7));
+  EXPECT_THROW(gemm(context, Transpose::no, a.read(), Transpose::no, b.read(), c.view()), ShapeError);
+  EXPECT_THROW(gemm(context, Transpose::yes, a.read(), Transpose::no, b.read(), c.view()), ShapeError);
+  EXPECT_THROW(linear(context, a.read(), b.read(), a.read(), c.view()), ShapeError);
+  EXPECT_EQ(c.values(), Values(4, 7));
+}
+
+TEST(GemmNumbers, NanComesThrough) {
+  Context context;
+  for (const int64_t rows : {1, 2, 40}) {
+    Values a_values(static_cast<size_t>(rows * 40), 1);
+    a_values[5] = kNan;
+    Padded a(context, rows, 40, a_values), b(context, 40, 33, Values(40 * 33, 0)), c(context, rows, 33);
+    gemm(context, Transpose::no, a.read(), Transpose::no, b.read(), c.view());
+    EXPECT_TRUE(std::isnan(c.values()[0]));
+    EXPECT_TRUE(std::isnan(c.values()[32]));
+  }
+}
+
+}  // namespace
+}  // namespace loci
