@@ -1,0 +1,90 @@
+// Seconds of one forward pass through the executor, as JSON: the counterpart of bench/peers/forward.py.
+//   forward_bench MODEL --shape 11x12 --shape 8x128 [--repeats 7] [--threads N]
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "model/executor.h"
+#include "runtime/error.h"
+
+namespace {
+
+using namespace loci;
+
+Plan batch(int64_t sequences, int64_t tokens, int64_t vocabulary) {
+  Plan plan;
+  for (int64_t s = 0; s < sequences; ++s) {
+    Sequence sequence;
+    for (int64_t t = 0; t < tokens; ++t)
+      sequence.tokens.push_back(static_cast<int32_t>((s * 7919 + t * 104729 + 17) % vocabulary));
+    plan.sequences.push_back(std::move(sequence));
+  }
+  return plan;
+}
+
+/// Every position meets the unembedding, as in the peer's forward pass, or only the last one of each sequence.
+void want(Plan& plan, bool all) {
+  for (size_t s = 0; s < plan.sequences.size(); ++s) {
+    const int64_t rows = plan.sequences[s].row_count();
+    for (int64_t t = all ? 0 : rows - 1; t < rows; ++t) plan.wanted.push_back({static_cast<int64_t>(s), t});
+  }
+}
+
+double median_seconds(Executor& executor, const Plan& plan, int repeats) {
+  std::vector<double> seconds;
+  for (int i = -1; i < repeats; ++i) {  // the first run only warms up
+    const auto start = std::chrono::steady_clock::now();
+    const auto run = executor.run(plan);
+    const double elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    for (const float value : to_host(executor.context(), run.logits.rows_slice(0, 1)))
+      require<NumericalError>(value - value == 0, "the forward pass gave a value that is not finite");
+    if (i >= 0) seconds.push_back(elapsed);
+  }
+  std::nth_element(seconds.begin(), seconds.begin() + repeats / 2, seconds.end());
+  return seconds[static_cast<size_t>(repeats / 2)];
+}
+
+void run(const std::string& dir, const std::vector<std::string>& shapes, int repeats, int threads) {
+  Context context({.threads = threads});
+  const Model model = Model::load(context, dir);
+  Executor executor(context, model);
+  nlohmann::json results = nlohmann::json::array();
+  for (const std::string& shape : shapes) {
+    int64_t sequences = 0, tokens = 0;
+    require<InputError>(std::sscanf(shape.c_str(), "%ldx%ld", &sequences, &tokens) == 2 && sequences > 0 && tokens > 0,
+                        "--shape {}: use SEQUENCESxTOKENS, such as 11x12", shape);
+    Plan all = batch(sequences, tokens, model.config().vocabulary);
+    Plan last = all;
+    want(all, true);
+    want(last, false);
+    results.push_back({{"shape", shape},
+                       {"seconds", median_seconds(executor, all, repeats)},
+                       {"seconds_last_position_only", median_seconds(executor, last, repeats)}});
+  }
+  fmt::print("{}\n", nlohmann::json{{"threads", context.threads().size()}, {"results", results}}.dump());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"Seconds of one forward pass"};
+  std::string model;
+  std::vector<std::string> shapes{"11x12", "8x128"};
+  int repeats = 7, threads = 0;
+  app.add_option("model", model)->required();
+  app.add_option("--shape", shapes);
+  app.add_option("--repeats", repeats)->check(CLI::Range(1, 1000));
+  app.add_option("--threads", threads);
+  CLI11_PARSE(app, argc, argv);
+  try {
+    run(model, shapes, repeats, threads);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "forward_bench: {}\n", error.what());
+    return 1;
+  }
+  return 0;
+}
