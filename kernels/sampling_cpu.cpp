@@ -10,9 +10,7 @@ namespace {
 
 int32_t sample_row(const float* logits, double temperature, double uniform, int64_t k, std::vector<int32_t>& order) {
   std::iota(order.begin(), order.end(), 0);
-  const auto before = [logits](int32_t a, int32_t b) {
-    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
-  };
+  const auto before = [logits](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; };
   std::partial_sort(order.begin(), order.begin() + k, order.end(), before);
   const double highest = logits[order[0]];
   const auto weight = [&](int64_t j) {

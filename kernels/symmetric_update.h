@@ -1,26 +1,33 @@
 #pragma once
 
+#include <cstdint>
+#include <span>
+#include <vector>
+
 #include "runtime/tensor.h"
 
 namespace loci {
 
 /// sum += x^T x for x [rows, n], sum [n, n]; only the lower triangle of `sum` (row >= column) is written.
+/// Throws ShapeError before any write.
 void symmetric_update(Context& context, ConstView x, View sum);
 
-/// An fp64-safe accumulator of second moments sum_r x_r x_r^T: fp32 products of at most `kFlushRows` rows are added to an fp64
-/// matrix, so nothing is lost over 1e8 rows.
+/// An fp64-safe accumulator of second moments sum_r x_r x_r^T. Rows are gathered in blocks of `kFlushRows`; the fp32 product of
+/// a block is added to an fp64 matrix, so nothing is lost over 1e8 rows. How the rows are cut into calls of add() does not
+/// change a bit of the result.
 class SecondMoment {
  public:
   static constexpr int64_t kFlushRows = 1024;
 
   SecondMoment(Context& context, int64_t width);
-  /// Adds the rows of x [rows, width].
+  /// Adds the rows of x [rows, width]. Throws ShapeError before any write.
   void add(Context& context, ConstView x);
+  /// Rows added so far.
   int64_t count() const { return count_; }
   int64_t width() const { return width_; }
-  /// The full symmetric sum [width * width], row-major, in fp64, on the host. Flushes.
+  /// The full symmetric sum [width * width], row-major, in fp64, on the host. Ends the block under way.
   std::vector<double> sum(Context& context);
-  /// Replaces the state by an earlier sum (resume).
+  /// Replaces the state by an earlier sum of `count` rows (resume); the lower triangle is read.
   void restore(Context& context, std::span<const double> sum, int64_t count);
 
  private:
@@ -28,9 +35,9 @@ class SecondMoment {
 
   int64_t width_;
   int64_t count_ = 0;
-  int64_t pending_ = 0;  // rows in partial_ that are not yet in total_
-  Tensor partial_;       // fp32, lower triangle
-  DeviceArray<double> total_;
+  int64_t pending_ = 0;         // rows in block_ that are not yet in total_
+  Tensor block_;                // [kFlushRows, width], made when it is first needed
+  DeviceArray<double> total_;   // [width, width], lower triangle
 };
 
 }  // namespace loci
