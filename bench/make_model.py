@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""Writes a GPT-2 of a given shape with random weights as a Hugging Face directory.
+
+    make_model.py --shape small|medium|large|xl --tokenizer DIR OUTPUT
+
+Benchmarks need the shape, not the knowledge. DIR holds vocab.json and merges.txt.
+"""
+import argparse
+import json
+import os
+import shutil
+import struct
+
+import numpy
+
+SHAPES = {"small": (12, 768, 12), "medium": (24, 1024, 16), "large": (36, 1280, 20), "xl": (48, 1600, 25)}
+
+
+def parameters(layers, width, vocabulary, positions):
+    """(name, shape, spread of its values; 1 means all ones)."""
+    yield "wte.weight", (vocabulary, width), 0.02
+    yield "wpe.weight", (positions, width), 0.01
+    residual = 0.02 / (2 * layers) ** 0.5
+    for layer in range(layers):
+        block = f"h.{layer}."
+        for norm in ("ln_1", "ln_2"):
+            yield block + norm + ".weight", (width,), 1
+            yield block + norm + ".bias", (width,), 0.01
+        for name, inputs, outputs, spread in (("attn.c_attn", width, 3 * width, 0.02), ("attn.c_proj", width, width, residual),
+                                              ("mlp.c_fc", width, 4 * width, 0.02), ("mlp.c_proj", 4 * width, width, residual)):
+            yield block + name + ".weight", (inputs, outputs), spread
+            yield block + name + ".bias", (outputs,), 0.01
+    yield "ln_f.weight", (width,), 1
+    yield "ln_f.bias", (width,), 0.01
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("output")
+    parser.add_argument("--shape", choices=SHAPES, default="small")
+    parser.add_argument("--tokenizer", required=True)
+    parser.add_argument("--positions", type=int, default=1024)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    layers, width, heads = SHAPES[arguments.shape]
+    os.makedirs(arguments.output, exist_ok=True)
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(os.path.join(arguments.tokenizer, name), arguments.output)
+    vocabulary = len(json.load(open(os.path.join(arguments.tokenizer, "vocab.json"))))
+    json.dump({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_layer": layers, "n_embd": width,
+               "n_head": heads, "n_positions": arguments.positions, "vocab_size": vocabulary,
+               "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "bos_token_id": vocabulary - 1,
+               "eos_token_id": vocabulary - 1, "resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0},
+              open(os.path.join(arguments.output, "config.json"), "w"), indent=1)
+    header, begin = {"__metadata__": {"format": "pt"}}, 0
+    made = list(parameters(layers, width, vocabulary, arguments.positions))
+    for name, shape, _ in made:
+        end = begin + 4 * int(numpy.prod(shape))
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
+        begin = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    random = numpy.random.default_rng(arguments.seed)
+    with open(os.path.join(arguments.output, "model.safetensors"), "wb") as out:
+        out.write(struct.pack("<Q", len(text)) + text)
+        for _, shape, spread in made:
+            values = numpy.ones(shape, numpy.float32) if spread == 1 else \
+                random.standard_normal(shape, dtype=numpy.float32) * numpy.float32(spread)
+            out.write(values.tobytes())
+
+
+if __name__ == "__main__":
+    main()
