@@ -1,0 +1,79 @@
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <cmath>
+#include <string>
+
+#include "app/common.h"
+#include "model/training_job.h"
+#include "runtime/error.h"
+#include "runtime/json.h"
+
+namespace loci::app {
+namespace {
+
+struct TrainOptions {
+  CommonOptions common;
+  std::string config;
+  std::string output;
+  bool overwrite = false;
+};
+
+Json to_json(const TrainingSummary& summary, const TrainOptions& options, const TrainingConfig& config) {
+  Json made = {{"configuration", training_config_to_json(config)},
+               {"output", options.output},
+               {"found_complete", summary.outcome == TrainingSummary::Outcome::found_complete},
+               {"steps", summary.steps},
+               {"tokens", summary.tokens},
+               {"seconds", summary.seconds},
+               {"tokens_per_second", summary.tokens_per_second}};
+  if (!summary.losses.empty()) {
+    made["training_loss"] = summary.losses.back().training;
+    if (!std::isnan(summary.losses.back().validation)) made["validation_loss"] = summary.losses.back().validation;
+  }
+  return made;
+}
+
+void run_train(const TrainOptions& options, bool seed_given) {
+  TrainingConfig config = training_config_from_json(parse_json_file(options.config), options.config);
+  if (seed_given) config.seed = options.common.seed;
+  Context context = options.common.make_context();
+  spdlog::info("train: {}", training_config_to_json(config).dump());
+  const TrainingSummary summary =
+      run_training(context, {.config = config,
+                             .output = options.output,
+                             .on_existing = options.overwrite ? OnExisting::overwrite : OnExisting::resume,
+                             .on_step = {}});
+  if (options.common.json) return print_json(to_json(summary, options, config));
+  if (summary.outcome == TrainingSummary::Outcome::found_complete)
+    fmt::print("{}: all {} steps were done before\n", options.output, summary.steps);
+  else
+    fmt::print("{}: {} steps, {} tokens, {:.1f} s, {:.0f} tokens/s\n", options.output, summary.steps, summary.tokens,
+               summary.seconds, summary.tokens_per_second);
+}
+
+}  // namespace
+
+void add_train(CLI::App& app) {
+  auto options = std::make_shared<TrainOptions>();
+  CLI::App* command = app.add_subcommand("train", "train a GPT from scratch, or fine-tune one, on text");
+  command->add_option("--config", options->config, "the training: see docs/formats.md")
+      ->required()
+      ->option_text("FILE.json");
+  command->add_option("--output", options->output, "folder for the model; an interrupted training continues there")
+      ->required()
+      ->option_text("DIR");
+  command->add_flag("--overwrite", options->overwrite, "start anew where the output exists");
+  command->add_option("--device", options->common.device, "cpu, cuda or cuda:INDEX")->capture_default_str();
+  command->add_option("--precision", options->common.precision, "arithmetic of matrix products")
+      ->check(CLI::IsMember({"fp32", "tf32", "bf16"}))
+      ->capture_default_str();
+  CLI::Option* seed = command->add_option("--seed", options->common.seed, "instead of the configuration's");
+  command->add_option("--threads", options->common.threads, "CPU threads (0: all cores)")->check(CLI::Range(0, 4096));
+  command->add_option("--memory", options->common.memory_gib, "GiB that one wave may use (0: half of what is free)")
+      ->check(CLI::NonNegativeNumber);
+  command->add_flag("--json", options->common.json, "print one JSON object on standard output");
+  command->callback([options, seed] { run_train(*options, seed->count() > 0); });
+}
+
+}  // namespace loci::app

@@ -1,0 +1,200 @@
+#include "model/generation.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "kernels/sampling.h"
+#include "kernels/softmax.h"
+#include "runtime/error.h"
+#include "runtime/random.h"
+
+namespace loci {
+namespace {
+
+/// Keys and values of the tokens that were generated behind a prompt. They lie in one block, so that a sequence has two
+/// segments (prompt and continuation) however long it gets.
+class GrowingCache {
+ public:
+  GrowingCache(Context& context, const GptConfig& config, RecordingPtr prompt, int64_t capacity)
+      : context_(context), capacity_(capacity), storage_(context, 2 * config.layers * capacity, config.width) {
+    recording_->base = std::move(prompt);
+    recording_->first_position = recording_->base->length();
+    recording_->resid.resize(static_cast<size_t>(config.layers) + 1);
+    recording_->keys.resize(static_cast<size_t>(config.layers));
+    recording_->values.resize(static_cast<size_t>(config.layers));
+  }
+
+  int64_t length() const { return recording_->length(); }
+  /// What the next token's sequence starts from.
+  RecordingPtr recording() const { return recording_->rows ? recording_ : recording_->base; }
+
+  /// Takes over the rows of a sequence that continued this one.
+  void append(const Recording& next) {
+    const int64_t row = recording_->rows;
+    recording_->rows += next.rows;
+    for (size_t l = 0; l < recording_->keys.size(); ++l) {
+      recording_->keys[l] = copy(next.keys[l], 2 * static_cast<int64_t>(l) * capacity_, row);
+      recording_->values[l] = copy(next.values[l], (2 * static_cast<int64_t>(l) + 1) * capacity_, row);
+    }
+  }
+
+ private:
+  ConstView copy(ConstView rows, int64_t first_row, int64_t row) {
+    for (int64_t r = 0; r < rows.rows; ++r)
+      context_.copy_on_device(storage_.row(first_row + row + r), rows.row(r),
+                              sizeof(float) * static_cast<size_t>(rows.cols));
+    return std::as_const(storage_).rows_slice(first_row, row + rows.rows);
+  }
+
+  Context& context_;
+  int64_t capacity_;
+  Tensor storage_;
+  std::shared_ptr<Recording> recording_ = std::make_shared<Recording>();
+};
+
+struct Text {
+  size_t prompt;  // index in the caller's list: the random stream
+  GrowingCache cache;
+  int64_t limit;  // new tokens it may take
+  std::vector<int32_t> tokens;
+};
+
+void check(const GptConfig& config, std::span<const std::vector<int32_t>> prompts, const GenerationOptions& options) {
+  require<InputError>(options.max_tokens >= 0, "max tokens is {}, must not be negative", options.max_tokens);
+  require<InputError>(options.top_k >= 0, "top-k is {}, must not be negative (0 stands for all tokens)", options.top_k);
+  require<InputError>(std::isfinite(options.temperature) && options.temperature >= 0,
+                      "temperature is {}, must be a number from 0 upwards", options.temperature);
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    const auto length = static_cast<int64_t>(prompts[i].size());
+    require<InputError>(length > 0, "prompt {} is empty: give at least one token", i);
+    require<InputError>(length < config.positions, "prompt {} has {} tokens and leaves no room in a context of {}", i,
+                        length, config.positions);
+    for (const int32_t id : prompts[i])
+      require<InputError>(id >= 0 && id < config.vocabulary, "prompt {} holds the token id {}; the vocabulary has {}",
+                          i, id, config.vocabulary);
+  }
+}
+
+/// The next token of each row of logits; row r draws from the stream of `texts[r]`.
+std::vector<int32_t> choose(Context& context, ConstView logits, std::span<Text* const> texts,
+                            const GenerationOptions& options) {
+  DeviceArray<int32_t> chosen(context, logits.rows);
+  if (options.temperature == 0) {
+    argmax_rows(context, logits, chosen);
+    return chosen.to_host();
+  }
+  std::vector<double> uniforms;
+  for (const Text* text : texts)
+    uniforms.push_back(Random(options.seed, (uint64_t{text->prompt} << 32) | text->tokens.size()).uniform());
+  const int64_t k = options.top_k == 0 ? logits.cols : std::min(options.top_k, logits.cols);
+  sample_top_k(context, logits, k, options.temperature, DeviceArray<double>(context, std::span<const double>(uniforms)),
+               chosen);
+  return chosen.to_host();
+}
+
+/// One wave: texts whose prompts and caches fit into memory together.
+class Wave {
+ public:
+  Wave(Executor& executor, const GenerationOptions& options) : executor_(executor), options_(options) {}
+
+  /// Runs the prompts, each distinct one once, and draws the first tokens.
+  void start(std::span<const std::vector<int32_t>> prompts, size_t first, size_t count) {
+    Plan plan;
+    std::map<std::vector<int32_t>, int64_t> distinct;
+    std::vector<int64_t> sequence_of(count);
+    for (size_t i = 0; i < count; ++i) {
+      const auto [found, is_new] = distinct.emplace(prompts[first + i], static_cast<int64_t>(plan.sequences.size()));
+      sequence_of[i] = found->second;
+      if (is_new) {
+        plan.sequences.emplace_back();
+        plan.sequences.back().tokens = prompts[first + i];
+        plan.sequences.back().record = true;
+      }
+    }
+    for (size_t i = 0; i < count; ++i)
+      plan.wanted.push_back({sequence_of[i], static_cast<int64_t>(prompts[first + i].size()) - 1});
+    Run run = executor_.run(plan);
+    for (size_t i = 0; i < count; ++i) {
+      const auto length = static_cast<int64_t>(prompts[first + i].size());
+      const int64_t limit = std::min(options_.max_tokens, executor_.model().config().positions - length);
+      texts_.push_back({.prompt = first + i,
+                        .cache = GrowingCache(executor_.context(), executor_.model().config(),
+                                              run.recordings[static_cast<size_t>(sequence_of[i])], limit),
+                        .limit = limit,
+                        .tokens = {}});
+    }
+    for (Text& text : texts_)
+      if (text.limit > 0) active_.push_back(&text);
+    if (!active_.empty()) take(run);
+  }
+
+  /// Adds one token to every text that is not finished. False when all are.
+  bool step() {
+    if (active_.empty()) return false;
+    Plan plan;
+    for (size_t i = 0; i < active_.size(); ++i) {
+      const Text& text = *active_[i];
+      Sequence& sequence = plan.sequences.emplace_back();
+      sequence.tokens = {text.tokens.back()};
+      sequence.first_position = text.cache.length();
+      sequence.base = text.cache.recording();
+      sequence.record = true;
+      plan.wanted.push_back({static_cast<int64_t>(i), text.cache.length()});
+    }
+    Run run = executor_.run(plan);
+    for (size_t i = 0; i < active_.size(); ++i) active_[i]->cache.append(*run.recordings[i]);
+    take(run);
+    return true;
+  }
+
+  void move_results(std::vector<std::vector<int32_t>>& results) {
+    for (Text& text : texts_) results[text.prompt] = std::move(text.tokens);
+  }
+
+ private:
+  void take(const Run& run) {
+    const std::vector<int32_t> chosen = choose(executor_.context(), run.logits.view(), active_, options_);
+    std::vector<Text*> still;
+    for (size_t i = 0; i < active_.size(); ++i) {
+      Text& text = *active_[i];
+      if (chosen[i] == options_.stop_token) continue;
+      text.tokens.push_back(chosen[i]);
+      if (static_cast<int64_t>(text.tokens.size()) < text.limit) still.push_back(&text);
+    }
+    active_ = std::move(still);
+  }
+
+  Executor& executor_;
+  const GenerationOptions& options_;
+  std::vector<Text> texts_;
+  std::vector<Text*> active_;
+};
+
+}  // namespace
+
+std::vector<std::vector<int32_t>> generate(Executor& executor, std::span<const std::vector<int32_t>> prompts,
+                                           const GenerationOptions& options) {
+  check(executor.model().config(), prompts, options);
+  std::vector<std::vector<int32_t>> results(prompts.size());
+  if (options.max_tokens == 0) return results;
+  const int64_t rows_at_once = std::max<int64_t>(1, executor.rows_per_wave(1));
+  for (size_t first = 0; first < prompts.size();) {
+    int64_t rows = 0;
+    size_t count = 0;
+    // A text's cache takes less memory than its rows in a wave do.
+    while (first + count < prompts.size()) {
+      rows += static_cast<int64_t>(prompts[first + count].size()) + options.max_tokens;
+      if (count > 0 && rows > rows_at_once) break;
+      ++count;
+    }
+    Wave wave(executor, options);
+    wave.start(prompts, first, count);
+    while (wave.step()) continue;
+    wave.move_results(results);
+    first += count;
+  }
+  return results;
+}
+
+}  // namespace loci

@@ -1,0 +1,255 @@
+#include "model/training.h"
+
+#include <cmath>
+#include <numbers>
+#include <numeric>
+
+#include "kernels/adam.h"
+#include "kernels/softmax.h"
+#include "runtime/error.h"
+#include "runtime/hdf5.h"
+#include "runtime/random.h"
+
+namespace loci {
+namespace {
+
+int64_t count_tokens(std::span<const std::vector<int32_t>> sequences) {
+  return std::accumulate(sequences.begin(), sequences.end(), int64_t{0},
+                         [](int64_t sum, const auto& sequence) { return sum + static_cast<int64_t>(sequence.size()); });
+}
+
+/// Positions that have a next token.
+int64_t count_predictions(std::span<const std::vector<int32_t>> sequences) {
+  return count_tokens(sequences) - static_cast<int64_t>(sequences.size());
+}
+
+/// A plan that wants every position but the last of each sequence, and the tokens that follow them.
+struct Batch {
+  Plan plan;
+  std::vector<int32_t> targets;
+
+  explicit Batch(std::span<const std::vector<int32_t>> sequences) {
+    for (size_t s = 0; s < sequences.size(); ++s) {
+      plan.sequences.emplace_back().tokens = sequences[s];
+      for (size_t i = 0; i + 1 < sequences[s].size(); ++i) {
+        plan.wanted.push_back({static_cast<int64_t>(s), static_cast<int64_t>(i)});
+        targets.push_back(sequences[s][i + 1]);
+      }
+    }
+  }
+};
+
+double sum_of(const Tensor& values) {
+  const std::vector<float> host = values.to_host();
+  return std::accumulate(host.begin(), host.end(), 0.0);
+}
+
+}  // namespace
+
+double learning_rate(const TrainingConfig& config, int64_t step, int64_t total) {
+  if (step < config.warmup_steps)
+    return config.learning_rate * static_cast<double>(step + 1) / static_cast<double>(config.warmup_steps);
+  const int64_t rest = std::max<int64_t>(1, total - config.warmup_steps);
+  const double progress = std::min(1.0, static_cast<double>(step - config.warmup_steps) / static_cast<double>(rest));
+  const double height = (1 + std::cos(std::numbers::pi * progress)) / 2;
+  return config.learning_rate * (config.learning_rate_floor + (1 - config.learning_rate_floor) * height);
+}
+
+std::string first_difference(const Json& a, const Json& b) {
+  for (const auto& [key, value] : a.items())
+    if (!b.contains(key) || b.at(key) != value) return key;
+  for (const auto& [key, value] : b.items())
+    if (!a.contains(key)) return key;
+  return "";
+}
+
+Trainer::Trainer(Context& context, const TrainingConfig& config, const GptConfig& model, const Corpus& corpus,
+                 int32_t end_of_text)
+    : context_(context),
+      config_(config),
+      maker_(corpus, config.sequences, end_of_text,
+             config.sequences.max_tokens > 0 ? config.sequences.max_tokens : model.positions, config.seed),
+      weights_(context, model),
+      gradients_(context, model),
+      first_moments_(context, model),
+      second_moments_(context, model),
+      model_(model, weights_.constant_parameters(), weights_.storage()),
+      executor_(context, model_) {
+  require<InputError>(config.sequences.max_tokens <= model.positions,
+                      "\"max_tokens\" {} is more than the model's {} positions", config.sequences.max_tokens,
+                      model.positions);
+  for (const MlpDrop& drop : config.mlp_drop)
+    require<InputError>(drop.first_layer < model.layers,
+                        "\"mlp_drop\": \"first_layer\" is {} but the model has {} layers", drop.first_layer,
+                        model.layers);
+  count_steps();
+  open_epoch(0);
+}
+
+Trainer::~Trainer() = default;
+
+/// Goes through all epochs' sequences once, since how many steps they take depends on their lengths.
+void Trainer::count_steps() {
+  for (int64_t epoch = 0; config_.epochs == 0 || epoch < config_.epochs; ++epoch) {
+    open_epoch(epoch);
+    require<InputError>(!sequences_.empty(), "the training text holds no document of two or more tokens");
+    for (size_t r = 0; r + 1 < runs_.size(); ++r) {
+      if (config_.steps > 0 && total_steps_ == config_.steps) return;
+      ++total_steps_;
+      total_tokens_ += count_tokens(std::span(sequences_).subspan(runs_[r], runs_[r + 1] - runs_[r]));
+    }
+  }
+}
+
+void Trainer::open_epoch(int64_t epoch) {
+  epoch_ = epoch;
+  run_ = 0;
+  sequences_ = maker_.epoch(epoch);
+  runs_ = cut_into_runs(sequences_, config_.tokens_per_step);
+}
+
+StepReport Trainer::step() {
+  require<Error>(!finished(), "training has ended after {} steps", total_steps_);
+  if (run_ + 1 >= runs_.size()) open_epoch(epoch_ + 1);
+  const auto sequences = std::span(sequences_).subspan(runs_[run_], runs_[run_ + 1] - runs_[run_]);
+  const double weight = 1.0 / static_cast<double>(count_predictions(sequences));
+  draw_mlp_drops(sequences.size());
+  gradients_.fill_zero(context_);
+  LossSum loss;
+  const std::vector<size_t> waves = cut_into_runs(sequences, config_.tokens_per_wave);
+  for (size_t w = 0; w + 1 < waves.size(); ++w) {
+    const LossSum part = add_gradients(sequences.subspan(waves[w], waves[w + 1] - waves[w]), waves[w], weight);
+    loss.sum += part.sum;
+    loss.positions += part.positions;
+  }
+  StepReport report{.step = step_ + 1,
+                    .tokens = count_tokens(sequences),
+                    .loss = loss.mean(),
+                    .learning_rate = learning_rate(config_, step_, total_steps_)};
+  require<NumericalError>(std::isfinite(report.loss), "the loss of step {} is not finite: use a lower learning rate",
+                          report.step);
+  report.gradient_norm = update(report.learning_rate);
+  ++step_;
+  ++run_;
+  tokens_ += report.tokens;
+  return report;
+}
+
+/// Forward and backward pass of some sequences; adds `weight` times the gradient of their summed loss.
+LossSum Trainer::add_gradients(std::span<const std::vector<int32_t>> sequences, size_t first_sequence, double weight) {
+  Batch batch(sequences);
+  add_mlp_drops(batch.plan, first_sequence);
+  Run run = executor_.run(batch.plan, Keep::activations);
+  const auto positions = static_cast<int64_t>(batch.targets.size());
+  const std::vector<float> weights(batch.targets.size(), static_cast<float>(weight));
+  Tensor losses(context_, positions, 1);
+  cross_entropy(context_, run.logits.view(), {context_, std::span<const int32_t>(batch.targets)},
+                {context_, std::span<const float>(weights)}, losses.view(), run.logits.view(), Write::assign);
+  executor_.backward(run, run.logits.view(), &gradients_.parameters());
+  return {sum_of(losses) / weight, positions};
+}
+
+/// Which sequences of the coming step lose MLP outputs, for each rule of the configuration.
+void Trainer::draw_mlp_drops(size_t sequences) {
+  dropped_.assign(config_.mlp_drop.size(), std::vector<uint8_t>(sequences));
+  for (size_t d = 0; d < dropped_.size(); ++d) {
+    const uint64_t index = (static_cast<uint64_t>(d) << 48) | static_cast<uint64_t>(step_);
+    Random random(config_.seed, random_stream(RandomPurpose::mlp_drop, index));
+    for (uint8_t& dropped : dropped_[d]) dropped = random.uniform() < config_.mlp_drop[d].probability;
+  }
+}
+
+void Trainer::add_mlp_drops(Plan& plan, size_t first_sequence) const {
+  for (size_t d = 0; d < dropped_.size(); ++d) {
+    const MlpDrop& drop = config_.mlp_drop[d];
+    for (size_t s = 0; s < plan.sequences.size(); ++s) {
+      if (!dropped_[d][first_sequence + s]) continue;
+      for (int64_t layer = drop.first_layer; layer < model_.config().layers; ++layer)
+        plan.mlp_scales.push_back({static_cast<int64_t>(s), layer, static_cast<float>(drop.factor)});
+    }
+  }
+}
+
+/// Clips the gradient's global norm and takes an AdamW step. Returns the norm before clipping.
+double Trainer::update(double rate) {
+  const double norm = std::sqrt(sum_of_squares(context_, gradients_.all()));
+  require<NumericalError>(std::isfinite(norm), "the gradient of step {} is not finite: use a lower learning rate",
+                          step_ + 1);
+  const double clip = config_.gradient_clip;
+  const auto scale = static_cast<float>(clip > 0 && norm > clip ? clip / norm : 1.0);
+  using Group = ParameterBuffer::Group;
+  for (const Group group : {Group::matrices, Group::embeddings, Group::vectors}) {
+    const AdamOptions options{.learning_rate = rate,
+                              .beta_1 = config_.beta_1,
+                              .beta_2 = config_.beta_2,
+                              .epsilon = config_.epsilon,
+                              .weight_decay = group == Group::matrices     ? config_.weight_decay
+                                              : group == Group::embeddings ? config_.embedding_weight_decay
+                                                                           : 0};
+    adam_step(context_, options, step_ + 1, gradients_.group(group), scale, weights_.group(group),
+              first_moments_.group(group), second_moments_.group(group));
+  }
+  return norm;
+}
+
+LossSum Trainer::evaluate(const std::vector<std::vector<int32_t>>& sequences) {
+  LossSum total;
+  const std::vector<size_t> waves = cut_into_runs(sequences, config_.tokens_per_wave);
+  for (size_t w = 0; w + 1 < waves.size(); ++w) {
+    Batch batch(std::span<const std::vector<int32_t>>(sequences).subspan(waves[w], waves[w + 1] - waves[w]));
+    const Run run = executor_.run(batch.plan);
+    std::vector<int64_t> rows(batch.targets.size());
+    std::iota(rows.begin(), rows.end(), int64_t{0});
+    Tensor log_probabilities(context_, static_cast<int64_t>(rows.size()), 1);
+    target_log_probabilities(context_, run.logits.view(), {context_, std::span<const int64_t>(rows)},
+                             {context_, std::span<const int32_t>(batch.targets)}, log_probabilities.view());
+    total.sum -= sum_of(log_probabilities);
+    total.positions += static_cast<int64_t>(rows.size());
+  }
+  return total;
+}
+
+void Trainer::save(const std::filesystem::path& path, const Json& identity, const Json& extra) {
+  write_hdf5_atomically(path, [&](H5File& file) {
+    write_attribute(file, "/", "format", "loci training checkpoint 1");
+    write_attribute(file, "/", "identity", canonical_json(identity));
+    write_attribute(file, "/", "extra", canonical_json(extra));
+    write_attribute(file, "/", "step", step_);
+    write_attribute(file, "/", "tokens", tokens_);
+    write_attribute(file, "/", "epoch", epoch_);
+    write_attribute(file, "/", "run", static_cast<int64_t>(run_));
+    const auto write = [&](const std::string& name, ParameterBuffer& buffer, const std::string& meaning) {
+      const ConstView view = buffer.all();
+      write_dataset(file, name, to_host(context_, view), {view.rows, view.cols}, {.units = "1", .long_name = meaning});
+    };
+    write("/weights", weights_, "all parameters, packed");
+    write("/first_moments", first_moments_, "Adam's running mean of the gradient, packed like the weights");
+    write("/second_moments", second_moments_, "Adam's running mean of the squared gradient, packed like the weights");
+  });
+}
+
+Json Trainer::restore(const std::filesystem::path& path, const Json& identity) {
+  const H5File file = H5File::open_read(path);
+  const Json stored = parse_json(read_string_attribute(file, "/", "identity"), path.string());
+  const std::string difference = first_difference(stored, identity);
+  require<InputError>(difference.empty(),
+                      "{} belongs to a training with another \"{}\"; use another --output or --overwrite",
+                      path.string(), difference);
+  const auto read = [&](const std::string& name, ParameterBuffer& buffer) {
+    const View view = buffer.all();
+    const H5Array<float> array = read_dataset<float>(file, name, {view.rows, view.cols});
+    context_.copy_to_device(view.data, array.values.data(), sizeof(float) * array.values.size());
+  };
+  read("/weights", weights_);
+  read("/first_moments", first_moments_);
+  read("/second_moments", second_moments_);
+  step_ = read_int_attribute(file, "/", "step");
+  tokens_ = read_int_attribute(file, "/", "tokens");
+  open_epoch(read_int_attribute(file, "/", "epoch"));
+  run_ = static_cast<size_t>(read_int_attribute(file, "/", "run"));
+  require<InputError>(step_ >= 0 && step_ <= total_steps_ && run_ < runs_.size(),
+                      "{}: step {} lies outside the training; use --overwrite", path.string(), step_);
+  return parse_json(read_string_attribute(file, "/", "extra"), path.string());
+}
+
+}  // namespace loci

@@ -1,0 +1,100 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model/executor.h"
+#include "model/parameter_buffer.h"
+#include "model/training_config.h"
+#include "model/training_data.h"
+
+namespace loci {
+
+/// Learning rate of a step (counted from 0) out of `total`: linear warm-up to the peak, then half a cosine down to the
+/// floor.
+double learning_rate(const TrainingConfig& config, int64_t step, int64_t total);
+
+/// What one step did.
+struct StepReport {
+  int64_t step = 0;  ///< counted from 1
+  int64_t tokens = 0;
+  double loss = 0;  ///< mean next-token cross-entropy over the step's predicted positions, before the update
+  double gradient_norm = 0;
+  double learning_rate = 0;
+};
+
+/// Summed next-token cross-entropy of sequences, and over how many positions.
+struct LossSum {
+  double sum = 0;
+  int64_t positions = 0;
+  double mean() const { return positions ? sum / static_cast<double>(positions) : 0; }
+};
+
+/// Trains a GPT by AdamW (Loshchilov & Hutter 2019). The state after n steps is a function of configuration, data,
+/// initial weights and n alone (on one machine with one number of threads), however often training was interrupted in
+/// between.
+class Trainer {
+ public:
+  /// Starts from `weights`. `corpus` must outlive this. Throws InputError where corpus and configuration do not fit.
+  Trainer(Context& context, const TrainingConfig& config, const GptConfig& model, const Corpus& corpus,
+          int32_t end_of_text);
+  ~Trainer();
+  Trainer(const Trainer&) = delete;
+  Trainer& operator=(const Trainer&) = delete;
+
+  ParameterBuffer& weights() { return weights_; }
+  const Model& model() const { return model_; }
+  Executor& executor() { return executor_; }
+
+  int64_t total_steps() const { return total_steps_; }
+  int64_t steps_done() const { return step_; }
+  int64_t tokens_done() const { return tokens_; }
+  int64_t tokens_left() const { return total_tokens_ - tokens_; }
+  bool finished() const { return step_ >= total_steps_; }
+
+  /// One update. NumericalError where loss or gradient is not finite: weights are then as before the step.
+  StepReport step();
+  /// The loss of sequences without any regulariser.
+  LossSum evaluate(const std::vector<std::vector<int32_t>>& sequences);
+
+  /// Writes weights, both moments, counters and the place in the data to an HDF5 file that replaces an old one whole.
+  /// `extra` is kept with them.
+  void save(const std::filesystem::path& path, const Json& identity, const Json& extra);
+  /// Continues from such a file and returns its `extra`. Throws InputError where the file belongs to another training
+  /// (naming the first key of `identity` that differs) or is damaged.
+  Json restore(const std::filesystem::path& path, const Json& identity);
+
+ private:
+  void count_steps();
+  void open_epoch(int64_t epoch);
+  LossSum add_gradients(std::span<const std::vector<int32_t>> sequences, size_t first_sequence, double weight);
+  void draw_mlp_drops(size_t sequences);
+  void add_mlp_drops(Plan& plan, size_t first_sequence) const;
+  double update(double rate);
+
+  Context& context_;
+  TrainingConfig config_;
+  SequenceMaker maker_;
+  ParameterBuffer weights_, gradients_, first_moments_, second_moments_;
+  Model model_;
+  Executor executor_;
+
+  int64_t step_ = 0;
+  int64_t tokens_ = 0;
+  int64_t epoch_ = 0;
+  size_t run_ = 0;  // of this epoch: the next step's
+  int64_t total_steps_ = 0;
+  int64_t total_tokens_ = 0;
+  std::vector<std::vector<int32_t>> sequences_;  // of this epoch
+  std::vector<size_t> runs_;
+  std::vector<std::vector<uint8_t>> dropped_;  // [rule][sequence of this step]
+};
+
+/// Names the first key whose value differs between two objects, "" where they are equal.
+std::string first_difference(const Json& a, const Json& b);
+
+}  // namespace loci

@@ -1,0 +1,269 @@
+#include "model/training_job.h"
+
+#include <spdlog/spdlog.h>
+
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <optional>
+
+#include "model/checkpoint.h"
+#include "model/tokenizer.h"
+#include "runtime/atomic_file.h"
+#include "runtime/error.h"
+#include "runtime/progress.h"
+#include "runtime/provenance.h"
+
+namespace loci {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+/// NaN has no place in JSON: it is left out.
+Json to_json(const std::vector<LossPoint>& losses) {
+  Json list = Json::array();
+  for (const LossPoint& point : losses) {
+    list.push_back({{"step", point.step}, {"training", point.training}});
+    if (!std::isnan(point.validation)) list.back()["validation"] = point.validation;
+  }
+  return list;
+}
+
+std::vector<LossPoint> losses_from_json(const Json& list, std::string_view where) {
+  std::vector<LossPoint> losses;
+  for (const Json& point : list)
+    losses.push_back({json_int(point, "step", where), json_number(point, "training", where),
+                      json_has(point, "validation") ? json_number(point, "validation", where)
+                                                    : std::numeric_limits<double>::quiet_NaN()});
+  return losses;
+}
+
+/// The job's inputs, read and checked before any work starts.
+struct Inputs {
+  Tokenizer tokenizer;
+  GptConfig model;
+  std::optional<Checkpoint> initial;
+  Corpus training;
+  Corpus validation;
+  Json identity;
+};
+
+/// The folder that the tokenizer comes from.
+std::filesystem::path tokenizer_folder(const TrainingConfig& config) {
+  return config.model ? config.tokenizer : config.initial_model;
+}
+
+GptConfig model_for(const TrainingConfig& config, const Tokenizer& tokenizer,
+                    const std::optional<Checkpoint>& initial) {
+  if (initial) {
+    require<InputError>(tokenizer.vocabulary_size() <= initial->config().vocabulary,
+                        "{}: the tokenizer has {} tokens but the model only {}", config.initial_model.string(),
+                        tokenizer.vocabulary_size(), initial->config().vocabulary);
+    return initial->config();
+  }
+  GptConfig model = *config.model;
+  model.vocabulary = tokenizer.vocabulary_size();
+  model.bos_token = model.eos_token = tokenizer.end_of_text().value_or(-1);
+  model.check("model");
+  return model;
+}
+
+/// What decides about the result: the configuration but for what only concerns reports, and hashes of what was read.
+Json identity_of(const TrainingConfig& config, const Inputs& inputs) {
+  Json identity = training_config_to_json(config);
+  for (const char* key : {"report_every", "checkpoint_every", "text", "validation_text", "tokenizer", "initial_model"})
+    identity.erase(key);
+  identity["training_data_sha256"] = inputs.training.sha256();
+  identity["validation_data_sha256"] = inputs.validation.sha256();
+  identity["tokenizer_sha256"] = inputs.tokenizer.sha256();
+  if (inputs.initial) identity["initial_weights_sha256"] = inputs.initial->weights_sha256();
+  return identity;
+}
+
+Inputs read_inputs(Context& context, const TrainingConfig& config) {
+  std::optional<Checkpoint> initial;
+  if (!config.model) initial = Checkpoint::open(config.initial_model);
+  Tokenizer tokenizer = Tokenizer::load(tokenizer_folder(config));
+  const GptConfig model = model_for(config, tokenizer, initial);
+  Corpus training = read_corpus(context, tokenizer, config.text, config.sequences);
+  Corpus validation = config.validation_text.empty()
+                          ? hold_out(training, config.validation_fraction, config.seed)
+                          : read_corpus(context, tokenizer, config.validation_text, config.sequences);
+  Inputs inputs{std::move(tokenizer), model, std::move(initial), std::move(training), std::move(validation), {}};
+  inputs.identity = identity_of(config, inputs);
+  return inputs;
+}
+
+class Job {
+ public:
+  Job(Context& context, const TrainingJob& job)
+      : context_(context),
+        job_(job),
+        inputs_(read_inputs(context, job.config)),
+        state_path_(job.output / "training.h5"),
+        record_path_(job.output / "training.json") {}
+
+  TrainingSummary run() {
+    if (found_complete()) return summary_;
+    prepare_output();
+    const int32_t end_of_text = inputs_.tokenizer.end_of_text().value_or(-1);
+    Trainer trainer(context_, job_.config, inputs_.model, inputs_.training, end_of_text);
+    start(trainer);
+    train(trainer);
+    write_result(trainer);
+    return summary_;
+  }
+
+ private:
+  bool found_complete();
+  void prepare_output() const;
+  void start(Trainer& trainer);
+  void train(Trainer& trainer);
+  void after_step(Trainer& trainer, const StepReport& report);
+  void report(const Trainer& trainer, const StepReport& report) const;
+  void add_loss_point(Trainer& trainer);
+  void write_result(Trainer& trainer);
+
+  Context& context_;
+  const TrainingJob& job_;
+  Inputs inputs_;
+  std::filesystem::path state_path_;
+  std::filesystem::path record_path_;
+  TrainingSummary summary_;
+  std::vector<std::vector<int32_t>> validation_;
+  double loss_sum_ = 0;  // since the last loss point
+  int64_t loss_steps_ = 0;
+  int64_t tokens_before_ = 0;  // tokens of earlier runs
+  Clock::time_point start_ = Clock::now();
+  Clock::time_point last_report_ = Clock::now();
+};
+
+bool Job::found_complete() {
+  if (job_.on_existing == OnExisting::overwrite || !std::filesystem::exists(record_path_)) return false;
+  const std::string where = record_path_.string();
+  const Json record = parse_json_file(record_path_);
+  const std::string difference = first_difference(json_object(record, "identity", where), inputs_.identity);
+  require<InputError>(difference.empty(),
+                      "{} belongs to a training with another \"{}\"; use another --output or --overwrite", where,
+                      difference);
+  summary_.outcome = TrainingSummary::Outcome::found_complete;
+  summary_.steps = json_int(record, "steps", where);
+  summary_.tokens = json_int(record, "tokens", where);
+  summary_.losses = losses_from_json(json_array(record, "losses", where), where);
+  return true;
+}
+
+void Job::prepare_output() const {
+  std::error_code failure;
+  std::filesystem::create_directories(job_.output, failure);
+  require<InputError>(!failure, "--output {}: the folder cannot be made: {}", job_.output.string(), failure.message());
+  if (job_.on_existing == OnExisting::overwrite) {
+    std::filesystem::remove(state_path_);
+    std::filesystem::remove(record_path_);
+    return;
+  }
+  require<InputError>(
+      std::filesystem::exists(state_path_) || !std::filesystem::exists(job_.output / "model.safetensors"),
+      "--output {}: the folder already holds a model of other origin; use another folder or --overwrite",
+      job_.output.string());
+}
+
+/// The first weights, or the state that an interrupted run left.
+void Job::start(Trainer& trainer) {
+  SequenceMaker plain(inputs_.validation, job_.config.sequences, inputs_.tokenizer.end_of_text().value_or(-1),
+                      inputs_.model.positions, job_.config.seed);
+  validation_ = plain.plain();
+  if (std::filesystem::exists(state_path_)) {
+    const Json extra = trainer.restore(state_path_, inputs_.identity);
+    const std::string where = state_path_.string();
+    summary_.losses = losses_from_json(json_array(extra, "losses", where), where);
+    loss_sum_ = json_number(extra, "loss_sum", where);
+    loss_steps_ = json_int(extra, "loss_steps", where);
+    spdlog::info("train: continuing after step {} of {}", trainer.steps_done(), trainer.total_steps());
+  } else if (inputs_.initial) {
+    std::vector<float> scratch;
+    for (const TensorInfo& info : gpt_parameters(inputs_.model))
+      trainer.weights().set(context_, info.name, inputs_.initial->f32(info.name, scratch));
+  } else {
+    initialise(context_, trainer.weights(), job_.config.initial_deviation, job_.config.seed);
+  }
+  tokens_before_ = trainer.tokens_done();
+}
+
+void Job::train(Trainer& trainer) {
+  spdlog::info("train: {} parameters, {} documents of {} tokens in all, {} held out, {} steps",
+               inputs_.model.parameter_count(), inputs_.training.size(), inputs_.training.tokens(),
+               inputs_.validation.size(), trainer.total_steps());
+  start_ = last_report_ = Clock::now();
+  while (!trainer.finished()) after_step(trainer, trainer.step());
+  summary_.steps = trainer.steps_done();
+  summary_.tokens = trainer.tokens_done();
+  summary_.seconds = seconds_since(start_);
+  summary_.tokens_per_second = static_cast<double>(trainer.tokens_done() - tokens_before_) / summary_.seconds;
+}
+
+void Job::after_step(Trainer& trainer, const StepReport& step) {
+  loss_sum_ += step.loss;
+  ++loss_steps_;
+  const bool last = trainer.finished();
+  if (step.step % job_.config.report_every == 0 || last) report(trainer, step);
+  if (step.step % job_.config.validate_every == 0 || last) add_loss_point(trainer);
+  if (step.step % job_.config.checkpoint_every == 0 || last)
+    trainer.save(state_path_, inputs_.identity,
+                 {{"losses", to_json(summary_.losses)}, {"loss_sum", loss_sum_}, {"loss_steps", loss_steps_}});
+  if (job_.on_step) job_.on_step(step);
+}
+
+void Job::report(const Trainer& trainer, const StepReport& step) const {
+  const double rate = static_cast<double>(trainer.tokens_done() - tokens_before_) / seconds_since(start_);
+  spdlog::info(
+      "train: step {} of {}, loss {:.4f}, gradient norm {:.3f}, learning rate {:.2e}, {:.0f} tokens/s, {} left",
+      step.step, trainer.total_steps(), step.loss, step.gradient_norm, step.learning_rate, rate,
+      duration_text(static_cast<double>(trainer.tokens_left()) / rate));
+}
+
+void Job::add_loss_point(Trainer& trainer) {
+  LossPoint point{.step = trainer.steps_done(),
+                  .training = loss_sum_ / static_cast<double>(loss_steps_),
+                  .validation = std::numeric_limits<double>::quiet_NaN()};
+  loss_sum_ = 0;
+  loss_steps_ = 0;
+  if (!validation_.empty()) {
+    point.validation = trainer.evaluate(validation_).mean();
+    spdlog::info("train: step {}, mean loss {:.4f}, validation loss {:.4f}", point.step, point.training,
+                 point.validation);
+  }
+  summary_.losses.push_back(point);
+}
+
+DType stored_dtype(StoredType type) {
+  return type == StoredType::fp32 ? DType::f32 : type == StoredType::fp16 ? DType::f16 : DType::bf16;
+}
+
+void Job::write_result(Trainer& trainer) {
+  const auto host = trainer.weights().to_host(context_);
+  std::map<std::string, std::span<const float>> tensors;
+  for (const auto& [name, values] : host) tensors.emplace(name, values);
+  write_checkpoint(job_.output, inputs_.model, tensors, tokenizer_folder(job_.config),
+                   stored_dtype(job_.config.stored_type));
+  const Provenance provenance = current_provenance();
+  const Json record = {{"config", training_config_to_json(job_.config)},
+                       {"identity", inputs_.identity},
+                       {"steps", summary_.steps},
+                       {"tokens", summary_.tokens},
+                       {"losses", to_json(summary_.losses)},
+                       {"loci_version", provenance.version},
+                       {"git_commit", provenance.git_commit},
+                       {"libraries", provenance.libraries},
+                       {"date", provenance.date}};
+  write_file_atomically(record_path_, record.dump(1) + "\n");
+  std::filesystem::remove(state_path_);
+}
+
+}  // namespace
+
+TrainingSummary run_training(Context& context, const TrainingJob& job) { return Job(context, job).run(); }
+
+}  // namespace loci
