@@ -1,8 +1,10 @@
 #include "runtime/hdf5.h"
 
+#include <fcntl.h>
 #include <hdf5_hl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -38,7 +40,16 @@ std::string last_cause() {
         return 0;
       },
       &cause);
-  return cause.empty() ? "no cause given" : cause;
+  if (cause.empty()) return "no cause given";
+  // "file write failed: time = ..., error message = 'File too large', ...": keep what was tried and what the system
+  // said.
+  constexpr std::string_view kSystem = "error message = '";
+  if (const auto start = cause.find(kSystem); start != std::string::npos) {
+    const auto from = start + kSystem.size();
+    return cause.substr(0, cause.find(':')) + ": " + cause.substr(from, cause.find('\'', from) - from);
+  }
+  std::replace(cause.begin(), cause.end(), '\n', ' ');
+  return cause;
 }
 
 std::string name_of(const H5File& file, const std::string& object) {
@@ -909,8 +920,11 @@ void walk(const H5File& file, const std::string& object, int depth) {
 
 /// The child's answer: empty if all is well, else the message.
 [[noreturn]] void probe_child(const std::filesystem::path& path, int answer) {
-  // Whatever the library does to this process, nobody wants its core.
+  // Whatever the library does to this process, nobody wants its core or its last words.
   for (const int number : {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL}) signal(number, SIG_DFL);
+  const rlimit no_core{0, 0};
+  setrlimit(RLIMIT_CORE, &no_core);
+  if (const int nowhere = ::open("/dev/null", O_WRONLY); nowhere >= 0) ::dup2(nowhere, STDERR_FILENO);
   std::string message;
   try {
     walk(H5File::open_read(path), "/", 0);

@@ -1,0 +1,319 @@
+#include "runtime/unit_store.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <thread>
+
+#include "runtime/atomic_file.h"
+#include "tests/support/errors.h"
+#include "tests/support/paths.h"
+
+namespace loci {
+namespace {
+
+using test::error_of;
+using test::expect_message;
+using test::TemporaryDir;
+namespace fs = std::filesystem;
+
+constexpr int64_t kUnits = 6;
+const Json kConfig = {{"command", "trace"}, {"noise", {{"kind", "s"}, {"factor", 3.0}}}, {"samples", 10}};
+
+void write_unit(UnitStore& store, int64_t unit) {
+  store.commit(unit, [&](H5File& shard) {
+    write_dataset(shard, "/scores", std::vector<float>(100, static_cast<float>(unit) * 0.1f), {100});
+    write_attribute(shard, "/", "seconds", 1.0);
+  });
+}
+
+/// One run of a job; stops after `limit` new units as if it were interrupted.
+void run_job(const std::string& output, int64_t limit = kUnits) {
+  UnitStore store(output, kConfig, OnExisting::resume);
+  if (store.complete()) return;
+  for (int64_t unit = 0; unit < kUnits; ++unit) {
+    if (store.is_done(unit)) continue;
+    if (limit-- == 0) return;
+    write_unit(store, unit);
+  }
+  store.finish([&](H5File& file, const UnitStore::OpenUnit& open_unit) {
+    create_dataset<float>(file, "/scores", {kUnits, 100});
+    for (int64_t unit = 0; unit < kUnits; ++unit) {
+      write_rows<float>(file, "/scores", unit, 1, read_dataset<float>(open_unit(unit), "/scores").values);
+    }
+    write_attribute(file, "/", "date", std::to_string(std::chrono::system_clock::now().time_since_epoch().count()));
+  });
+  EXPECT_TRUE(store.complete());
+}
+
+class UnitStoreTest : public testing::Test {
+ protected:
+  std::string shard(int64_t unit) const { return output_ + ".parts/unit_00000" + std::to_string(unit) + ".h5"; }
+  std::string mark(int64_t unit) const { return output_ + ".parts/unit_00000" + std::to_string(unit) + ".done"; }
+  TemporaryDir dir_;
+  std::string output_ = dir_.file("out.h5");
+};
+
+TEST_F(UnitStoreTest, RunsToTheEndAndLeavesOnlyTheOutput) {
+  run_job(output_);
+  EXPECT_FALSE(fs::exists(output_ + ".parts"));
+  EXPECT_FALSE(fs::exists(output_ + ".tmp"));
+  const H5File file = H5File::open_read(output_);
+  EXPECT_EQ(read_config(file), kConfig);
+  EXPECT_EQ(dataset_info(file, "/scores").shape, (std::vector<int64_t>{kUnits, 100}));
+  const UnitStore again(output_, kConfig, OnExisting::resume);
+  EXPECT_TRUE(again.complete());
+  EXPECT_FALSE(fs::exists(output_ + ".parts"));
+}
+
+TEST_F(UnitStoreTest, InterruptedAndWholeRunsGiveTheSame) {
+  run_job(output_);
+  const std::string whole = canonical_hash(output_);
+  const std::string other = dir_.file("interrupted.h5");
+  for (int64_t stop : {0, 1, 2, 1}) {
+    run_job(other, stop);
+    EXPECT_FALSE(fs::exists(other));
+  }
+  {
+    const UnitStore store(other, kConfig, OnExisting::resume);
+    EXPECT_EQ(store.done_units(), (std::set<int64_t>{0, 1, 2, 3}));
+    EXPECT_TRUE(store.repaired().empty());
+  }
+  run_job(other);
+  EXPECT_EQ(canonical_hash(other), whole);
+}
+
+TEST_F(UnitStoreTest, KilledJobsAreContinued) {
+  const pid_t child = fork();
+  if (child == 0) {
+    UnitStore store(output_, kConfig, OnExisting::resume);
+    write_unit(store, 0);
+    store.commit(1, [](H5File& file) {
+      create_group(file, "/half");
+      kill(getpid(), SIGKILL);
+    });
+    _exit(0);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  ASSERT_TRUE(WIFSIGNALED(status));
+  {
+    const UnitStore store(output_, kConfig, OnExisting::resume);
+    EXPECT_EQ(store.done_units(), std::set<int64_t>{0});
+    EXPECT_TRUE(store.repaired().empty());
+    EXPECT_FALSE(fs::exists(shard(1) + ".tmp"));
+  }
+  run_job(output_);
+  EXPECT_TRUE(fs::exists(output_));
+}
+
+TEST_F(UnitStoreTest, AnotherConfigurationIsRefused) {
+  Json other = kConfig;
+  other["noise"]["factor"] = 1.0;
+  run_job(output_, 2);
+  const auto open = [&](const Json& config) {
+    return error_of<InputError>([&] { UnitStore store(output_, config, OnExisting::resume); });
+  };
+  expect_message(open(other), {output_ + ".parts", "noise.factor", "3.0", "1.0", "--overwrite"});
+  other = kConfig;
+  other.erase("samples");
+  expect_message(open(other), {"samples", "made with 10", "none"});
+  other = kConfig;
+  other["window"] = 5;
+  expect_message(open(other), {"window", "made without", "5"});
+  run_job(output_);
+  expect_message(open(other), {output_, "window", "--overwrite"});
+  EXPECT_TRUE(fs::exists(output_));
+  EXPECT_FALSE(fs::exists(output_ + ".parts"));
+}
+
+TEST_F(UnitStoreTest, OverwriteStartsAnewButKeepsTheOldOutputUntilTheEnd) {
+  run_job(output_);
+  const std::string before = canonical_hash(output_);
+  Json other = kConfig;
+  other["samples"] = 3;
+  {
+    UnitStore store(output_, other, OnExisting::overwrite);
+    EXPECT_FALSE(store.complete());
+    EXPECT_TRUE(store.done_units().empty());
+    write_unit(store, 0);
+    EXPECT_EQ(canonical_hash(output_), before);
+  }
+  {
+    UnitStore store(output_, other, OnExisting::overwrite);
+    EXPECT_TRUE(store.done_units().empty());
+    write_unit(store, 0);
+    store.finish([](H5File& file, const UnitStore::OpenUnit& open_unit) {
+      copy_object(open_unit(0), "/scores", file, "/scores");
+    });
+  }
+  EXPECT_EQ(read_config(H5File::open_read(output_)), other);
+  EXPECT_NE(canonical_hash(output_), before);
+}
+
+TEST_F(UnitStoreTest, OnlyOneJobAtATime) {
+  const UnitStore store(output_, kConfig, OnExisting::resume);
+  expect_message(error_of<SystemError>([&] { UnitStore second(output_, kConfig, OnExisting::resume); }),
+                 {output_, "another job"});
+  expect_message(error_of<SystemError>([&] { UnitStore second(output_, kConfig, OnExisting::overwrite); }),
+                 {output_, "another job"});
+  EXPECT_TRUE(fs::exists(output_ + ".parts/config.json"));
+}
+
+TEST_F(UnitStoreTest, LockEndsWithItsHolder) {
+  { const UnitStore store(output_, kConfig, OnExisting::resume); }
+  EXPECT_FALSE(fs::exists(output_ + ".parts"));
+  EXPECT_NO_THROW(UnitStore(output_, kConfig, OnExisting::resume));
+}
+
+TEST_F(UnitStoreTest, ErrorsInUnitAndMergeLeaveNothing) {
+  UnitStore store(output_, kConfig, OnExisting::resume);
+  write_unit(store, 0);
+  error_of<NumericalError>([&] { store.commit(1, [](H5File&) { throw NumericalError("nan"); }); });
+  EXPECT_FALSE(store.is_done(1));
+  EXPECT_FALSE(fs::exists(shard(1)));
+  EXPECT_FALSE(fs::exists(shard(1) + ".tmp"));
+  error_of<NumericalError>([&] {
+    store.finish([](H5File& file, const UnitStore::OpenUnit&) {
+      create_group(file, "/x");
+      throw NumericalError("nan");
+    });
+  });
+  EXPECT_FALSE(store.complete());
+  EXPECT_FALSE(fs::exists(output_));
+  EXPECT_FALSE(fs::exists(output_ + ".tmp"));
+  EXPECT_TRUE(fs::exists(shard(0)));
+  error_of<ShapeError>([&] { write_unit(store, 0); });
+  error_of<ShapeError>([&] { store.open_unit(3); });
+}
+
+struct Damage {
+  std::string name;
+  std::function<void(const std::string& shard, const std::string& mark)> apply;
+  std::string cause;
+};
+
+class DamagedUnit : public testing::TestWithParam<Damage> {};
+
+TEST_P(DamagedUnit, IsReportedAndDoneAgain) {
+  const TemporaryDir dir;
+  run_job(dir.file("whole.h5"));
+  const std::string output = dir.file("out.h5");
+  run_job(output, 4);
+  const std::string shard = output + ".parts/unit_000002.h5";
+  const std::string mark = output + ".parts/unit_000002.done";
+  GetParam().apply(shard, mark);
+  {
+    const UnitStore store(output, kConfig, OnExisting::resume);
+    EXPECT_EQ(store.done_units(), (std::set<int64_t>{0, 1, 3}));
+    ASSERT_EQ(store.repaired().size(), 1u);
+    expect_message(store.repaired()[0], {"unit 2 is done again", "unit_000002", GetParam().cause});
+    EXPECT_FALSE(fs::exists(shard));
+    EXPECT_FALSE(fs::exists(mark));
+  }
+  run_job(output);
+  EXPECT_EQ(canonical_hash(output), canonical_hash(dir.file("whole.h5")));
+}
+
+void flip_byte(const std::string& path) {
+  std::string bytes = read_text_file(path);
+  bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 0x40);
+  write_file_atomically(path, std::string_view(bytes));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    UnitStore, DamagedUnit,
+    testing::Values(
+        Damage{"shard_missing", [](auto& shard, auto&) { fs::remove(shard); }, "missing"},
+        Damage{"shard_empty", [](auto& shard, auto&) { fs::resize_file(shard, 0); }, "0 bytes"},
+        Damage{"shard_short", [](auto& shard, auto&) { fs::resize_file(shard, fs::file_size(shard) - 1); }, "bytes"},
+        Damage{"shard_long", [](auto& shard, auto&) { fs::resize_file(shard, fs::file_size(shard) + 1); }, "bytes"},
+        Damage{"shard_flipped", [](auto& shard, auto&) { flip_byte(shard); }, "SHA-256"},
+        Damage{"mark_empty", [](auto&, auto& mark) { fs::resize_file(mark, 0); }, "line 1"},
+        Damage{"mark_truncated", [](auto&, auto& mark) { fs::resize_file(mark, fs::file_size(mark) / 2); }, "line 1"},
+        Damage{"mark_list", [](auto&, auto& mark) { write_file_atomically(mark, std::string_view("[]")); }, "\"size\""},
+        Damage{"mark_no_hash",
+               [](auto&, auto& mark) { write_file_atomically(mark, std::string_view(R"({"size": 1})")); },
+               "\"sha256\" is missing"},
+        Damage{"mark_other_hash",
+               [](auto& shard, auto& mark) {
+                 const Json json = {{"size", fs::file_size(shard)}, {"sha256", std::string(64, '0')}};
+                 write_file_atomically(mark, json.dump());
+               },
+               "SHA-256"},
+        Damage{
+            "mark_negative_size",
+            [](auto&, auto& mark) { write_file_atomically(mark, std::string_view(R"({"size": -1, "sha256": "x"})")); },
+            "\"size\" is -1"}),
+    [](const auto& param) { return param.param.name; });
+
+TEST_F(UnitStoreTest, ShardDamagedDuringTheRunStopsTheMerge) {
+  UnitStore store(output_, kConfig, OnExisting::resume);
+  write_unit(store, 0);
+  flip_byte(shard(0));
+  const std::string message = error_of<SystemError>([&] {
+    store.finish(
+        [](H5File& file, const UnitStore::OpenUnit& open) { copy_object(open(0), "/scores", file, "/scores"); });
+  });
+  expect_message(message, {"unit_000000.h5", "SHA-256", "run the command again"});
+  EXPECT_FALSE(fs::exists(output_));
+}
+
+TEST_F(UnitStoreTest, OutputsThatAreNotOursAreRefused) {
+  const auto refused = [&](const std::vector<std::string>& parts) {
+    const std::string message = error_of<InputError>([&] { UnitStore store(output_, kConfig, OnExisting::resume); });
+    expect_message(message, {output_, "--overwrite"});
+    expect_message(message, parts);
+    EXPECT_FALSE(fs::exists(output_ + ".parts"));
+  };
+  write_file_atomically(output_, std::string_view("my thesis"));
+  refused({"no HDF5 file"});
+  EXPECT_EQ(read_text_file(output_), "my thesis");
+  write_hdf5_atomically(output_, [](H5File& file) { create_group(file, "/x"); });
+  refused({"\"config\"", "is missing"});
+  write_hdf5_atomically(output_, [](H5File& file) { write_attribute(file, "/", "config", "{\"a\": 1, \"a\": 2}"); });
+  refused({"occurs twice"});
+  write_hdf5_atomically(output_, [](H5File& file) { write_attribute(file, "/", "config", "[]"); });
+  refused({"no JSON object"});
+}
+
+TEST_F(UnitStoreTest, DamagedConfigOfAnInterruptedRunIsRefused) {
+  run_job(output_, 2);
+  const std::string config = output_ + ".parts/config.json";
+  write_file_atomically(config, std::string_view("{\"comm"));
+  const auto open = [&] {
+    return error_of<InputError>([&] { UnitStore store(output_, kConfig, OnExisting::resume); });
+  };
+  expect_message(open(), {config, "--overwrite"});
+  fs::remove(config);
+  expect_message(open(), {config, "missing", "--overwrite"});
+  EXPECT_NO_THROW(UnitStore(output_, kConfig, OnExisting::overwrite));
+}
+
+TEST_F(UnitStoreTest, MissingFolderIsNamed) {
+  expect_message(error_of<InputError>([&] { UnitStore store(dir_.file("no/out.h5"), kConfig, OnExisting::resume); }),
+                 {dir_.file("no/out.h5"), "does not exist"});
+}
+
+TEST_F(UnitStoreTest, CanonicalHashSeesDataNotStorage) {
+  const auto write = [&](const std::string& name, float value, H5Compression compression, double seconds,
+                         int64_t seed) {
+    write_hdf5_atomically(dir_.file(name), [&](H5File& file) {
+      write_dataset(file, "/b", std::vector<float>(1000, value), {10, 100}, {.compression = compression});
+      write_attribute(file, "/b", "seconds", seconds);
+      write_dataset(file, "/edit_seconds", std::vector<double>{seconds}, {});
+      write_attribute(file, "/", "seed", seed);
+    });
+    return canonical_hash(dir_.file(name));
+  };
+  const std::string first = write("1", 1.0f, H5Compression::none, 1.0, 7);
+  EXPECT_EQ(write("2", 1.0f, H5Compression::deflate, 2.0, 7), first);
+  EXPECT_NE(write("3", 1.5f, H5Compression::none, 1.0, 7), first);
+  EXPECT_NE(write("4", 1.0f, H5Compression::none, 1.0, 8), first);
+}
+
+}  // namespace
+}  // namespace loci
