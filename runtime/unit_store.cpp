@@ -229,6 +229,14 @@ void UnitStore::commit(int64_t unit, const std::function<void(H5File& shard)>& w
   done_.insert(unit);
 }
 
+void UnitStore::discard(int64_t unit) {
+  require<ShapeError>(!complete() && is_done(unit), "{}: unit {} is not done", output_.string(), unit);
+  // The mark first: a shard without one is swept away when the job is continued.
+  fs::remove(mark_path(unit));
+  fs::remove(shard_path(unit));
+  done_.erase(unit);
+}
+
 H5File UnitStore::open_unit(int64_t unit) const {
   require<ShapeError>(is_done(unit), "{}: unit {} is not done", output_.string(), unit);
   const std::string fault = mark_fault(shard_path(unit), mark_path(unit));

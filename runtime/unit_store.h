@@ -45,6 +45,8 @@ class UnitStore {
 
   /// Writes the shard of `unit` (atomically) and then its mark. A unit that is done may not be committed again.
   void commit(int64_t unit, const std::function<void(H5File& shard)>& write);
+  /// Takes back a done unit and removes its shard: for jobs whose later units hold all that earlier ones do.
+  void discard(int64_t unit);
   /// The shard of a done unit, verified again.
   H5File open_unit(int64_t unit) const;
 
