@@ -1,0 +1,151 @@
+#include "edit/edit_file.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "runtime/error.h"
+
+namespace loci {
+namespace {
+
+std::string group_of(int64_t index) { return fmt::format("/edits/{}", index); }
+
+std::vector<float> read_vector(const H5File& file, const std::string& group, const char* name) {
+  const std::string path = group + "/" + name;
+  std::vector<float> values = read_dataset<float>(file, path, {kAnyExtent}).values;
+  const bool finite = std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); });
+  require<InputError>(finite, "{}: {} holds values that are not finite", file.path().string(), path);
+  return values;
+}
+
+void require_width(const H5File& file, const std::string& group, const char* name, size_t found, size_t expected) {
+  require<InputError>(found == expected, "{}: {}/{} has {} values, expected {}", file.path().string(), group, name,
+                      found, expected);
+}
+
+std::vector<LossRow> read_loss_curve(const H5File& file, const std::string& path) {
+  const std::vector<double> values = read_dataset<double>(file, path, {kAnyExtent, 4}).values;
+  std::vector<LossRow> rows;
+  for (size_t i = 0; i + 4 <= values.size(); i += 4)
+    rows.push_back({values[i], values[i + 1], values[i + 2], values[i + 3]});
+  return rows;
+}
+
+}  // namespace
+
+std::string_view edit_mode_name(EditMode mode) { return mode == EditMode::sequential ? "sequential" : "independent"; }
+
+void write_edit(H5File& file, int64_t index, const Edit& edit) {
+  const std::string group = group_of(index);
+  create_group(file, group);
+  const auto write = [&](const char* name, const std::vector<float>& values, const char* long_name) {
+    write_dataset<float>(file, group + "/" + name, values, {static_cast<int64_t>(values.size())},
+                         {.units = "1", .long_name = long_name});
+  };
+  write("u", edit.u, "direction of the update in the space of keys, W' = W + u v^T");
+  write("v", edit.v, "change of the value for a unit of k.u");
+  write("k_mean", edit.k_mean, "key at the fact token, mean over the context templates");
+  write("k_bare", edit.k_bare, "key at the fact token of the prompt alone");
+  write("value_before", edit.value_before, "MLP output at the fact token of the prompt alone");
+  write("value_star", edit.value_star, "wanted MLP output v*");
+  std::vector<double> curve;
+  for (const LossRow& row : edit.loss_curve) curve.insert(curve.end(), {row.total, row.target, row.essence, row.decay});
+  write_dataset<double>(file, group + "/loss_curve", curve, {static_cast<int64_t>(edit.loss_curve.size()), 4},
+                        {.units = "nat", .long_name = "loss of v* at each step: total, target NLL, KL, decay"});
+  write_attribute(file, group, "case_id", edit.request.case_id);
+  write_attribute(file, group, "prompt", edit.request.prompt);
+  write_attribute(file, group, "subject", edit.request.subject);
+  write_attribute(file, group, "target_new", edit.request.target_new);
+  write_attribute(file, group, "target_true", edit.request.target_true);
+  write_attribute(file, group, "method", edit.method);
+  write_attribute(file, group, "layer", edit.layer);
+}
+
+Edit read_edit(const H5File& file, int64_t index) {
+  const std::string group = group_of(index);
+  Edit edit;
+  edit.u = read_vector(file, group, "u");
+  edit.v = read_vector(file, group, "v");
+  edit.k_mean = read_vector(file, group, "k_mean");
+  edit.k_bare = read_vector(file, group, "k_bare");
+  edit.value_before = read_vector(file, group, "value_before");
+  edit.value_star = read_vector(file, group, "value_star");
+  require_width(file, group, "k_mean", edit.k_mean.size(), edit.u.size());
+  require_width(file, group, "k_bare", edit.k_bare.size(), edit.u.size());
+  require_width(file, group, "value_before", edit.value_before.size(), edit.v.size());
+  require_width(file, group, "value_star", edit.value_star.size(), edit.v.size());
+  edit.loss_curve = read_loss_curve(file, group + "/loss_curve");
+  edit.request.case_id = read_int_attribute(file, group, "case_id");
+  edit.request.prompt = read_string_attribute(file, group, "prompt");
+  edit.request.subject = read_string_attribute(file, group, "subject");
+  edit.request.target_new = read_string_attribute(file, group, "target_new");
+  edit.request.target_true = read_string_attribute(file, group, "target_true");
+  edit.method = read_string_attribute(file, group, "method");
+  edit.layer = read_int_attribute(file, group, "layer");
+  require<InputError>(edit.layer >= 0, "{}: attribute \"layer\" of {} is {}", file.path().string(), group, edit.layer);
+  return edit;
+}
+
+EditFile read_edit_file(const std::filesystem::path& path) {
+  probe_hdf5(path);
+  const H5File file = H5File::open_read(path);
+  const bool is_edits = has_attribute(file, "/", "kind") && read_string_attribute(file, "/", "kind") == "edits";
+  require<InputError>(is_edits && h5_is_group(file, "/edits"), "{}: is no file of edits; give one that loci edit wrote",
+                      path.string());
+  EditFile made;
+  made.path = path;
+  const std::string mode = read_string_attribute(file, "/", "mode");
+  require<InputError>(mode == "independent" || mode == "sequential", "{}: attribute \"mode\" of / is \"{}\"",
+                      path.string(), mode);
+  made.mode = mode == "sequential" ? EditMode::sequential : EditMode::independent;
+  made.weights_sha256 = read_string_attribute(file, "/", "weights_sha256");
+  const auto count = static_cast<int64_t>(group_members(file, "/edits").size());
+  require<InputError>(count > 0, "{}: holds no edit", path.string());
+  for (int64_t i = 0; i < count; ++i) {
+    require<InputError>(h5_is_group(file, group_of(i)), "{}: {} is missing", path.string(), group_of(i));
+    made.edits.push_back(read_edit(file, i));
+  }
+  return made;
+}
+
+void check_edits_fit(const EditFile& file, const GptConfig& config, const std::string& weights_sha256) {
+  require<InputError>(file.weights_sha256 == weights_sha256,
+                      "{}: the edits were made for another model (weights {:.12}, this model's are {:.12}); give the "
+                      "model that they were made for",
+                      file.path.string(), file.weights_sha256, weights_sha256);
+  for (size_t i = 0; i < file.edits.size(); ++i) {
+    const Edit& edit = file.edits[i];
+    const bool fits = edit.layer < config.layers && static_cast<int64_t>(edit.u.size()) == config.mlp_width &&
+                      static_cast<int64_t>(edit.v.size()) == config.width;
+    require<InputError>(fits, "{}: edit {} (layer {}, {} x {}) does not fit the model ({} layers, {} x {})",
+                        file.path.string(), i, edit.layer, edit.u.size(), edit.v.size(), config.layers,
+                        config.mlp_width, config.width);
+  }
+}
+
+void apply_edit(Context& context, Model& model, const Edit& edit) {
+  model.add_rank_one(context, edit.layer, edit.u, edit.v);
+}
+
+void apply_edits(Context& context, Model& model, const EditFile& file, std::optional<int64_t> index) {
+  check_edits_fit(file, model.config(), model.checkpoint().weights_sha256());
+  const auto count = static_cast<int64_t>(file.edits.size());
+  if (index) {
+    require<InputError>(*index >= 0 && *index < count, "{}: there is no edit {}, only 0 to {}", file.path.string(),
+                        *index, count - 1);
+    require<InputError>(file.mode == EditMode::independent || count == 1,
+                        "{}: the edits are sequential, one of them alone was never made; apply all, or remake the file "
+                        "without --sequential",
+                        file.path.string());
+    apply_edit(context, model, file.edits[static_cast<size_t>(*index)]);
+    return;
+  }
+  if (count > 1 && file.mode == EditMode::independent)
+    spdlog::warn("{}: {} edits, each made from the original model, are applied together", file.path.string(), count);
+  for (const Edit& edit : file.edits) apply_edit(context, model, edit);
+}
+
+}  // namespace loci

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "edit/rome.h"
+#include "model/model.h"
+#include "runtime/hdf5.h"
+
+namespace loci {
+
+/// How the edits of a file belong together.
+enum class EditMode {
+  independent,  ///< each was made from the original model
+  sequential,   ///< each was made from the model with all earlier ones applied
+};
+
+/// "independent", "sequential".
+std::string_view edit_mode_name(EditMode mode);
+
+/// A file of edits: root attributes `kind` = "edits", `mode`, `weights_sha256` of the model they belong to, provenance;
+/// groups /edits/{i} in request order with datasets u, v, k_mean, k_bare, value_before, value_star, loss_curve [steps,
+/// 4] and the request, method and layer as attributes.
+struct EditFile {
+  std::filesystem::path path;
+  EditMode mode = EditMode::independent;
+  std::string weights_sha256;
+  std::vector<Edit> edits;
+};
+
+/// Writes one edit as the group `/edits/{index}`.
+void write_edit(H5File& file, int64_t index, const Edit& edit);
+/// Reads the group `/edits/{index}`; InputError for what is missing, not finite, or of a shape that contradicts itself.
+Edit read_edit(const H5File& file, int64_t index);
+
+/// Reads a whole edit file. Throws InputError naming it and the object for a file of another kind, or a damaged one.
+EditFile read_edit_file(const std::filesystem::path& path);
+
+/// Throws InputError unless the edits were made for a model with these weights, and fit its shape.
+void check_edits_fit(const EditFile& file, const GptConfig& config, const std::string& weights_sha256);
+
+/// W += u v^T for one edit.
+void apply_edit(Context& context, Model& model, const Edit& edit);
+
+/// Applies edit `index`, or all of them in order, to a model loaded from the checkpoint they were made for (checked by
+/// the hash of its weights; InputError otherwise). Several independent edits applied together are added up, which none
+/// of them was computed for: a warning says so.
+void apply_edits(Context& context, Model& model, const EditFile& file, std::optional<int64_t> index = std::nullopt);
+
+}  // namespace loci

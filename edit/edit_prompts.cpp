@@ -1,0 +1,119 @@
+#include "edit/edit_prompts.h"
+
+#include <algorithm>
+#include <map>
+
+#include "runtime/error.h"
+
+namespace loci {
+namespace {
+
+constexpr std::string_view kPlace = "{}";
+
+/// A text and the bytes of its subject.
+struct MarkedText {
+  std::string text;
+  int64_t subject_begin = 0;
+  int64_t subject_end = 0;
+};
+
+/// Puts the subject at the `{}` of the prompt, and both at the `{}` of the template.
+MarkedText fill(std::string_view context, std::string_view prompt, std::string_view subject) {
+  const size_t outer = context.find(kPlace), inner = prompt.find(kPlace);
+  MarkedText made;
+  made.text.append(context.substr(0, outer)).append(prompt.substr(0, inner));
+  made.subject_begin = static_cast<int64_t>(made.text.size());
+  made.text.append(subject);
+  made.subject_end = static_cast<int64_t>(made.text.size());
+  made.text.append(prompt.substr(inner + kPlace.size())).append(context.substr(outer + kPlace.size()));
+  // White space at the subject's ends is not part of it: it may belong to the next token.
+  const auto blank = [&](int64_t at) {
+    return std::string_view(" \t\r\n\v\f").find(made.text[static_cast<size_t>(at)]) != std::string_view::npos;
+  };
+  while (made.subject_end > made.subject_begin + 1 && blank(made.subject_end - 1)) --made.subject_end;
+  while (made.subject_begin < made.subject_end - 1 && blank(made.subject_begin)) ++made.subject_begin;
+  return made;
+}
+
+/// The token that holds byte `at`.
+int64_t token_at(const Encoding& encoding, int64_t at) {
+  size_t token = 0;
+  while (token + 1 < encoding.ids.size() && encoding.offsets[token].end <= at) ++token;
+  return static_cast<int64_t>(token);
+}
+
+int64_t find_lookup(const Encoding& encoding, const MarkedText& marked, FactToken fact_token) {
+  const auto tokens = static_cast<int64_t>(encoding.ids.size());
+  const int64_t last = token_at(encoding, marked.subject_end - 1);
+  switch (fact_token) {
+    case FactToken::subject_first:
+      return token_at(encoding, marked.subject_begin);
+    case FactToken::subject_last:
+      return last;
+    case FactToken::subject_first_after_last:
+      return std::min(last + 1, tokens - 1);
+    case FactToken::last:
+      return tokens - 1;
+  }
+  return last;
+}
+
+EditPrompt make_prompt(const MarkedText& marked, std::span<const int32_t> target, FactToken fact_token,
+                       TargetForcing forcing, const Tokenizer& tokenizer, std::string_view where) {
+  const std::span<const int32_t> forced = target.first(target.size() - 1);
+  const Encoding encoding = tokenizer.encode(marked.text);
+  EditPrompt prompt;
+  prompt.lookup = find_lookup(encoding, marked, fact_token);
+  prompt.tokens = encoding.ids;
+  if (forcing == TargetForcing::text && !forced.empty()) {
+    prompt.tokens = tokenizer.encode_ids(marked.text + tokenizer.decode_text(forced, TextCleanUp::as_configured));
+  } else {
+    prompt.tokens.insert(prompt.tokens.end(), forced.begin(), forced.end());
+  }
+  prompt.first_target = static_cast<int64_t>(prompt.tokens.size()) - static_cast<int64_t>(target.size());
+  require<InputError>(prompt.first_target >= 0 && prompt.lookup <= prompt.first_target,
+                      "{}: in \"{}\" the fact token does not come before the target \"{}\"", where, marked.text,
+                      tokenizer.decode_text(target));
+  return prompt;
+}
+
+EditPrompt essence_prompt(const EditRequest& request, FactToken fact_token, const Tokenizer& tokenizer) {
+  const MarkedText marked = fill(kPlace, "{} is a", request.subject);
+  const Encoding encoding = tokenizer.encode(marked.text);
+  EditPrompt prompt;
+  prompt.lookup = find_lookup(encoding, marked, fact_token);
+  prompt.tokens.assign(encoding.ids.begin(), encoding.ids.begin() + prompt.lookup + 1);
+  return prompt;
+}
+
+}  // namespace
+
+PreparedRequest prepare_request(const EditRequest& request, std::span<const std::string> templates,
+                                FactToken fact_token, TargetForcing forcing, const Tokenizer& tokenizer,
+                                const GptConfig& config, std::string_view where) {
+  PreparedRequest made;
+  made.target = tokenizer.encode_ids(spaced_target(request.target_new));
+  made.total_weight = static_cast<int64_t>(templates.size());
+  std::map<std::string, size_t> index_of;
+  const auto prompt_of = [&](std::string_view context) {
+    const MarkedText marked = fill(context, request.prompt, request.subject);
+    const auto [found, is_new] = index_of.emplace(marked.text, made.prompts.size());
+    if (is_new) made.prompts.push_back(make_prompt(marked, made.target, fact_token, forcing, tokenizer, where));
+    return found->second;
+  };
+  prompt_of(kPlace);
+  for (size_t i = 0; i < templates.size(); ++i) {
+    const size_t index = prompt_of(templates[i]);
+    ++made.prompts[index].weight;
+    if (i == 0) made.initial = index;
+  }
+  made.essence = essence_prompt(request, fact_token, tokenizer);
+  for (const EditPrompt& prompt : made.prompts)
+    require<InputError>(static_cast<int64_t>(prompt.tokens.size()) <= config.positions,
+                        "{}: behind a context template the prompt takes {} tokens, but the model reads {}; shorten the "
+                        "prompt or the templates",
+                        where, prompt.tokens.size(), config.positions);
+  return made;
+}
+
+}  // namespace loci

@@ -1,0 +1,61 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "runtime/json.h"
+
+namespace loci {
+
+/// The token of a prompt at which a fact is looked up and edited.
+enum class FactToken {
+  subject_first,
+  subject_last,
+  subject_first_after_last,  ///< the one behind the subject; the subject's last where the prompt ends there
+  last,                      ///< the prompt's last
+};
+
+/// "subject_last", ... Throws InputError "{where}: ..." for another name.
+FactToken fact_token_from_name(std::string_view name, std::string_view where);
+std::string_view fact_token_name(FactToken token);
+
+/// How v* is found (Meng et al. 2022, eq. 4 and its published code).
+struct ValueOptions {
+  int64_t steps = 20;          ///< evaluations; the last one makes no step. `v_num_grad_steps`
+  double learning_rate = 0.5;  ///< `v_lr`
+  double weight_decay = 0.5;   ///< of |delta| / |v0|^2. `v_weight_decay`
+  double clamp_factor = 4;     ///< |delta| <= clamp_factor |v0|. `clamp_norm_factor`
+  double kl_factor = 0.0625;   ///< `kl_factor`
+  double stop_loss = 0.05;     ///< stops where the total loss is below; no key: as in the reference
+};
+
+/// Texts to sample in front of the prompt: `count` of `length` tokens each, `<|endoftext|>` included.
+struct TemplateSample {
+  int64_t length;
+  int64_t count;
+};
+
+/// Hyper-parameters of ROME, as in the reference's hparams files.
+struct RomeHparams {
+  int64_t layer = -1;  ///< `layers`, exactly one; -1: not given
+  FactToken fact_token = FactToken::subject_last;
+  ValueOptions value;
+  bool covariance = true;                                     ///< `mom2_adjustment`: u = C^-1 k / |..|, else k / |k|
+  std::vector<TemplateSample> samples = {{5, 10}, {10, 10}};  ///< `context_template_length_params`
+  std::vector<std::string> without_effect;                    ///< keys of the file that are accepted and change nothing
+};
+
+/// Reads the reference's keys; those left out keep their defaults. Throws InputError "{where}: ..." for an unknown key,
+/// a wrong type, a value out of range, several layers. `v_loss_layer`, `mom2_dataset`, `mom2_n_samples`, `mom2_dtype`
+/// and the module names have no effect (in the reference neither, or they name what the other flags give).
+RomeHparams hparams_from_json(const Json& json, std::string_view where);
+RomeHparams read_hparams(const std::filesystem::path& path);
+
+/// With the reference's keys.
+Json hparams_to_json(const RomeHparams& hparams);
+
+}  // namespace loci

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "model/config.h"
+#include "model/tokenizer.h"
+#include "runtime/json.h"
+
+namespace loci {
+
+/// One fact to write into a model: the prompt, with the subject at its `{}`, is to be continued by target_new.
+struct EditRequest {
+  int64_t case_id = 0;
+  std::string prompt;  ///< with exactly one `{}`, the subject's place
+  std::string subject;
+  std::string target_new;   ///< as it stands in the file; a leading space is added where it is used
+  std::string target_true;  ///< what the model says before; may be empty (no method here needs it)
+
+  bool operator==(const EditRequest&) const = default;
+};
+
+/// Throws InputError "{where}: ..." unless the request can be run on this model: exactly one `{}`, a subject that is
+/// more than white space, a target, and a prompt that fits the context together with its target.
+void check_request(const EditRequest& request, const Tokenizer& tokenizer, const GptConfig& config,
+                   std::string_view where);
+
+enum class InvalidRequests { refuse, skip };
+
+/// A request file, read and checked whole.
+struct LoadedRequests {
+  std::vector<EditRequest> requests;
+  std::vector<std::string> skipped;  ///< one sentence for each record left out
+  std::string sha256;                ///< of the file's bytes
+};
+
+/// Reads a list of records (or a single one) in any of these forms, which may be mixed:
+///   the reference's `requested_rewrite` objects {prompt with {}, subject, target_new{str}, target_true{str}};
+///   whole CounterFact records {case_id, requested_rewrite, ...};
+///   EasyEdit's {case_id, prompt, subject, target_new, ground_truth}, whose prompt holds the subject itself;
+///   zsRE in the form of Mitchell et al. 2022 {subject, src, answers}: the edit is towards answers[0].
+/// A record without case_id gets its place in the list. Throws InputError naming file, record and field for a record
+/// that cannot be run or repeats a case_id; InvalidRequests::skip leaves such records out and lists them. A file
+/// without any valid record is refused all the same.
+LoadedRequests read_requests(const std::filesystem::path& path, const Tokenizer& tokenizer, const GptConfig& config,
+                             InvalidRequests invalid);
+/// The same from JSON text; `name` leads messages.
+LoadedRequests parse_requests(std::string_view text, const std::string& name, const Tokenizer& tokenizer,
+                              const GptConfig& config, InvalidRequests invalid);
+
+/// A target as it follows a prompt: with a space in front unless it has one.
+std::string spaced_target(std::string_view target);
+
+/// How many times `part` occurs in `text`, without overlap.
+int64_t count_occurrences(std::string_view text, std::string_view part);
+
+}  // namespace loci
