@@ -13,9 +13,7 @@ constexpr double kRoot = 0.79788456080286535588;  // sqrt(2 / pi)
 constexpr double kCubic = 0.044715;
 
 // 0.5 (1 + tanh z) = 1 / (1 + exp(-2 z)), which does not cancel.
-LOCI_INLINE double gelu_new_gate(double x) {
-  return 1 / (1 + simd::exp(-2 * kRoot * (x + kCubic * x * x * x)));
-}
+LOCI_INLINE double gelu_new_gate(double x) { return 1 / (1 + simd::exp(-2 * kRoot * (x + kCubic * x * x * x))); }
 
 LOCI_SIMD void gelu_new_row(const float* x, int64_t count, float* y) {
 #pragma omp simd

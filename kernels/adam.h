@@ -16,17 +16,17 @@ struct AdamOptions {
   double weight_decay = 0;  ///< decoupled: x -= learning_rate * weight_decay * x
 };
 
-/// One step (`step` counts from 1) on x [rows, cols] with its gradient; `first` and `second` are the moments, zero before the
-/// first step. gradient_scale multiplies the gradient first (clipping). Arithmetic as PyTorch's: the bias corrections in fp64,
-/// x -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps).
+/// One step (`step` counts from 1) on x [rows, cols] with its gradient; `first` and `second` are the moments, zero
+/// before the first step. gradient_scale multiplies the gradient first (clipping). Arithmetic as PyTorch's: the bias
+/// corrections in fp64, x -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps).
 void adam_step(Context& context, const AdamOptions& options, int64_t step, ConstView gradient, float gradient_scale,
                View x, View first, View second);
 
 /// Sum of squares of x, in fp64, in a fixed order.
 double sum_of_squares(Context& context, ConstView x);
 
-/// The same with a norm limit per row, in the order that ROME's optimiser uses: x[r] is scaled to |x[r]| = limits[r] where it is
-/// longer. limits [rows, 1].
+/// The same with a norm limit per row, in the order that ROME's optimiser uses: x[r] is scaled to |x[r]| = limits[r]
+/// where it is longer. limits [rows, 1].
 void clamp_row_norms(Context& context, ConstView limits, View x);
 
 }  // namespace loci

@@ -34,7 +34,8 @@ StepFactors step_factors(const AdamOptions& options, int64_t step, float gradien
           static_cast<float>(options.learning_rate / correction_1)};
 }
 
-LOCI_SIMD void step_row(const StepFactors& f, const float* gradient, int64_t count, float* x, float* first, float* second) {
+LOCI_SIMD void step_row(const StepFactors& f, const float* gradient, int64_t count, float* x, float* first,
+                        float* second) {
   const StepFactors factors = f;
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) {

@@ -9,8 +9,8 @@ namespace {
 void require_inputs(const char* op, const AttentionBatch& batch, int64_t heads, ConstView queries, ConstView keys,
                     ConstView values) {
   require_shape(op, "queries", queries, batch.queries, queries.cols);
-  require<ShapeError>(heads > 0 && queries.cols % heads == 0, "{}: {} columns do not divide into {} heads", op, queries.cols,
-                      heads);
+  require<ShapeError>(heads > 0 && queries.cols % heads == 0, "{}: {} columns do not divide into {} heads", op,
+                      queries.cols, heads);
   require_shape(op, "keys", keys, keys.rows, queries.cols);
   require_shape(op, "values", values, keys.rows, queries.cols);
 }

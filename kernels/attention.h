@@ -40,8 +40,8 @@ struct AttentionBatch {
 void attention(Context& context, const AttentionBatch& batch, int64_t heads, float scale, ConstView queries,
                ConstView keys, ConstView values, View output, View log_sums);
 
-/// The backward pass: query_gradients = ..., key_gradients += ..., value_gradients += ... for the own rows; segments are
-/// constants. `output` and `log_sums` are those of the forward pass.
+/// The backward pass: query_gradients = ..., key_gradients += ..., value_gradients += ... for the own rows; segments
+/// are constants. `output` and `log_sums` are those of the forward pass.
 void attention_backward(Context& context, const AttentionBatch& batch, int64_t heads, float scale, ConstView queries,
                         ConstView keys, ConstView values, ConstView output, ConstView log_sums,
                         ConstView output_gradients, View query_gradients, View key_gradients, View value_gradients);

@@ -9,8 +9,8 @@
 #include "kernels/simd_math.h"
 #include "kernels/small_product.h"
 
-// One (head, sequence) pair is one unit of work: its keys and values are packed once, then tiles of queries meet all the keys
-// they see. Pairs write disjoint rows and columns, so results do not depend on the number of threads.
+// One (head, sequence) pair is one unit of work: its keys and values are packed once, then tiles of queries meet all
+// the keys they see. Pairs write disjoint rows and columns, so results do not depend on the number of threads.
 namespace loci::cpu {
 namespace {
 
@@ -58,13 +58,15 @@ void require_consistent(const char* op, const Job& job) {
     const AttentionSequence& s = job.sequence(i);
     require<ShapeError>(s.first_query >= 0 && s.queries >= 0 && s.first_query + s.queries <= job.queries.rows &&
                             s.first_key >= 0 && s.keys >= 0 && s.first_key + s.keys <= job.keys.rows,
-                        "{}: sequence {} lies outside the {} query and {} key rows", op, i, job.queries.rows, job.keys.rows);
-    require<ShapeError>(s.first_segment >= 0 && s.segments >= 0 && s.first_segment + s.segments <= job.batch.segments.size(),
-                        "{}: sequence {} names segments outside the {} given", op, i, job.batch.segments.size());
+                        "{}: sequence {} lies outside the {} query and {} key rows", op, i, job.queries.rows,
+                        job.keys.rows);
+    require<ShapeError>(
+        s.first_segment >= 0 && s.segments >= 0 && s.first_segment + s.segments <= job.batch.segments.size(),
+        "{}: sequence {} names segments outside the {} given", op, i, job.batch.segments.size());
     require<ShapeError>(s.queries == 0 || (s.visible_0 >= 0 && s.visible_0 + s.queries - 1 <= s.keys &&
                                            s.visible_0 + job.segment_keys(s) > 0),
-                        "{}: sequence {} shows its first query {} of {} own keys and its last one {}", op, i, s.visible_0,
-                        s.keys, s.visible_0 + s.queries - 1);
+                        "{}: sequence {} shows its first query {} of {} own keys and its last one {}", op, i,
+                        s.visible_0, s.keys, s.visible_0 + s.queries - 1);
   }
 }
 
@@ -102,8 +104,8 @@ void clear_columns(float* rows, int64_t count, int64_t ld, int64_t first) {
   for (int64_t r = 0; r < count; ++r) std::fill(rows + r * ld + first, rows + (r + 1) * ld, 0.0f);
 }
 
-LOCI_SIMD void multiply_small(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_row, int64_t a_step, const float* b,
-                              int64_t ldb, float* c, int64_t ldc) {
+LOCI_SIMD void multiply_small(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_row, int64_t a_step,
+                              const float* b, int64_t ldb, float* c, int64_t ldc) {
   small_product(m, n, k, a, a_row, a_step, b, ldb, c, ldc);
 }
 
@@ -143,7 +145,7 @@ LOCI_SIMD void add_into(const float* from, int64_t count, float* to) {
 struct PackedPair {
   int64_t segment_keys = 0;
   int64_t total = 0;
-  int64_t ld = 0;  // of the transposed operands
+  int64_t ld = 0;                      // of the transposed operands
   float* transposed_keys = nullptr;    // [width, ld]
   float* values = nullptr;             // [total, packed(width)]
   float* transposed_values = nullptr;  // [width, ld]
@@ -195,7 +197,8 @@ void forward_tile(const Job& job, const AttentionSequence& s, int64_t head, cons
   float* sums = scores + count * padded;
   std::fill(scores, sums + count * wide, 0.0f);
   const float* queries = job.queries.row(s.first_query + first) + head * job.width;
-  multiply_small(count, padded, job.width, queries, job.queries.stride, 1, pair.transposed_keys, pair.ld, scores, padded);
+  multiply_small(count, padded, job.width, queries, job.queries.stride, 1, pair.transposed_keys, pair.ld, scores,
+                 padded);
   float inverse[kQueryTile];
   for (int64_t i = 0; i < count; ++i) {
     const RowSum row = exponentiate_scores(scores + i * padded, visible + i, padded, job.scale);
@@ -243,7 +246,8 @@ struct OwnGradients {
   std::vector<float> values;
 };
 
-// scores := P from the saved sums; gradients (dP at first) := scale P (dP - D) = dS. Both are zero where nothing is seen.
+// scores := P from the saved sums; gradients (dP at first) := scale P (dP - D) = dS. Both are zero where nothing is
+// seen.
 LOCI_SIMD void row_gradients(float* scores, float* gradients, int64_t count, int64_t padded, float scale, float log_sum,
                              float projection) {
 #pragma omp simd
@@ -290,7 +294,8 @@ void backward_tile(const Job& job, const BackwardViews& views, const AttentionSe
   multiply_small(count, padded, width, queries, wide, 1, pair.transposed_keys, pair.ld, scores, padded);
   multiply_small(count, padded, width, output_gradients, wide, 1, pair.transposed_values, pair.ld, gradients, padded);
   for (int64_t i = 0; i < count; ++i) {
-    const float projection = dot(views.output_gradients.row(row + i) + column, views.output.row(row + i) + column, width);
+    const float projection =
+        dot(views.output_gradients.row(row + i) + column, views.output.row(row + i) + column, width);
     row_gradients(scores + i * padded, gradients + i * padded, visible + i, padded, job.scale,
                   views.log_sums.row(row + i)[head], projection);
   }
@@ -300,8 +305,8 @@ void backward_tile(const Job& job, const BackwardViews& views, const AttentionSe
                 sizeof(float) * static_cast<size_t>(width));
   const int64_t own_seen = seen - pair.segment_keys;
   multiply_small(own_seen, wide, count, gradients + pair.segment_keys, 1, padded, queries, wide, own.keys.data(), wide);
-  multiply_small(own_seen, wide, count, scores + pair.segment_keys, 1, padded, output_gradients, wide, own.values.data(),
-                 wide);
+  multiply_small(own_seen, wide, count, scores + pair.segment_keys, 1, padded, output_gradients, wide,
+                 own.values.data(), wide);
 }
 
 void add_own_gradients(const Job& job, const BackwardViews& views, const AttentionSequence& s, int64_t head,

@@ -17,8 +17,8 @@ inline void require_cpu(const Context& context, const char* op) {
 
 template <typename T>
 void require_shape(const char* op, const char* name, const MatrixView<T>& view, int64_t rows, int64_t cols) {
-  require<ShapeError>(view.rows == rows && view.cols == cols, "{}: {} is [{}, {}], expected [{}, {}]", op, name, view.rows,
-                      view.cols, rows, cols);
+  require<ShapeError>(view.rows == rows && view.cols == cols, "{}: {} is [{}, {}], expected [{}, {}]", op, name,
+                      view.rows, view.cols, rows, cols);
   require<ShapeError>(view.rows <= 1 || view.stride >= view.cols, "{}: {} has rows of {} at a stride of {}", op, name,
                       view.cols, view.stride);
 }

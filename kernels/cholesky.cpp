@@ -35,20 +35,21 @@ Diagonal inspect_diagonal(const std::vector<double>& matrix, int64_t n) {
 }
 
 [[noreturn]] void throw_not_definite(const std::string& name, int64_t row, const Diagonal& diagonal) {
-  const std::string dead =
-      diagonal.zeros ? fmt::format(" ({} rows have a zero diagonal, dead neurons: {})", diagonal.zeros, diagonal.first_zeros)
-                     : std::string();
-  throw_error<NumericalError>("{} is not positive definite: the Cholesky factorisation fails at row {}{}; use more samples or "
-                              "ask for a ridge, for example {:.3g} (1e-4 of the mean diagonal)",
-                              name, row, dead, 1e-4 * diagonal.mean);
+  const std::string dead = diagonal.zeros ? fmt::format(" (rows with a zero diagonal, dead neurons, {} in all: {})",
+                                                        diagonal.zeros, diagonal.first_zeros)
+                                          : std::string();
+  throw_error<NumericalError>(
+      "{} is not positive definite: the Cholesky factorisation fails at row {}{}; use more samples or "
+      "ask for a ridge, for example {:.3g} (1e-4 of the mean diagonal)",
+      name, row, dead, 1e-4 * diagonal.mean);
 }
 
 }  // namespace
 
 Cholesky::Cholesky(Context& context, std::vector<double> matrix, int64_t n, const std::string& name)
     : n_(n), norm_(0), factor_(std::move(matrix)) {
-  require<ShapeError>(n >= 0 && static_cast<int64_t>(factor_.size()) == n * n, "Cholesky: {} has {} elements, expected {} x {}",
-                      name, factor_.size(), n, n);
+  require<ShapeError>(n >= 0 && static_cast<int64_t>(factor_.size()) == n * n,
+                      "Cholesky: {} has {} elements, expected {} x {}", name, factor_.size(), n, n);
   if (n == 0) return;
   openblas_set_num_threads(context.threads().size());
   const Diagonal diagonal = inspect_diagonal(factor_, n);
@@ -61,10 +62,10 @@ Cholesky::Cholesky(Context& context, std::vector<double> matrix, int64_t n, cons
 
 void Cholesky::solve(std::span<double> rows) const {
   if (rows.empty()) return;
-  require<ShapeError>(n_ > 0 && rows.size() % static_cast<size_t>(n_) == 0, "Cholesky::solve: {} elements are no rows of {}",
-                      rows.size(), n_);
-  LAPACKE_dpotrs_work(LAPACK_COL_MAJOR, 'U', to_lapack(n_), to_lapack(static_cast<int64_t>(rows.size()) / n_), factor_.data(),
-                      to_lapack(n_), rows.data(), to_lapack(n_));
+  require<ShapeError>(n_ > 0 && rows.size() % static_cast<size_t>(n_) == 0,
+                      "Cholesky::solve: {} elements are no rows of {}", rows.size(), n_);
+  LAPACKE_dpotrs_work(LAPACK_COL_MAJOR, 'U', to_lapack(n_), to_lapack(static_cast<int64_t>(rows.size()) / n_),
+                      factor_.data(), to_lapack(n_), rows.data(), to_lapack(n_));
 }
 
 void Cholesky::forward_solve(std::span<double> rows) const {
@@ -80,8 +81,8 @@ double Cholesky::condition_number() const {
   double reciprocal = 0;
   std::vector<double> work(static_cast<size_t>(3 * n_));
   std::vector<lapack_int> integers(static_cast<size_t>(n_));
-  LAPACKE_dpocon_work(LAPACK_COL_MAJOR, 'U', to_lapack(n_), factor_.data(), to_lapack(n_), norm_, &reciprocal, work.data(),
-                      integers.data());
+  LAPACKE_dpocon_work(LAPACK_COL_MAJOR, 'U', to_lapack(n_), factor_.data(), to_lapack(n_), norm_, &reciprocal,
+                      work.data(), integers.data());
   return 1 / reciprocal;
 }
 

@@ -9,12 +9,13 @@
 
 namespace loci {
 
-/// The fp64 Cholesky factor C = L L^T of a symmetric positive definite matrix, computed once and used for many right sides.
+/// The fp64 Cholesky factor C = L L^T of a symmetric positive definite matrix, computed once and used for many right
+/// sides.
 class Cholesky {
  public:
-  /// Factors `matrix` [n * n] (host, row-major, lower triangle read). Throws NumericalError where it is not positive definite;
-  /// the message names the first row at which the factorisation failed, rows with a zero diagonal (dead neurons), and the ridge
-  /// to ask for. `name` says what the matrix is.
+  /// Factors `matrix` [n * n] (host, row-major, lower triangle read). Throws NumericalError where it is not positive
+  /// definite; the message names the first row at which the factorisation failed, rows with a zero diagonal (dead
+  /// neurons), and the ridge to ask for. `name` says what the matrix is.
   Cholesky(Context& context, std::vector<double> matrix, int64_t n, const std::string& name);
 
   int64_t size() const { return n_; }

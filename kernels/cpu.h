@@ -15,7 +15,8 @@ void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transp
           float alpha);
 void linear(Context& context, ConstView x, ConstView w, ConstView bias, View y);
 
-/// One single-threaded product on the calling thread: c = alpha op(a) op(b) + beta c, row-major with leading dimensions.
+/// One single-threaded product on the calling thread: c = alpha op(a) op(b) + beta c, row-major with leading
+/// dimensions.
 struct Product {
   Transpose transpose_a = Transpose::no;
   Transpose transpose_b = Transpose::no;

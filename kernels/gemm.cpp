@@ -9,10 +9,14 @@ void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transp
           float alpha) {
   const int64_t k = transpose_a == Transpose::no ? a.cols : a.rows;
   require_valid("gemm", "c", c);
-  if (transpose_a == Transpose::no) require_shape("gemm", "a", a, c.rows, k);
-  else require_shape("gemm", "a (transposed)", a, k, c.rows);
-  if (transpose_b == Transpose::no) require_shape("gemm", "b", b, k, c.cols);
-  else require_shape("gemm", "b (transposed)", b, c.cols, k);
+  if (transpose_a == Transpose::no)
+    require_shape("gemm", "a", a, c.rows, k);
+  else
+    require_shape("gemm", "a (transposed)", a, k, c.rows);
+  if (transpose_b == Transpose::no)
+    require_shape("gemm", "b", b, k, c.cols);
+  else
+    require_shape("gemm", "b (transposed)", b, c.cols, k);
   require_cpu(context, "gemm");
   if (c.empty()) return;
   cpu::gemm(context, transpose_a, a, transpose_b, b, c, write, alpha);

@@ -11,7 +11,8 @@ enum class Transpose { no, yes };
 enum class Write { assign, accumulate };
 
 /// c = alpha op(a) op(b)   or   c += alpha op(a) op(b).
-/// op(a) [m, k], op(b) [k, n], c [m, n]; c aliases neither. k = 0 leaves a sum of nothing. Throws ShapeError before any write.
+/// op(a) [m, k], op(b) [k, n], c [m, n]; c aliases neither. k = 0 leaves a sum of nothing. Throws ShapeError before any
+/// write.
 void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transpose_b, ConstView b, View c,
           Write write = Write::assign, float alpha = 1);
 

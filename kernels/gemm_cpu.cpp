@@ -1,5 +1,5 @@
-#include <oneapi/dnnl/dnnl.h>
 #include <omp.h>
+#include <oneapi/dnnl/dnnl.h>
 
 #include <algorithm>
 #include <cstring>
@@ -28,7 +28,8 @@ const float* slab_of(Transpose transpose, const float* data, int64_t stride, int
 // Calls `multiply_slab(product)` for the slabs of a product, spread over the threads.
 template <typename Slab>
 void over_slabs(Context& context, const Product& whole, const Slab& multiply_slab) {
-  const double flop = gemm_flop(static_cast<double>(whole.m), static_cast<double>(whole.n), static_cast<double>(whole.k));
+  const double flop =
+      gemm_flop(static_cast<double>(whole.m), static_cast<double>(whole.n), static_cast<double>(whole.k));
   // Every thread reads the whole of the operand that is not cut: cut the larger one.
   const bool by_columns = whole.n >= whole.m;
   const int64_t unit = by_columns ? kColumnUnit : kRowUnit;
@@ -71,14 +72,36 @@ void multiply(const Product& p) {
 void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transpose_b, ConstView b, View c, Write write,
           float alpha) {
   const int64_t k = transpose_a == Transpose::no ? a.cols : a.rows;
-  const Product whole{transpose_a, transpose_b, c.rows,   c.cols, k, alpha, a.data, std::max(a.stride, a.cols), b.data,
-                      std::max(b.stride, b.cols), write == Write::assign ? 0.0f : 1.0f, c.data, std::max(c.stride, c.cols)};
+  const Product whole{transpose_a,
+                      transpose_b,
+                      c.rows,
+                      c.cols,
+                      k,
+                      alpha,
+                      a.data,
+                      std::max(a.stride, a.cols),
+                      b.data,
+                      std::max(b.stride, b.cols),
+                      write == Write::assign ? 0.0f : 1.0f,
+                      c.data,
+                      std::max(c.stride, c.cols)};
   over_slabs(context, whole, [](const Product& slab, int64_t) { multiply(slab); });
 }
 
 void linear(Context& context, ConstView x, ConstView w, ConstView bias, View y) {
-  const Product whole{Transpose::no, Transpose::no, y.rows, y.cols, x.cols, 1, x.data, std::max(x.stride, x.cols), w.data,
-                      std::max(w.stride, w.cols), 1, y.data, std::max(y.stride, y.cols)};
+  const Product whole{Transpose::no,
+                      Transpose::no,
+                      y.rows,
+                      y.cols,
+                      x.cols,
+                      1,
+                      x.data,
+                      std::max(x.stride, x.cols),
+                      w.data,
+                      std::max(w.stride, w.cols),
+                      1,
+                      y.data,
+                      std::max(y.stride, y.cols)};
   over_slabs(context, whole, [&](const Product& slab, int64_t first_col) {
     for (int64_t r = 0; r < slab.m; ++r)
       std::memcpy(slab.c + r * slab.ldc, bias.data + first_col, sizeof(float) * static_cast<size_t>(slab.n));

@@ -4,9 +4,9 @@
 
 namespace loci {
 
-/// y[r] = (x[r] - mean[r]) rstd[r] * gain + bias for each row r; rstd = 1 / sqrt(variance + epsilon).  (Ba et al. 2016, eq. 4)
-/// x, y [rows, width], may alias; gain, bias [1, width]. statistics [rows, 2] = (mean, rstd), saved for the backward pass,
-/// may be an empty view. Throws ShapeError before any write.
+/// y[r] = (x[r] - mean[r]) rstd[r] * gain + bias for each row r; rstd = 1 / sqrt(variance + epsilon).  (Ba et al. 2016,
+/// eq. 4) x, y [rows, width], may alias; gain, bias [1, width]. statistics [rows, 2] = (mean, rstd), saved for the
+/// backward pass, may be an empty view. Throws ShapeError before any write.
 void layer_norm(Context& context, ConstView x, ConstView gain, ConstView bias, float epsilon, View y, View statistics);
 
 /// dx = or += the gradient with regard to x; dgain, dbias [1, width] += where they are not empty.

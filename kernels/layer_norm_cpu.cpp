@@ -26,8 +26,8 @@ LOCI_SIMD Moments row_moments(const float* x, int64_t width, double epsilon) {
   return {mean, 1 / std::sqrt(squares / static_cast<double>(width) + epsilon)};
 }
 
-LOCI_SIMD void normalise_row(const float* x, int64_t width, const Moments& moments, const float* gain, const float* bias,
-                             float* y) {
+LOCI_SIMD void normalise_row(const float* x, int64_t width, const Moments& moments, const float* gain,
+                             const float* bias, float* y) {
   const double mean = moments.mean;
   const double rstd = moments.rstd;
 #pragma omp simd
@@ -68,8 +68,8 @@ LOCI_SIMD void row_backward(const float* x, const float* gain, const float* dy, 
 constexpr int64_t kColumns = 64;
 
 // Gradients of gain and bias for `count` <= kColumns columns, rows in ascending order.
-LOCI_SIMD void column_gradients(ConstView x, ConstView statistics, ConstView dy, int64_t first, int64_t count, double* gain,
-                                double* bias) {
+LOCI_SIMD void column_gradients(ConstView x, ConstView statistics, ConstView dy, int64_t first, int64_t count,
+                                double* gain, double* bias) {
   for (int64_t r = 0; r < x.rows; ++r) {
     const float* x_row = x.row(r) + first;
     const float* dy_row = dy.row(r) + first;

@@ -9,7 +9,8 @@
 /// Ops that move, add or scale whole rows. Index arrays and pointer arrays are in device memory.
 namespace loci {
 
-/// y[i] = table[ids[i]] for table [V, d], y [n, d]. Ids must lie in the table (checked by the caller, who has them on the host).
+/// y[i] = table[ids[i]] for table [V, d], y [n, d]. Ids must lie in the table (checked by the caller, who has them on
+/// the host).
 void embed_rows(Context& context, ConstView table, const DeviceArray<int32_t>& ids, View y);
 
 /// table_gradient[ids[i]] += dy[i], in ascending order of i, so that the sum does not depend on the number of threads.
@@ -21,7 +22,8 @@ void gather_rows(Context& context, ConstView x, const DeviceArray<int64_t>& rows
 /// y[rows[i]] = or += x[i]; rows are distinct.
 void scatter_rows(Context& context, ConstView x, const DeviceArray<int64_t>& rows, View y, Write write);
 
-/// y[rows[i]] = or += *sources[i], one row of y.cols floats each. Several entries may name one row: they apply in order.
+/// y[rows[i]] = or += *sources[i], one row of y.cols floats each. Several entries may name one row: they apply in
+/// order.
 struct RowSource {
   int64_t row;
   const float* source;

@@ -50,8 +50,10 @@ void copy_row(const float* from, int64_t count, float* to) {
 }
 
 void write_row(const float* from, int64_t count, Write write, float* to) {
-  if (write == Write::accumulate) add_row(from, count, to);
-  else copy_row(from, count, to);
+  if (write == Write::accumulate)
+    add_row(from, count, to);
+  else
+    copy_row(from, count, to);
 }
 
 // Calls row(r) for each row; threads share the rows.

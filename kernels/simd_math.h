@@ -24,8 +24,8 @@ LOCI_INLINE float exp(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   const float y = p * (r * r) + r + 1.0f;
-  // 2^n in two factors, so that neither overflows nor underflows before the product does. Masked, so that the bits of a NaN
-  // stay in range.
+  // 2^n in two factors, so that neither overflows nor underflows before the product does. Masked, so that the bits of a
+  // NaN stay in range.
   const int32_t exponent = ((std::bit_cast<int32_t>(t) - std::bit_cast<int32_t>(kRound)) << 16) >> 16;
   const int32_t half = exponent >> 1;
   const float first = std::bit_cast<float>((half + 127) << 23);
@@ -33,7 +33,8 @@ LOCI_INLINE float exp(float x) {
   return y * first * second;
 }
 
-/// exp(x) in fp64 for results that are rounded to fp32: relative error below 1e-14; held at exp(-708) and exp(709) outside.
+/// exp(x) in fp64 for results that are rounded to fp32: relative error below 1e-14; held at exp(-708) and exp(709)
+/// outside.
 LOCI_INLINE double exp(double x) {
   constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
   x = x < -708.0 ? -708.0 : x;

@@ -22,14 +22,14 @@ void target_log_probabilities(Context& context, ConstView logits, const DeviceAr
 void argmax_rows(Context& context, ConstView logits, DeviceArray<int32_t>& best);
 
 /// Cross-entropy: losses[i] = -weights[i] log softmax(logits[i])[targets[i]] and
-/// dlogits[i] = or += weights[i] (softmax(logits[i]) - onehot(targets[i])). logits, dlogits [n, V]; may alias where assigned;
-/// losses [n, 1]. A target of -1 gives 0 for its row.
+/// dlogits[i] = or += weights[i] (softmax(logits[i]) - onehot(targets[i])). logits, dlogits [n, V]; may alias where
+/// assigned; losses [n, 1]. A target of -1 gives 0 for its row.
 void cross_entropy(Context& context, ConstView logits, const DeviceArray<int32_t>& targets,
                    const DeviceArray<float>& weights, View losses, View dlogits, Write write);
 
-/// KL(p || q) = sum_j p_j (log p_j - log q_j) with p = softmax(logits[i]), log q = reference_log_probabilities[i] [n, V]:
-/// losses[i] = weights[i] KL, dlogits[i] = or += weights[i] dKL/dlogits[i]. The direction of ROME's essence term (REFERENCE:
-/// sum p_now (log p_now - log p_before)).
+/// KL(p || q) = sum_j p_j (log p_j - log q_j) with p = softmax(logits[i]), log q = reference_log_probabilities[i] [n,
+/// V]: losses[i] = weights[i] KL, dlogits[i] = or += weights[i] dKL/dlogits[i]. The direction of ROME's essence term
+/// (REFERENCE: sum p_now (log p_now - log p_before)).
 void kl_divergence(Context& context, ConstView logits, ConstView reference_log_probabilities,
                    const DeviceArray<float>& weights, View losses, View dlogits, Write write);
 

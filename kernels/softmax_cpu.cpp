@@ -6,8 +6,8 @@
 #include "kernels/cpu.h"
 #include "kernels/simd_math.h"
 
-// exp(logit - maximum) in fp64: the difference is then exact and each result is rounded once. Against the unembedding product
-// in front of it (2 d operations a logit) this costs nothing.
+// exp(logit - maximum) in fp64: the difference is then exact and each result is rounded once. Against the unembedding
+// product in front of it (2 d operations a logit) this costs nothing.
 namespace loci::cpu {
 namespace {
 
@@ -26,55 +26,72 @@ LOCI_SIMD double sum_of_exponentials(const float* x, int64_t count, double maxim
   return sum;
 }
 
-double row_log_sum(const float* x, int64_t count) {
+// log sum exp = maximum + log_sum, kept apart so that huge logits do not swallow the second.
+struct RowSum {
+  double maximum;
+  double log_sum;
+};
+
+RowSum row_sum(const float* x, int64_t count) {
   const double maximum = static_cast<double>(row_maximum(x, count));
-  return maximum + std::log(sum_of_exponentials(x, count, maximum));
+  return {maximum, std::log(sum_of_exponentials(x, count, maximum))};
 }
 
-LOCI_SIMD void exponentiate_row(const float* x, int64_t count, double log_sum, float* y) {
-#pragma omp simd
-  for (int64_t i = 0; i < count; ++i) y[i] = static_cast<float>(simd::exp(static_cast<double>(x[i]) - log_sum));
+LOCI_INLINE double log_probability(float logit, double maximum, double log_sum) {
+  return static_cast<double>(logit) - maximum - log_sum;
 }
 
-LOCI_SIMD void shift_row(const float* x, int64_t count, double log_sum, float* y) {
+LOCI_SIMD void exponentiate_row(const float* x, int64_t count, RowSum row, float* y) {
+  const auto [maximum, log_sum] = row;
 #pragma omp simd
-  for (int64_t i = 0; i < count; ++i) y[i] = static_cast<float>(static_cast<double>(x[i]) - log_sum);
+  for (int64_t i = 0; i < count; ++i) y[i] = static_cast<float>(simd::exp(log_probability(x[i], maximum, log_sum)));
+}
+
+LOCI_SIMD void shift_row(const float* x, int64_t count, RowSum row, float* y) {
+  const auto [maximum, log_sum] = row;
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) y[i] = static_cast<float>(log_probability(x[i], maximum, log_sum));
 }
 
 // y = or += weight softmax(x).
-LOCI_SIMD void weighted_softmax_row(const float* x, int64_t count, double log_sum, double weight, Write write, float* y) {
+LOCI_SIMD void weighted_softmax_row(const float* x, int64_t count, RowSum row, double weight, Write write, float* y) {
+  const auto [maximum, log_sum] = row;
   if (write == Write::assign) {
 #pragma omp simd
-    for (int64_t i = 0; i < count; ++i) y[i] = static_cast<float>(weight * simd::exp(static_cast<double>(x[i]) - log_sum));
+    for (int64_t i = 0; i < count; ++i)
+      y[i] = static_cast<float>(weight * simd::exp(log_probability(x[i], maximum, log_sum)));
   } else {
 #pragma omp simd
-    for (int64_t i = 0; i < count; ++i) y[i] += static_cast<float>(weight * simd::exp(static_cast<double>(x[i]) - log_sum));
+    for (int64_t i = 0; i < count; ++i)
+      y[i] += static_cast<float>(weight * simd::exp(log_probability(x[i], maximum, log_sum)));
   }
 }
 
-LOCI_SIMD double row_divergence(const float* x, const float* reference, int64_t count, double log_sum) {
+LOCI_SIMD double row_divergence(const float* x, const float* reference, int64_t count, RowSum row) {
+  const auto [maximum, log_sum] = row;
   double sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < count; ++i) {
-    const double log_p = static_cast<double>(x[i]) - log_sum;
+    const double log_p = log_probability(x[i], maximum, log_sum);
     sum += simd::exp(log_p) * (log_p - static_cast<double>(reference[i]));
   }
   return sum;
 }
 
 // d KL / d x_j = p_j (log p_j - log q_j - KL).
-LOCI_SIMD void divergence_gradient_row(const float* x, const float* reference, int64_t count, double log_sum,
+LOCI_SIMD void divergence_gradient_row(const float* x, const float* reference, int64_t count, RowSum row,
                                        double divergence, double weight, Write write, float* y) {
+  const auto [maximum, log_sum] = row;
   if (write == Write::assign) {
 #pragma omp simd
     for (int64_t i = 0; i < count; ++i) {
-      const double log_p = static_cast<double>(x[i]) - log_sum;
+      const double log_p = log_probability(x[i], maximum, log_sum);
       y[i] = static_cast<float>(weight * simd::exp(log_p) * (log_p - static_cast<double>(reference[i]) - divergence));
     }
   } else {
 #pragma omp simd
     for (int64_t i = 0; i < count; ++i) {
-      const double log_p = static_cast<double>(x[i]) - log_sum;
+      const double log_p = log_probability(x[i], maximum, log_sum);
       y[i] += static_cast<float>(weight * simd::exp(log_p) * (log_p - static_cast<double>(reference[i]) - divergence));
     }
   }
@@ -87,32 +104,35 @@ void over_rows(Context& context, int64_t rows, int64_t cols, const Row& row) {
   });
 }
 
-void cross_entropy_row(const float* x, int64_t count, int32_t target, float weight, Write write, float* loss, float* dx) {
+void cross_entropy_row(const float* x, int64_t count, int32_t target, float weight, Write write, float* loss,
+                       float* dx) {
   if (target < 0) {
     *loss = 0;
     if (write == Write::assign) std::fill_n(dx, count, 0.0f);
     return;
   }
-  const double log_sum = row_log_sum(x, count);
-  const double log_probability = static_cast<double>(x[target]) - log_sum;
-  *loss = static_cast<float>(-static_cast<double>(weight) * log_probability);
+  const RowSum row = row_sum(x, count);
+  const double log_p = log_probability(x[target], row.maximum, row.log_sum);
+  *loss = static_cast<float>(-static_cast<double>(weight) * log_p);
   // p - 1 of the target by expm1, since 1 - p cancels where the target is nearly certain.
   const float before = write == Write::accumulate ? dx[target] : 0.0f;
-  const float gradient = static_cast<float>(static_cast<double>(weight) * std::expm1(log_probability));
-  weighted_softmax_row(x, count, log_sum, static_cast<double>(weight), write, dx);
+  const float gradient = static_cast<float>(static_cast<double>(weight) * std::expm1(log_p));
+  weighted_softmax_row(x, count, row, static_cast<double>(weight), write, dx);
   dx[target] = before + gradient;
 }
 
 }  // namespace
 
 void log_sum_exp(Context& context, ConstView logits, View log_sum) {
-  over_rows(context, logits.rows, logits.cols,
-            [&](int64_t r) { *log_sum.row(r) = static_cast<float>(row_log_sum(logits.row(r), logits.cols)); });
+  over_rows(context, logits.rows, logits.cols, [&](int64_t r) {
+    const RowSum row = row_sum(logits.row(r), logits.cols);
+    *log_sum.row(r) = static_cast<float>(row.maximum + row.log_sum);
+  });
 }
 
 void softmax(Context& context, ConstView logits, View probabilities) {
   over_rows(context, logits.rows, logits.cols, [&](int64_t r) {
-    exponentiate_row(logits.row(r), logits.cols, row_log_sum(logits.row(r), logits.cols), probabilities.row(r));
+    exponentiate_row(logits.row(r), logits.cols, row_sum(logits.row(r), logits.cols), probabilities.row(r));
   });
 }
 
@@ -120,15 +140,15 @@ void target_log_probabilities(Context& context, ConstView logits, const DeviceAr
                               const DeviceArray<int32_t>& targets, View log_probabilities) {
   context.threads().parallel_for(rows.size(), row_grain(logits.cols, 2048), [&](int64_t begin, int64_t end) {
     // Targets of one row stand next to each other as a rule: its sum is then taken once.
-    int64_t row = -1;
-    double log_sum = 0;
+    int64_t r = -1;
+    RowSum row{};
     for (int64_t i = begin; i < end; ++i) {
-      if (rows.data()[i] != row) {
-        row = rows.data()[i];
-        log_sum = row_log_sum(logits.row(row), logits.cols);
+      if (rows.data()[i] != r) {
+        r = rows.data()[i];
+        row = row_sum(logits.row(r), logits.cols);
       }
-      const double logit = static_cast<double>(logits.row(row)[targets.data()[i]]);
-      *log_probabilities.row(i) = static_cast<float>(logit - log_sum);
+      const float logit = logits.row(r)[targets.data()[i]];
+      *log_probabilities.row(i) = static_cast<float>(log_probability(logit, row.maximum, row.log_sum));
     }
   });
 }
@@ -157,16 +177,16 @@ void kl_divergence(Context& context, ConstView logits, ConstView reference_log_p
     const float* x = logits.row(r);
     const float* reference = reference_log_probabilities.row(r);
     const double weight = static_cast<double>(weights.data()[r]);
-    const double log_sum = row_log_sum(x, logits.cols);
-    const double divergence = row_divergence(x, reference, logits.cols, log_sum);
+    const RowSum row = row_sum(x, logits.cols);
+    const double divergence = row_divergence(x, reference, logits.cols, row);
     *losses.row(r) = static_cast<float>(weight * divergence);
-    divergence_gradient_row(x, reference, logits.cols, log_sum, divergence, weight, write, dlogits.row(r));
+    divergence_gradient_row(x, reference, logits.cols, row, divergence, weight, write, dlogits.row(r));
   });
 }
 
 void log_softmax(Context& context, ConstView logits, View log_probabilities) {
   over_rows(context, logits.rows, logits.cols, [&](int64_t r) {
-    shift_row(logits.row(r), logits.cols, row_log_sum(logits.row(r), logits.cols), log_probabilities.row(r));
+    shift_row(logits.row(r), logits.cols, row_sum(logits.row(r), logits.cols), log_probabilities.row(r));
   });
 }
 

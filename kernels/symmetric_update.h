@@ -12,9 +12,9 @@ namespace loci {
 /// Throws ShapeError before any write.
 void symmetric_update(Context& context, ConstView x, View sum);
 
-/// An fp64-safe accumulator of second moments sum_r x_r x_r^T. Rows are gathered in blocks of `kFlushRows`; the fp32 product of
-/// a block is added to an fp64 matrix, so nothing is lost over 1e8 rows. How the rows are cut into calls of add() does not
-/// change a bit of the result.
+/// An fp64-safe accumulator of second moments sum_r x_r x_r^T. Rows are gathered in blocks of `kFlushRows`; the fp32
+/// product of a block is added to an fp64 matrix, so nothing is lost over 1e8 rows. How the rows are cut into calls of
+/// add() does not change a bit of the result.
 class SecondMoment {
  public:
   static constexpr int64_t kFlushRows = 1024;
@@ -35,9 +35,9 @@ class SecondMoment {
 
   int64_t width_;
   int64_t count_ = 0;
-  int64_t pending_ = 0;         // rows in block_ that are not yet in total_
-  Tensor block_;                // [kFlushRows, width], made when it is first needed
-  DeviceArray<double> total_;   // [width, width], lower triangle
+  int64_t pending_ = 0;        // rows in block_ that are not yet in total_
+  Tensor block_;               // [kFlushRows, width], made when it is first needed
+  DeviceArray<double> total_;  // [width, width], lower triangle
 };
 
 }  // namespace loci

@@ -7,8 +7,8 @@
 #include "kernels/cpu.h"
 #include "kernels/simd.h"
 
-// x^T x by tiles of the lower triangle. Each tile is one single-threaded product into scratch that stays in the thread's cache,
-// then added to the sum: the sum is read and written once, whatever its precision.
+// x^T x by tiles of the lower triangle. Each tile is one single-threaded product into scratch that stays in the
+// thread's cache, then added to the sum: the sum is read and written once, whatever its precision.
 namespace loci::cpu {
 namespace {
 
@@ -61,7 +61,8 @@ std::vector<size_t> cut_evenly(const std::vector<Tile>& tiles, int64_t parts) {
   double sum = 0;
   for (size_t i = 0; i < tiles.size(); ++i) {
     sum += static_cast<double>(tiles[i].rows * tiles[i].cols);
-    while (static_cast<int64_t>(bounds.size()) < parts && sum * static_cast<double>(parts) >= whole * static_cast<double>(bounds.size()))
+    while (static_cast<int64_t>(bounds.size()) < parts &&
+           sum * static_cast<double>(parts) >= whole * static_cast<double>(bounds.size()))
       bounds.push_back(i + 1);
   }
   bounds.resize(static_cast<size_t>(parts) + 1, tiles.size());

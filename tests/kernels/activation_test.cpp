@@ -90,7 +90,8 @@ TEST_P(ActivationTest, EmptyNanAndWrongShapes) {
   EXPECT_EQ(other.values(), Values(3, 7));
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, ActivationTest, ::testing::Values(Activation::gelu_new, Activation::gelu, Activation::relu),
+INSTANTIATE_TEST_SUITE_P(Kinds, ActivationTest,
+                         ::testing::Values(Activation::gelu_new, Activation::gelu, Activation::relu),
                          [](const auto& named) {
                            return std::string(named.param == Activation::gelu_new ? "gelu_new"
                                               : named.param == Activation::gelu   ? "gelu"

@@ -89,8 +89,8 @@ class Case {
         seen.push_back({segments_[static_cast<size_t>(e)].keys + j * d() + h * width_,
                         segments_[static_cast<size_t>(e)].values + j * d() + h * width_, -1});
     for (int64_t j = 0; j < s.visible_0 + i; ++j)
-      seen.push_back({k_.data() + (s.first_key + j) * d() + h * width_, v_.data() + (s.first_key + j) * d() + h * width_,
-                      s.first_key + j});
+      seen.push_back({k_.data() + (s.first_key + j) * d() + h * width_,
+                      v_.data() + (s.first_key + j) * d() + h * width_, s.first_key + j});
     const float* query = q_.data() + row * d() + h * width_;
     Doubles p;
     for (const Seen& one : seen) {
@@ -160,8 +160,8 @@ std::vector<Sizes> all_sizes() {
   };
 }
 
-// Scores are sums of `width` products of standard normal values, |score| <= 40 here; fp32 rounding of the scaled score and of
-// its exponential moves a probability by that many roundings, and the output is a mean of values below 6.
+// Scores are sums of `width` products of standard normal values, |score| <= 40 here; fp32 rounding of the scaled score
+// and of its exponential moves a probability by that many roundings, and the output is a mean of values below 6.
 double tolerance(int64_t width) { return kEps * static_cast<double>(width + 64) * 6; }
 
 class Attention : public ::testing::TestWithParam<size_t> {};
@@ -170,7 +170,8 @@ TEST_P(Attention, AgreesWithTheSumInDouble) {
   const Sizes sizes = all_sizes()[GetParam()];
   Context context;
   const Case c(context, sizes.specs, sizes.heads, sizes.width, 1 / std::sqrt(static_cast<float>(sizes.width)));
-  Padded q(context, c.queries(), c.d(), c.q()), k(context, c.key_rows(), c.d(), c.k()), v(context, c.key_rows(), c.d(), c.v());
+  Padded q(context, c.queries(), c.d(), c.q()), k(context, c.key_rows(), c.d(), c.k()),
+      v(context, c.key_rows(), c.d(), c.v());
   Padded y(context, c.queries(), c.d()), log_sums(context, c.queries(), c.heads());
   attention(context, c.batch(), c.heads(), c.scale(), q.read(), k.read(), v.read(), y.view(), log_sums.view());
   const Case::Result expected = c.reference();
@@ -188,7 +189,8 @@ TEST_P(Attention, DoesNotDependOnThreads) {
   for (const int threads : {1, 2, 3}) {
     Context context(with_threads(threads));
     const Case c(context, sizes.specs, sizes.heads, sizes.width, 0.25f);
-    Padded q(context, c.queries(), c.d(), c.q()), k(context, c.key_rows(), c.d(), c.k()), v(context, c.key_rows(), c.d(), c.v());
+    Padded q(context, c.queries(), c.d(), c.q()), k(context, c.key_rows(), c.d(), c.k()),
+        v(context, c.key_rows(), c.d(), c.v());
     Padded y(context, c.queries(), c.d());
     attention(context, c.batch(), c.heads(), c.scale(), q.read(), k.read(), v.read(), y.view(), View());
     outputs.push_back(y.values());
@@ -203,10 +205,13 @@ TEST_P(Attention, BackwardAgreesWithTheDerivativeInDouble) {
   const Case c(context, sizes.specs, sizes.heads, sizes.width, 1 / std::sqrt(static_cast<float>(sizes.width)));
   std::mt19937 random(7);
   const Values dy_values = normal_values(random, c.queries() * c.d());
-  Padded q(context, c.queries(), c.d(), c.q()), k(context, c.key_rows(), c.d(), c.k()), v(context, c.key_rows(), c.d(), c.v());
-  Padded y(context, c.queries(), c.d()), log_sums(context, c.queries(), c.heads()), dy(context, c.queries(), c.d(), dy_values);
+  Padded q(context, c.queries(), c.d(), c.q()), k(context, c.key_rows(), c.d(), c.k()),
+      v(context, c.key_rows(), c.d(), c.v());
+  Padded y(context, c.queries(), c.d()), log_sums(context, c.queries(), c.heads()),
+      dy(context, c.queries(), c.d(), dy_values);
   const Values before(static_cast<size_t>(c.key_rows() * c.d()), 0.5f);
-  Padded dq(context, c.queries(), c.d()), dk(context, c.key_rows(), c.d(), before), dv(context, c.key_rows(), c.d(), before);
+  Padded dq(context, c.queries(), c.d()), dk(context, c.key_rows(), c.d(), before),
+      dv(context, c.key_rows(), c.d(), before);
   attention(context, c.batch(), c.heads(), c.scale(), q.read(), k.read(), v.read(), y.view(), log_sums.view());
   attention_backward(context, c.batch(), c.heads(), c.scale(), q.read(), k.read(), v.read(), y.read(), log_sums.read(),
                      dy.read(), dq.view(), dk.view(), dv.view());
@@ -227,7 +232,8 @@ TEST(AttentionByHand, TwoKeys) {
   Context context;
   // One head of one column, scale 1: the second query sees both keys with scores 0 and log 3.
   const std::vector<AttentionSequence> sequences{{0, 2, 0, 2, 1, 0, 0}};
-  AttentionBatch batch{DeviceArray<AttentionSequence>(context, std::span<const AttentionSequence>(sequences)), {}, 2, 2};
+  AttentionBatch batch{
+      DeviceArray<AttentionSequence>(context, std::span<const AttentionSequence>(sequences)), {}, 2, 2};
   Padded q(context, 2, 1, {1, 1}), k(context, 2, 1, {0, std::log(3.0f)}), v(context, 2, 1, {8, 4}), y(context, 2, 1);
   Padded log_sums(context, 2, 1);
   attention(context, batch, 1, 1, q.read(), k.read(), v.read(), y.view(), log_sums.view());
@@ -238,7 +244,8 @@ TEST(AttentionByHand, TwoKeys) {
 TEST(AttentionByHand, FutureKeysMayHoldAnything) {
   Context context;
   const std::vector<AttentionSequence> sequences{{0, 2, 0, 3, 1, 0, 0}};
-  AttentionBatch batch{DeviceArray<AttentionSequence>(context, std::span<const AttentionSequence>(sequences)), {}, 2, 3};
+  AttentionBatch batch{
+      DeviceArray<AttentionSequence>(context, std::span<const AttentionSequence>(sequences)), {}, 2, 3};
   Padded q(context, 2, 1, {1, 1}), k(context, 3, 1, {0, 0, kNan}), v(context, 3, 1, {8, 4, kNan}), y(context, 2, 1);
   attention(context, batch, 1, 1, q.read(), k.read(), v.read(), y.view(), View());
   EXPECT_TRUE(near(y.values(), Doubles{8, 6}, 8 * 4 * kEps));
@@ -247,7 +254,8 @@ TEST(AttentionByHand, FutureKeysMayHoldAnything) {
 TEST(AttentionNumbers, LargeScoresNeitherOverflowNorVanish) {
   Context context;
   const std::vector<AttentionSequence> sequences{{0, 1, 0, 2, 2, 0, 0}};
-  AttentionBatch batch{DeviceArray<AttentionSequence>(context, std::span<const AttentionSequence>(sequences)), {}, 1, 2};
+  AttentionBatch batch{
+      DeviceArray<AttentionSequence>(context, std::span<const AttentionSequence>(sequences)), {}, 1, 2};
   Padded q(context, 1, 1, {1}), k(context, 2, 1, {3e4f, -3e4f}), v(context, 2, 1, {8, 4}), y(context, 1, 1);
   attention(context, batch, 1, 1, q.read(), k.read(), v.read(), y.view(), View());
   EXPECT_EQ(y.values(), Values{8});
@@ -256,7 +264,8 @@ TEST(AttentionNumbers, LargeScoresNeitherOverflowNorVanish) {
 TEST(AttentionNumbers, NanComesThrough) {
   Context context;
   const std::vector<AttentionSequence> sequences{{0, 2, 0, 2, 1, 0, 0}};
-  AttentionBatch batch{DeviceArray<AttentionSequence>(context, std::span<const AttentionSequence>(sequences)), {}, 2, 2};
+  AttentionBatch batch{
+      DeviceArray<AttentionSequence>(context, std::span<const AttentionSequence>(sequences)), {}, 2, 2};
   Padded q(context, 2, 1, {1, 1}), k(context, 2, 1, {0, kNan}), v(context, 2, 1, {8, 4}), y(context, 2, 1, {0, 0});
   attention(context, batch, 1, 1, q.read(), k.read(), v.read(), y.view(), View());
   EXPECT_EQ(y.values()[0], 8);
@@ -267,7 +276,8 @@ TEST(AttentionErrors, AreThrownBeforeAnyWrite) {
   Context context;
   const auto run = [&](const AttentionSequence& sequence, int64_t heads, int64_t key_rows) {
     const std::vector<AttentionSequence> sequences{sequence};
-    AttentionBatch batch{DeviceArray<AttentionSequence>(context, std::span<const AttentionSequence>(sequences)), {}, 2, 2};
+    AttentionBatch batch{
+        DeviceArray<AttentionSequence>(context, std::span<const AttentionSequence>(sequences)), {}, 2, 2};
     Padded q(context, 2, 4, Values(8, 1)), k(context, key_rows, 4, Values(static_cast<size_t>(key_rows * 4), 1)),
         v(context, 2, 4, Values(8, 1)), y(context, 2, 4, Values(8, 7));
     EXPECT_THROW(attention(context, batch, heads, 1, q.read(), k.read(), v.read(), y.view(), View()), ShapeError);

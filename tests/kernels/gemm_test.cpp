@@ -66,7 +66,8 @@ TEST_P(Gemm, IsExactForSmallIntegers) {
   const Values b_values = integer_values(random, s.k * s.n);
   const Values c_values = integer_values(random, s.m * s.n);
   Reference expected = multiply(s, Transpose::no, a_values, Transpose::no, b_values);
-  for (size_t i = 0; i < c_values.size(); ++i) expected.product[i] = static_cast<double>(c_values[i]) - 2 * expected.product[i];
+  for (size_t i = 0; i < c_values.size(); ++i)
+    expected.product[i] = static_cast<double>(c_values[i]) - 2 * expected.product[i];
   for (const int threads : {1, 2, 3}) {
     Context context(with_threads(threads));
     Padded a(context, s.m, s.k, a_values), b(context, s.k, s.n, b_values), c(context, s.m, s.n, c_values);
@@ -83,7 +84,8 @@ TEST_P(Gemm, LinearAddsTheBias) {
   const Values x_values = integer_values(random, s.m * s.k);
   const Values w_values = integer_values(random, s.k * s.n);
   const Values bias_values = integer_values(random, s.n);
-  Padded x(context, s.m, s.k, x_values), w(context, s.k, s.n, w_values), bias(context, 1, s.n, bias_values), y(context, s.m, s.n);
+  Padded x(context, s.m, s.k, x_values), w(context, s.k, s.n, w_values), bias(context, 1, s.n, bias_values),
+      y(context, s.m, s.n);
   linear(context, x.read(), w.read(), bias.read(), y.view());
   Reference expected = multiply(s, Transpose::no, x_values, Transpose::no, w_values);
   for (size_t i = 0; i < expected.product.size(); ++i)
@@ -93,9 +95,10 @@ TEST_P(Gemm, LinearAddsTheBias) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, Gemm,
-                         ::testing::Values(Shape{0, 3, 2}, Shape{3, 0, 2}, Shape{2, 3, 0}, Shape{1, 1, 1}, Shape{1, 129, 33},
-                                           Shape{31, 32, 33}, Shape{33, 31, 32}, Shape{129, 1, 31}, Shape{2, 515, 129},
-                                           Shape{300, 20, 129}, Shape{129, 129, 129}, Shape{4, 1031, 96}),
+                         ::testing::Values(Shape{0, 3, 2}, Shape{3, 0, 2}, Shape{2, 3, 0}, Shape{1, 1, 1},
+                                           Shape{1, 129, 33}, Shape{31, 32, 33}, Shape{33, 31, 32}, Shape{129, 1, 31},
+                                           Shape{2, 515, 129}, Shape{300, 20, 129}, Shape{129, 129, 129},
+                                           Shape{4, 1031, 96}),
                          [](const auto& named) {
                            return fmt::format("{}x{}x{}", named.param.m, named.param.n, named.param.k);
                          });

@@ -68,7 +68,8 @@ class LayerNorm : public ::testing::TestWithParam<Shape> {
 
 TEST_P(LayerNorm, AgreesWithTheFormulaInDouble) {
   Context context;
-  Padded x(context, shape_.rows, shape_.width, x_), gain(context, 1, shape_.width, gain_), bias(context, 1, shape_.width, bias_);
+  Padded x(context, shape_.rows, shape_.width, x_), gain(context, 1, shape_.width, gain_),
+      bias(context, 1, shape_.width, bias_);
   Padded y(context, shape_.rows, shape_.width), statistics(context, shape_.rows, 2);
   layer_norm(context, x.read(), gain.read(), bias.read(), kEpsilon, y.view(), statistics.view());
   // Normalised values are below sqrt(width) and, like the gains, O(1): three roundings of a result below 32.
@@ -81,15 +82,17 @@ TEST_P(LayerNorm, AgreesWithTheFormulaInDouble) {
 
 TEST_P(LayerNorm, BackwardAgreesWithTheDerivativeInDouble) {
   Context context;
-  Padded x(context, shape_.rows, shape_.width, x_), gain(context, 1, shape_.width, gain_), dy(context, shape_.rows, shape_.width, dy_);
+  Padded x(context, shape_.rows, shape_.width, x_), gain(context, 1, shape_.width, gain_),
+      dy(context, shape_.rows, shape_.width, dy_);
   Values statistics_values(expected_.statistics.begin(), expected_.statistics.end());
   Padded statistics(context, shape_.rows, 2, statistics_values);
   Padded dx(context, shape_.rows, shape_.width);
-  Padded dgain(context, 1, shape_.width, Values(gain_.size(), 1)), dbias(context, 1, shape_.width, Values(gain_.size(), 1));
-  layer_norm_backward(context, x.read(), gain.read(), statistics.read(), dy.read(), dx.view(), Write::assign, dgain.view(),
-                      dbias.view());
-  // The statistics are rounded to fp32: the mean by kEps |mean|, which the unit-variance scale rstd makes O(kEps). A row of one
-  // or two columns has rstd up to 1 / sqrt(epsilon).
+  Padded dgain(context, 1, shape_.width, Values(gain_.size(), 1)),
+      dbias(context, 1, shape_.width, Values(gain_.size(), 1));
+  layer_norm_backward(context, x.read(), gain.read(), statistics.read(), dy.read(), dx.view(), Write::assign,
+                      dgain.view(), dbias.view());
+  // The statistics are rounded to fp32: the mean by kEps |mean|, which the unit-variance scale rstd makes O(kEps). A
+  // row of one or two columns has rstd up to 1 / sqrt(epsilon).
   double rstd = 1;
   for (size_t r = 0; r < static_cast<size_t>(shape_.rows); ++r) rstd = std::max(rstd, expected_.statistics[2 * r + 1]);
   const double allowed = 32 * kEps * 16 * rstd * rstd;
@@ -103,11 +106,13 @@ TEST_P(LayerNorm, BackwardAgreesWithTheDerivativeInDouble) {
   EXPECT_TRUE(dx.guarded() && dgain.guarded() && dbias.guarded());
 
   Padded sum(context, shape_.rows, shape_.width, dy_);
-  layer_norm_backward(context, x.read(), gain.read(), statistics.read(), dy.read(), sum.view(), Write::accumulate, View(), View());
+  layer_norm_backward(context, x.read(), gain.read(), statistics.read(), dy.read(), sum.view(), Write::accumulate,
+                      View(), View());
   Values added = dx.values();
   for (size_t i = 0; i < added.size(); ++i) added[i] += dy_[i];
   EXPECT_TRUE(identical(sum.values(), added));
-  layer_norm_backward(context, x.read(), gain.read(), statistics.read(), dy.read(), dy.view(), Write::assign, View(), View());
+  layer_norm_backward(context, x.read(), gain.read(), statistics.read(), dy.read(), dy.view(), Write::assign, View(),
+                      View());
   EXPECT_TRUE(identical(dy.values(), dx.values()));
 }
 
@@ -115,12 +120,15 @@ TEST_P(LayerNorm, DoesNotDependOnThreads) {
   std::vector<Values> all;
   for (const int threads : {1, 3}) {
     Context context(with_threads(threads));
-    Padded x(context, shape_.rows, shape_.width, x_), gain(context, 1, shape_.width, gain_), bias(context, 1, shape_.width, bias_);
-    Padded y(context, shape_.rows, shape_.width), statistics(context, shape_.rows, 2), dy(context, shape_.rows, shape_.width, dy_);
-    Padded dgain(context, 1, shape_.width, Values(gain_.size(), 0)), dbias(context, 1, shape_.width, Values(gain_.size(), 0));
+    Padded x(context, shape_.rows, shape_.width, x_), gain(context, 1, shape_.width, gain_),
+        bias(context, 1, shape_.width, bias_);
+    Padded y(context, shape_.rows, shape_.width), statistics(context, shape_.rows, 2),
+        dy(context, shape_.rows, shape_.width, dy_);
+    Padded dgain(context, 1, shape_.width, Values(gain_.size(), 0)),
+        dbias(context, 1, shape_.width, Values(gain_.size(), 0));
     layer_norm(context, x.read(), gain.read(), bias.read(), kEpsilon, y.view(), statistics.view());
-    layer_norm_backward(context, x.read(), gain.read(), statistics.read(), dy.read(), y.view(), Write::accumulate, dgain.view(),
-                        dbias.view());
+    layer_norm_backward(context, x.read(), gain.read(), statistics.read(), dy.read(), y.view(), Write::accumulate,
+                        dgain.view(), dbias.view());
     Values joined = y.values();
     for (Padded* one : {&dgain, &dbias}) {
       const Values values = one->values();
@@ -132,12 +140,12 @@ TEST_P(LayerNorm, DoesNotDependOnThreads) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, LayerNorm,
-                         ::testing::Values(Shape{0, 5}, Shape{1, 1}, Shape{3, 2}, Shape{31, 33}, Shape{33, 31}, Shape{129, 129},
-                                           Shape{64, 768}, Shape{2, 1031}),
+                         ::testing::Values(Shape{0, 5}, Shape{1, 1}, Shape{3, 2}, Shape{31, 33}, Shape{33, 31},
+                                           Shape{129, 129}, Shape{64, 768}, Shape{2, 1031}),
                          [](const auto& named) { return fmt::format("{}x{}", named.param.rows, named.param.width); });
 
-// The reference's derivative against central differences of its value, in fp64: so the hand-written formula is held to the
-// definition, not to itself.
+// The reference's derivative against central differences of its value, in fp64: so the hand-written formula is held to
+// the definition, not to itself.
 TEST(LayerNormGradient, AgreesWithCentralDifferences) {
   const Shape s{3, 9};
   std::mt19937 random(5);
@@ -169,17 +177,20 @@ TEST(LayerNormByHand, OneRow) {
 
 TEST(LayerNormErrors, ShapesAreCheckedBeforeAnyWrite) {
   Context context;
-  Padded x(context, 2, 3, Values(6, 1)), gain(context, 1, 2, {1, 1}), bias(context, 1, 3, {1, 1, 1}), y(context, 2, 3, Values(6, 7));
+  Padded x(context, 2, 3, Values(6, 1)), gain(context, 1, 2, {1, 1}), bias(context, 1, 3, {1, 1, 1}),
+      y(context, 2, 3, Values(6, 7));
   EXPECT_THROW(layer_norm(context, x.read(), gain.read(), bias.read(), 0, y.view(), View()), ShapeError);
   EXPECT_THROW(layer_norm(context, x.read(), bias.read(), bias.read(), 0, y.view(), x.view()), ShapeError);
-  EXPECT_THROW(layer_norm_backward(context, x.read(), bias.read(), gain.read(), y.read(), y.view(), Write::assign, View(), View()),
+  EXPECT_THROW(layer_norm_backward(context, x.read(), bias.read(), gain.read(), y.read(), y.view(), Write::assign,
+                                   View(), View()),
                ShapeError);
   EXPECT_EQ(y.values(), Values(6, 7));
 }
 
 TEST(LayerNormNumbers, NanFillsItsRowOnly) {
   Context context;
-  Padded x(context, 2, 3, {1, kNan, 2, 1, 2, 3}), gain(context, 1, 3, {1, 1, 1}), bias(context, 1, 3, {0, 0, 0}), y(context, 2, 3);
+  Padded x(context, 2, 3, {1, kNan, 2, 1, 2, 3}), gain(context, 1, 3, {1, 1, 1}), bias(context, 1, 3, {0, 0, 0}),
+      y(context, 2, 3);
   layer_norm(context, x.read(), gain.read(), bias.read(), 0, y.view(), View());
   const Values values = y.values();
   for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(std::isnan(values[i]) && std::isfinite(values[3 + i]));

@@ -40,12 +40,13 @@ inline Values integer_values(std::mt19937& random, int64_t count) {
   return values;
 }
 
-/// A matrix in device memory that starts off the alignment and has a gap behind each row; everything around it is filled with
-/// a guard value that must still be there at the end.
+/// A matrix in device memory that starts off the alignment and has a gap behind each row; everything around it is
+/// filled with a guard value that must still be there at the end.
 class Padded {
  public:
   /// Filled with NaN.
-  Padded(Context& context, int64_t rows, int64_t cols) : Padded(context, rows, cols, Values(static_cast<size_t>(rows * cols), kNan)) {}
+  Padded(Context& context, int64_t rows, int64_t cols)
+      : Padded(context, rows, cols, Values(static_cast<size_t>(rows * cols), kNan)) {}
   Padded(Context& context, int64_t rows, int64_t cols, const Values& values)
       : rows_(rows), cols_(cols), stride_(cols + 5), storage_(context, 1, kOffset + rows * stride_ + 7) {
     std::fill_n(storage_.data(), storage_.cols(), kGuard);

@@ -37,8 +37,8 @@ template <typename Actual, typename Expected, typename Tolerance>
     }
   }
   if (failures == 0) return ::testing::AssertionSuccess();
-  return ::testing::AssertionFailure() << failures << " of " << actual.size() << " values differ; the worst is [" << worst
-                                       << "]: " << static_cast<double>(actual[worst]) << ", expected "
+  return ::testing::AssertionFailure() << failures << " of " << actual.size() << " values differ; the worst is ["
+                                       << worst << "]: " << static_cast<double>(actual[worst]) << ", expected "
                                        << static_cast<double>(expected[worst]) << " +- " << tolerance(worst);
 }
 

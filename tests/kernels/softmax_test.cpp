@@ -1,0 +1,230 @@
+#include "kernels/softmax.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "tests/kernels/reference.h"
+
+namespace loci {
+namespace {
+
+using namespace test;
+
+template <typename T>
+DeviceArray<T> device(Context& context, const std::vector<T>& values) {
+  return DeviceArray<T>(context, std::span<const T>(values));
+}
+
+Doubles reference_log_softmax(const Values& logits, int64_t cols) {
+  Doubles out;
+  for (size_t first = 0; first < logits.size(); first += static_cast<size_t>(cols)) {
+    const auto begin = logits.begin() + static_cast<int64_t>(first);
+    const double maximum = static_cast<double>(*std::max_element(begin, begin + cols));
+    double sum = 0;
+    for (int64_t c = 0; c < cols; ++c) sum += std::exp(static_cast<double>(begin[c]) - maximum);
+    for (int64_t c = 0; c < cols; ++c) out.push_back(static_cast<double>(begin[c]) - maximum - std::log(sum));
+  }
+  return out;
+}
+
+struct Shape {
+  int64_t rows, cols;
+};
+
+class Softmax : public ::testing::TestWithParam<Shape> {
+ protected:
+  Softmax()
+      : random_(1),
+        logits_(normal_values(random_, s_.rows * s_.cols, 5)),
+        expected_(reference_log_softmax(logits_, s_.cols)) {
+    for (int64_t r = 0; r < s_.rows; ++r) {
+      targets_.push_back(static_cast<int32_t>(random_() % static_cast<unsigned>(s_.cols)));
+      weights_.push_back(std::normal_distribution<float>()(random_));
+    }
+  }
+  double expected(int64_t r, int64_t c) const { return expected_[static_cast<size_t>(r * s_.cols + c)]; }
+
+  Shape s_ = GetParam();
+  std::mt19937 random_;
+  Values logits_;
+  Doubles expected_;
+  std::vector<int32_t> targets_;
+  Values weights_;
+};
+
+// Every result is computed in fp64 and rounded once.
+constexpr double kOnce = 1.01 * kEps;
+
+TEST_P(Softmax, ProbabilitiesLogsAndSums) {
+  Context context;
+  Padded x(context, s_.rows, s_.cols, logits_), p(context, s_.rows, s_.cols), log_p(context, s_.rows, s_.cols),
+      sums(context, s_.rows, 1);
+  softmax(context, x.read(), p.view());
+  log_softmax(context, x.read(), log_p.view());
+  log_sum_exp(context, x.read(), sums.view());
+  Doubles probabilities, log_sums;
+  for (const double value : expected_) probabilities.push_back(std::exp(value));
+  for (int64_t r = 0; r < s_.rows; ++r)
+    log_sums.push_back(static_cast<double>(logits_[static_cast<size_t>(r * s_.cols)]) - expected(r, 0));
+  EXPECT_TRUE(near_relative(p.values(), probabilities, kOnce, 1e-44));
+  EXPECT_TRUE(near_relative(log_p.values(), expected_, kOnce, 1e-13));
+  EXPECT_TRUE(near_relative(sums.values(), log_sums, kOnce, 1e-13));
+  EXPECT_TRUE(p.guarded() && log_p.guarded() && sums.guarded());
+  Padded in_place(context, s_.rows, s_.cols, logits_);
+  softmax(context, in_place.read(), in_place.view());
+  EXPECT_TRUE(identical(in_place.values(), p.values()));
+  log_softmax(context, x.read(), x.view());
+  EXPECT_TRUE(identical(x.values(), log_p.values()));
+}
+
+TEST_P(Softmax, TargetsAndBest) {
+  Context context;
+  Padded x(context, s_.rows, s_.cols, logits_);
+  std::vector<int64_t> rows;
+  std::vector<int32_t> targets;
+  Doubles log_p;
+  for (int64_t i = 0; s_.rows > 0 && i < 3 * s_.rows; ++i) {
+    rows.push_back((s_.rows - 1) - i / 3);
+    targets.push_back(static_cast<int32_t>((i * 7) % s_.cols));
+    log_p.push_back(expected(rows.back(), targets.back()));
+  }
+  Padded out(context, static_cast<int64_t>(rows.size()), 1);
+  target_log_probabilities(context, x.read(), device(context, rows), device(context, targets), out.view());
+  EXPECT_TRUE(near_relative(out.values(), log_p, kOnce, 1e-13));
+  DeviceArray<int32_t> best(context, s_.rows);
+  argmax_rows(context, x.read(), best);
+  for (int64_t r = 0; r < s_.rows; ++r) {
+    const auto begin = logits_.begin() + r * s_.cols;
+    EXPECT_EQ(best.to_host()[static_cast<size_t>(r)], std::max_element(begin, begin + s_.cols) - begin);
+  }
+}
+
+TEST_P(Softmax, CrossEntropy) {
+  Context context;
+  if (s_.rows > 1) targets_[1] = -1;
+  Doubles losses, gradients;
+  for (int64_t r = 0; r < s_.rows; ++r) {
+    const double weight =
+        targets_[static_cast<size_t>(r)] < 0 ? 0 : static_cast<double>(weights_[static_cast<size_t>(r)]);
+    losses.push_back(weight == 0 ? 0 : -weight * expected(r, targets_[static_cast<size_t>(r)]));
+    for (int64_t c = 0; c < s_.cols; ++c)
+      gradients.push_back(
+          weight * (c == targets_[static_cast<size_t>(r)] ? std::expm1(expected(r, c)) : std::exp(expected(r, c))));
+  }
+  Padded x(context, s_.rows, s_.cols, logits_), loss(context, s_.rows, 1), dx(context, s_.rows, s_.cols);
+  const auto targets = device(context, targets_);
+  const auto weights = device(context, weights_);
+  cross_entropy(context, x.read(), targets, weights, loss.view(), dx.view(), Write::assign);
+  EXPECT_TRUE(near_relative(loss.values(), losses, kOnce, 1e-12));
+  EXPECT_TRUE(near_relative(dx.values(), gradients, kOnce, 1e-12));
+  EXPECT_TRUE(dx.guarded() && loss.guarded());
+  Padded sum(context, s_.rows, s_.cols, Values(logits_.size(), 1));
+  cross_entropy(context, x.read(), targets, weights, loss.view(), sum.view(), Write::accumulate);
+  Values added = dx.values();
+  for (float& value : added) value += 1;
+  EXPECT_TRUE(identical(sum.values(), added));
+  cross_entropy(context, x.read(), targets, weights, loss.view(), x.view(), Write::assign);
+  EXPECT_TRUE(identical(x.values(), dx.values()));
+}
+
+TEST_P(Softmax, KlDivergence) {
+  Context context;
+  const Values other = normal_values(random_, s_.rows * s_.cols, 5);
+  const Doubles log_q_doubles = reference_log_softmax(other, s_.cols);
+  const Values log_q(log_q_doubles.begin(), log_q_doubles.end());
+  Doubles losses, gradients;
+  for (int64_t r = 0; r < s_.rows; ++r) {
+    const double weight = static_cast<double>(weights_[static_cast<size_t>(r)]);
+    const auto ratio = [&](int64_t c) {
+      return expected(r, c) - static_cast<double>(log_q[static_cast<size_t>(r * s_.cols + c)]);
+    };
+    double divergence = 0;
+    for (int64_t c = 0; c < s_.cols; ++c) divergence += std::exp(expected(r, c)) * ratio(c);
+    losses.push_back(weight * divergence);
+    for (int64_t c = 0; c < s_.cols; ++c)
+      gradients.push_back(weight * std::exp(expected(r, c)) * (ratio(c) - divergence));
+  }
+  Padded x(context, s_.rows, s_.cols, logits_), q(context, s_.rows, s_.cols, log_q), loss(context, s_.rows, 1),
+      dx(context, s_.rows, s_.cols);
+  const auto weights = device(context, weights_);
+  kl_divergence(context, x.read(), q.read(), weights, loss.view(), dx.view(), Write::assign);
+  EXPECT_TRUE(near_relative(loss.values(), losses, kOnce, 1e-12));
+  EXPECT_TRUE(near_relative(dx.values(), gradients, kOnce, 1e-12));
+  kl_divergence(context, x.read(), q.read(), weights, loss.view(), dx.view(), Write::accumulate);
+  for (double& value : gradients) value *= 2;
+  EXPECT_TRUE(near_relative(dx.values(), gradients, 2 * kOnce, 1e-12));
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, Softmax,
+                         ::testing::Values(Shape{0, 3}, Shape{1, 1}, Shape{2, 31}, Shape{31, 32}, Shape{33, 33},
+                                           Shape{5, 129}, Shape{3, 50257}),
+                         [](const auto& named) { return fmt::format("{}x{}", named.param.rows, named.param.cols); });
+
+// The analytic gradients above against central differences of the losses, both in fp64 (hand-written formulas held to
+// the definition).
+TEST(SoftmaxGradient, LossesFallAlongTheirGradient) {
+  Context context;
+  std::mt19937 random(9);
+  const Values logits = normal_values(random, 7), other = normal_values(random, 7);
+  const Doubles log_q_doubles = reference_log_softmax(other, 7);
+  const Values log_q(log_q_doubles.begin(), log_q_doubles.end());
+  const auto losses = [&](const Values& x) {
+    const Doubles log_p = reference_log_softmax(x, 7);
+    double divergence = 0;
+    for (size_t c = 0; c < 7; ++c) divergence += std::exp(log_p[c]) * (log_p[c] - static_cast<double>(log_q[c]));
+    return std::pair(-log_p[3], divergence);
+  };
+  Padded x(context, 1, 7, logits), q(context, 1, 7, log_q), loss(context, 1, 1), nll(context, 1, 7), kl(context, 1, 7);
+  const auto one = device<float>(context, {1});
+  cross_entropy(context, x.read(), device<int32_t>(context, {3}), one, loss.view(), nll.view(), Write::assign);
+  kl_divergence(context, x.read(), q.read(), one, loss.view(), kl.view(), Write::assign);
+  for (size_t c = 0; c < 7; ++c) {
+    Values above = logits, below = logits;
+    above[c] += 1.0f / 512;
+    below[c] -= 1.0f / 512;
+    const double step = static_cast<double>(above[c]) - static_cast<double>(below[c]);
+    const auto [nll_above, kl_above] = losses(above);
+    const auto [nll_below, kl_below] = losses(below);
+    // Third derivatives of both losses are below 10 here.
+    EXPECT_NEAR(static_cast<double>(nll.values()[c]), (nll_above - nll_below) / step, 10 * step * step / 24 + kEps);
+    EXPECT_NEAR(static_cast<double>(kl.values()[c]), (kl_above - kl_below) / step, 10 * step * step / 24 + kEps);
+  }
+}
+
+TEST(SoftmaxNumbers, HugeLogitsTiesAndNan) {
+  Context context;
+  Padded x(context, 3, 3, {1e30f, 1e30f, -1e30f, 5, 5, 5, 1, kNan, 2}), p(context, 3, 3);
+  softmax(context, x.read(), p.view());
+  const Values values = p.values();
+  EXPECT_EQ(Values(values.begin(), values.begin() + 3), (Values{0.5f, 0.5f, 0}));
+  EXPECT_EQ(values[3], 1.0f / 3);
+  for (size_t i = 6; i < 9; ++i) EXPECT_TRUE(std::isnan(values[i]));
+  DeviceArray<int32_t> best(context, 3);
+  argmax_rows(context, x.read(), best);
+  EXPECT_EQ(best.to_host()[0], 0);
+  EXPECT_EQ(best.to_host()[1], 0);
+}
+
+TEST(SoftmaxErrors, ShapesAreCheckedBeforeAnyWrite) {
+  Context context;
+  Padded x(context, 2, 3, Values(6, 1)), y(context, 3, 2, Values(6, 7)), loss(context, 2, 1, {7, 7});
+  DeviceArray<int32_t> three(context, 3);
+  EXPECT_THROW(softmax(context, x.read(), y.view()), ShapeError);
+  EXPECT_THROW(log_softmax(context, x.read(), y.view()), ShapeError);
+  EXPECT_THROW(log_sum_exp(context, x.read(), y.view()), ShapeError);
+  EXPECT_THROW(argmax_rows(context, x.read(), three), ShapeError);
+  EXPECT_THROW(
+      cross_entropy(context, x.read(), three, device<float>(context, {1, 1}), loss.view(), x.view(), Write::assign),
+      ShapeError);
+  EXPECT_THROW(
+      kl_divergence(context, x.read(), y.read(), device<float>(context, {1, 1}), loss.view(), x.view(), Write::assign),
+      ShapeError);
+  EXPECT_THROW(target_log_probabilities(context, x.read(), device<int64_t>(context, {0, 1}), three, loss.view()),
+               ShapeError);
+  EXPECT_EQ(y.values(), Values(6, 7));
+  EXPECT_EQ(loss.values(), Values(2, 7));
+}
+
+}  // namespace
+}  // namespace loci

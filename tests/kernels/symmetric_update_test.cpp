@@ -1,0 +1,120 @@
+#include "kernels/symmetric_update.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/kernels/reference.h"
+
+namespace loci {
+namespace {
+
+using namespace test;
+
+Doubles gram(const Values& x, int64_t n) {
+  const auto width = static_cast<size_t>(n);
+  Doubles out(width * width);
+  for (size_t r = 0; width > 0 && r < x.size() / width; ++r)
+    for (size_t i = 0; i < width; ++i)
+      for (size_t j = 0; j < width; ++j)
+        out[i * width + j] += static_cast<double>(x[r * width + i]) * static_cast<double>(x[r * width + j]);
+  return out;
+}
+
+struct Shape {
+  int64_t rows, n;
+};
+
+class SymmetricUpdate : public ::testing::TestWithParam<Shape> {};
+
+TEST_P(SymmetricUpdate, AddsToTheLowerTriangleOnly) {
+  const Shape s = GetParam();
+  std::mt19937 random(1);
+  const Values x_values = integer_values(random, s.rows * s.n);
+  const Doubles product = gram(x_values, s.n);
+  for (const int threads : {1, 3}) {
+    Context context(with_threads(threads));
+    Padded x(context, s.rows, s.n, x_values), sum(context, s.n, s.n, Values(static_cast<size_t>(s.n * s.n), 2));
+    symmetric_update(context, x.read(), sum.view());
+    Doubles expected = product;
+    for (int64_t i = 0; i < s.n; ++i)
+      for (int64_t j = 0; j < s.n; ++j) {
+        double& value = expected[static_cast<size_t>(i * s.n + j)];
+        value = j <= i ? value + 2 : 2;
+      }
+    EXPECT_TRUE(near(sum.values(), expected, 0));
+    EXPECT_TRUE(sum.guarded());
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, SymmetricUpdate,
+                         ::testing::Values(Shape{0, 4}, Shape{3, 0}, Shape{1, 1}, Shape{31, 33}, Shape{33, 32},
+                                           Shape{5, 97}, Shape{129, 129}, Shape{17, 385}, Shape{9, 1000}),
+                         [](const auto& named) { return fmt::format("{}x{}", named.param.rows, named.param.n); });
+
+TEST(SecondMoment, SumsInDoubleWhateverTheCalls) {
+  std::mt19937 random(2);
+  const int64_t n = 65, rows = 2 * SecondMoment::kFlushRows + 100;
+  const Values values = normal_values(random, rows * n);
+  const Doubles expected = gram(values, n);
+  std::vector<Doubles> sums;
+  for (const int64_t step : {rows, int64_t{1}, int64_t{700}, SecondMoment::kFlushRows}) {
+    Context context(with_threads(static_cast<int>(1 + step % 3)));
+    SecondMoment moment(context, n);
+    Padded x(context, rows, n, values);
+    for (int64_t first = 0; first < rows; first += step)
+      moment.add(context, x.read().rows_slice(first, std::min(step, rows - first)));
+    EXPECT_EQ(moment.count(), rows);
+    sums.push_back(moment.sum(context));
+  }
+  // Each block of 1024 rows is summed in fp32: its error is below kFlushRows eps times the sum of magnitudes, which
+  // Cauchy-Schwarz bounds by the diagonal.
+  const auto tolerance = [&](size_t i) {
+    const auto width = static_cast<size_t>(n);
+    return static_cast<double>(SecondMoment::kFlushRows) * kEps *
+           std::sqrt(expected[(i / width) * (width + 1)] * expected[(i % width) * (width + 1)]);
+  };
+  EXPECT_TRUE(near_by(std::span<const double>(sums[0]), std::span<const double>(expected), tolerance));
+  for (const Doubles& sum : sums) EXPECT_TRUE(identical(sum, sums[0]));
+}
+
+TEST(SecondMoment, ContinuesFromAStoredSum) {
+  std::mt19937 random(3);
+  const int64_t n = 33, rows = 300;
+  const Values values = integer_values(random, rows * n);
+  Context context;
+  Padded x(context, rows, n, values);
+  SecondMoment first(context, n), second(context, n);
+  first.add(context, x.read().rows_slice(0, 100));
+  second.add(context, x.read().rows_slice(5, 5));
+  second.restore(context, first.sum(context), first.count());
+  second.add(context, x.read().rows_slice(100, 200));
+  EXPECT_EQ(second.count(), rows);
+  EXPECT_TRUE(identical(second.sum(context), gram(values, n)));
+}
+
+TEST(SecondMoment, LosesNothingOverManyBlocks) {
+  Context context;
+  SecondMoment moment(context, 1);
+  // Beyond 2^24 an fp32 sum of ones stands still.
+  const int64_t rows = 1 << 22;
+  const Values ones(static_cast<size_t>(rows), 1);
+  const ConstView x(ones.data(), rows, 1);
+  for (int i = 0; i < 5; ++i) moment.add(context, x);
+  EXPECT_EQ(moment.sum(context)[0], 5.0 * static_cast<double>(rows));
+}
+
+TEST(SecondMoment, NanAndShapes) {
+  Context context;
+  SecondMoment moment(context, 2);
+  Padded x(context, 1, 2, {kNan, 1}), wrong(context, 1, 3, {1, 1, 1});
+  EXPECT_THROW(moment.add(context, wrong.read()), ShapeError);
+  EXPECT_THROW(moment.restore(context, Doubles(3), 1), ShapeError);
+  EXPECT_THROW(symmetric_update(context, x.read(), wrong.view()), ShapeError);
+  EXPECT_EQ(moment.sum(context), Doubles(4));
+  moment.add(context, x.read());
+  const Doubles sum = moment.sum(context);
+  EXPECT_TRUE(std::isnan(sum[0]) && std::isnan(sum[1]) && std::isnan(sum[2]));
+  EXPECT_EQ(sum[3], 1);
+}
+
+}  // namespace
+}  // namespace loci
