@@ -21,9 +21,9 @@ class JsonConfig : public CLI::Config {
     const std::string text(std::istreambuf_iterator<char>(input), {});
     const nlohmann::json object = parse_json(text, "--config");
     require<InputError>(object.is_object(), "--config: the file must hold one JSON object of flags and values");
-    std::vector<CLI::ConfigItem> items;
-    for (const auto& [key, value] : object.items()) items.push_back(item(key, value));
-    return items;
+    std::vector<CLI::ConfigItem> flags;
+    for (const auto& [key, value] : object.items()) flags.push_back(item(key, value));
+    return flags;
   }
 
  private:

@@ -12,16 +12,12 @@ namespace {
 
 int run(int argc, char** argv) {
   CLI::App app{"loci: locates factual associations in GPT models, edits them, and measures what the edit did"};
-  app.set_version_flag("--version", loci::version_string());
+  app.set_version_flag("--version", "loci " + loci::loci_version() + " (" + loci::loci_git_commit() + ")");
   app.require_subcommand(1);
   loci::app::add_info(app);
   loci::app::add_predict(app);
   loci::app::add_generate(app);
-  loci::app::add_tokenize(app);
-  loci::app::add_cov(app);
   loci::app::add_trace(app);
-  loci::app::add_edit(app);
-  loci::app::add_eval(app);
   loci::app::add_train(app);
   loci::app::add_export(app);
   try {

@@ -144,6 +144,16 @@ void check_plan(const Plan& plan, const GptConfig& config) {
   }
   for (const auto& wanted : plan.wanted)
     check_place(plan, wanted.sequence, wanted.position, Site::resid, config.layers, "wanted position");
+  for (const auto& cuts : plan.attention_cuts) {
+    const Sequence& s = plan.sequences.at(static_cast<size_t>(cuts.sequence));
+    require<ShapeError>(!s.base, "attention is cut only in sequences without a base");
+    int64_t previous = 0;
+    for (const int64_t start : cuts.starts) {
+      require<ShapeError>(start > previous && start < s.row_count(), "attention cut at {} behind {} in {} rows", start,
+                          previous, s.row_count());
+      previous = start;
+    }
+  }
   require<ShapeError>(plan.observed.empty() || plan.observer, "sites are observed but the plan has no observer");
 }
 
@@ -196,6 +206,7 @@ class Forward {
   float epsilon() const { return static_cast<float>(config_.layer_norm_epsilon); }
   ConstView project_qkv(int64_t layer, ConstView h, BlockActivations& kept);
   bool feed_forward(int64_t layer, BlockActivations& kept);
+  std::vector<int64_t> segment_starts(int64_t s, int64_t layer) const;
   AttentionBatch attention_batch(int64_t layer) const;
   std::optional<TailRows> tail_rows(int64_t layer) const;
   void shorten(TailRows tail);
@@ -484,27 +495,40 @@ bool Forward::feed_forward(int64_t layer, BlockActivations& kept) {
   return true;
 }
 
+/// The first positions of the segments within which a sequence's rows attend in this block; one segment as a rule.
+std::vector<int64_t> Forward::segment_starts(int64_t s, int64_t layer) const {
+  std::vector<int64_t> starts{sequence(s).first_position};
+  for (const AttentionCuts& cuts : plan_.attention_cuts)
+    if (cuts.sequence == s && layer < cuts.layers) starts.insert(starts.end(), cuts.starts.begin(), cuts.starts.end());
+  return starts;
+}
+
 AttentionBatch Forward::attention_batch(int64_t layer) const {
   AttentionBatch batch;
   std::vector<AttentionSequence> sequences;
   std::vector<AttentionSegment> segments;
   for (int64_t i = 0; i < layout_.active[static_cast<size_t>(layer)]; ++i) {
-    const auto s = static_cast<size_t>(layout_.order[static_cast<size_t>(i)]);
-    const Sequence& lane = plan_.sequences[s];
-    const int64_t skipped = tail_ ? tail_->first_position[s] - lane.first_position : 0;
-    const int64_t queries = lane.row_count() - skipped;
-    if (queries == 0) continue;
-    const auto first_segment = static_cast<int64_t>(segments.size());
-    append_segments(lane.base.get(), layer, lane.first_position, segments);
-    sequences.push_back({.first_query = tail_ ? tail_->first_row[s] : layout_.first_row[s],
-                         .queries = queries,
-                         .first_key = layout_.first_row[s],
-                         .keys = lane.row_count(),
-                         .visible_0 = skipped + 1,
-                         .first_segment = first_segment,
-                         .segments = static_cast<int64_t>(segments.size()) - first_segment});
-    batch.queries += queries;
-    batch.max_keys = std::max(batch.max_keys, lane.first_position + lane.row_count());
+    const int64_t s = layout_.order[static_cast<size_t>(i)];
+    const Sequence& lane = sequence(s);
+    const int64_t first_needed = tail_ ? tail_->first_position[static_cast<size_t>(s)] : lane.first_position;
+    std::vector<int64_t> starts = segment_starts(s, layer);
+    starts.push_back(lane.first_position + lane.row_count());
+    for (size_t part = 0; part + 1 < starts.size(); ++part) {
+      const int64_t first_query = std::max(first_needed, starts[part]);
+      const int64_t queries = starts[part + 1] - first_query;
+      if (queries <= 0) continue;
+      const auto first_segment = static_cast<int64_t>(segments.size());
+      append_segments(lane.base.get(), layer, lane.first_position, segments);
+      sequences.push_back({.first_query = packed_row(s, first_query),
+                           .queries = queries,
+                           .first_key = layout_.first_row[static_cast<size_t>(s)] + starts[part] - lane.first_position,
+                           .keys = starts[part + 1] - starts[part],
+                           .visible_0 = first_query - starts[part] + 1,
+                           .first_segment = first_segment,
+                           .segments = static_cast<int64_t>(segments.size()) - first_segment});
+      batch.queries += queries;
+      batch.max_keys = std::max(batch.max_keys, starts[part + 1]);
+    }
   }
   batch.sequences = {context_, std::span<const AttentionSequence>(sequences)};
   batch.segments = {context_, std::span<const AttentionSegment>(segments)};

@@ -111,6 +111,14 @@ struct MlpScale {
   float factor;
 };
 
+/// In blocks below `layers` the rows of a sequence attend only within their own segment; `starts` (ascending, > 0) are
+/// the first positions of the second and further segments. A regulariser in training, for sequences without a base.
+struct AttentionCuts {
+  int64_t sequence;
+  int64_t layers;
+  std::vector<int64_t> starts;
+};
+
 /// Hands the rows of all sequences at a site to Plan::observer, [rows, width]: streams (second moments) need them
 /// whole.
 struct ObservedSite {
@@ -125,6 +133,7 @@ struct Plan {
   std::vector<RowTap> taps;
   std::vector<LowRankTerm> low_rank;
   std::vector<MlpScale> mlp_scales;
+  std::vector<AttentionCuts> attention_cuts;  ///< at most one per sequence
   std::vector<WantedPosition> wanted;
   std::optional<StopAfter> stop;
   std::vector<Site> record_sites;  ///< beside keys, values and resid, for sequences with `record`

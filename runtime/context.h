@@ -26,7 +26,7 @@ struct Device {
 };
 
 struct ContextOptions {
-  Device device;
+  Device device = {};
   int threads = 0;            ///< CPU threads; 0: as many as the process may use
   int64_t memory_budget = 0;  ///< bytes that one wave may use; 0: half of what is free
 };

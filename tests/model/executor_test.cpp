@@ -244,6 +244,32 @@ TEST_F(ExecutorTest, LastBlockKeepsOnlyTheRowsThatAreNeeded) {
   expect_close(row(some, 2), row(everything, 7));
 }
 
+TEST_F(ExecutorTest, AttentionCutsHideWhatLiesOutsideTheSegment) {
+  const auto tokens = random_tokens(9, config_.vocabulary, 18);
+  Plan plan;
+  plan.sequences = {plain(tokens), plain(tokens)};
+  plan.attention_cuts = {{0, config_.layers, {4, 7}}, {1, 1, {4}}};
+  plan.wanted = {{0, 8}, {0, 6}, {1, 8}};
+  const auto logits = Executor(context_, model_).run(plan).logits.to_host();
+  const auto V = static_cast<ptrdiff_t>(config_.vocabulary);
+  const auto whole = last_logits(tokens);
+  const std::vector<float> cut(logits.begin(), logits.begin() + V), partly(logits.begin() + 2 * V, logits.end());
+  float difference = 0, partial_difference = 0;
+  for (size_t i = 0; i < whole.size(); ++i) {
+    difference = std::max(difference, std::abs(cut[i] - whole[i]));
+    partial_difference = std::max(partial_difference, std::abs(partly[i] - whole[i]));
+  }
+  EXPECT_GT(difference, 1e-3f);
+  EXPECT_GT(partial_difference, 1e-3f);
+  // What lies outside a segment cannot matter where every block is cut.
+  auto other = tokens;
+  other[0] = (other[0] + 1) % 61;
+  other[5] = (other[5] + 1) % 61;
+  plan.sequences[0].tokens = other;
+  const auto again = Executor(context_, model_).run(plan).logits.to_host();
+  EXPECT_EQ(std::vector<float>(again.begin(), again.begin() + V), cut);
+}
+
 /// Loss = mean cross-entropy of the wanted rows; its gradient by differences of the loss.
 TEST_F(ExecutorTest, GradientOfJoinedRowsMatchesFiniteDifferences) {
   const auto tokens = random_tokens(9, config_.vocabulary, 15);
