@@ -174,17 +174,19 @@ void Checkpoint::open_shards(const fs::path& index) {
   }
   require<InputError>(!shards.empty(), "{}: names no tensors", where);
   for (const auto& [shard, listed] : shards) {
-    const fs::path path = dir_ / shard;
-    require<InputError>(fs::exists(path), "{}: the shard {} named in {} is missing", dir_.string(), shard,
+    require<InputError>(fs::exists(dir_ / shard), "{}: the shard {} named in {} is missing", dir_.string(), shard,
                         index.string());
-    files_.emplace_back(path);
+    files_.emplace_back(dir_ / shard);
     for (const std::string& name : listed) {
       require<InputError>(files_.back().contains(name), "{}: tensor \"{}\" should be here by {}, but is not",
-                          path.string(), name, index.string());
+                          files_.back().path().string(), name, index.string());
     }
-    for (const std::string& name : files_.back().names()) {
-      require<InputError>(listed.contains(name), "{}: tensor \"{}\" is here, but {} does not say so", path.string(),
-                          name, index.string());
+  }
+  for (const SafetensorsFile& file : files_) {
+    const auto& listed = shards.at(file.path().filename().string());
+    for (const std::string& name : file.names()) {
+      require<InputError>(listed.contains(name), "{}: tensor \"{}\" is here, but {} does not say so",
+                          file.path().string(), name, index.string());
     }
   }
 }
