@@ -1,0 +1,155 @@
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <charconv>
+#include <cmath>
+
+#include "app/common.h"
+#include "edit/document_source.h"
+#include "edit/second_moments.h"
+#include "model/executor.h"
+#include "model/tokenizer.h"
+#include "runtime/error.h"
+#include "runtime/provenance.h"
+#include "runtime/sha256.h"
+#include "runtime/unit_store.h"
+
+namespace loci::app {
+namespace {
+
+struct CovCommand {
+  CommonOptions common;
+  OutputOptions output;
+  std::string text;
+  std::string tokens;
+  std::string layers = "all";
+  int64_t max_tokens_per_document = 0;
+  int64_t max_documents = 0;
+  int64_t max_tokens = 0;
+};
+
+int64_t parse_layer(std::string_view text, const std::string& all) {
+  int64_t layer = -1;
+  const auto result = std::from_chars(text.data(), text.data() + text.size(), layer);
+  require<InputError>(result.ec == std::errc() && result.ptr == text.data() + text.size() && layer >= 0,
+                      "--layers {}: \"{}\" is no layer; write 3, 0-11, or 1,4,7-9", all, text);
+  return layer;
+}
+
+/// "0-11", "2", "1,4,7-9", "all"; rising and without repeats.
+std::vector<int64_t> parse_layers(const std::string& text, int64_t count) {
+  std::vector<bool> chosen(static_cast<size_t>(count));
+  std::string_view rest = text == "all" ? std::string_view() : std::string_view(text);
+  if (text == "all") chosen.assign(static_cast<size_t>(count), true);
+  while (!rest.empty()) {
+    const std::string_view part = rest.substr(0, rest.find(','));
+    require<InputError>(part.size() + 1 != rest.size(), "--layers {}: it ends with a comma", text);
+    rest.remove_prefix(std::min(rest.size(), part.size() + 1));
+    const size_t dash = part.find('-');
+    const int64_t first = parse_layer(part.substr(0, dash), text);
+    const int64_t last = dash == part.npos ? first : parse_layer(part.substr(dash + 1), text);
+    require<InputError>(first <= last, "--layers {}: \"{}\" runs backwards", text, part);
+    require<InputError>(last < count, "--layers {}: the model has the layers 0 to {}", text, count - 1);
+    for (int64_t layer = first; layer <= last; ++layer) chosen[static_cast<size_t>(layer)] = true;
+  }
+  std::vector<int64_t> layers;
+  for (int64_t layer = 0; layer < count; ++layer)
+    if (chosen[static_cast<size_t>(layer)]) layers.push_back(layer);
+  require<InputError>(!layers.empty(), "--layers is empty; write 3, 0-11, or 1,4,7-9");
+  return layers;
+}
+
+SecondMomentOptions moment_options(const CovCommand& command, const GptConfig& config) {
+  SecondMomentOptions options;
+  options.layers = parse_layers(command.layers, config.layers);
+  options.max_tokens_per_document = command.max_tokens_per_document;
+  require<InputError>(command.max_tokens_per_document <= config.positions,
+                      "--max-tokens-per-document {}: the model's context holds {} tokens",
+                      command.max_tokens_per_document, config.positions);
+  if (command.max_documents > 0) options.max_documents = command.max_documents;
+  if (command.max_tokens > 0) options.max_tokens = command.max_tokens;
+  return options;
+}
+
+/// What the result depends on; the name of the text does not matter, its contents do.
+Json job_configuration(const CLI::App& app, const CovCommand& command, const SecondMomentOptions& options,
+                       const Tokenizer& tokenizer, const std::string& weights_sha256) {
+  Json config = resolved_configuration(app);
+  for (const char* path : {"text", "tokens"}) config.erase(path);
+  config["layers"] = options.layers;
+  config["text_sha256"] = sha256_file(command.text.empty() ? command.tokens : command.text);
+  config["tokenizer_sha256"] = tokenizer.sha256();
+  config["weights_sha256"] = weights_sha256;
+  return config;
+}
+
+void report(const CovCommand& command) {
+  const H5File file = H5File::open_read(command.output.path);
+  const int64_t tokens = read_int_attribute(file, "/", "tokens"),
+                documents = read_int_attribute(file, "/", "documents");
+  const int64_t width = read_int_attribute(file, "/", "mlp_width");
+  Json layers = Json::array();
+  if (!command.common.json) fmt::print("{} tokens of {} documents, keys of {} values\n", tokens, documents, width);
+  for (const std::string& name : group_members(file, "/layers")) {
+    const double condition = read_double_attribute(file, "/layers/" + name, "condition_number");
+    const int64_t dead = dataset_info(file, "/layers/" + name + "/dead_rows").shape.at(0);
+    // JSON has no infinity: null stands for a singular matrix.
+    layers.push_back({{"layer", std::stoll(name)},
+                      {"condition_number", std::isfinite(condition) ? Json(condition) : Json()},
+                      {"dead_rows", dead}});
+    if (!command.common.json)
+      fmt::print("  layer {:<3} condition number {:.3g}, {} dead rows\n", name, condition, dead);
+  }
+  if (command.common.json)
+    print_json({{"output", command.output.path}, {"tokens", tokens}, {"documents", documents}, {"layers", layers}});
+}
+
+void run(const CLI::App& app, const CovCommand& command) {
+  require<InputError>(command.text.empty() != command.tokens.empty(), "give one of --text FILE and --tokens FILE.h5");
+  Context context = command.common.make_context();
+  const Model model = Model::load(context, command.common.model);
+  const Tokenizer tokenizer = Tokenizer::load(command.common.model);
+  const SecondMomentOptions options = moment_options(command, model.config());
+  Provenance provenance = current_provenance();
+  provenance.weights_sha256 = model.checkpoint().weights_sha256();
+  const Json config = job_configuration(app, command, options, tokenizer, provenance.weights_sha256);
+  spdlog::info("configuration: {}", config.dump());
+  UnitStore store(command.output.path, config, command.output.on_existing());
+  if (store.complete()) {
+    spdlog::info("cov: {} is complete already", command.output.path);
+  } else {
+    Executor executor(context, model);
+    const int64_t limit = options.max_tokens_per_document ? options.max_tokens_per_document : model.config().positions;
+    const NextDocument next = command.text.empty() ? token_file_documents(tokenizer, command.tokens)
+                                                   : text_documents(context, tokenizer, command.text, limit);
+    collect_second_moments(executor, next, options, store, config, provenance);
+  }
+  report(command);
+}
+
+}  // namespace
+
+void add_cov(CLI::App& app) {
+  auto options = std::make_shared<CovCommand>();
+  CLI::App* command = app.add_subcommand("cov", "second moments of the keys of any set of layers, in one pass");
+  add_common_options(*command, options->common);
+  add_output_options(*command, options->output);
+  command->add_option("--text", options->text, "documents: one a line, or JSON lines, plain or compressed")
+      ->option_text("FILE");
+  command->add_option("--tokens", options->tokens, "documents as loci tokenize wrote them")->option_text("FILE.h5");
+  command->add_option("--layers", options->layers, "layers, such as 3, 0-11 or 1,4,7-9")->capture_default_str();
+  command
+      ->add_option("--max-tokens-per-document", options->max_tokens_per_document,
+                   "cut documents to N tokens (0: the model's context)")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--max-documents", options->max_documents, "stop after N documents (0: all)")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--max-tokens", options->max_tokens, "stop after N tokens (0: all)")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->callback([options, command] { run(*command, *options); });
+}
+
+}  // namespace loci::app

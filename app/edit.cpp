@@ -1,0 +1,262 @@
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <chrono>
+#include <cmath>
+#include <set>
+
+#include "app/common.h"
+#include "app/edit_options.h"
+#include "edit/edit_file.h"
+#include "edit/edited_checkpoint.h"
+#include "edit/requests.h"
+#include "edit/rome.h"
+#include "model/executor.h"
+#include "model/tokenizer.h"
+#include "runtime/error.h"
+#include "runtime/progress.h"
+#include "runtime/provenance.h"
+#include "runtime/unit_store.h"
+
+namespace loci::app {
+namespace {
+
+/// Requests a unit of work: enough to fill waves of small models.
+constexpr int64_t kRequestsPerUnit = 16;
+
+struct EditCommand {
+  CommonOptions common;
+  EditOptions edit;
+  EditsOption edits;
+  OutputOptions output;
+  std::string requests;
+  int64_t limit = 0;
+  std::string export_dir;
+  bool sequential = false;
+  bool skip_invalid = false;
+  bool revert = false;
+
+  EditMode mode() const { return sequential ? EditMode::sequential : EditMode::independent; }
+  OnExistingCheckpoint on_existing_checkpoint() const {
+    return output.overwrite ? OnExistingCheckpoint::replace : OnExistingCheckpoint::refuse;
+  }
+};
+
+// --- Making edits ----------------------------------------------------------------------------------------------------
+
+/// The job: requests in, an edit file out.
+class EditJob {
+ public:
+  EditJob(const CLI::App& app, const EditCommand& command)
+      : command_(command),
+        context_(command.common.make_context()),
+        model_(Model::load(context_, command.common.model)),
+        tokenizer_(Tokenizer::load(command.common.model)),
+        executor_(context_, model_) {
+    LoadedRequests loaded = read_requests(command.requests, tokenizer_, model_.config(),
+                                          command.skip_invalid ? InvalidRequests::skip : InvalidRequests::refuse);
+    for (const std::string& reason : loaded.skipped) spdlog::warn("skipped: {}", reason);
+    requests_ = std::move(loaded.requests);
+    if (command.limit > 0 && command.limit < static_cast<int64_t>(requests_.size()))
+      requests_.resize(static_cast<size_t>(command.limit));
+    PreparedEdits prepared = prepare_edits(command.common, command.edit, executor_, tokenizer_);
+    settings_ = std::move(prepared.settings);
+    for (const EditRequest& request : requests_)
+      prepare_request(request, settings_.templates, settings_.hparams.fact_token, settings_.forcing, tokenizer_,
+                      model_.config(), fmt::format("{}: case_id {}", command.requests, request.case_id));
+    config_ = job_configuration(app, prepared.config, loaded.sha256);
+  }
+
+  void run() {
+    spdlog::info("configuration: {}", config_.dump());
+    UnitStore store(command_.output.path, config_, command_.output.on_existing());
+    if (store.complete()) {
+      spdlog::info("edit: {} is complete already", command_.output.path);
+      return;
+    }
+    run_units(store);
+    merge(store);
+  }
+
+ private:
+  Json job_configuration(const CLI::App& app, const Json& prepared, const std::string& requests_sha256) const {
+    Json config = resolved_configuration(app);
+    for (const char* option : {"requests", "export", "revert", "edits", "edit"}) config.erase(option);
+    merge_edit_config(config, prepared);
+    config["requests_sha256"] = requests_sha256;
+    config["weights_sha256"] = model_.checkpoint().weights_sha256();
+    return config;
+  }
+
+  int64_t total() const { return static_cast<int64_t>(requests_.size()); }
+  int64_t unit_size(int64_t unit) const { return std::min(kRequestsPerUnit, total() - unit * kRequestsPerUnit); }
+
+  void run_units(UnitStore& store) {
+    int64_t done = 0;
+    for (const int64_t unit : store.done_units()) done += unit_size(unit);
+    if (done > 0) spdlog::info("edit: {} of {} requests were done before", done, total());
+    Progress progress("edit", "requests", total(), done);
+    for (int64_t unit = 0; unit * kRequestsPerUnit < total(); ++unit) {
+      if (store.is_done(unit)) {
+        if (command_.sequential) apply_done(store, unit);
+        continue;
+      }
+      const auto start = std::chrono::steady_clock::now();
+      const std::vector<Edit> edits = run_unit(unit);
+      const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+      store.commit(unit, [&](H5File& shard) {
+        for (size_t i = 0; i < edits.size(); ++i) {
+          const int64_t index = unit * kRequestsPerUnit + static_cast<int64_t>(i);
+          write_edit(shard, index, edits[i]);
+          write_attribute(shard, fmt::format("/edits/{}", index), "seconds",
+                          taken.count() / static_cast<double>(edits.size()));
+        }
+      });
+      progress.advance(unit_size(unit));
+    }
+    progress.finish();
+  }
+
+  std::vector<Edit> run_unit(int64_t unit) {
+    const auto requests = std::span<const EditRequest>(requests_).subspan(static_cast<size_t>(unit * kRequestsPerUnit),
+                                                                          static_cast<size_t>(unit_size(unit)));
+    if (!command_.sequential) return compute_edits(executor_, tokenizer_, settings_, requests);
+    std::vector<Edit> edits;
+    for (const EditRequest& request : requests) {
+      edits.push_back(compute_edits(executor_, tokenizer_, settings_, std::span(&request, 1)).at(0));
+      apply_edit(context_, model_, edits.back());
+    }
+    return edits;
+  }
+
+  /// Sequential edits build on those of units that an earlier run did.
+  void apply_done(const UnitStore& store, int64_t unit) {
+    const H5File shard = store.open_unit(unit);
+    for (int64_t i = 0; i < unit_size(unit); ++i)
+      apply_edit(context_, model_, read_edit(shard, unit * kRequestsPerUnit + i));
+  }
+
+  void merge(UnitStore& store) const {
+    store.finish([&](H5File& output, const UnitStore::OpenUnit& open_unit) {
+      Provenance provenance = current_provenance();
+      provenance.weights_sha256 = model_.checkpoint().weights_sha256();
+      write_provenance(output, config_, provenance);
+      write_attribute(output, "/", "kind", "edits");
+      write_attribute(output, "/", "mode", edit_mode_name(command_.mode()));
+      write_strings(output, "/context_templates", settings_.templates,
+                    {static_cast<int64_t>(settings_.templates.size())},
+                    {.units = "", .long_name = "texts that the prompts were put behind"});
+      for (const int64_t unit : store.done_units()) {
+        const H5File shard = open_unit(unit);
+        for (const std::string& name : group_members(shard, "/edits"))
+          copy_object(shard, "/edits/" + name, output, "/edits/" + name);
+      }
+    });
+  }
+
+  const EditCommand& command_;
+  Context context_;
+  Model model_;
+  Tokenizer tokenizer_;
+  Executor executor_;
+  std::vector<EditRequest> requests_;
+  RomeSettings settings_;
+  Json config_;
+};
+
+// --- Edited checkpoints ----------------------------------------------------------------------------------------------
+
+std::set<int64_t> edited_layers(const EditFile& file, int64_t index) {
+  std::set<int64_t> layers;
+  for (size_t i = 0; i < file.edits.size(); ++i)
+    if (index < 0 || static_cast<int64_t>(i) == index) layers.insert(file.edits[i].layer);
+  return layers;
+}
+
+void export_edits(const EditCommand& command, const EditsOption& edits) {
+  Context context = command.common.make_context();
+  Model model = Model::load(context, command.common.model);
+  const EditFile file = read_edit_file(edits.path);
+  apply_edits(context, model, file, edits.index >= 0 ? std::optional(edits.index) : std::nullopt);
+  write_edited_checkpoint(context, model, edited_layers(file, edits.index), command.export_dir,
+                          command.on_existing_checkpoint());
+  spdlog::info("edit: the edited model is in {}", command.export_dir);
+}
+
+// --- The command -----------------------------------------------------------------------------------------------------
+
+double length(const std::vector<float>& x) {
+  double sum = 0;
+  for (const float value : x) sum += static_cast<double>(value) * static_cast<double>(value);
+  return std::sqrt(sum);
+}
+
+Json edit_json(const Edit& edit) {
+  return {{"case_id", edit.request.case_id},           {"subject", edit.request.subject},
+          {"target_new", edit.request.target_new},     {"layer", edit.layer},
+          {"steps", edit.loss_curve.size()},           {"first_loss", edit.loss_curve.front().total},
+          {"last_loss", edit.loss_curve.back().total}, {"update_norm", length(edit.u) * length(edit.v)}};
+}
+
+void report(const EditCommand& command) {
+  const EditFile file = read_edit_file(command.output.path);
+  Json edits = Json::array();
+  for (const Edit& edit : file.edits) {
+    edits.push_back(edit_json(edit));
+    if (!command.common.json)
+      fmt::print("case {}: {} -> {}: layer {}, loss {:.3f} -> {:.3f} in {} steps, |update| {:.4g}\n",
+                 edit.request.case_id, edit.request.subject, edit.request.target_new, edit.layer,
+                 edit.loss_curve.front().total, edit.loss_curve.back().total, edit.loss_curve.size(),
+                 length(edit.u) * length(edit.v));
+  }
+  if (command.common.json)
+    print_json({{"output", command.output.path}, {"mode", edit_mode_name(file.mode)}, {"edits", std::move(edits)}});
+}
+
+void check_command(const EditCommand& command) {
+  const bool makes = !command.requests.empty();
+  require<InputError>(makes + command.revert + static_cast<bool>(command.edits) == 1,
+                      "give one of --requests FILE (make edits), --edits FILE (export edits made before) and --revert");
+  require<InputError>(makes == !command.output.path.empty(), "--output FILE.h5 belongs to --requests FILE{}",
+                      makes ? " and is missing" : "");
+  require<InputError>(makes || !command.export_dir.empty(), "--export DIR is missing: the folder for the checkpoint");
+}
+
+void run(const CLI::App& app, const EditCommand& command) {
+  check_command(command);
+  if (command.revert) {
+    write_reverted_checkpoint(command.common.model, command.export_dir, command.on_existing_checkpoint());
+    spdlog::info("edit: the original model is in {}", command.export_dir);
+    return;
+  }
+  if (command.edits) return export_edits(command, command.edits);
+  EditJob(app, command).run();
+  if (!command.export_dir.empty()) export_edits(command, {command.output.path, -1});
+  report(command);
+}
+
+}  // namespace
+
+void add_edit(CLI::App& app) {
+  auto options = std::make_shared<EditCommand>();
+  CLI::App* command = app.add_subcommand("edit", "write facts into a model by rank-one edits");
+  add_common_options(*command, options->common);
+  add_edit_options(*command, options->edit);
+  command->add_option("--requests", options->requests, "edit requests: CounterFact's, EasyEdit's or zsRE's records")
+      ->option_text("FILE.json");
+  command->add_option("--output", options->output.path, "edit file (HDF5)")->option_text("FILE.h5");
+  command->add_flag("--overwrite", options->output.overwrite, "start anew where the output exists");
+  command->add_option("--limit", options->limit, "the first N requests only (0: all)")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_flag("--skip-invalid", options->skip_invalid, "leave out requests that cannot be run, and count them");
+  command->add_flag("--sequential", options->sequential, "apply each edit before the next one is made");
+  command->add_option("--export", options->export_dir, "write the edited model as a Hugging Face checkpoint")
+      ->option_text("DIR");
+  add_edits_option(*command, options->edits);
+  command->add_flag("--revert", options->revert,
+                    "MODEL was written by --export: write the model it was made from to --export DIR");
+  command->callback([options, command] { run(*command, *options); });
+}
+
+}  // namespace loci::app

@@ -1,0 +1,101 @@
+#include "app/edit_options.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include "edit/context_templates.h"
+#include "edit/second_moments.h"
+#include "runtime/error.h"
+#include "runtime/sha256.h"
+
+namespace loci::app {
+namespace {
+
+RomeHparams resolve_hparams(const EditOptions& options, const GptConfig& config) {
+  RomeHparams hparams = options.hparams.empty() ? RomeHparams() : read_hparams(options.hparams);
+  if (!hparams.without_effect.empty())
+    spdlog::info("{}: without effect here: {}", options.hparams, fmt::join(hparams.without_effect, ", "));
+  if (options.layer >= 0) hparams.layer = options.layer;
+  require<InputError>(hparams.layer >= 0, "no layer to edit is given; set \"layers\" in --hparams, or --layer");
+  require<InputError>(hparams.layer < config.layers, "layer {} cannot be edited: the model has the layers 0 to {}",
+                      hparams.layer, config.layers - 1);
+  return hparams;
+}
+
+std::shared_ptr<const Cholesky> read_covariance(const EditOptions& options, const RomeHparams& hparams,
+                                                Executor& executor) {
+  if (!hparams.covariance) {
+    require<InputError>(options.cov.empty(), "--cov {} contradicts \"mom2_adjustment\": false in --hparams",
+                        options.cov);
+    return nullptr;
+  }
+  require<InputError>(!options.cov.empty(),
+                      "second moments are needed: give --cov FILE, or set \"mom2_adjustment\" to false in --hparams");
+  const Model& model = executor.model();
+  SecondMomentMatrix matrix =
+      read_second_moment(options.cov, hparams.layer, model.config().mlp_width, model.checkpoint().weights_sha256());
+  return factor_second_moment(executor.context(), std::move(matrix), options.ridge,
+                              fmt::format("{}: the second moment of layer {}", options.cov, hparams.layer));
+}
+
+}  // namespace
+
+void add_edit_options(CLI::App& command, EditOptions& options) {
+  command.add_option("--method", options.method, "rome, r-rome (mean key throughout) or p-rome (bare key throughout)")
+      ->check(CLI::IsMember({"rome", "r-rome", "p-rome"}))
+      ->capture_default_str();
+  command.add_option("--cov", options.cov, "second moments: as loci cov wrote them, or the reference's .npz")
+      ->option_text("FILE");
+  command.add_option("--hparams", options.hparams, "hyper-parameters with the reference's keys")
+      ->option_text("FILE.json");
+  command
+      .add_option("--context-templates", options.context_templates,
+                  "list of texts with one {} each (default: sampled from the model by --seed)")
+      ->option_text("FILE.json");
+  command.add_option("--layer", options.layer, "layer to edit (default: that of --hparams)")
+      ->check(CLI::NonNegativeNumber);
+  command.add_option("--ridge", options.ridge, "added to the diagonal of C = E[k k^T]")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+}
+
+PreparedEdits prepare_edits(const CommonOptions& common, const EditOptions& options, Executor& executor,
+                            const Tokenizer& tokenizer) {
+  PreparedEdits prepared;
+  RomeSettings& settings = prepared.settings;
+  settings.method = rome_method_from_name(options.method);
+  settings.hparams = resolve_hparams(options, executor.model().config());
+  settings.forcing = common.rome() ? TargetForcing::text : TargetForcing::tokens;
+  settings.second_moment = read_covariance(options, settings.hparams, executor);
+  settings.templates = options.context_templates.empty()
+                           ? sample_context_templates(executor, tokenizer, settings.hparams.samples, common.seed)
+                           : read_context_templates(options.context_templates);
+  check_settings(settings, executor.model().config());
+  prepared.config = {{"method", options.method},
+                     {"ridge", options.ridge},
+                     {"hparams", hparams_to_json(settings.hparams)},
+                     {"context_templates", settings.templates},
+                     {"cov_sha256", options.cov.empty() ? "" : sha256_file(options.cov)}};
+  return prepared;
+}
+
+void merge_edit_config(nlohmann::json& resolved, const nlohmann::json& prepared) {
+  for (const char* option : {"method", "cov", "hparams", "context-templates", "layer", "ridge"}) resolved.erase(option);
+  resolved["edit"] = prepared;
+}
+
+void add_edits_option(CLI::App& command, EditsOption& option) {
+  CLI::Option* path = command.add_option("--edits", option.path, "apply the edits of this file to the model first")
+                          ->option_text("FILE.h5");
+  command.add_option("--edit", option.index, "only the edit of this number, from 0 (default: all, in order)")
+      ->check(CLI::NonNegativeNumber)
+      ->needs(path);
+}
+
+void apply_edits_option(Context& context, Model& model, const EditsOption& option) {
+  if (!option) return;
+  const EditFile file = read_edit_file(option.path);
+  apply_edits(context, model, file, option.index >= 0 ? std::optional(option.index) : std::nullopt);
+}
+
+}  // namespace loci::app

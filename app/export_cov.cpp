@@ -1,0 +1,43 @@
+#include "app/export_cov.h"
+
+#include <fmt/format.h>
+
+#include <limits>
+#include <vector>
+
+#include "runtime/error.h"
+#include "runtime/npz.h"
+#include "runtime/unit_store.h"
+
+namespace loci::app {
+namespace {
+
+/// The published code compares `sample_size` with what it is asked for: the number of documents, or nan for all.
+double sample_size(const H5File& file) {
+  const Json config = read_config(file);
+  const auto value = config.find("max-documents");
+  const std::string text = value != config.end() && value->is_string() ? value->get<std::string>() : "0";
+  const double documents = std::strtod(text.c_str(), nullptr);
+  return documents > 0 ? documents : std::numeric_limits<double>::quiet_NaN();
+}
+
+}  // namespace
+
+int64_t export_second_moments(const H5File& file, const std::string& format, const std::filesystem::path& folder) {
+  require<InputError>(format == "npz", "--format {}: second moments are exported as npz", format);
+  const int64_t tokens = read_int_attribute(file, "/", "tokens");
+  int64_t files = 0;
+  for (const std::string& layer : group_members(file, "/layers")) {
+    const H5Array<float> sum = read_dataset<float>(file, "/layers/" + layer + "/sum", {kAnyExtent, kAnyExtent});
+    NpzWriter writer(folder / fmt::format("transformer.h.{}.mlp.c_proj_float32_mom2.npz", layer));
+    writer.add_string("mom2.constructor", "util.runningstats.SecondMoment()");
+    writer.add_scalar<int64_t>("mom2.count", tokens);
+    writer.add<float>("mom2.mom2", sum.values, sum.shape);
+    writer.add_scalar<double>("sample_size", sample_size(file));
+    writer.finish();
+    ++files;
+  }
+  return files;
+}
+
+}  // namespace loci::app

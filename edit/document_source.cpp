@@ -1,0 +1,104 @@
+#include "edit/document_source.h"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "runtime/error.h"
+#include "runtime/hdf5.h"
+#include "runtime/text_reader.h"
+
+namespace loci {
+namespace {
+
+// Lines that are read before they are tokenised together.
+constexpr size_t kLinesAtOnce = 512;
+
+class TextDocuments {
+ public:
+  TextDocuments(Context& context, const Tokenizer& tokenizer, const std::filesystem::path& path, int64_t limit)
+      : context_(context), tokenizer_(tokenizer), reader_(path), limit_(limit) {}
+
+  bool next(std::vector<int32_t>& tokens) {
+    if (taken_ == ready_.size()) fill();
+    if (ready_.empty()) return false;
+    tokens = std::move(ready_[taken_++]);
+    return true;
+  }
+
+ private:
+  void fill() {
+    std::vector<TextReader::Line> lines;
+    TextReader::Line line;
+    while (lines.size() < kLinesAtOnce && reader_.next_line(line)) lines.push_back(std::move(line));
+    ready_.assign(lines.size(), {});
+    taken_ = 0;
+    context_.threads().parallel_for(static_cast<int64_t>(lines.size()), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const auto at = static_cast<size_t>(i);
+        ready_[at] = tokenizer_.encode_ids(reader_.document_of(std::move(lines[at])), SpecialTokens::parse, limit_);
+      }
+    });
+  }
+
+  Context& context_;
+  const Tokenizer& tokenizer_;
+  TextReader reader_;
+  int64_t limit_;
+  std::vector<std::vector<int32_t>> ready_;
+  size_t taken_ = 0;
+};
+
+class TokenFileDocuments {
+ public:
+  TokenFileDocuments(const Tokenizer& tokenizer, const std::filesystem::path& path)
+      : vocabulary_(tokenizer.vocabulary_size()), file_(H5File::open_read(path)) {
+    const std::string name = path.string();
+    if (has_attribute(file_, "/", "tokenizer_sha256")) {
+      require<InputError>(read_string_attribute(file_, "/", "tokenizer_sha256") == tokenizer.sha256(),
+                          "{}: the tokens were made by another tokenizer than this model's; run loci tokenize again",
+                          name);
+    }
+    const DatasetInfo info = dataset_info(file_, "/tokens");
+    require<InputError>(info.shape.size() == 1, "{}: /tokens must have one axis, got {}", name, info.shape.size());
+    offsets_ = read_dataset<int64_t>(file_, "/document_offsets", {kAnyExtent}).values;
+    const bool covers = !offsets_.empty() && offsets_.front() == 0 && offsets_.back() == info.shape[0] &&
+                        std::is_sorted(offsets_.begin(), offsets_.end());
+    require<InputError>(covers, "{}: /document_offsets must rise from 0 to the {} tokens", name, info.shape[0]);
+  }
+
+  bool next(std::vector<int32_t>& tokens) {
+    if (document_ + 1 >= offsets_.size()) return false;
+    const int64_t begin = offsets_[document_], end = offsets_[document_ + 1];
+    tokens.resize(static_cast<size_t>(end - begin));
+    if (begin < end) read_rows<int32_t>(file_, "/tokens", begin, end - begin, tokens);
+    for (const int32_t token : tokens)
+      require<InputError>(token >= 0 && token < vocabulary_,
+                          "{}: document {} holds the token {}, but the model's tokenizer has {}", file_.path().string(),
+                          document_, token, vocabulary_);
+    ++document_;
+    return true;
+  }
+
+ private:
+  int32_t vocabulary_;
+  H5File file_;
+  std::vector<int64_t> offsets_;
+  size_t document_ = 0;
+};
+
+}  // namespace
+
+NextDocument text_documents(Context& context, const Tokenizer& tokenizer, const std::filesystem::path& path,
+                            int64_t limit) {
+  auto source = std::make_shared<TextDocuments>(context, tokenizer, path, limit);
+  return [source](std::vector<int32_t>& tokens) { return source->next(tokens); };
+}
+
+NextDocument token_file_documents(const Tokenizer& tokenizer, const std::filesystem::path& path) {
+  probe_hdf5(path);
+  auto source = std::make_shared<TokenFileDocuments>(tokenizer, path);
+  return [source](std::vector<int32_t>& tokens) { return source->next(tokens); };
+}
+
+}  // namespace loci

@@ -1,0 +1,20 @@
+#pragma once
+
+#include <filesystem>
+
+#include "edit/second_moments.h"
+#include "model/tokenizer.h"
+#include "runtime/context.h"
+
+namespace loci {
+
+/// The documents of a text file (runtime/text_reader.h), tokenised in parallel, each cut to `limit` tokens.
+NextDocument text_documents(Context& context, const Tokenizer& tokenizer, const std::filesystem::path& path,
+                            int64_t limit);
+
+/// The documents of a token file: HDF5 with `tokens` and `document_offsets` [documents + 1]. Throws InputError for
+/// offsets that do not cover the tokens, ids outside the vocabulary, or tokens made by another tokenizer where the file
+/// says by which (attribute `tokenizer_sha256`).
+NextDocument token_file_documents(const Tokenizer& tokenizer, const std::filesystem::path& path);
+
+}  // namespace loci

@@ -1,0 +1,125 @@
+#include "edit/edited_checkpoint.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "runtime/error.h"
+#include "runtime/safetensors.h"
+
+namespace loci {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string down_name(int64_t layer) { return fmt::format("h.{}.mlp.c_proj.weight", layer); }
+
+void require_free(const fs::path& dir, const fs::path& source, OnExistingCheckpoint on_existing) {
+  std::error_code error;
+  require<InputError>(!fs::equivalent(dir, source, error),
+                      "--export {}: is the folder of the model itself; choose another", dir.string());
+  require<InputError>(on_existing == OnExistingCheckpoint::replace || !fs::exists(dir / "model.safetensors"),
+                      "--export {}: holds a model already; give --overwrite to replace it, or another folder",
+                      dir.string());
+  fs::create_directories(dir, error);
+  require<InputError>(!error, "--export {}: the folder cannot be made: {}", dir.string(), error.message());
+}
+
+/// Every parameter of a checkpoint on the host, some of them replaced.
+struct HostWeights {
+  std::map<std::string, std::vector<float>> owned;
+  std::map<std::string, std::span<const float>> tensors;
+
+  HostWeights(const Checkpoint& checkpoint, std::map<std::string, std::vector<float>> replaced)
+      : owned(std::move(replaced)) {
+    for (const TensorInfo& parameter : gpt_parameters(checkpoint.config())) {
+      const auto found = owned.find(parameter.name);
+      if (found != owned.end()) {
+        tensors[parameter.name] = found->second;
+        continue;
+      }
+      std::vector<float> scratch;
+      tensors[parameter.name] = checkpoint.f32(parameter.name, scratch);
+      if (!scratch.empty()) {
+        owned[parameter.name] = std::move(scratch);
+        tensors[parameter.name] = owned[parameter.name];
+      }
+    }
+  }
+};
+
+void write_originals(const Checkpoint& checkpoint, const std::set<int64_t>& layers, const fs::path& path) {
+  std::map<std::string, std::vector<float>> scratch;
+  std::vector<TensorData> tensors;
+  for (const int64_t layer : layers) {
+    const std::string name = down_name(layer);
+    const std::span<const float> values = checkpoint.f32(name, scratch[name]);
+    tensors.push_back(
+        {{name, DType::f32, {checkpoint.config().mlp_width, checkpoint.config().width}}, std::as_bytes(values)});
+  }
+  write_safetensors(path, tensors,
+                    {{"weights_sha256", checkpoint.weights_sha256()}, {"stored_types", checkpoint.stored_types()}});
+}
+
+std::vector<float> copy_floats(std::span<const std::byte> bytes) {
+  std::vector<float> values(bytes.size() / sizeof(float));
+  std::memcpy(values.data(), bytes.data(), values.size() * sizeof(float));
+  return values;
+}
+
+std::string metadata_of(const SafetensorsFile& file, const std::string& key) {
+  const auto found = file.metadata().find(key);
+  require<InputError>(found != file.metadata().end(), "{}: the metadata \"{}\" is missing", file.path().string(), key);
+  return found->second;
+}
+
+}  // namespace
+
+void write_edited_checkpoint(Context& context, const Model& model, const std::set<int64_t>& layers, const fs::path& dir,
+                             OnExistingCheckpoint on_existing) {
+  const Checkpoint& checkpoint = model.checkpoint();
+  require_free(dir, checkpoint.dir(), on_existing);
+  std::map<std::string, std::vector<float>> edited;
+  for (const int64_t layer : layers)
+    edited[down_name(layer)] = to_host(context, model.parameters().blocks[static_cast<size_t>(layer)].down_weight);
+  const HostWeights weights(checkpoint, std::move(edited));
+  // First, so that a folder with an edited model always knows the way back.
+  write_originals(checkpoint, layers, dir / kOriginalsFile);
+  write_checkpoint(dir, checkpoint.config(), weights.tensors, checkpoint.dir());
+}
+
+void write_reverted_checkpoint(const fs::path& edited_dir, const fs::path& dir, OnExistingCheckpoint on_existing) {
+  const fs::path path = edited_dir / kOriginalsFile;
+  require<InputError>(fs::exists(path),
+                      "{}: holds no {}, so it was not written by loci edit --export; the original "
+                      "checkpoint is the way back",
+                      edited_dir.string(), kOriginalsFile);
+  const Checkpoint checkpoint = Checkpoint::open(edited_dir);
+  const SafetensorsFile originals(path);
+  std::map<std::string, std::vector<float>> restored;
+  for (const std::string& name : originals.names()) {
+    const TensorInfo& info = originals.at(name);
+    const std::vector<int64_t> shape = {checkpoint.config().mlp_width, checkpoint.config().width};
+    require<InputError>(info.dtype == DType::f32 && info.shape == shape, "{}: {} is {} {}, expected F32 {}",
+                        path.string(), name, dtype_name(info.dtype), shape_text(info.shape), shape_text(shape));
+    restored[name] = copy_floats(originals.bytes(name));
+  }
+  require_free(dir, edited_dir, on_existing);
+  const HostWeights weights(checkpoint, std::move(restored));
+  write_checkpoint(dir, checkpoint.config(), weights.tensors, edited_dir);
+  // Weights of other types were widened to fp32, so their hash says nothing here.
+  if (metadata_of(originals, "stored_types") != "F32") return;
+  const std::string found = Checkpoint::open(dir).weights_sha256(), expected = metadata_of(originals, "weights_sha256");
+  if (found == expected) return;
+  fs::remove(dir / "model.safetensors");
+  throw_error<InputError>(
+      "{}: the model was changed after its export (restored weights {:.12}, original {:.12}), so it "
+      "cannot be reverted",
+      edited_dir.string(), found, expected);
+}
+
+}  // namespace loci

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <filesystem>
+#include <set>
+
+#include "model/model.h"
+#include "runtime/context.h"
+
+/// Edited models as Hugging Face checkpoints, and the way back.
+namespace loci {
+
+/// What an edited checkpoint holds beside its model: the down projections as they were, in fp32, with the hash of the
+/// original weights. transformers does not look at it.
+inline constexpr const char* kOriginalsFile = "loci_original.safetensors";
+
+enum class OnExistingCheckpoint { refuse, replace };
+
+/// Writes the model, whose down projections of `layers` were edited, as a directory that transformers loads, together
+/// with kOriginalsFile. The model must have been loaded from a checkpoint. Throws InputError for a folder that holds a
+/// model already or is the original's own.
+void write_edited_checkpoint(Context& context, const Model& model, const std::set<int64_t>& layers,
+                             const std::filesystem::path& dir, OnExistingCheckpoint on_existing);
+
+/// Writes the model that `edited_dir`, a folder of write_edited_checkpoint, was made from to `dir`: the same weights
+/// bit for bit, which the hash of the original is compared with. Throws InputError where the folder does not hold them.
+void write_reverted_checkpoint(const std::filesystem::path& edited_dir, const std::filesystem::path& dir,
+                               OnExistingCheckpoint on_existing);
+
+}  // namespace loci

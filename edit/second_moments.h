@@ -1,0 +1,96 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/cholesky.h"
+#include "kernels/symmetric_update.h"
+#include "model/executor.h"
+#include "runtime/hdf5.h"
+#include "runtime/provenance.h"
+#include "runtime/unit_store.h"
+
+/// Second moments of keys: sum over the tokens of a text of k k^T, k the input of a block's down projection. Uncentred.
+namespace loci {
+
+/// Adds up the second moments of any set of layers in one pass of the model, which ends at the highest layer's keys.
+class SecondMomentCollector {
+ public:
+  /// `layers` are distinct. Throws InputError for a layer that the model does not have.
+  SecondMomentCollector(Executor& executor, std::vector<int64_t> layers);
+
+  /// Adds every token of the documents. They run in waves that depend on their lengths alone.
+  void add(std::span<const std::vector<int32_t>> documents);
+
+  const std::vector<int64_t>& layers() const { return layers_; }
+  int64_t tokens() const { return tokens_; }
+  int64_t width() const { return executor_.model().config().mlp_width; }
+  /// The sum of one of the layers [ff * ff], on the host. Splits the products into blocks at this place.
+  std::vector<double> sum(size_t index);
+  /// Goes on from an earlier state, layer by layer.
+  void restore(size_t index, std::span<const double> sum, int64_t tokens);
+
+ private:
+  void run_wave(std::span<const std::vector<int32_t>> documents);
+
+  Executor& executor_;
+  std::vector<int64_t> layers_;
+  std::vector<SecondMoment> moments_;
+  int64_t tokens_ = 0;
+};
+
+/// Hands out the documents of a text one by one, as tokens; false after the last. Empty ones are passed over.
+using NextDocument = std::function<bool(std::vector<int32_t>& tokens)>;
+
+struct SecondMomentOptions {
+  std::vector<int64_t> layers;
+  int64_t max_tokens_per_document = 0;  ///< documents are cut to this length; 0: the model's context
+  int64_t max_documents = std::numeric_limits<int64_t>::max();
+  int64_t max_tokens = std::numeric_limits<int64_t>::max();  ///< the last document is cut to give exactly this many
+};
+
+/// Runs the job, or continues it: a checkpoint is kept every `kSecondMomentUnit` tokens or so, at a place that depends
+/// on the text alone, so that a job that was interrupted gives the same bits. Writes root attributes `kind` =
+/// "second_moments", `tokens`, `documents`, `mlp_width`, and for each layer /layers/{l}/sum [ff, ff] fp64,
+/// /layers/{l}/dead_rows (neurons that were never active), attributes `layer`, `condition_number` (estimate in the
+/// 1-norm; infinite where singular). `config` describes the job; `provenance` holds the hash of the weights. Throws
+/// InputError for a text without tokens.
+void collect_second_moments(Executor& executor, const NextDocument& next, const SecondMomentOptions& options,
+                            UnitStore& store, const Json& config, const Provenance& provenance);
+inline constexpr int64_t kSecondMomentUnit = 1 << 18;
+
+/// C = E[k k^T] of one layer.
+struct SecondMomentMatrix {
+  int64_t layer = 0;
+  int64_t width = 0;
+  int64_t tokens = 0;
+  std::vector<double> mean;  ///< [width * width]
+};
+
+/// Reads the statistics of one layer of a model: a file of collect_second_moments, made with these weights, or the
+/// reference's .npz (`transformer.h.{l}.mlp.c_proj_float32_mom2.npz`: its layer stands in its name only, its model
+/// nowhere). Throws InputError in one sentence for another model's, layer's or shape's, and for a damaged file.
+SecondMomentMatrix read_second_moment(const std::filesystem::path& path, int64_t layer, int64_t mlp_width,
+                                      const std::string& weights_sha256);
+
+/// The layer in a file name of the reference; nothing where there is none.
+std::optional<int64_t> layer_in_file_name(const std::filesystem::path& path);
+
+/// The Cholesky factor of C + ridge I. Throws NumericalError naming the file for a C that is singular.
+std::shared_ptr<const Cholesky> factor_second_moment(Context& context, SecondMomentMatrix matrix, double ridge,
+                                                     const std::string& name);
+
+/// Neurons whose second moment is 0.
+std::vector<int64_t> dead_rows(std::span<const double> sum, int64_t width);
+
+/// The condition number of a symmetric matrix (estimate in the 1-norm), infinite where it is not positive definite.
+double condition_number(Context& context, std::vector<double> matrix, int64_t width);
+
+}  // namespace loci
