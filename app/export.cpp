@@ -1,0 +1,74 @@
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <filesystem>
+
+#include "app/common.h"
+#include "app/export_cov.h"
+#include "app/export_trace.h"
+#include "runtime/error.h"
+#include "runtime/hdf5.h"
+
+namespace loci::app {
+namespace {
+
+struct ExportCommand {
+  std::string path;
+  std::string format = "npz";
+  std::string folder;
+  std::string device = "cpu";
+  bool json = false;
+};
+
+/// What a result file of each kind (attribute `kind`) is exported by: returns how many files were written.
+struct Exporter {
+  std::string_view kind;
+  int64_t (*write)(const H5File& file, const std::string& format, const std::filesystem::path& folder);
+};
+constexpr Exporter kExporters[] = {
+    {"second_moments", export_second_moments},
+    {"trace", export_traces},
+};
+
+const Exporter& exporter_of(const H5File& file) {
+  const std::string path = file.path().string();
+  require<InputError>(has_attribute(file, "/", "kind"),
+                      "{}: is no result file of loci: the attribute \"kind\" is missing", path);
+  const std::string kind = read_string_attribute(file, "/", "kind");
+  for (const Exporter& exporter : kExporters)
+    if (exporter.kind == kind) return exporter;
+  throw_error<InputError>("{}: attribute \"kind\": there is no export for a result of kind \"{}\"", path, kind);
+}
+
+void run(const ExportCommand& command) {
+  probe_hdf5(command.path);
+  const H5File file = H5File::open_read(command.path);
+  const Exporter& exporter = exporter_of(file);
+  std::error_code error;
+  std::filesystem::create_directories(command.folder, error);
+  require<InputError>(!error && std::filesystem::is_directory(command.folder),
+                      "--output {}: the folder cannot be made; choose another one", command.folder);
+  const int64_t files = exporter.write(file, command.format, command.folder);
+  if (command.json)
+    print_json({{"files", files}, {"output", command.folder}});
+  else
+    spdlog::info("export: {} files in {}", files, command.folder);
+}
+
+}  // namespace
+
+void add_export(CLI::App& app) {
+  auto options = std::make_shared<ExportCommand>();
+  CLI::App* command = app.add_subcommand("export", "result files in the layouts of the published code, or as CSV");
+  command->add_option("file", options->path, "result file (HDF5)")->required()->option_text("FILE.h5");
+  command->add_option("--format", options->format, "npz, cases or csv")
+      ->check(CLI::IsMember({"npz", "cases", "csv"}))
+      ->capture_default_str();
+  command->add_option("--output", options->folder, "folder to write to")->required()->option_text("DIR");
+  command->add_flag("--json", options->json, "print one JSON object on standard output");
+  command->add_option("--device", options->device,
+                      "accepted for scripts that give it to every call; nothing is computed");
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace loci::app

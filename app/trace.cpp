@@ -1,0 +1,362 @@
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "app/common.h"
+#include "model/executor.h"
+#include "model/tokenizer.h"
+#include "runtime/atomic_file.h"
+#include "runtime/error.h"
+#include "runtime/progress.h"
+#include "runtime/provenance.h"
+#include "runtime/sha256.h"
+#include "trace/facts.h"
+#include "trace/results.h"
+#include "trace/sweep.h"
+
+namespace loci::app {
+namespace {
+
+/// Facts a unit of work: few enough that little is lost when a job is interrupted, enough to fill waves of small
+/// models.
+constexpr int64_t kFactsPerUnit = 4;
+
+struct TraceCommand {
+  CommonOptions common;
+  OutputOptions output;
+  std::string facts;
+  std::vector<std::string> kinds = {"state", "mlp", "attn"};
+  std::vector<std::string> sever;
+  int64_t window = 10;
+  int64_t samples = 10;
+  std::string noise = "s3";
+  std::string noise_text;
+  uint32_t noise_seed = 1;
+  int64_t limit = 0;
+  bool replace = false;
+  bool skip_invalid = false;
+};
+
+bool contains(const std::vector<std::string>& list, std::string_view name) {
+  return std::find(list.begin(), list.end(), name) != list.end();
+}
+
+TraceOptions trace_options(const TraceCommand& command, Noise noise) {
+  TraceOptions options;
+  options.kinds.clear();
+  for (const TraceKind kind : kTraceKinds)
+    if (contains(command.kinds, trace_kind_name(kind))) options.kinds.push_back(kind);
+  for (const Sever sever : {Sever::mlp, Sever::attn})
+    if (contains(command.sever, sever_name(sever))) options.sever.push_back(sever);
+  options.window = command.window;
+  options.samples = command.samples;
+  options.corruption = command.replace ? Corruption::replace : Corruption::add;
+  options.quirks = command.common.rome() ? Quirks::published : Quirks::none;
+  options.noise = std::move(noise);
+  return options;
+}
+
+/// How often each token occurs in a text file.
+std::vector<int64_t> count_tokens(const std::string& text, const Tokenizer& tokenizer, const GptConfig& config) {
+  std::vector<int64_t> counts(static_cast<size_t>(config.vocabulary));
+  for (const int32_t token : tokenizer.encode_ids(text)) {
+    require<InputError>(token < config.vocabulary, "the tokenizer's token {} is outside the model's vocabulary of {}",
+                        token, config.vocabulary);
+    ++counts[static_cast<size_t>(token)];
+  }
+  return counts;
+}
+
+double root_mean_square(const EmbeddingLaw& law) {
+  double sum = 0;
+  for (const double value : law.mean) sum += value * value;
+  for (const double value : law.root) sum += value * value;
+  return std::sqrt(sum / static_cast<double>(law.width));
+}
+
+Noise measure_noise(const TraceCommand& command, const FactFile& facts, Context& context, const Model& model,
+                    const Tokenizer& tokenizer) {
+  Noise noise;
+  noise.rule = NoiseRule::parse(command.noise);
+  noise.seed = command.noise_seed;
+  noise.level = noise.rule.value;
+  if (noise.rule.kind == NoiseRule::Kind::subjects) {
+    std::vector<std::vector<int32_t>> subjects;
+    for (const std::string& subject : facts.subjects) subjects.push_back(tokenizer.encode_ids(subject));
+    noise.level = noise.rule.value * embedding_deviation(context, model, subjects);
+  }
+  if (noise.rule.needs_text()) {
+    const auto counts = count_tokens(read_text_file(command.noise_text), tokenizer, model.config());
+    noise.law = embedding_law(context, model, counts);
+    noise.level = root_mean_square(*noise.law);
+  }
+  return noise;
+}
+
+void check_command(const TraceCommand& command) {
+  const bool needs_text = NoiseRule::parse(command.noise).needs_text();
+  require<InputError>(!needs_text || !command.noise_text.empty(),
+                      "--noise {}: give the text whose embeddings it follows with --noise-text FILE", command.noise);
+  require<InputError>(needs_text || command.noise_text.empty(),
+                      "--noise-text belongs to --noise m and --noise t, not to --noise {}", command.noise);
+}
+
+/// What the result depends on; the names of files do not matter, their contents do.
+Json job_configuration(const CLI::App& command, const TraceCommand& options, const FactFile& facts,
+                       const std::string& weights_sha256) {
+  Json config = resolved_configuration(command);
+  for (const char* path : {"facts", "noise-text"}) config.erase(path);
+  config["facts_sha256"] = facts.sha256;
+  config["weights_sha256"] = weights_sha256;
+  if (!options.noise_text.empty()) config["noise_text_sha256"] = sha256_file(options.noise_text);
+  return config;
+}
+
+StoredTrace stored_trace(const Fact& fact, FactTrace trace, const TraceOptions& options, const Tokenizer& tokenizer) {
+  StoredTrace stored;
+  stored.known_id = fact.known_id;
+  stored.record = fact.record;
+  stored.subject = fact.subject;
+  stored.attribute = fact.attribute;
+  stored.prompt = fact.prompt;
+  stored.relation_id = fact.relation_id;
+  stored.input_ids = fact.tokens;
+  for (const int32_t& token : fact.tokens)
+    stored.input_tokens.push_back(tokenizer.decode_text(std::span(&token, 1), TextCleanUp::as_configured));
+  stored.subject_range = fact.subject_range;
+  stored.answer = tokenizer.decode_text(std::span<const int32_t>(&trace.answer, 1), TextCleanUp::as_configured);
+  stored.window = options.window;
+  stored.trace = std::move(trace);
+  return stored;
+}
+
+/// Traces what an earlier run has not.
+void run_units(UnitStore& store, std::span<const Fact> facts, Executor& executor, const Tokenizer& tokenizer,
+               const TraceOptions& options) {
+  const auto accept = [&](const Fact& fact, int32_t answer) {
+    const std::string text = tokenizer.decode_text(std::span<const int32_t>(&answer, 1), TextCleanUp::as_configured);
+    return strip(text) == fact.attribute;
+  };
+  const auto total = static_cast<int64_t>(facts.size());
+  const int64_t units = (total + kFactsPerUnit - 1) / kFactsPerUnit;
+  int64_t done = 0;
+  for (const int64_t unit : store.done_units()) done += std::min(kFactsPerUnit, total - unit * kFactsPerUnit);
+  if (done > 0) spdlog::info("trace: {} of {} facts were traced before", done, total);
+  Progress progress("trace", "facts", total, done);
+  for (int64_t unit = 0; unit < units; ++unit) {
+    if (store.is_done(unit)) continue;
+    const auto slice = facts.subspan(static_cast<size_t>(unit * kFactsPerUnit),
+                                     static_cast<size_t>(std::min(kFactsPerUnit, total - unit * kFactsPerUnit)));
+    std::vector<FactTrace> traces = trace_facts(executor, slice, options, accept);
+    store.commit(unit, [&](H5File& shard) {
+      for (size_t i = 0; i < slice.size(); ++i)
+        write_trace(shard, stored_trace(slice[i], std::move(traces[i]), options, tokenizer));
+    });
+    progress.advance(static_cast<int64_t>(slice.size()));
+  }
+  progress.finish();
+}
+
+RowRule row_rule(const TraceOptions& options) {
+  return options.quirks == Quirks::published ? RowRule::as_published : RowRule::each_token_once;
+}
+
+void write_layer_scale(H5File& file, int64_t layers) {
+  std::vector<int64_t> numbers(static_cast<size_t>(layers));
+  for (int64_t l = 0; l < layers; ++l) numbers[static_cast<size_t>(l)] = l;
+  write_dataset(file, "/layer", numbers, {layers}, {.units = "1", .long_name = "layer"});
+}
+
+void write_file_attributes(H5File& file, const TraceCommand& command, const TraceOptions& options,
+                           const FactFile& facts) {
+  write_attribute(file, "/", "kind", "trace");
+  write_attribute(file, "/", "noise", command.noise);
+  write_attribute(file, "/", "noise_level", options.noise.level);
+  write_attribute(file, "/", "noise_seed", static_cast<int64_t>(options.noise.seed));
+  write_attribute(file, "/", "samples", options.samples);
+  write_attribute(file, "/", "window", options.window);
+  write_attribute(file, "/", "corruption", command.replace ? "replace" : "add");
+  write_attribute(file, "/", "facts_file", std::filesystem::path(command.facts).filename().string());
+  write_attribute(file, "/", "model_name", std::filesystem::path(command.common.model).filename().string());
+  write_attribute(file, "/", "skipped_records", std::span<const std::string>(facts.skipped));
+}
+
+void merge(UnitStore& store, const Json& config, const TraceCommand& command, const TraceOptions& options,
+           const FactFile& facts, const Model& model) {
+  store.finish([&](H5File& output, const UnitStore::OpenUnit& open_unit) {
+    Provenance provenance = current_provenance();
+    provenance.weights_sha256 = model.checkpoint().weights_sha256();
+    write_provenance(output, config, provenance);
+    write_file_attributes(output, command, options, facts);
+    write_layer_scale(output, model.config().layers);
+    for (const int64_t unit : store.done_units()) {
+      const H5File shard = open_unit(unit);
+      for (const std::string& name : group_members(shard, "/facts")) {
+        copy_object(shard, "/facts/" + name, output, "/facts/" + name);
+        label_trace(output, "/facts/" + name);
+      }
+    }
+    const auto traces = read_traces(output);
+    for (const TraceKind kind : options.kinds)
+      write_averages(output, kind, average_kind(traces, kind, model.config().layers, row_rule(options)));
+    if (!options.sever.empty()) write_severed_averages(output, average_severed(traces, model.config().layers));
+  });
+}
+
+Json best_json(const BestLayer& best) {
+  return {{"mean_of_maxima", best.mean_of_maxima}, {"best_mean", best.best_mean}, {"layer", best.layer}};
+}
+
+Json averages_json(const Averages& averages) {
+  Json rows = Json::array();
+  for (size_t r = 0; r < kTokenRows; ++r) {
+    const auto which = static_cast<TokenRow>(r);
+    rows.push_back({{"row", token_row_name(which)},
+                    {"tokens", averages.row(which).tokens},
+                    {"cases", averages.row(which).cases},
+                    {"indirect_effect", averages.indirect_effect(which)},
+                    {"confidence", averages.row(which).confidence}});
+  }
+  return {{"cases", averages.cases},
+          {"mean_high", averages.mean_high},
+          {"mean_low", averages.mean_low},
+          {"total_effect", averages.total_effect},
+          {"mean_maximum", averages.mean_maximum},
+          {"last_subject", best_json(averages.last_subject)},
+          {"last_token", best_json(averages.last_token)},
+          {"rows", rows}};
+}
+
+Json severed_json(const SeveredAverages& averages) {
+  Json json = {{"cases", averages.cases}, {"ordinary", averages.ordinary}};
+  if (!averages.no_mlp.empty()) json["no_mlp"] = averages.no_mlp;
+  if (!averages.no_attn.empty()) json["no_attn"] = averages.no_attn;
+  return json;
+}
+
+void print_averages(TraceKind kind, const Averages& averages) {
+  if (averages.cases == 0) return;
+  fmt::print("{}: total effect {:.4f} (clean {:.4f}, corrupted {:.4f}) over {} facts\n", trace_kind_name(kind),
+             averages.total_effect, averages.mean_high, averages.mean_low, averages.cases);
+  for (size_t r = 0; r < kTokenRows; ++r) {
+    const AveragedRow& row = averages.rows[r];
+    if (row.cases == 0) continue;
+    const auto best = static_cast<size_t>(std::max_element(row.mean.begin(), row.mean.end()) - row.mean.begin());
+    fmt::print("  {:<24} largest average indirect effect {:.4f} +- {:.4f} at layer {} ({} facts)\n",
+               token_row_name(static_cast<TokenRow>(r)), row.mean[best] - averages.mean_low, row.confidence[best], best,
+               row.cases);
+  }
+}
+
+void print_severed(const SeveredAverages& averages) {
+  const auto line = [](const char* name, const std::vector<double>& effects) {
+    if (effects.empty()) return;
+    fmt::print("  {:<24}", name);
+    for (const double effect : effects) fmt::print(" {:.4f}", effect);
+    fmt::print("\n");
+  };
+  if (averages.cases == 0) return;
+  fmt::print("severed: average indirect effect at the last subject token by layer, over {} facts\n", averages.cases);
+  line("nothing severed", averages.ordinary);
+  line("MLPs severed", averages.no_mlp);
+  line("attention severed", averages.no_attn);
+}
+
+void report(const TraceCommand& command, const TraceOptions& options, const FactFile& facts, int64_t layers) {
+  const H5File file = H5File::open_read(command.output.path);
+  const auto traces = read_traces(file);
+  const auto correct = std::count_if(traces.begin(), traces.end(), [](const auto& t) { return t.trace.correct; });
+  if (correct == 0)
+    spdlog::warn("trace: the model answers none of the {} facts correctly, so none was traced", traces.size());
+  Json summary = {{"output", command.output.path},
+                  {"facts", traces.size()},
+                  {"traced", correct},
+                  {"answered_otherwise", static_cast<int64_t>(traces.size()) - correct},
+                  {"invalid", facts.skipped.size()},
+                  {"noise_level", options.noise.level}};
+  if (!command.common.json)
+    fmt::print("{} facts traced, {} answered otherwise, {} invalid, noise level {:.6g}\n", correct,
+               static_cast<int64_t>(traces.size()) - correct, facts.skipped.size(), options.noise.level);
+  for (const TraceKind kind : options.kinds) {
+    const Averages averages = average_kind(traces, kind, layers, row_rule(options));
+    if (command.common.json)
+      summary["averages"][std::string(trace_kind_name(kind))] = averages_json(averages);
+    else
+      print_averages(kind, averages);
+  }
+  if (!options.sever.empty()) {
+    const SeveredAverages averages = average_severed(traces, layers);
+    if (command.common.json)
+      summary["averages"]["severed"] = severed_json(averages);
+    else
+      print_severed(averages);
+  }
+  if (command.common.json) print_json(summary);
+}
+
+void run(const CLI::App& app, const TraceCommand& command) {
+  check_command(command);
+  Context context = command.common.make_context();
+  const Model model = Model::load(context, command.common.model);
+  const Tokenizer tokenizer = Tokenizer::load(command.common.model);
+  const FactFile facts = read_facts(command.facts, tokenizer, model.config().positions,
+                                    command.skip_invalid ? InvalidRecords::skip : InvalidRecords::refuse);
+  for (const std::string& reason : facts.skipped) spdlog::warn("skipped: {}", reason);
+  const TraceOptions options = trace_options(command, measure_noise(command, facts, context, model, tokenizer));
+  spdlog::info("trace: noise {} of level {:.6g}", command.noise, options.noise.level);
+  const Json config = job_configuration(app, command, facts, model.checkpoint().weights_sha256());
+  std::span<const Fact> chosen = facts.facts;
+  if (command.limit > 0) chosen = chosen.first(std::min(chosen.size(), static_cast<size_t>(command.limit)));
+  UnitStore store(command.output.path, config, command.output.on_existing());
+  if (store.complete()) {
+    spdlog::info("trace: {} is complete already", command.output.path);
+  } else {
+    Executor executor(context, model);
+    run_units(store, chosen, executor, tokenizer, options);
+    merge(store, config, command, options, facts, model);
+  }
+  report(command, options, facts, model.config().layers);
+}
+
+}  // namespace
+
+void add_trace(CLI::App& app) {
+  auto options = std::make_shared<TraceCommand>();
+  CLI::App* command = app.add_subcommand("trace", "causal traces: where a model recalls facts");
+  add_common_options(*command, options->common);
+  add_output_options(*command, options->output);
+  command->add_option("--facts", options->facts, "JSON list of facts: known_id, subject, attribute, prompt")
+      ->required()
+      ->option_text("FILE.json");
+  command->add_option("--kinds", options->kinds, "what is restored: state,mlp,attn")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"state", "mlp", "attn"}))
+      ->default_str("state,mlp,attn");
+  command->add_option("--sever", options->sever, "also sever modules at the last subject token: mlp,attn")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"mlp", "attn"}));
+  command->add_option("--window", options->window, "layers that mlp and attn restore together")
+      ->check(CLI::Range(1, 100000))
+      ->capture_default_str();
+  command->add_option("--samples", options->samples, "corrupted copies of each prompt")
+      ->check(CLI::Range(1, 100000))
+      ->capture_default_str();
+  command
+      ->add_option("--noise", options->noise,
+                   "0.1: normal of that level; s3: 3 deviations of the subjects' embeddings; u3: uniform in (-3, 3); "
+                   "m, t3: normal or Student's t with the law of the embeddings of --noise-text")
+      ->capture_default_str();
+  command->add_option("--noise-text", options->noise_text, "text for --noise m and t")->option_text("FILE");
+  command->add_option("--noise-seed", options->noise_seed, "seed of the noise; published traces: 1")
+      ->capture_default_str();
+  command->add_flag("--replace", options->replace, "replace the subject's embeddings by noise instead of adding it");
+  command->add_option("--limit", options->limit, "trace the first N facts only (0: all)")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_flag("--skip-invalid", options->skip_invalid, "leave out records that cannot be traced, and count them");
+  command->callback([options, command] { run(*command, *options); });
+}
+
+}  // namespace loci::app

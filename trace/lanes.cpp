@@ -1,0 +1,119 @@
+#include "trace/lanes.h"
+
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+#include <numeric>
+#include <span>
+#include <utility>
+
+#include "kernels/softmax.h"
+
+namespace loci {
+namespace {
+
+enum class Recorded { no, yes };
+
+Plan plan_of(std::span<const Lane> lanes, Recorded recorded) {
+  Plan plan;
+  for (const Lane& lane : lanes) {
+    const auto index = static_cast<int64_t>(plan.sequences.size());
+    Sequence sequence;
+    sequence.rows = lane.rows;
+    sequence.first_position = lane.first_position;
+    sequence.first_layer = lane.first_layer;
+    sequence.base = lane.base;
+    sequence.record = recorded == Recorded::yes;
+    plan.sequences.push_back(std::move(sequence));
+    for (const Lane::Patch& patch : lane.patches)
+      plan.patches.push_back({index, lane.first_position, patch.site, patch.layer, patch.mode, patch.source});
+    plan.wanted.push_back({index, lane.first_position + lane.rows - 1});
+  }
+  return plan;
+}
+
+/// Runs one wave; recordings come back in the order of the lanes.
+std::vector<RecordingPtr> run_wave(Executor& executor, std::span<const Lane> lanes, Recorded recorded) {
+  const Run run = executor.run(plan_of(lanes, recorded));
+  std::vector<int32_t> answers;
+  for (const Lane& lane : lanes) answers.push_back(lane.answer);
+  const auto probabilities = target_probabilities(executor.context(), run.logits.view(), answers);
+  for (size_t i = 0; i < lanes.size(); ++i) *lanes[i].probability = probabilities[i];
+  return run.recordings;
+}
+
+/// How many of the first lanes make one wave; at least one.
+size_t wave_length(const Executor& executor, std::span<const Lane> lanes, int64_t max_rows) {
+  int64_t rows = 0;
+  for (size_t i = 0; i < lanes.size(); ++i) {
+    rows += lanes[i].rows;
+    const double wanted_per_row = static_cast<double>(i + 1) / static_cast<double>(rows);
+    if (i > 0 && rows > std::min(max_rows, executor.rows_per_wave(wanted_per_row))) return i;
+  }
+  return lanes.size();
+}
+
+void sort_by_depth(std::vector<Lane>& lanes) {
+  std::stable_sort(lanes.begin(), lanes.end(),
+                   [](const Lane& a, const Lane& b) { return a.first_layer < b.first_layer; });
+}
+
+void run_plain(Executor& executor, std::vector<Lane> lanes, int64_t max_rows) {
+  sort_by_depth(lanes);
+  for (std::span<const Lane> left = lanes; !left.empty();) {
+    const size_t count = wave_length(executor, left, max_rows);
+    run_wave(executor, left.first(count), Recorded::no);
+    left = left.subspan(count);
+  }
+}
+
+/// Rows whose recordings (keys, values, residual rows of every layer) take a quarter of the memory budget.
+int64_t recordable_rows(const Executor& executor, int64_t memory_budget) {
+  const GptConfig& config = executor.model().config();
+  return memory_budget / 4 / (config.layers * config.width * 4 * static_cast<int64_t>(sizeof(float)));
+}
+
+std::vector<Lane> take_branches(std::span<Lane> trunks, const std::vector<RecordingPtr>& recordings) {
+  std::vector<Lane> branches;
+  for (size_t i = 0; i < trunks.size(); ++i)
+    for (Lane& branch : trunks[i].branches) {
+      branch.base = recordings[i];
+      branches.push_back(std::move(branch));
+    }
+  return branches;
+}
+
+}  // namespace
+
+std::vector<float> target_probabilities(Context& context, ConstView logits, const std::vector<int32_t>& targets) {
+  std::vector<int64_t> rows(targets.size());
+  std::iota(rows.begin(), rows.end(), int64_t{0});
+  Tensor log_probabilities(context, static_cast<int64_t>(targets.size()), 1);
+  target_log_probabilities(context, logits, {context, std::span<const int64_t>(rows)},
+                           {context, std::span<const int32_t>(targets)}, log_probabilities.view());
+  std::vector<float> probabilities = log_probabilities.to_host();
+  for (float& value : probabilities) value = static_cast<float>(std::exp(static_cast<double>(value)));
+  return probabilities;
+}
+
+void run_lanes(Executor& executor, std::vector<Lane> lanes, int64_t max_rows) {
+  const auto middle =
+      std::stable_partition(lanes.begin(), lanes.end(), [](const Lane& lane) { return !lane.branches.empty(); });
+  std::vector<Lane> plain(std::make_move_iterator(middle), std::make_move_iterator(lanes.end()));
+  lanes.erase(middle, lanes.end());
+  sort_by_depth(lanes);
+  const int64_t trunk_rows = std::min(max_rows, recordable_rows(executor, executor.context().memory_budget()));
+  for (std::span<Lane> left = lanes; !left.empty();) {
+    const auto trunks = left.first(wave_length(executor, left, trunk_rows));
+    left = left.subspan(trunks.size());
+    std::vector<Lane> ready = take_branches(trunks, run_wave(executor, trunks, Recorded::yes));
+    if (left.empty()) {  // the last branches fill up the waves of the other lanes
+      std::move(ready.begin(), ready.end(), std::back_inserter(plain));
+    } else {
+      run_plain(executor, std::move(ready), max_rows);
+    }
+  }
+  run_plain(executor, std::move(plain), max_rows);
+}
+
+}  // namespace loci

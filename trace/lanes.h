@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "model/executor.h"
+
+namespace loci {
+
+/// One intervention on one corrupted sequence: rows first_position .. first_position + rows - 1 from block first_layer
+/// on. It asks for the probability of one token behind its last row.
+struct Lane {
+  /// A change of the row of `first_position`.
+  struct Patch {
+    Site site;
+    int64_t layer;
+    PatchMode mode;
+    const float* source;
+  };
+  RecordingPtr base;
+  int64_t first_layer = 0;
+  int64_t first_position = 0;
+  int64_t rows = 0;
+  std::vector<Patch> patches;
+  int32_t answer = 0;
+  float* probability = nullptr;  ///< written by run_lanes
+  /// Lanes that differ from this one only from their first_layer on; their base is this one's recording.
+  std::vector<Lane> branches;
+};
+
+/// Runs lanes and their branches in waves of at most `max_rows` rows (and of what the memory budget allows). Lanes that
+/// join at the same depth share a wave, so that a wave computes nothing where few of its lanes take part.
+void run_lanes(Executor& executor, std::vector<Lane> lanes, int64_t max_rows);
+
+/// softmax(logits[i])[targets[i]] for each row i, on the host.
+std::vector<float> target_probabilities(Context& context, ConstView logits, const std::vector<int32_t>& targets);
+
+}  // namespace loci
