@@ -1,0 +1,115 @@
+#include <fmt/format.h>
+
+#include "app/common.h"
+#include "model/checkpoint.h"
+#include "model/tokenizer.h"
+#include "runtime/error.h"
+
+namespace loci::app {
+namespace {
+
+/// Texts whose encoding must decode to themselves: spaces, contractions, digits, several scripts, bytes of an emoji.
+constexpr std::string_view kRoundTrip[] = {"The Eiffel Tower is located in the city of",
+                                           " two  spaces,\ttabs\r\nand lines\n\n",
+                                           "don't we'll I'm 12345 3.14",
+                                           "Škoda, 東京, Ελλάδα, Россия, עברית",
+                                           "🙂👩‍👩‍👧 e\u0301 \u00a0 \ufffd",
+                                           "{}[]()<|>~`@#$%^&*"};
+
+struct TokenizerCheck {
+  int64_t vocabulary = 0;
+  std::string sha256;
+  std::vector<std::string> problems;
+};
+
+TokenizerCheck check_tokenizer(const Tokenizer& tokenizer, const GptConfig& config) {
+  TokenizerCheck check{tokenizer.vocabulary_size(), tokenizer.sha256(), {}};
+  if (check.vocabulary > config.vocabulary) {
+    check.problems.push_back(fmt::format("the tokenizer has {} tokens, but the embedding only {} rows",
+                                         check.vocabulary, config.vocabulary));
+  }
+  for (const std::string_view text : kRoundTrip) {
+    if (tokenizer.decode(tokenizer.encode_ids(text)) != text) {
+      check.problems.push_back(fmt::format("{} does not survive encoding and decoding", Json(text).dump()));
+    }
+  }
+  return check;
+}
+
+/// What one run needs beside the mapped weights: keys, values and residual rows of a recorded position.
+int64_t recorded_bytes_per_position(const GptConfig& config) {
+  return static_cast<int64_t>(sizeof(float)) * (3 * config.layers + 1) * config.width;
+}
+
+Json describe(const Checkpoint& checkpoint, const TokenizerCheck& check) {
+  const GptConfig& config = checkpoint.config();
+  const int64_t parameters = config.parameter_count();
+  return {{"model", checkpoint.dir().string()},
+          {"architecture", "GPT-2"},
+          {"layers", config.layers},
+          {"width", config.width},
+          {"heads", config.heads},
+          {"mlp_width", config.mlp_width},
+          {"positions", config.positions},
+          {"vocabulary", config.vocabulary},
+          {"activation", activation_name(config.activation)},
+          {"tied_unembedding", config.tied},
+          {"parameters", parameters},
+          {"stored_types", checkpoint.stored_types()},
+          {"weights_sha256", checkpoint.weights_sha256()},
+          {"weights_bytes", parameters * static_cast<int64_t>(sizeof(float))},
+          {"recorded_bytes_per_position", recorded_bytes_per_position(config)},
+          {"second_moment_bytes_per_layer", config.mlp_width * config.mlp_width * static_cast<int64_t>(sizeof(double))},
+          {"tokenizer",
+           {{"tokens", check.vocabulary},
+            {"sha256", check.sha256},
+            {"ok", check.problems.empty()},
+            {"problems", check.problems}}},
+          {"warnings", checkpoint.warnings()}};
+}
+
+std::string mebibytes(const Json& bytes) { return fmt::format("{:.1f} MiB", bytes.get<double>() / (1024 * 1024)); }
+
+void print_text(const Json& info) {
+  const auto line = [](std::string_view what, const std::string& value) { fmt::print("{:<30} {}\n", what, value); };
+  line("model", info["model"]);
+  line("architecture",
+       fmt::format("GPT-2: {} layers, width {}, {} heads, MLP width {}, {}, {} unembedding", info["layers"].dump(),
+                   info["width"].dump(), info["heads"].dump(), info["mlp_width"].dump(),
+                   info["activation"].get<std::string>(), info["tied_unembedding"].get<bool>() ? "tied" : "separate"));
+  line("positions", info["positions"].dump());
+  line("vocabulary", info["vocabulary"].dump());
+  line("parameters", fmt::format("{} ({})", info["parameters"].dump(), info["stored_types"].get<std::string>()));
+  line("weights SHA-256", info["weights_sha256"]);
+  line("memory: weights in fp32", mebibytes(info["weights_bytes"]));
+  line("memory: a recorded position", mebibytes(info["recorded_bytes_per_position"]));
+  line("memory: second moment, a layer", mebibytes(info["second_moment_bytes_per_layer"]));
+  line("tokenizer", fmt::format("{} tokens, {}", info["tokenizer"]["tokens"].dump(),
+                                info["tokenizer"]["ok"].get<bool>() ? "round trip holds" : "NOT in order"));
+  for (const Json& problem : info["tokenizer"]["problems"]) line("  problem", problem);
+  for (const Json& warning : info["warnings"]) line("note", warning);
+}
+
+void run(const CommonOptions& options) {
+  const Checkpoint checkpoint = Checkpoint::open(options.model);
+  const Tokenizer tokenizer = Tokenizer::load(options.model);
+  const TokenizerCheck check = check_tokenizer(tokenizer, checkpoint.config());
+  const Json info = describe(checkpoint, check);
+  if (options.json)
+    print_json(info);
+  else
+    print_text(info);
+  require<InputError>(check.problems.empty(), "{}: the tokenizer does not fit the model: {}", options.model,
+                      check.problems.empty() ? "" : check.problems.front());
+}
+
+}  // namespace
+
+void add_info(CLI::App& app) {
+  auto options = std::make_shared<CommonOptions>();
+  CLI::App* command = app.add_subcommand("info", "architecture, parameters, tokenizer check, memory needed");
+  add_common_options(*command, *options);
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace loci::app
