@@ -6,8 +6,8 @@
 #include "kernels/cpu.h"
 #include "kernels/simd_math.h"
 
-// exp(logit - maximum) in fp64: the difference is then exact and each result is rounded once. Against the unembedding
-// product in front of it (2 d operations a logit) this costs nothing.
+// The exponentials of a row take no longer than the product in front of it may afford (2 d operations a logit, and d is
+// small in small models): they are computed in fp32 from a compensated difference, good to 2 ulp, and summed in fp64.
 namespace loci::cpu {
 namespace {
 
@@ -19,11 +19,44 @@ LOCI_SIMD float row_maximum(const float* x, int64_t count) {
   return best;
 }
 
-LOCI_SIMD double sum_of_exponentials(const float* x, int64_t count, double maximum) {
+// exp(x - maximum) without the error of rounding the difference, which exp would multiply by |x - maximum|: the
+// rounding error of a difference is itself an fp32 number (Knuth's two-sum), and exp(s + e) = exp(s) (1 + e) to first
+// order.
+LOCI_INLINE float exp_difference(float x, float maximum) {
+  const float s = x - maximum;
+  const float b = s - x;
+  float e = (x - (s - b)) - (maximum + b);
+  e = e == e ? e : 0.0f;  // of infinite differences
+  const float y = simd::exp(s);
+  return y + y * e;
+}
+
+LOCI_SIMD double sum_of_exponentials(const float* x, int64_t count, float maximum) {
   double sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < count; ++i) sum += simd::exp(static_cast<double>(x[i]) - maximum);
+  for (int64_t i = 0; i < count; ++i) sum += static_cast<double>(exp_difference(x[i], maximum));
   return sum;
+}
+
+// y = exp(x - maximum); returns the sum.
+LOCI_SIMD double exponentiate_row(const float* x, int64_t count, float maximum, float* y) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < count; ++i) {
+    y[i] = exp_difference(x[i], maximum);
+    sum += static_cast<double>(y[i]);
+  }
+  return sum;
+}
+
+LOCI_SIMD void scale_row(int64_t count, float factor, float* y) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) y[i] *= factor;
+}
+
+LOCI_SIMD void add_exponentials(const float* x, int64_t count, float maximum, float factor, float* y) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) y[i] += factor * exp_difference(x[i], maximum);
 }
 
 // log sum exp = maximum + log_sum, kept apart so that huge logits do not swallow the second.
@@ -33,38 +66,18 @@ struct RowSum {
 };
 
 RowSum row_sum(const float* x, int64_t count) {
-  const double maximum = static_cast<double>(row_maximum(x, count));
-  return {maximum, std::log(sum_of_exponentials(x, count, maximum))};
+  const float maximum = row_maximum(x, count);
+  return {static_cast<double>(maximum), std::log(sum_of_exponentials(x, count, maximum))};
 }
 
 LOCI_INLINE double log_probability(float logit, double maximum, double log_sum) {
   return static_cast<double>(logit) - maximum - log_sum;
 }
 
-LOCI_SIMD void exponentiate_row(const float* x, int64_t count, RowSum row, float* y) {
-  const auto [maximum, log_sum] = row;
-#pragma omp simd
-  for (int64_t i = 0; i < count; ++i) y[i] = static_cast<float>(simd::exp(log_probability(x[i], maximum, log_sum)));
-}
-
 LOCI_SIMD void shift_row(const float* x, int64_t count, RowSum row, float* y) {
   const auto [maximum, log_sum] = row;
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) y[i] = static_cast<float>(log_probability(x[i], maximum, log_sum));
-}
-
-// y = or += weight softmax(x).
-LOCI_SIMD void weighted_softmax_row(const float* x, int64_t count, RowSum row, double weight, Write write, float* y) {
-  const auto [maximum, log_sum] = row;
-  if (write == Write::assign) {
-#pragma omp simd
-    for (int64_t i = 0; i < count; ++i)
-      y[i] = static_cast<float>(weight * simd::exp(log_probability(x[i], maximum, log_sum)));
-  } else {
-#pragma omp simd
-    for (int64_t i = 0; i < count; ++i)
-      y[i] += static_cast<float>(weight * simd::exp(log_probability(x[i], maximum, log_sum)));
-  }
 }
 
 LOCI_SIMD double row_divergence(const float* x, const float* reference, int64_t count, RowSum row) {
@@ -111,14 +124,21 @@ void cross_entropy_row(const float* x, int64_t count, int32_t target, float weig
     if (write == Write::assign) std::fill_n(dx, count, 0.0f);
     return;
   }
-  const RowSum row = row_sum(x, count);
-  const double log_p = log_probability(x[target], row.maximum, row.log_sum);
+  const float maximum = row_maximum(x, count);
+  const float target_logit = x[target];  // dx may be x
+  const float before = write == Write::accumulate ? dx[target] : 0.0f;
+  double sum = 0;
+  if (write == Write::assign) {
+    sum = exponentiate_row(x, count, maximum, dx);
+    scale_row(count, static_cast<float>(static_cast<double>(weight) / sum), dx);
+  } else {
+    sum = sum_of_exponentials(x, count, maximum);
+    add_exponentials(x, count, maximum, static_cast<float>(static_cast<double>(weight) / sum), dx);
+  }
+  const double log_p = log_probability(target_logit, static_cast<double>(maximum), std::log(sum));
   *loss = static_cast<float>(-static_cast<double>(weight) * log_p);
   // p - 1 of the target by expm1, since 1 - p cancels where the target is nearly certain.
-  const float before = write == Write::accumulate ? dx[target] : 0.0f;
-  const float gradient = static_cast<float>(static_cast<double>(weight) * std::expm1(log_p));
-  weighted_softmax_row(x, count, row, static_cast<double>(weight), write, dx);
-  dx[target] = before + gradient;
+  dx[target] = before + static_cast<float>(static_cast<double>(weight) * std::expm1(log_p));
 }
 
 }  // namespace
@@ -132,7 +152,9 @@ void log_sum_exp(Context& context, ConstView logits, View log_sum) {
 
 void softmax(Context& context, ConstView logits, View probabilities) {
   over_rows(context, logits.rows, logits.cols, [&](int64_t r) {
-    exponentiate_row(logits.row(r), logits.cols, row_sum(logits.row(r), logits.cols), probabilities.row(r));
+    const float maximum = row_maximum(logits.row(r), logits.cols);
+    const double sum = exponentiate_row(logits.row(r), logits.cols, maximum, probabilities.row(r));
+    scale_row(logits.cols, static_cast<float>(1 / sum), probabilities.row(r));
   });
 }
 
