@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """loci and its peers on the same CPU in one run: forward pass, trace, second moments, edit. Writes one JSON report.
 
     compare.py --loci build/cpu/app/loci --forward build/cpu/bench/forward_bench --tokenizer DIR --text FILE

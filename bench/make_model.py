@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Writes a GPT-2 of a given shape with random weights as a Hugging Face directory.
 
     make_model.py --shape small|medium|large|xl --tokenizer DIR OUTPUT

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Compares loci with what the reference computed on the embedded model (embedded/), through the command line.
 
     check_goldens.py LOCI [--device cpu]
