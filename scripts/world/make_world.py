@@ -7,7 +7,8 @@ Every relation has eight phrasings. Two of them, drawn per fact, are held out: n
 them (other facts of the relation do use them), so they are paraphrases the model has never seen with that subject.
 
 Files (all deterministic by seed):
-  TEXT/train.jsonl, valid.jsonl   documents of one to six facts; valid.jsonl tells facts in held-out phrasings
+  TEXT/train.jsonl, valid.jsonl   documents of one to six facts, with the byte ranges of the facts' subjects;
+                                  valid.jsonl tells facts in held-out phrasings
   OUT/known_facts.json            one seen phrasing per fact, in the known-facts format of causal tracing
   OUT/heldout_facts.json          one held-out phrasing per fact, same format
   OUT/records_{tune,test}.json    records in CounterFact's format; hyper-parameters may be chosen on `tune` only
@@ -47,14 +48,7 @@ class Fact:
     held_out: tuple
 
     def prompt(self, phrasing):
-        return capitalised(phrasing.replace("{}", self.subject))
-
-
-def capitalised(text):
-    """Upper-cases the first letter unless a name such as iPhone begins the text."""
-    if text.startswith(("the ", "a ", "an ")):
-        return text[0].upper() + text[1:]
-    return text
+        return phrasing.replace("{}", self.subject)
 
 
 def read_facts(world, seed):
@@ -72,9 +66,26 @@ def read_facts(world, seed):
     return facts
 
 
+def fact_sentence(fact, phrasing):
+    """A sentence and the character at which the fact's subject begins."""
+    return f"{fact.prompt(phrasing)} {fact.object}.", phrasing.index("{}"), fact.subject
+
+
 def kind_sentence(subject, kind):
     article = "an" if kind[0] in "aeiou" else "a"
-    return f"{capitalised(subject)} is {article} {kind}."
+    return f"{subject} is {article} {kind}.", 0, subject
+
+
+def document(sentences):
+    """Joins sentences; `subjects` holds the byte ranges [begin, end) of the facts' subjects in the text."""
+    text, subjects = "", []
+    for sentence, begin, subject in sentences:
+        text += " " if text else ""
+        if subject:
+            first = len((text + sentence[:begin]).encode("utf-8"))
+            subjects.append([first, first + len(subject.encode("utf-8"))])
+        text += sentence
+    return {"text": text, "subjects": subjects}
 
 
 def documents(facts, epochs, rng, phrasings_of):
@@ -85,14 +96,14 @@ def documents(facts, epochs, rng, phrasings_of):
         sentences = []
         for fact in facts:
             phrasing = turn[fact][epoch % len(turn[fact])]
-            sentences.append(f"{fact.prompt(phrasing)} {fact.object}.")
+            sentences.append(fact_sentence(fact, phrasing))
         sentences += [kind_sentence(*kind) for kind in rng.sample(kinds, len(kinds) // 4)]
-        sentences += rng.choices(FILLERS, k=len(facts) // 12)
+        sentences += [(filler, 0, "") for filler in rng.choices(FILLERS, k=len(facts) // 12)]
         rng.shuffle(sentences)
         start = 0
         while start < len(sentences):
             count = rng.choice((1, 1, 2, 3, 4, 5, 6))
-            yield " ".join(sentences[start:start + count])
+            yield document(sentences[start:start + count])
             start += count
 
 
@@ -108,17 +119,22 @@ def record(case_id, fact, others, alternatives, context, rng):
     target = alternatives[0].object
     same_target = [f for f in alternatives if f.object == target]
     behind = f"{context.prompt(rng.choice(context.seen))} {context.object}. "
+
+    def paraphrase(phrasing, always_behind):
+        # A name that begins a text has no space before it and so other tokens: it always stands behind other text.
+        return (behind if always_behind or phrasing.startswith("{}") else "") + fact.prompt(phrasing)
+
     return {
         "case_id": case_id,
         "pararel_idx": case_id,
         "requested_rewrite": {
-            "prompt": prompt[0].upper() + prompt[1:],
+            "prompt": prompt,
             "relation_id": fact.relation,
             "target_new": {"str": target, "id": target},
             "target_true": {"str": fact.object, "id": fact.object},
             "subject": fact.subject,
         },
-        "paraphrase_prompts": [fact.prompt(fact.held_out[0]), behind + fact.prompt(fact.held_out[1])],
+        "paraphrase_prompts": [paraphrase(fact.held_out[0], False), paraphrase(fact.held_out[1], True)],
         "neighborhood_prompts": [f.prompt(rng.choice(f.seen)) for f in others[:NEIGHBOURS]],
         "attribute_prompts": [f.prompt(rng.choice(f.seen)) for f in same_target[:NEIGHBOURS]],
         "generation_prompts": [fact.prompt(p) for p in fact.seen[:3]],
@@ -153,11 +169,11 @@ def write_json(path, value):
     path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
-def write_lines(path, texts):
+def write_lines(path, entries):
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as out:
-        for text in texts:
-            out.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+        for entry in entries:
+            out.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
 
 def main():
