@@ -181,23 +181,27 @@ TokenStream tokenize(const Tokenizer& tokenizer, TextReader& reader, const Token
   return stream;
 }
 
+void write_token_stream(H5File& file, const TokenStream& stream) {
+  const TokenStreamSource& source = stream.source;
+  write_dataset(file, "/tokens", stream.tokens, {static_cast<std::int64_t>(stream.tokens.size())},
+                {.units = "1", .long_name = "token ids of all documents, one after the other"});
+  write_dataset(file, "/document_offsets", stream.document_offsets,
+                {static_cast<std::int64_t>(stream.document_offsets.size())},
+                {.units = "1", .long_name = "first token of each document, and the number of tokens"});
+  write_attribute(file, "/", "kind", "token stream");
+  write_attribute(file, "/", "tokenizer_sha256", source.tokenizer_sha256);
+  write_attribute(file, "/", "vocabulary", source.vocabulary);
+  write_attribute(file, "/", "source_file", source.file);
+  write_attribute(file, "/", "source_sha256", source.sha256);
+  write_attribute(file, "/", "source_bytes", source.bytes);
+  if (source.max_tokens_per_document != Tokenizer::kNoLimit)
+    write_attribute(file, "/", "max_tokens_per_document", source.max_tokens_per_document);
+}
+
 void write_token_stream(const std::filesystem::path& path, const TokenStream& stream, const Json& config,
                         const Provenance& provenance) {
-  const TokenStreamSource& source = stream.source;
   write_hdf5_atomically(path, [&](H5File& file) {
-    write_dataset(file, "/tokens", stream.tokens, {static_cast<std::int64_t>(stream.tokens.size())},
-                  {.units = "1", .long_name = "token ids of all documents, one after the other"});
-    write_dataset(file, "/document_offsets", stream.document_offsets,
-                  {static_cast<std::int64_t>(stream.document_offsets.size())},
-                  {.units = "1", .long_name = "first token of each document, and the number of tokens"});
-    write_attribute(file, "/", "kind", "token stream");
-    write_attribute(file, "/", "tokenizer_sha256", source.tokenizer_sha256);
-    write_attribute(file, "/", "vocabulary", source.vocabulary);
-    write_attribute(file, "/", "source_file", source.file);
-    write_attribute(file, "/", "source_sha256", source.sha256);
-    write_attribute(file, "/", "source_bytes", source.bytes);
-    if (source.max_tokens_per_document != Tokenizer::kNoLimit)
-      write_attribute(file, "/", "max_tokens_per_document", source.max_tokens_per_document);
+    write_token_stream(file, stream);
     write_provenance(file, config, provenance);
   });
 }

@@ -61,8 +61,10 @@ struct TokenizeOptions {
 /// file's order. Holds the tokens and a few megabytes of text in memory.
 TokenStream tokenize(const Tokenizer& tokenizer, TextReader& reader, const TokenizeOptions& options = {});
 
-/// Writes HDF5 datasets `tokens` (int32) and `document_offsets` (int64) with source, configuration and provenance as
-/// attributes; `path` is replaced whole or not at all.
+/// Writes datasets `tokens` (int32) and `document_offsets` (int64) and the source as attributes into an open file.
+void write_token_stream(H5File& file, const TokenStream& stream);
+
+/// The same with configuration and provenance; `path` is replaced whole or not at all.
 void write_token_stream(const std::filesystem::path& path, const TokenStream& stream, const Json& config,
                         const Provenance& provenance);
 
