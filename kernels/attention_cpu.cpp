@@ -91,13 +91,10 @@ void pack_rows(const float* from, int64_t stride, int64_t count, int64_t width, 
   }
 }
 
-// to [width, ld]: column j is row j of `from`. Blocks of rows keep the writes in one cache line.
-LOCI_SIMD void pack_transposed(const float* from, int64_t stride, int64_t count, int64_t width, float* to, int64_t ld) {
-  for (int64_t first = 0; first < count; first += kPack) {
-    const int64_t rows = std::min(kPack, count - first);
-    for (int64_t c = 0; c < width; ++c)
-      for (int64_t i = 0; i < rows; ++i) to[c * ld + first + i] = from[(first + i) * stride + c];
-  }
+// to [width, ld]: column j is row j of `from`. Plain loads and stores: the compiler's gathers are slower.
+void pack_transposed(const float* from, int64_t stride, int64_t count, int64_t width, float* to, int64_t ld) {
+  for (int64_t j = 0; j < count; ++j)
+    for (int64_t c = 0; c < width; ++c) to[c * ld + j] = from[j * stride + c];
 }
 
 void clear_columns(float* rows, int64_t count, int64_t ld, int64_t first) {
@@ -210,16 +207,97 @@ void forward_tile(const Job& job, const AttentionSequence& s, int64_t head, cons
     scale_into(sums + i * wide, job.width, inverse[i], output.row(s.first_query + first + i) + head * job.width);
 }
 
+// Packing pays once it is shared by a few queries.
+constexpr int64_t kFewQueries = 2;
+
+LOCI_SIMD void scores_of_run(const float* query, int64_t width, const float* keys, int64_t stride, int64_t count,
+                             float* scores) {
+  for (int64_t j = 0; j < count; ++j) {
+    const float* key = keys + j * stride;
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t c = 0; c < width; ++c) sum += query[c] * key[c];
+    scores[j] = sum;
+  }
+}
+
+LOCI_SIMD void add_weighted_rows(const float* weights, const float* values, int64_t stride, int64_t count,
+                                 int64_t width, float* sum) {
+  for (int64_t j = 0; j < count; ++j) {
+    const float weight = weights[j];
+    const float* value = values + j * stride;
+#pragma omp simd
+    for (int64_t c = 0; c < width; ++c) sum[c] += weight * value[c];
+  }
+}
+
+// One query against keys and values where they lie: generation, and lanes of one row.
+void forward_query(const Job& job, const AttentionSequence& s, int64_t head, int64_t query, Scratch& scratch,
+                   View output, View log_sums) {
+  const int64_t row = s.first_query + query;
+  const int64_t visible = job.segment_keys(s) + s.visible_0 + query;
+  float* scores = scratch.at_least(visible + job.width);
+  float* sum = scores + visible;
+  int64_t offset = 0;
+  job.over_runs(s, head, [&](const Run& run) {
+    const int64_t count = std::min(run.count, visible - offset);
+    scores_of_run(job.queries.row(row) + head * job.width, job.width, run.keys, run.key_stride, count, scores + offset);
+    offset += count;
+  });
+  const RowSum total = exponentiate_scores(scores, visible, visible, job.scale);
+  std::fill_n(sum, job.width, 0.0f);
+  offset = 0;
+  job.over_runs(s, head, [&](const Run& run) {
+    const int64_t count = std::min(run.count, visible - offset);
+    add_weighted_rows(scores + offset, run.values, run.value_stride, count, job.width, sum);
+    offset += count;
+  });
+  scale_into(sum, job.width, 1 / total.sum, output.row(row) + head * job.width);
+  if (!log_sums.empty()) log_sums.row(row)[head] = total.maximum + std::log(total.sum);
+}
+
+// Boundaries of one piece a thread of the pairs, numbered sequence by sequence so that a sequence's rows stay in cache
+// for all of its heads, with about the same arithmetic in each piece.
+std::vector<int64_t> cut_pairs(const Job& job, int64_t pieces) {
+  constexpr double kFixedCost = 16;  // of a pair, in query-key products
+  const int64_t sequences = job.batch.sequences.size();
+  std::vector<double> cost(static_cast<size_t>(sequences));
+  double whole = 0;
+  for (int64_t i = 0; i < sequences; ++i) {
+    const AttentionSequence& s = job.sequence(i);
+    const double keys = static_cast<double>(job.segment_keys(s) + s.visible_0) + static_cast<double>(s.queries) / 2;
+    cost[static_cast<size_t>(i)] = static_cast<double>(s.queries) * keys + kFixedCost;
+    whole += cost[static_cast<size_t>(i)];
+  }
+  std::vector<int64_t> bounds{0};
+  double before = 0;
+  for (int64_t i = 0; i < sequences; ++i) {
+    const double one = cost[static_cast<size_t>(i)];
+    while (static_cast<int64_t>(bounds.size()) < pieces) {
+      const double wanted = whole * static_cast<double>(bounds.size()) / static_cast<double>(pieces);
+      if (wanted > before + one) break;
+      const auto heads = static_cast<int64_t>(std::round((wanted - before) / one * static_cast<double>(job.heads)));
+      bounds.push_back(i * job.heads + heads);
+    }
+    before += one;
+  }
+  bounds.resize(static_cast<size_t>(pieces), job.pairs());
+  bounds.push_back(job.pairs());
+  return bounds;
+}
+
 template <typename Pair>
 void over_pairs(Context& context, const Job& job, const Pair& pair) {
-  const int64_t sequences = job.batch.sequences.size();
-  // Heads outermost: each thread gets about the same mixture of long and short sequences.
-  context.threads().parallel_for(job.pairs(), 1, [&](int64_t begin, int64_t end) {
+  if (job.pairs() == 0) return;
+  // A piece of less than a few microseconds is not worth waking a thread for.
+  const int64_t pieces = std::min<int64_t>(context.threads().size(), (job.pairs() + 3) / 4);
+  const std::vector<int64_t> bounds = cut_pairs(job, pieces);
+  context.threads().parallel_for(pieces, 1, [&](int64_t begin, int64_t end) {
     Scratch packing;
     Scratch tiles;
-    for (int64_t i = begin; i < end; ++i) {
-      const AttentionSequence& s = job.sequence(i % sequences);
-      if (s.queries > 0) pair(s, i / sequences, packing, tiles);
+    for (int64_t i = bounds[static_cast<size_t>(begin)]; i < bounds[static_cast<size_t>(end)]; ++i) {
+      const AttentionSequence& s = job.sequence(i / job.heads);
+      if (s.queries > 0) pair(s, i % job.heads, packing, tiles);
     }
   });
 }
@@ -231,6 +309,10 @@ void attention(Context& context, const AttentionBatch& batch, int64_t heads, flo
   const Job job{batch, heads, queries.cols / heads, scale, queries, keys, values};
   require_consistent("attention", job);
   over_pairs(context, job, [&](const AttentionSequence& s, int64_t head, Scratch& packing, Scratch& tiles) {
+    if (s.queries <= kFewQueries) {
+      for (int64_t i = 0; i < s.queries; ++i) forward_query(job, s, head, i, tiles, output, log_sums);
+      return;
+    }
     const PackedPair pair = pack_pair(job, s, head, Pass::forward, packing);
     for (int64_t first = 0; first < s.queries; first += kQueryTile)
       forward_tile(job, s, head, pair, first, std::min(kQueryTile, s.queries - first), tiles, output, log_sums);

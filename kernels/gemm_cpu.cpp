@@ -6,6 +6,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cpu.h"
+#include "kernels/simd.h"
 
 namespace loci::cpu {
 namespace {
@@ -52,6 +53,68 @@ void over_slabs(Context& context, const Product& whole, const Slab& multiply_sla
   });
 }
 
+// Up to this many rows, a product with a transposed operand (the unembedding of a few positions) is bound by reading
+// that operand: dot products along its rows read it once, while the library would copy it first.
+constexpr int64_t kFewRows = 16;
+
+typedef float Lanes __attribute__((vector_size(64), aligned(4), may_alias));
+constexpr int64_t kLanes = 16;
+
+LOCI_INLINE float sum_of(const Lanes& lanes) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < kLanes; ++i) sum += lanes[i];
+  return sum;
+}
+
+// Dot products of kRows rows of a with kCols rows of b.
+template <int kRows, int kCols>
+LOCI_INLINE void dot_block(const Product& p, int64_t row, int64_t col) {
+  const float* a = p.a + row * p.lda;
+  const float* b = p.b + col * p.ldb;
+  Lanes sums[kRows][kCols] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= p.k; i += kLanes)
+    for (int c = 0; c < kCols; ++c) {
+      const Lanes right = *reinterpret_cast<const Lanes*>(b + c * p.ldb + i);
+      for (int r = 0; r < kRows; ++r) sums[r][c] += *reinterpret_cast<const Lanes*>(a + r * p.lda + i) * right;
+    }
+  for (int r = 0; r < kRows; ++r)
+    for (int c = 0; c < kCols; ++c) {
+      float sum = sum_of(sums[r][c]);
+      for (int64_t j = i; j < p.k; ++j) sum += a[r * p.lda + j] * b[c * p.ldb + j];
+      float& out = p.c[(row + r) * p.ldc + col + c];
+      out = p.alpha * sum + (p.beta == 0 ? 0.0f : p.beta * out);
+    }
+}
+
+template <int kCols>
+LOCI_INLINE void dot_columns(const Product& p, int64_t col) {
+  int64_t row = 0;
+  for (; row + 4 <= p.m; row += 4) dot_block<4, kCols>(p, row, col);
+  switch (p.m - row) {
+    case 3:
+      return dot_block<3, kCols>(p, row, col);
+    case 2:
+      return dot_block<2, kCols>(p, row, col);
+    case 1:
+      return dot_block<1, kCols>(p, row, col);
+    default:
+      return;
+  }
+}
+
+// c = alpha a b^T + beta c for few rows of a.
+LOCI_SIMD void multiply_few_rows(const Product& p) {
+  int64_t col = 0;
+  for (; col + 4 <= p.n; col += 4) dot_columns<4>(p, col);
+  for (; col < p.n; ++col) dot_columns<1>(p, col);
+}
+
+bool few_rows(const Product& p) {
+  return p.m <= kFewRows && p.transpose_a == Transpose::no && p.transpose_b == Transpose::yes;
+}
+
 }  // namespace
 
 void multiply(const Product& p) {
@@ -61,6 +124,7 @@ void multiply(const Product& p) {
       for (int64_t r = 0; r < p.m; ++r) std::fill_n(p.c + r * p.ldc, p.n, 0.0f);
     return;
   }
+  if (few_rows(p)) return multiply_few_rows(p);
   omp_set_num_threads(1);  // of this thread: the pool already has one per core
   const dnnl_status_t status =
       dnnl_sgemm(p.transpose_a == Transpose::no ? 'N' : 'T', p.transpose_b == Transpose::no ? 'N' : 'T', p.m, p.n, p.k,
