@@ -5,6 +5,7 @@
 
 #include "app/common.h"
 #include "app/export_cov.h"
+#include "app/export_eval.h"
 #include "app/export_trace.h"
 #include "runtime/error.h"
 #include "runtime/hdf5.h"
@@ -26,6 +27,7 @@ struct Exporter {
   int64_t (*write)(const H5File& file, const std::string& format, const std::filesystem::path& folder);
 };
 constexpr Exporter kExporters[] = {
+    {"eval", export_eval},
     {"second_moments", export_second_moments},
     {"trace", export_traces},
 };

@@ -17,7 +17,11 @@ int run(int argc, char** argv) {
   loci::app::add_info(app);
   loci::app::add_predict(app);
   loci::app::add_generate(app);
+  loci::app::add_tokenize(app);
+  loci::app::add_cov(app);
   loci::app::add_trace(app);
+  loci::app::add_edit(app);
+  loci::app::add_eval(app);
   loci::app::add_train(app);
   loci::app::add_export(app);
   try {

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "app/common.h"
+#include "app/edit_options.h"
 #include "kernels/softmax.h"
 #include "model/executor.h"
 #include "model/tokenizer.h"
@@ -17,7 +18,7 @@ struct PredictOptions {
   CommonOptions common;
   std::string prompt;
   std::string prompts;
-  std::string edits;
+  EditsOption edits;
   int64_t top = 10;
 };
 
@@ -139,6 +140,7 @@ void run(const PredictOptions& options) {
   Model model = Model::load(context, options.common.model);
   const Tokenizer tokenizer = Tokenizer::load(options.common.model);
   const std::vector<Prompt> prompts = make_prompts(options, tokenizer, model.config());
+  apply_edits_option(context, model, options.edits);
   Executor executor(context, model);
   const auto results = predict(executor, prompts, options.top);
   Json list = Json::array();
@@ -161,6 +163,7 @@ void add_predict(CLI::App& app) {
   command->add_option("--prompts", options->prompts, "JSON list of prompts, or of objects with a field \"prompt\"")
       ->option_text("FILE.json")
       ->excludes(prompt);
+  add_edits_option(*command, options->edits);
   command->add_option("--top", options->top, "how many tokens to list")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

@@ -1,0 +1,294 @@
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "app/common.h"
+#include "app/edit_options.h"
+#include "edit/edit_file.h"
+#include "edit/edit_prompts.h"
+#include "edit/rome.h"
+#include "eval/eval_file.h"
+#include "eval/evaluation.h"
+#include "model/executor.h"
+#include "model/tokenizer.h"
+#include "runtime/error.h"
+#include "runtime/progress.h"
+#include "runtime/provenance.h"
+#include "runtime/sha256.h"
+#include "runtime/unit_store.h"
+
+namespace loci::app {
+namespace {
+
+/// Records a unit of work: enough to fill waves of small models.
+constexpr int64_t kRecordsPerUnit = 16;
+
+struct EvalCommand {
+  CommonOptions common;
+  EditOptions edit;
+  EditsOption edits;
+  OutputOptions output;
+  std::string dataset;
+  std::string records;
+  std::string zsre_target = "answers";
+  int64_t limit = 0;
+  bool sequential = false;
+  bool skip_invalid = false;
+
+  RecordOptions record_options() const {
+    return {.dataset = dataset_from_name(dataset),
+            .zsre_target = zsre_target == "alt" ? ZsreTarget::alternative : ZsreTarget::answer,
+            .on_invalid = skip_invalid ? OnInvalid::skip : OnInvalid::refuse,
+            .limit = limit};
+  }
+};
+
+EditRequest request_of(const EvalRecord& record) {
+  return {record.case_id, record.prompt, record.subject, record.target_new, record.target_true};
+}
+
+RecordEdit to_record_edit(const Edit& edit) { return {edit.layer, edit.u, edit.v}; }
+
+/// The most memory this process had resident.
+int64_t peak_resident_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<int64_t>(usage.ru_maxrss) * 1024;
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// The job: records in, an evaluation out.
+class EvalJob {
+ public:
+  EvalJob(const CLI::App& app, const EvalCommand& command)
+      : command_(command),
+        context_(command.common.make_context()),
+        model_(Model::load(context_, command.common.model)),
+        tokenizer_(Tokenizer::load(command.common.model)),
+        executor_(context_, model_) {
+    LoadedRecords loaded = read_records(command.records, command.record_options(), tokenizer_, model_.config());
+    records_ = std::move(loaded.records);
+    skipped_ = std::move(loaded.skipped);
+    config_ = resolved_configuration(app);
+    for (const char* option : {"records", "edits"}) config_.erase(option);
+    if (command.edits)
+      read_given_edits();
+    else
+      prepare_own_edits();
+    for (const std::string& reason : skipped_) spdlog::warn("skipped: {}", reason);
+    config_["records_sha256"] = sha256_file(command.records);
+    config_["weights_sha256"] = model_.checkpoint().weights_sha256();
+  }
+
+  void run() {
+    spdlog::info("configuration: {}", config_.dump());
+    UnitStore store(command_.output.path, config_, command_.output.on_existing());
+    if (store.complete()) {
+      spdlog::info("eval: {} is complete already", command_.output.path);
+      return;
+    }
+    run_units(store);
+    merge(store);
+  }
+
+ private:
+  /// --edits: every record is scored with these, together.
+  void read_given_edits() {
+    const EditFile file = read_edit_file(command_.edits.path);
+    check_edits_fit(file, model_.config(), model_.checkpoint().weights_sha256());
+    const int64_t index = command_.edits.index;
+    require<InputError>(index < static_cast<int64_t>(file.edits.size()), "--edit {}: {} holds {} edits, from 0", index,
+                        command_.edits.path, file.edits.size());
+    for (size_t i = 0; i < file.edits.size(); ++i) {
+      if (index < 0 || static_cast<int64_t>(i) == index) joint_edits_.push_back(to_record_edit(file.edits[i]));
+    }
+    config_["edits_sha256"] = sha256_file(command_.edits.path);
+  }
+
+  void prepare_own_edits() {
+    PreparedEdits prepared = prepare_edits(command_.common, command_.edit, executor_, tokenizer_);
+    settings_ = std::move(prepared.settings);
+    merge_edit_config(config_, prepared.config);
+    std::vector<EvalRecord> valid;
+    for (EvalRecord& record : records_) {
+      try {
+        prepare_request(request_of(record), settings_.templates, settings_.hparams.fact_token, settings_.forcing,
+                        tokenizer_, model_.config(), fmt::format("{}: case_id {}", command_.records, record.case_id));
+        valid.push_back(std::move(record));
+      } catch (const InputError& error) {
+        if (!command_.skip_invalid) throw;
+        skipped_.push_back(error.what());
+      }
+    }
+    require<InputError>(!valid.empty(), "{}: no record can be edited", command_.records);
+    records_ = std::move(valid);
+  }
+
+  TeacherForcing forcing() const { return command_.common.rome() ? TeacherForcing::text : TeacherForcing::tokens; }
+  bool joint() const { return command_.sequential || command_.edits; }
+  int64_t total() const { return static_cast<int64_t>(records_.size()); }
+  int64_t unit_size(int64_t unit) const { return std::min(kRecordsPerUnit, total() - unit * kRecordsPerUnit); }
+
+  void run_units(UnitStore& store) {
+    int64_t done = 0;
+    for (const int64_t unit : store.done_units()) done += unit_size(unit);
+    if (done > 0) spdlog::info("eval: {} of {} records were done before", done, total());
+    const int64_t units = (total() + kRecordsPerUnit - 1) / kRecordsPerUnit;
+    if (command_.sequential && static_cast<int64_t>(store.done_units().size()) < units) make_sequential_edits();
+    Progress progress("eval", "records", total(), done);
+    for (int64_t unit = 0; unit < units; ++unit) {
+      if (store.is_done(unit)) continue;
+      const std::vector<RecordResult> results = run_unit(unit);
+      store.commit(unit, [&](H5File& shard) { write_records(shard, results); });
+      progress.advance(unit_size(unit));
+    }
+    progress.finish();
+  }
+
+  /// Each edit is made from the model with all earlier ones applied; then all are scored together.
+  void make_sequential_edits() {
+    const auto start = std::chrono::steady_clock::now();
+    for (const EvalRecord& record : records_) {
+      const EditRequest request = request_of(record);
+      const Edit edit = compute_edits(executor_, tokenizer_, settings_, std::span(&request, 1)).at(0);
+      apply_edit(context_, model_, edit);
+      joint_edits_.push_back(to_record_edit(edit));
+    }
+    model_.restore_down_weights();
+    edit_seconds_ = seconds_since(start) / static_cast<double>(total());
+  }
+
+  std::vector<RecordResult> run_unit(int64_t unit) {
+    const auto first = static_cast<size_t>(unit * kRecordsPerUnit);
+    const auto records = std::span<const EvalRecord>(records_).subspan(first, static_cast<size_t>(unit_size(unit)));
+    std::vector<RecordResult> results;
+    if (joint()) {
+      results = evaluate_joint_edits(executor_, model_, tokenizer_, forcing(), records, joint_edits_);
+      for (size_t r = 0; r < results.size(); ++r) {
+        results[r].edit_seconds = edit_seconds_;
+        if (command_.sequential) results[r].update_norm = update_norm(joint_edits_[first + r]);
+      }
+      return results;
+    }
+    const auto start = std::chrono::steady_clock::now();
+    std::vector<EditRequest> requests;
+    for (const EvalRecord& record : records) requests.push_back(request_of(record));
+    std::vector<RecordEdit> edits;
+    for (const Edit& edit : compute_edits(executor_, tokenizer_, settings_, requests)) {
+      edits.push_back(to_record_edit(edit));
+    }
+    const double seconds = seconds_since(start) / static_cast<double>(records.size());
+    results = evaluate_own_edits(executor_, tokenizer_, forcing(), records, edits);
+    for (RecordResult& result : results) result.edit_seconds = seconds;
+    return results;
+  }
+
+  void merge(UnitStore& store) const {
+    store.finish([&](H5File& output, const UnitStore::OpenUnit& open_unit) {
+      std::vector<RecordResult> results;
+      for (const int64_t unit : store.done_units()) {
+        for (RecordResult& result : read_records(open_unit(unit))) results.push_back(std::move(result));
+      }
+      Provenance provenance = current_provenance();
+      provenance.weights_sha256 = model_.checkpoint().weights_sha256();
+      write_provenance(output, config_, provenance);
+      write_attribute(output, "/", "kind", "eval");
+      write_attribute(output, "/", "dataset", command_.dataset);
+      write_attribute(output, "/", "skipped", std::span<const std::string>(skipped_));
+      write_attribute(output, "/", "peak_memory_bytes", peak_resident_bytes());
+      write_records(output, results);
+      write_summary(output, summarize(command_.record_options().dataset, results));
+    });
+  }
+
+  const EvalCommand& command_;
+  Context context_;
+  Model model_;
+  Tokenizer tokenizer_;
+  Executor executor_;
+  std::vector<EvalRecord> records_;
+  std::vector<std::string> skipped_;
+  RomeSettings settings_;
+  std::vector<RecordEdit> joint_edits_;
+  double edit_seconds_ = 0;
+  Json config_;
+};
+
+/// Prints what the file holds, whether it was made now or before.
+void report(const EvalCommand& command) {
+  const H5File file = H5File::open_read(command.output.path);
+  const std::vector<RecordResult> results = read_records(file);
+  const auto summary = summarize(command.record_options().dataset, results);
+  double edit_seconds = 0, score_seconds = 0;
+  for (const RecordResult& result : results) {
+    edit_seconds += result.edit_seconds;
+    score_seconds += result.score_seconds;
+  }
+  const auto records = static_cast<double>(results.size());
+  const int64_t peak = read_int_attribute(file, "/", "peak_memory_bytes");
+  if (command.common.json) {
+    print_json({{"output", command.output.path},
+                {"dataset", command.dataset},
+                {"records", results.size()},
+                {"skipped", read_strings_attribute(file, "/", "skipped").size()},
+                {"edit_seconds_per_record", edit_seconds / records},
+                {"score_seconds_per_record", score_seconds / records},
+                {"peak_memory_bytes", peak},
+                {"summary", summary_to_json(summary)}});
+    return;
+  }
+  fmt::print("{}", format_summary(summary));
+  fmt::print("{} records; a record: edit {:.4f} s, scores before and after {:.4f} s; peak memory {:.0f} MiB\n",
+             results.size(), edit_seconds / records, score_seconds / records, static_cast<double>(peak) / 1048576);
+}
+
+void check_command(const EvalCommand& command, const CLI::App& app) {
+  if (command.edits) {
+    for (const char* flag : {"--method", "--cov", "--hparams", "--context-templates", "--layer", "--ridge"}) {
+      require<InputError>(app.get_option(flag)->count() == 0, "--edits gives edits that are already made; leave {} out",
+                          flag);
+    }
+    require<InputError>(!command.sequential, "--edits gives edits that are already made; leave --sequential out");
+  }
+  require<InputError>(command.dataset == "zsre" || app.get_option("--zsre-target")->count() == 0,
+                      "--zsre-target is for --dataset zsre");
+}
+
+}  // namespace
+
+void add_eval(CLI::App& app) {
+  auto options = std::make_shared<EvalCommand>();
+  CLI::App* command = app.add_subcommand("eval", "edit every record of a data set and score it before and after");
+  add_common_options(*command, options->common);
+  command->add_option("--dataset", options->dataset, "counterfact or zsre")
+      ->check(CLI::IsMember({"counterfact", "zsre"}))
+      ->required();
+  command->add_option("--records", options->records, "records of the data set, in its own or EasyEdit's form")
+      ->option_text("FILE.json")
+      ->required();
+  add_edit_options(*command, options->edit);
+  add_edits_option(*command, options->edits);
+  add_output_options(*command, options->output);
+  command->add_option("--limit", options->limit, "the first N records only (0: all)")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--zsre-target", options->zsre_target, "edit towards answers[0] (answers) or the field alt (alt)")
+      ->check(CLI::IsMember({"answers", "alt"}))
+      ->capture_default_str();
+  command->add_flag("--sequential", options->sequential,
+                    "make each edit on the model with all earlier ones, then score all records together");
+  command->add_flag("--skip-invalid", options->skip_invalid, "leave out records that cannot be run, and count them");
+  command->callback([options, command] {
+    check_command(*options, *command);
+    EvalJob(*command, *options).run();
+    report(*options);
+  });
+}
+
+}  // namespace loci::app
