@@ -37,3 +37,9 @@ elseif(LOCI_SANITIZE STREQUAL "thread")
 elseif(LOCI_SANITIZE)
   message(FATAL_ERROR "LOCI_SANITIZE=${LOCI_SANITIZE} is unknown; use address or thread")
 endif()
+
+# The libraries are instrumented too, so that the fuzzer sees which branches an input reaches.
+if(LOCI_BUILD_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link,address,undefined -g)
+  add_link_options(-fsanitize=address,undefined)
+endif()

@@ -322,10 +322,10 @@ std::vector<TensorInfo> require_all(const GptConfig& config,
                         "{}: tensor \"{}\" has {} values, its shape is {}", where, parameter.name, found->second.size(),
                         shape_text(parameter.shape));
   }
-  for (const auto& [name, values] : tensors) {
+  for (const auto& item : tensors) {
     require<InputError>(
-        std::any_of(parameters.begin(), parameters.end(), [&](const auto& p) { return p.name == name; }),
-        "{}: tensor \"{}\" is no parameter of this configuration", where, name);
+        std::any_of(parameters.begin(), parameters.end(), [&](const auto& p) { return p.name == item.first; }),
+        "{}: tensor \"{}\" is no parameter of this configuration", where, item.first);
   }
   return parameters;
 }

@@ -262,6 +262,22 @@ TEST_F(UnitStoreTest, ShardDamagedDuringTheRunStopsTheMerge) {
   EXPECT_FALSE(fs::exists(output_));
 }
 
+TEST_F(UnitStoreTest, DiscardedUnitsAreGone) {
+  {
+    UnitStore store(output_, kConfig, OnExisting::resume);
+    write_unit(store, 0);
+    write_unit(store, 1);
+    store.discard(0);
+    EXPECT_FALSE(store.is_done(0));
+    EXPECT_FALSE(fs::exists(shard(0)));
+    EXPECT_FALSE(fs::exists(mark(0)));
+    error_of<ShapeError>([&] { store.discard(0); });
+  }
+  const UnitStore again(output_, kConfig, OnExisting::resume);
+  EXPECT_EQ(again.done_units(), std::set<int64_t>{1});
+  EXPECT_TRUE(again.repaired().empty());
+}
+
 TEST_F(UnitStoreTest, OutputsThatAreNotOursAreRefused) {
   const auto refused = [&](const std::vector<std::string>& parts) {
     const std::string message = error_of<InputError>([&] { UnitStore store(output_, kConfig, OnExisting::resume); });
