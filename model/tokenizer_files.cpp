@@ -396,14 +396,16 @@ void DefinitionBuilder::finish_tokens() {
   if (twin != by_id.end())
     throw_error<InputError>("{}: tokens {} and {} both have id {}: give each its own", where((*twin)->file),
                             shown(twin[0]->spelling), shown(twin[1]->spelling), twin[0]->id);
+  // The ids differ, so a gap below means an id beyond the last.
+  const Token& last = *by_id.back();
+  const std::size_t gap = static_cast<std::size_t>(
+      std::ranges::find_if(by_id, [&](const Token* const& token) { return token->id != &token - by_id.data(); }) -
+      by_id.begin());
+  if (gap < by_id.size())
+    throw_error<InputError>("{}: token {} has id {}, but the {} tokens must have the ids 0 to {}, and none has id {}",
+                            where(last.file), shown(last.spelling), last.id, by_id.size(), by_id.size() - 1, gap);
   definition_.token_bytes.reserve(by_id.size());
-  for (std::size_t i = 0; i < by_id.size(); ++i) {
-    const Token& token = *by_id[i];
-    if (token.id != static_cast<std::int64_t>(i))
-      throw_error<InputError>("{}: token {} has id {}, but no token has id {}: the {} tokens must have the ids 0 to {}",
-                              where(token.file), shown(token.spelling), token.id, i, by_id.size(), by_id.size() - 1);
-    definition_.token_bytes.push_back(token.bytes ? *token.bytes : token.spelling);
-  }
+  for (const Token* token : by_id) definition_.token_bytes.push_back(token->bytes ? *token->bytes : token->spelling);
 }
 
 void DefinitionBuilder::finish_byte_tokens() {

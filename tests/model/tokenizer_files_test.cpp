@@ -104,7 +104,7 @@ std::vector<BadCase> vocabulary_cases() {
       vocabulary("negative_id", [](Json& v) { v["a"] = -1; }, {"\"a\"", "-1"}),
       vocabulary("huge_id", [](Json& v) { v["a"] = 2147483648; }, {"\"a\"", "2147483648"}),
       vocabulary("wrapping_id", [](Json& v) { v["a"] = 18446744073709551615u; }, {"\"a\"", "18446744073709551615"}),
-      vocabulary("id_out_of_range", [](Json& v) { v["a"] = 70000; }, {"97", "261 tokens", "0 to 260"}),
+      vocabulary("id_out_of_range", [](Json& v) { v["a"] = 70000; }, {"\"a\" has id 70000", "261 tokens", "0 to 260", "none has id 97"}),
       vocabulary("doubled_id", [](Json& v) { v["a"] = 98; }, {"\"a\"", "\"b\"", "98"}),
       vocabulary("gap", [](Json& v) { v["new"] = 262; }, {"262", "261"}),
       vocabulary("empty_token", [](Json& v) { v[""] = 261; }, {"261", "empty"}),
