@@ -20,13 +20,14 @@ Plan plan_of(std::span<const Lane> lanes, Recorded recorded) {
     const auto index = static_cast<int64_t>(plan.sequences.size());
     Sequence sequence;
     sequence.rows = lane.rows;
+    sequence.tokens = lane.tokens;
     sequence.first_position = lane.first_position;
     sequence.first_layer = lane.first_layer;
     sequence.base = lane.base;
     sequence.record = recorded == Recorded::yes;
     plan.sequences.push_back(std::move(sequence));
     for (const Lane::Patch& patch : lane.patches)
-      plan.patches.push_back({index, lane.first_position, patch.site, patch.layer, patch.mode, patch.source});
+      plan.patches.push_back({index, patch.position, patch.site, patch.layer, patch.mode, patch.source});
     plan.wanted.push_back({index, lane.first_position + lane.rows - 1});
   }
   return plan;

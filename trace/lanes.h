@@ -10,8 +10,9 @@ namespace loci {
 /// One intervention on one corrupted sequence: rows first_position .. first_position + rows - 1 from block first_layer
 /// on. It asks for the probability of one token behind its last row.
 struct Lane {
-  /// A change of the row of `first_position`.
+  /// A change of one row.
   struct Patch {
+    int64_t position;
     Site site;
     int64_t layer;
     PatchMode mode;
@@ -21,6 +22,7 @@ struct Lane {
   int64_t first_layer = 0;
   int64_t first_position = 0;
   int64_t rows = 0;
+  std::vector<int32_t> tokens;  ///< of its rows, where first_layer = 0
   std::vector<Patch> patches;
   int32_t answer = 0;
   float* probability = nullptr;  ///< written by run_lanes

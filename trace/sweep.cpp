@@ -17,6 +17,13 @@ namespace {
 struct CorruptedRuns {
   std::vector<RecordingPtr> runs;    // per sample
   std::vector<float> probabilities;  // per sample
+  std::shared_ptr<Tensor> subjects;  // corrupted embeddings [samples * subject tokens, d]
+
+  /// The corrupted embedding of a sample's subject token, in device memory.
+  const float* embedding(size_t sample, int64_t subject_token) const {
+    const int64_t tokens = subjects->rows() / static_cast<int64_t>(runs.size());
+    return subjects->row(static_cast<int64_t>(sample) * tokens + subject_token);
+  }
 };
 
 /// Averaged as the published code does it, but summed in fp64.
@@ -31,10 +38,9 @@ struct FactWork {
   const Fact* fact = nullptr;
   FactTrace* result = nullptr;
   RecordingPtr clean;
-  CorruptedRuns swept;                         // the corruption of the sweeps
-  CorruptedRuns low;                           // where low_score has another one; else empty
-  std::map<Sever, CorruptedRuns> severed;      // where a severed second pass has another one; else empty
-  std::vector<std::shared_ptr<Tensor>> noise;  // corrupted embeddings that patches point into
+  CorruptedRuns swept;                     // the corruption of the sweeps
+  CorruptedRuns low;                       // where low_score has another one; else empty
+  std::map<Sever, CorruptedRuns> severed;  // where a severed second pass has another one; else empty
 
   int64_t tokens() const { return static_cast<int64_t>(fact->tokens.size()); }
   const CorruptedRuns& first_pass() const { return low.runs.empty() ? swept : low; }
@@ -82,8 +88,9 @@ class Sweep {
                            std::vector<float>& scores);
   Cell& add_cell(std::vector<float*> scores);
   Lane state_lane(const FactWork& work, const RecordingPtr& base, int64_t position, int64_t layer, float* probability);
-  Lane window_lane(const FactWork& work, const RecordingPtr& base, TraceKind kind, int64_t position, LayerWindow window,
+  Lane window_lane(const FactWork& work, size_t sample, TraceKind kind, int64_t position, LayerWindow window,
                    float* probability);
+  void start_from_tokens(const FactWork& work, size_t sample, Lane& lane) const;
   Lane lane_at(const FactWork& work, const RecordingPtr& base, int64_t position, int64_t first_layer,
                float* probability) const;
   /// Whether a change of the row of `position` that first shows at resid(layer) can reach the prompt's last position.
@@ -180,7 +187,6 @@ void Sweep::add_corrupted(FactWork& work, CorruptedRuns& corrupted, const std::v
   Context& context = executor_.context();
   const int64_t width = executor_.model().config().width;
   const TokenRange subject = work.fact->subject_range;
-  const int64_t subject_tokens = subject.end - subject.begin;
   std::vector<float> embeddings;
   for (int64_t t = subject.begin; t < subject.end; ++t) {
     const int32_t token = work.fact->tokens[static_cast<size_t>(t)];
@@ -193,14 +199,13 @@ void Sweep::add_corrupted(FactWork& work, CorruptedRuns& corrupted, const std::v
     values[i] = static_cast<float>(start + noise[i]);
   }
   const auto rows = static_cast<int64_t>(noise.size()) / width;
-  work.noise.push_back(std::make_shared<Tensor>(Tensor::from_host(context, values, rows, width)));
+  corrupted.subjects = std::make_shared<Tensor>(Tensor::from_host(context, values, rows, width));
   corrupted.runs.resize(static_cast<size_t>(options_.samples));
   corrupted.probabilities.resize(static_cast<size_t>(options_.samples));
-  for (int64_t s = 0; s < options_.samples; ++s) {
-    BaseRun run{&work, {}, &corrupted.runs[static_cast<size_t>(s)], &corrupted.probabilities[static_cast<size_t>(s)]};
-    for (int64_t i = 0; i < subject_tokens; ++i)
-      run.patches.push_back(
-          {0, subject.begin + i, Site::embed, 0, PatchMode::replace, work.noise.back()->row(s * subject_tokens + i)});
+  for (size_t s = 0; s < corrupted.runs.size(); ++s) {
+    BaseRun run{&work, {}, &corrupted.runs[s], &corrupted.probabilities[s]};
+    for (int64_t i = 0; i < subject.end - subject.begin; ++i)
+      run.patches.push_back({0, subject.begin + i, Site::embed, 0, PatchMode::replace, corrupted.embedding(s, i)});
     runs.push_back(std::move(run));
   }
 }
@@ -265,25 +270,37 @@ Lane Sweep::lane_at(const FactWork& work, const RecordingPtr& base, int64_t posi
 Lane Sweep::state_lane(const FactWork& work, const RecordingPtr& base, int64_t position, int64_t layer,
                        float* probability) {
   Lane lane = lane_at(work, base, position, layer + 1, probability);
-  lane.patches.push_back({Site::resid, layer, PatchMode::replace, work.clean->row(Site::resid, layer, position)});
+  lane.patches.push_back(
+      {position, Site::resid, layer, PatchMode::replace, work.clean->row(Site::resid, layer, position)});
   return lane;
+}
+
+/// Rows of block 0 start as embeddings, corrupted ones where they are the subject's.
+void Sweep::start_from_tokens(const FactWork& work, size_t sample, Lane& lane) const {
+  const auto& tokens = work.fact->tokens;
+  const TokenRange subject = work.fact->subject_range;
+  lane.tokens.assign(tokens.begin() + lane.first_position, tokens.end());
+  for (int64_t t = lane.first_position; t < subject.end; ++t)
+    lane.patches.push_back({t, Site::embed, 0, PatchMode::replace, work.swept.embedding(sample, t - subject.begin)});
 }
 
 /// A module's outputs in a window of layers as in the clean run. The first restored MLP needs no computation: its
 /// block's output is the corrupted stream plus the corrupted attention output plus the clean MLP output.
-Lane Sweep::window_lane(const FactWork& work, const RecordingPtr& base, TraceKind kind, int64_t position,
-                        LayerWindow window, float* probability) {
+Lane Sweep::window_lane(const FactWork& work, size_t sample, TraceKind kind, int64_t position, LayerWindow window,
+                        float* probability) {
+  const RecordingPtr& base = work.swept.runs[sample];
   const bool mlp = kind == TraceKind::mlp;
   const Site site = mlp ? Site::mlp_out : Site::attn_out;
   Lane lane = lane_at(work, base, position, window.begin + (mlp ? 1 : 0), probability);
   if (mlp) {
     const int64_t layer = window.begin;
-    lane.patches = {{Site::resid, layer, PatchMode::replace, base->row(Site::resid, layer - 1, position)},
-                    {Site::resid, layer, PatchMode::add, base->row(Site::attn_out, layer, position)},
-                    {Site::resid, layer, PatchMode::add, work.clean->row(Site::mlp_out, layer, position)}};
+    lane.patches = {{position, Site::resid, layer, PatchMode::replace, base->row(Site::resid, layer - 1, position)},
+                    {position, Site::resid, layer, PatchMode::add, base->row(Site::attn_out, layer, position)},
+                    {position, Site::resid, layer, PatchMode::add, work.clean->row(Site::mlp_out, layer, position)}};
   }
+  if (lane.first_layer == 0) start_from_tokens(work, sample, lane);
   for (int64_t layer = lane.first_layer; layer < window.end; ++layer)
-    lane.patches.push_back({site, layer, PatchMode::replace, work.clean->row(site, layer, position)});
+    lane.patches.push_back({position, site, layer, PatchMode::replace, work.clean->row(site, layer, position)});
   return lane;
 }
 
@@ -319,7 +336,7 @@ void Sweep::plan_window_group(FactWork& work, TraceKind kind, int64_t position, 
   }
   for (size_t s = 0; s < static_cast<size_t>(options_.samples); ++s) {
     const auto& [longest, trunk_cell] = cells.back();
-    Lane trunk = window_lane(work, work.swept.runs[s], kind, position, {begin, longest}, &trunk_cell->probabilities[s]);
+    Lane trunk = window_lane(work, s, kind, position, {begin, longest}, &trunk_cell->probabilities[s]);
     for (size_t i = 0; i + 1 < cells.size(); ++i)
       trunk.branches.push_back(lane_at(work, nullptr, position, cells[i].first, &cells[i].second->probabilities[s]));
     lanes_.push_back(std::move(trunk));
@@ -338,7 +355,7 @@ void Sweep::plan_severed_layers(FactWork& work, const CorruptedRuns& base, std::
       Lane lane = state_lane(work, base.runs[s], position, layer, &cell.probabilities[s]);
       if (sever)
         for (int64_t later = layer + 1; later < layers_; ++later)
-          lane.patches.push_back({severed_site(*sever), later, PatchMode::replace,
+          lane.patches.push_back({position, severed_site(*sever), later, PatchMode::replace,
                                   work.first_pass().runs[s]->row(severed_site(*sever), later, position)});
       lanes_.push_back(std::move(lane));
     }
