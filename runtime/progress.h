@@ -6,8 +6,8 @@
 
 namespace loci {
 
-/// Says on the log how far a job is: "trace: 120 of 605 facts, 3.2 facts/s, 2 min 31 s left". At most one line an interval,
-/// and one at the end.
+/// Says on the log how far a job is: "trace: 120 of 605 facts, 3.2 facts/s, 2 min 31 s left". At most one line an
+/// interval, and one at the end.
 class Progress {
  public:
   using Clock = std::chrono::steady_clock;

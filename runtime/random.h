@@ -6,9 +6,9 @@
 
 namespace loci {
 
-/// NumPy's legacy generator `numpy.random.RandomState(seed)`, bit for bit: MT19937 (Matsumoto & Nishimura 1998) seeded by
-/// init_genrand, 53-bit doubles, polar Gaussians whose second value is handed out first, Marsaglia-Tsang gammas. Published
-/// causal traces draw their noise from it.
+/// NumPy's legacy generator `numpy.random.RandomState(seed)`, bit for bit: MT19937 (Matsumoto & Nishimura 1998) seeded
+/// by init_genrand, 53-bit doubles, polar Gaussians whose second value is handed out first, Marsaglia-Tsang gammas.
+/// Published causal traces draw their noise from it.
 class LegacyRandom {
  public:
   explicit LegacyRandom(uint32_t seed);
@@ -36,9 +36,9 @@ class LegacyRandom {
   std::optional<double> kept_normal_;
 };
 
-/// The generator for everything else: Philox4x32-10 (Salmon et al. 2011), a function of (seed, stream, counter). Streams of
-/// one seed are independent, and a stream's values do not depend on what other streams drew, so results do not depend on
-/// the order of work. Costs nothing to construct.
+/// The generator for everything else: Philox4x32-10 (Salmon et al. 2011), a function of (seed, stream, counter).
+/// Streams of one seed are independent, and a stream's values do not depend on what other streams drew, so results do
+/// not depend on the order of work. Costs nothing to construct.
 class Random {
  public:
   explicit Random(uint64_t seed, uint64_t stream = 0) : seed_(seed), stream_(stream) {}
