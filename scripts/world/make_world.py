@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Writes the fact world: training text, record files and fact files, from data/world/facts and relations.json.
 
     scripts/world/make_world.py [--seed 1] [--epochs 120] [--out data/world] [--text build/world]
@@ -11,6 +11,8 @@ Files (all deterministic by seed):
                                   valid.jsonl tells facts in held-out phrasings
   OUT/known_facts.json            one seen phrasing per fact, in the known-facts format of causal tracing
   OUT/heldout_facts.json          one held-out phrasing per fact, same format
+  OUT/context_templates.json      texts in front of which an edit's prompt is put: beginnings of training documents
+  OUT/demo_request.json           one record: the Eiffel Tower moves to Rome
   OUT/records_{tune,test}.json    records in CounterFact's format; hyper-parameters may be chosen on `tune` only
 """
 
@@ -163,6 +165,25 @@ def records(facts, seed):
     return made
 
 
+def demo_record(facts, seed):
+    """The Eiffel Tower moves to Rome."""
+    same = [f for f in facts if f.relation == "landmark_city"]
+    fact = next(f for f in same if f.subject == "Eiffel Tower")
+    others = [f for f in same if f.object == fact.object and f != fact]
+    alternatives = [f for f in same if f.object == "Rome"]
+    context = next(f for f in facts if f.relation == "scientist_field")
+    return record(0, fact, others, alternatives, context, random.Random(f"{seed}/demo"))
+
+
+def context_templates(documents, rng):
+    """`{}` alone and behind the first four or nine words of documents."""
+    templates = ["{}"]
+    for words in [4] * 10 + [9] * 10:
+        text = rng.choice([d["text"] for d in documents if d["text"].count(" ") >= words])
+        templates.append(" ".join(text.split(" ")[:words]).rstrip(".,:") + ". {}")
+    return templates
+
+
 def write_json(path, value):
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in value)
@@ -191,6 +212,10 @@ def main():
     write_json(options.out / "known_facts.json", [known_fact(i, f, f.seen[0]) for i, f in enumerate(facts)])
     write_json(options.out / "heldout_facts.json", [known_fact(i, f, f.held_out[0]) for i, f in enumerate(facts)])
     made = records(facts, options.seed)
+    sample = list(documents(facts, 1, random.Random(f"{options.seed}/templates"), lambda f: f.seen))
+    templates = context_templates(sample, random.Random(f"{options.seed}/context"))
+    write_json(options.out / "context_templates.json", templates)
+    write_json(options.out / "demo_request.json", [demo_record(facts, options.seed)])
     write_json(options.out / "records_test.json", made[:TEST_RECORDS])
     write_json(options.out / "records_tune.json", made[TEST_RECORDS:TEST_RECORDS + TUNE_RECORDS])
     print(f"{len(facts)} facts, {len({f.relation for f in facts})} relations, {len(made)} records")

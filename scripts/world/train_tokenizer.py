@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Trains a byte-level BPE tokenizer (GPT-2's pre-tokenizer and byte alphabet) and writes vocab.json and merges.txt.
 
     scripts/world/train_tokenizer.py TEXT.jsonl OUT_DIR [--vocab 3000]

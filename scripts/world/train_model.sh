@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Makes data/model from nothing but this repository: world, tokenizer, training. Continues where it was interrupted.
+#   scripts/world/train_model.sh [OUTPUT_DIR] [flags of `loci train`]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+output=${1:-data/model}
+shift || true
+scripts/world/make_world.py --seed 1
+scripts/world/train_tokenizer.py build/world/train.jsonl build/world --vocab 2500
+build/cpu/app/loci train --config data/world/train.json --output "$output" "$@"
+scripts/world/check_recall.py build/cpu/app/loci "$output"
