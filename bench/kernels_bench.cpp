@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <fstream>
 #include <functional>
 #include <random>
 #include <string>
@@ -22,6 +23,7 @@
 #include "kernels/softmax.h"
 #include "kernels/symmetric_update.h"
 #include "runtime/error.h"
+#include "runtime/provenance.h"
 
 namespace {
 
@@ -342,6 +344,13 @@ void add_second_moments(Bench& bench) {
   });
 }
 
+std::string cpu_name() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);)
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  return "unknown";
+}
+
 int run(int argc, char** argv) {
   int threads = 0;
   for (int i = 1; i < argc; ++i)
@@ -353,6 +362,8 @@ int run(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   Bench bench(threads);
+  benchmark::AddCustomContext("cpu", cpu_name());
+  benchmark::AddCustomContext("commit", loci_git_commit());
   benchmark::AddCustomContext("threads", std::to_string(bench.context().threads().size()));
   benchmark::AddCustomContext("ceiling_GFLOP/s", fmt::format("{:.1f}", bench.flop_ceiling() / 1e9));
   benchmark::AddCustomContext("ceiling_GB/s", fmt::format("{:.1f}", bench.byte_ceiling() / 1e9));

@@ -114,6 +114,20 @@ TEST(GemmByHand, TwoByTwo) {
   EXPECT_EQ(c.values(), (Values{26 + 2 * 17, 30 + 2 * 23, 38 + 2 * 39, 44 + 2 * 53}));
 }
 
+TEST(GemmNumbers, TheSameCallGivesTheSameBits) {
+  Context context(with_threads(2));
+  std::mt19937 random(4);
+  const Shape s{133, 257, 300};
+  Padded a(context, s.m, s.k, normal_values(random, s.m * s.k)), b(context, s.k, s.n, normal_values(random, s.k * s.n));
+  std::vector<Values> results;
+  for (int repeat = 0; repeat < 5; ++repeat) {
+    Padded c(context, s.m, s.n);
+    gemm(context, Transpose::no, a.read(), Transpose::no, b.read(), c.view());
+    results.push_back(c.values());
+  }
+  for (const Values& result : results) EXPECT_TRUE(identical(result, results[0]));
+}
+
 TEST(GemmErrors, ShapesThatDoNotFitAreRefusedBeforeAnyWrite) {
   Context context;
   Padded a(context, 2, 3, Values(6, 1)), b(context, 4, 2, Values(8, 1)), c(context, 2, 2, Values(4, 7));
