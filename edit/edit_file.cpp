@@ -11,6 +11,8 @@
 namespace loci {
 namespace {
 
+constexpr int64_t kLossColumns = 5;
+
 std::string group_of(int64_t index) { return fmt::format("/edits/{}", index); }
 
 std::vector<float> read_vector(const H5File& file, const std::string& group, const char* name) {
@@ -27,10 +29,10 @@ void require_width(const H5File& file, const std::string& group, const char* nam
 }
 
 std::vector<LossRow> read_loss_curve(const H5File& file, const std::string& path) {
-  const std::vector<double> values = read_dataset<double>(file, path, {kAnyExtent, 4}).values;
+  const std::vector<double> values = read_dataset<double>(file, path, {kAnyExtent, kLossColumns}).values;
   std::vector<LossRow> rows;
-  for (size_t i = 0; i + 4 <= values.size(); i += 4)
-    rows.push_back({values[i], values[i + 1], values[i + 2], values[i + 3]});
+  for (size_t i = 0; i + kLossColumns <= values.size(); i += kLossColumns)
+    rows.push_back({values[i], values[i + 1], values[i + 2], values[i + 3], values[i + 4]});
   return rows;
 }
 
@@ -52,9 +54,14 @@ void write_edit(H5File& file, int64_t index, const Edit& edit) {
   write("value_before", edit.value_before, "MLP output at the fact token of the prompt alone");
   write("value_star", edit.value_star, "wanted MLP output v*");
   std::vector<double> curve;
-  for (const LossRow& row : edit.loss_curve) curve.insert(curve.end(), {row.total, row.target, row.essence, row.decay});
-  write_dataset<double>(file, group + "/loss_curve", curve, {static_cast<int64_t>(edit.loss_curve.size()), 4},
-                        {.units = "nat", .long_name = "loss of v* at each step: total, target NLL, KL, decay"});
+  for (const LossRow& row : edit.loss_curve)
+    curve.insert(curve.end(), {row.total, row.target, row.essence, row.decay, row.probability});
+  write_dataset<double>(
+      file, group + "/loss_curve", curve, {static_cast<int64_t>(edit.loss_curve.size()), kLossColumns},
+      {.units = "nat",
+       .long_name = "v* at each step: total loss, target NLL, KL, decay; mean probability of the target"});
+  static const std::vector<std::string> kColumns = {"total", "target_nll", "kl", "decay", "target_probability"};
+  write_attribute(file, group + "/loss_curve", "columns", std::span<const std::string>(kColumns));
   write_attribute(file, group, "case_id", edit.request.case_id);
   write_attribute(file, group, "prompt", edit.request.prompt);
   write_attribute(file, group, "subject", edit.request.subject);

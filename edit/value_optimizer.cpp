@@ -69,6 +69,7 @@ class ValueBatch {
   LanePlan make_lanes() const;
   void add_lane(LanePlan& lanes, size_t active, const RecordingPtr& base, int64_t lookup, int64_t rows) const;
   std::vector<LossRow> evaluate(const LanePlan& lanes, Run& run);
+  void add_target_losses(const LanePlan& lanes, std::span<const float> losses, std::vector<LossRow>& rows) const;
   Tensor gradients(const LanePlan& lanes, const Run& run);
   void update(int64_t step, Tensor& gradient);
   void leave_all_but(const std::vector<int64_t>& staying);
@@ -127,6 +128,21 @@ LanePlan ValueBatch::make_lanes() const {
   return lanes;
 }
 
+/// Adds up the weighted losses of the target tokens, prompt by prompt.
+void ValueBatch::add_target_losses(const LanePlan& lanes, std::span<const float> losses,
+                                   std::vector<LossRow>& rows) const {
+  for (size_t first = 0; first < lanes.owners.size();) {
+    const auto owner = static_cast<size_t>(lanes.owners[first]);
+    const size_t tokens = problem(owner).request->target.size();
+    const double weight = static_cast<double>(lanes.weights[first]) * static_cast<double>(tokens);
+    double loss = 0;
+    for (size_t r = first; r < first + tokens; ++r) loss += static_cast<double>(losses[r]);
+    rows[owner].target += loss;
+    rows[owner].probability += weight * std::exp(-loss / weight);
+    first += tokens;
+  }
+}
+
 /// Losses of the active problems; leaves the gradients with regard to the logits.
 std::vector<LossRow> ValueBatch::evaluate(const LanePlan& lanes, Run& run) {
   const auto targets = static_cast<int64_t>(lanes.targets.size());
@@ -148,8 +164,7 @@ std::vector<LossRow> ValueBatch::evaluate(const LanePlan& lanes, Run& run) {
   const std::vector<float> host = losses.to_host();
   const std::vector<double> norms = delta_norms();
   std::vector<LossRow> rows(active_.size());
-  for (size_t r = 0; r < lanes.owners.size(); ++r)
-    rows[static_cast<size_t>(lanes.owners[r])].target += static_cast<double>(host[r]);
+  add_target_losses(lanes, host, rows);
   for (size_t i = 0; i < rows.size(); ++i) {
     const double initial = problem(i).initial_norm;
     rows[i].essence = static_cast<double>(host[lanes.owners.size() + i]);

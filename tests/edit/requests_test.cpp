@@ -1,0 +1,229 @@
+// Edit requests, hyper-parameters and context templates: every accepted form, and what is refused.
+#include "edit/requests.h"
+
+#include <gtest/gtest.h>
+
+#include "edit/context_templates.h"
+#include "edit/edit_prompts.h"
+#include "edit/hparams.h"
+#include "runtime/atomic_file.h"
+#include "tests/edit/support.h"
+#include "tests/support/errors.h"
+#include "tests/support/paths.h"
+
+namespace loci::test {
+namespace {
+
+LoadedRequests parse(const std::string& text, InvalidRequests invalid = InvalidRequests::refuse) {
+  return parse_requests(text, "r.json", byte_tokenizer(), byte_config(), invalid);
+}
+
+TEST(Requests, RewriteObject) {
+  const auto loaded = parse(R"([{"prompt": "{}, the", "subject": "Toko", "relation_id": "P1",
+                                 "target_new": {"str": "piano", "id": "Q1"}, "target_true": {"str": "guitar"}}])");
+  EXPECT_EQ(loaded.requests, (std::vector<EditRequest>{{0, "{}, the", "Toko", "piano", "guitar"}}));
+  EXPECT_EQ(loaded.sha256.size(), 64u);
+}
+
+TEST(Requests, WholeCounterFactRecord) {
+  const auto loaded = parse(R"([{"case_id": 7, "pararel_idx": 3, "paraphrase_prompts": ["a"],
+      "requested_rewrite": {"prompt": "Of {} the", "subject": "Rome", "target_new": {"str": "x"},
+                            "target_true": {"str": "y"}}}])");
+  EXPECT_EQ(loaded.requests, (std::vector<EditRequest>{{7, "Of {} the", "Rome", "x", "y"}}));
+}
+
+TEST(Requests, EasyEditPromptHoldsTheSubject) {
+  const auto loaded = parse(R"({"case_id": 2, "prompt": "Toko Yasuda, the", "target_new": "piano",
+                                "subject": "Toko Yasuda", "ground_truth": "guitar", "rephrase_prompt": "p"})");
+  EXPECT_EQ(loaded.requests, (std::vector<EditRequest>{{2, "{}, the", "Toko Yasuda", "piano", "guitar"}}));
+}
+
+TEST(Requests, ZsreGoesTowardsTheFirstAnswer) {
+  const auto loaded = parse(R"([{"subject": "UniFirst", "src": "What does UniFirst make?", "pred": "u",
+                                 "alt": "drone", "answers": ["uniform", "cloth"]}])");
+  EXPECT_EQ(loaded.requests, (std::vector<EditRequest>{{0, "What does {} make?", "UniFirst", "uniform", ""}}));
+}
+
+TEST(Requests, BadInputIsRefusedInOneSentence) {
+  const std::string rest = R"(, "subject": "Rome", "target_new": {"str": "x"})";
+  const std::vector<std::pair<std::string, std::vector<std::string>>> cases = {
+      {"", {"r.json"}},
+      {"[", {"r.json"}},
+      {"3", {"r.json", "list"}},
+      {"[]", {"no edit request"}},
+      {"[3]", {"record 0", "object"}},
+      {"[null]", {"record 0", "object"}},
+      {"[{}]", {"record 0", "\"subject\""}},
+      {R"([{"prompt": "{} is"}])", {"record 0", "\"subject\"", "missing"}},
+      {R"([{"prompt": "{} is", "subject": 3}])", {"\"subject\"", "3"}},
+      {R"([{"prompt": "{} is", "subject": ""}])", {"\"subject\"", "empty"}},
+      {R"([{"prompt": "{} is", "subject": "  ", "target_new": "x"}])", {"\"subject\"", "empty"}},
+      {R"([{"prompt": "{} is", "subject": "Rome"}])", {"\"target_new\"", "missing"}},
+      {R"([{"prompt": "{} is", "subject": "Rome", "target_new": null}])", {"\"target_new\""}},
+      {R"([{"prompt": "{} is", "subject": "Rome", "target_new": {}}])", {"target_new", "\"str\""}},
+      {R"([{"prompt": "{} is", "subject": "Rome", "target_new": {"str": ""}}])", {"\"str\"", "empty"}},
+      {R"([{"prompt": "{} is", "subject": "Rome", "target_new": " "}])", {"\"target_new\"", "empty"}},
+      {R"([{"prompt": "{} is", "subject": "Rome", "target_new": ["x"]}])", {"\"target_new\""}},
+      {R"([{"prompt": "{} of {}")" + rest + "}]", {"\"prompt\"", "exactly one {}", "got 2"}},
+      {R"([{"prompt": "It is")" + rest + "}]", {"\"prompt\"", "neither {} nor the subject", "Rome"}},
+      {R"([{"prompt": "Rome is Rome")" + rest + "}]", {"\"prompt\"", "2 times"}},
+      {R"([{"prompt": "")" + rest + "}]", {"\"prompt\"", "empty"}},
+      {R"([{"prompt": 1)" + rest + "}]", {"\"prompt\""}},
+      {R"([{"case_id": 1.5, "prompt": "{} is")" + rest + "}]", {"\"case_id\"", "1.5"}},
+      {R"([{"case_id": "a", "prompt": "{} is")" + rest + "}]", {"\"case_id\""}},
+      {R"([{"case_id": 4, "prompt": "{} is")" + rest + R"(}, {"case_id": 4, "prompt": "{} is")" + rest + "}]",
+       {"record 1 (case_id 4)", "repeats that of record 0"}},
+      {R"([{"requested_rewrite": 3}])", {"\"requested_rewrite\""}},
+      {R"([{"requested_rewrite": {"prompt": "{}"}}])", {"requested_rewrite", "\"subject\""}},
+      {R"([{"src": "Who?", "subject": "Rome", "answers": ["x"]}])", {"\"src\"", "Rome"}},
+      {R"([{"src": "Rome?", "subject": "Rome", "answers": []}])", {"\"answers\"", "no answer"}},
+      {R"([{"src": "Rome?", "subject": "Rome", "answers": "x"}])", {"\"answers\""}},
+      {R"([{"src": "Rome?", "subject": "Rome"}])", {"\"answers\"", "missing"}},
+      {R"([{"prompt": "{} )" + std::string(64, 'a') + "\"" + rest + "}]", {"tokens", "reads 64", "shorten"}},
+  };
+  for (const auto& [text, parts] : cases) {
+    SCOPED_TRACE(text);
+    expect_message(error_of<InputError>([&] { parse(text); }), parts);
+  }
+}
+
+TEST(Requests, InvalidOnesCanBeSkipped) {
+  const auto loaded = parse(R"([{"prompt": "no place", "subject": "Rome", "target_new": "x"},
+                                {"prompt": "{} is", "subject": "Rome", "target_new": "x"}])",
+                            InvalidRequests::skip);
+  ASSERT_EQ(loaded.requests.size(), 1u);
+  EXPECT_EQ(loaded.requests[0].case_id, 1);
+  ASSERT_EQ(loaded.skipped.size(), 1u);
+  expect_message(loaded.skipped[0], {"r.json", "record 0"});
+  expect_message(error_of<InputError>([] { parse("[{}]", InvalidRequests::skip); }), {"no edit request"});
+}
+
+TEST(Hparams, ReferenceKeys) {
+  const RomeHparams hparams = hparams_from_json(
+      Json::parse(R"({"layers": [17], "fact_token": "subject_last", "v_num_grad_steps": 25, "v_lr": 0.1,
+                      "v_loss_layer": 47, "v_weight_decay": 0.25, "clamp_norm_factor": 3, "kl_factor": 0.5,
+                      "mom2_adjustment": false, "context_template_length_params": [[5, 10], [10, 3]],
+                      "mom2_dataset": "wikipedia", "rewrite_module_tmp": "transformer.h.{}.mlp.c_proj"})"),
+      "h.json");
+  EXPECT_EQ(hparams.layer, 17);
+  EXPECT_EQ(hparams.value.steps, 25);
+  EXPECT_EQ(hparams.value.learning_rate, 0.1);
+  EXPECT_EQ(hparams.value.weight_decay, 0.25);
+  EXPECT_EQ(hparams.value.clamp_factor, 3);
+  EXPECT_EQ(hparams.value.kl_factor, 0.5);
+  EXPECT_FALSE(hparams.covariance);
+  ASSERT_EQ(hparams.samples.size(), 2u);
+  EXPECT_EQ(hparams.samples[1].length, 10);
+  EXPECT_EQ(hparams.samples[1].count, 3);
+  EXPECT_EQ(hparams.without_effect, (std::vector<std::string>{"v_loss_layer", "mom2_dataset", "rewrite_module_tmp"}));
+  EXPECT_EQ(hparams_from_json(hparams_to_json(hparams), "again").value.steps, 25);
+}
+
+TEST(Hparams, BadInputIsRefusedInOneSentence) {
+  const std::vector<std::pair<std::string, std::vector<std::string>>> cases = {
+      {"[]", {"h.json", "object"}},
+      {R"({"v_learning_rate": 1})", {"v_learning_rate"}},
+      {R"({"layers": 3})", {"\"layers\""}},
+      {R"({"layers": []})", {"\"layers\"", "exactly one", "got 0"}},
+      {R"({"layers": [3, 4]})", {"\"layers\"", "exactly one", "got 2"}},
+      {R"({"layers": [-1]})", {"\"layers\""}},
+      {R"({"layers": [1.5]})", {"\"layers\""}},
+      {R"({"fact_token": "subject"})", {"\"fact_token\"", "subject_last"}},
+      {R"({"v_num_grad_steps": 0})", {"\"v_num_grad_steps\""}},
+      {R"({"v_num_grad_steps": 2.5})", {"\"v_num_grad_steps\""}},
+      {R"({"v_lr": "0.5"})", {"\"v_lr\""}},
+      {R"({"v_lr": -1})", {"\"v_lr\""}},
+      {R"({"clamp_norm_factor": -4})", {"\"clamp_norm_factor\""}},
+      {R"({"mom2_adjustment": 1})", {"\"mom2_adjustment\""}},
+      {R"({"context_template_length_params": [5, 10]})", {"context_template_length_params", "pairs"}},
+      {R"({"context_template_length_params": [[5]]})", {"context_template_length_params", "pairs"}},
+      {R"({"context_template_length_params": [[1, 10]]})", {"context_template_length_params", "length"}},
+  };
+  for (const auto& [text, parts] : cases) {
+    SCOPED_TRACE(text);
+    expect_message(error_of<InputError>([&] { hparams_from_json(Json::parse(text), "h.json"); }), parts);
+  }
+}
+
+TEST(ContextTemplates, FileIsChecked) {
+  const TemporaryDir dir;
+  const auto read = [&](const std::string& text) {
+    write_file_atomically(dir.file("t.json"), text);
+    return read_context_templates(dir.file("t.json"));
+  };
+  EXPECT_EQ(read(R"(["{}", "Yes. {}"])"), (std::vector<std::string>{"{}", "Yes. {}"}));
+  expect_message(error_of<InputError>([&] { read("[]"); }), {"t.json", "empty"});
+  expect_message(error_of<InputError>([&] { read("{}"); }), {"t.json", "list"});
+  expect_message(error_of<InputError>([&] { read(R"(["{}", 3])"); }), {"t.json", "template 1"});
+  expect_message(error_of<InputError>([&] { read(R"(["{}", "no"])"); }), {"t.json", "template 1", "got 0"});
+  expect_message(error_of<InputError>([&] { read(R"(["{} {}"])"); }), {"t.json", "template 0", "got 2"});
+}
+
+TEST(ContextTemplates, SampledOnesDependOnTheSeedAlone) {
+  Context context;
+  GptConfig config = byte_config();
+  config.bos_token = 10;
+  const Model model = random_model(context, config, 1);
+  Executor executor(context, model);
+  const Tokenizer tokenizer = byte_tokenizer();
+  const std::vector<TemplateSample> samples = {{5, 3}, {10, 2}};
+  const auto first = sample_context_templates(executor, tokenizer, samples, 1);
+  EXPECT_EQ(first, sample_context_templates(executor, tokenizer, samples, 1));
+  EXPECT_NE(first, sample_context_templates(executor, tokenizer, samples, 2));
+  ASSERT_EQ(first.size(), 6u);
+  EXPECT_EQ(first[0], "{}");
+  check_context_templates(first, "sampled");
+}
+
+/// Bytes are tokens, so positions can be counted.
+PreparedRequest prepare(const EditRequest& request, std::vector<std::string> templates,
+                        FactToken token = FactToken::subject_last) {
+  return prepare_request(request, templates, token, TargetForcing::tokens, byte_tokenizer(), byte_config(), "case");
+}
+
+TEST(EditPrompts, PositionsOfTheFactTokenAndTheTarget) {
+  const PreparedRequest made = prepare({0, "Of {}, the", "Rome", "ab", ""}, {"{}", "x. {}", "x. {}"});
+  EXPECT_EQ(made.target, (std::vector<int32_t>{' ', 'a', 'b'}));
+  ASSERT_EQ(made.prompts.size(), 2u);
+  EXPECT_EQ(made.total_weight, 3);
+  EXPECT_EQ(made.initial, 0u);
+  const EditPrompt& bare = made.prompts[0];
+  EXPECT_EQ(bare.tokens.size(), std::string("Of Rome, the a").size());
+  EXPECT_EQ(bare.lookup, 6);
+  EXPECT_EQ(bare.first_target, 11);
+  EXPECT_EQ(bare.weight, 1);
+  const EditPrompt& other = made.prompts[1];
+  EXPECT_EQ(other.lookup, 9);
+  EXPECT_EQ(other.first_target, 14);
+  EXPECT_EQ(other.weight, 2);
+  EXPECT_EQ(made.essence.tokens, (std::vector<int32_t>{'R', 'o', 'm', 'e'}));
+  EXPECT_EQ(made.essence.lookup, 3);
+}
+
+TEST(EditPrompts, EveryFactToken) {
+  const EditRequest request{0, "Of {}, the", "Rome", "a", ""};
+  EXPECT_EQ(prepare(request, {"{}"}, FactToken::subject_first).prompts[0].lookup, 3);
+  EXPECT_EQ(prepare(request, {"{}"}, FactToken::subject_first_after_last).prompts[0].lookup, 7);
+  EXPECT_EQ(prepare(request, {"{}"}, FactToken::last).prompts[0].lookup, 11 - 0);
+  const EditRequest ends{0, "Of {}", "Rome", "a", ""};
+  EXPECT_EQ(prepare(ends, {"{}"}, FactToken::subject_first_after_last).prompts[0].lookup, 6);
+}
+
+TEST(EditPrompts, OddSubjectsAndTemplates) {
+  // One token at the start, at the end, several bytes, white space at its ends.
+  EXPECT_EQ(prepare({0, "{}", "R", "a", ""}, {"{}"}).prompts[0].lookup, 0);
+  EXPECT_EQ(prepare({0, "{}", "R", "a", ""}, {"{}"}).prompts[0].first_target, 0);
+  EXPECT_EQ(prepare({0, "in {}", "é", "a", ""}, {"{}"}).prompts[0].lookup, 4);
+  EXPECT_EQ(prepare({0, "in {} is", "Rome ", "a", ""}, {"{}"}).prompts[0].lookup, 6);
+  // Without `{}` among the templates the bare prompt gives its key only.
+  const PreparedRequest made = prepare({0, "{} is", "Rome", "a", ""}, {"x. {}"});
+  EXPECT_EQ(made.prompts[0].weight, 0);
+  EXPECT_EQ(made.initial, 1u);
+  expect_message(error_of<InputError>([] {
+                   prepare({0, "{} is", "Rome", "a", ""}, {std::string(60, 'x') + "{}"});
+                 }),
+                 {"case", "context template", "reads 64"});
+}
+
+}  // namespace
+}  // namespace loci::test

@@ -1,0 +1,376 @@
+// Rank-one edits on random models: the definitions of the methods, the optimiser of v*, edited lanes and files.
+#include "edit/rome.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <set>
+
+#include "edit/edit_file.h"
+#include "edit/edited_checkpoint.h"
+#include "runtime/atomic_file.h"
+#include "runtime/provenance.h"
+#include "tests/edit/support.h"
+#include "tests/support/compare.h"
+#include "tests/support/errors.h"
+#include "tests/support/paths.h"
+
+namespace loci::test {
+namespace {
+
+constexpr int64_t kLayer = 1;
+
+const std::vector<EditRequest> kRequests = {{0, "{}, the", "Rome", "sea", "land"},
+                                            {1, "In {} is a", "Paris", "b", ""},
+                                            {2, "{}", "X", "yz", ""},
+                                            {3, "see {}", "an é", "q", ""}};
+
+class Rome : public ::testing::Test {
+ protected:
+  RomeSettings settings(RomeMethod method = RomeMethod::rome) {
+    RomeSettings made;
+    made.method = method;
+    made.hparams.layer = kLayer;
+    made.hparams.value = {.steps = 8, .learning_rate = 0.2, .weight_decay = 0.1, .clamp_factor = 2};
+    made.templates = {"{}", "Yes. {}", "No no. {}", "Yes. {}"};
+    made.second_moment = random_factor(context_, model_.config().mlp_width, 5);
+    return made;
+  }
+  std::vector<Edit> edits(const RomeSettings& settings, std::span<const EditRequest> requests = kRequests) {
+    Executor executor(context_, model_);
+    return compute_edits(executor, tokenizer_, settings, requests);
+  }
+  std::vector<float> applied_value(const Edit& edit, std::span<const float> key) {
+    Model edited = random_model(context_, model_.config(), 3);
+    apply_edit(context_, edited, edit);
+    return down(context_, edited, edit.layer, key);
+  }
+
+  Context context_;
+  Model model_ = random_model(context_, byte_config(), 3);
+  Tokenizer tokenizer_ = byte_tokenizer();
+};
+
+/// The MLP key and output at one position of a plain run, the oracle for keys and values.
+std::pair<std::vector<float>, std::vector<float>> plain_key(Context& context, const Model& model, int64_t layer,
+                                                            const EditPrompt& prompt) {
+  Executor executor(context, model);
+  Tensor key(context, 1, model.config().mlp_width), value(context, 1, model.config().width);
+  for (const auto& [site, output] : {std::pair{Site::mlp_key, &key}, std::pair{Site::mlp_out, &value}}) {
+    Plan plan;
+    plan.sequences.push_back({.tokens = prompt.tokens, .base = nullptr});
+    plan.taps.push_back({0, prompt.lookup, site, layer, 0});
+    plan.tap_output = output->view();
+    plan.wanted.push_back({0, 0});
+    executor.run(plan);
+  }
+  return {key.to_host(), value.to_host()};
+}
+
+// Sums of up to 50 products in another order.
+constexpr double kRounding = 64 * kEps;
+
+TEST_F(Rome, KeysAndValuesAreThoseOfPlainRuns) {
+  const RomeSettings made = settings();
+  const std::vector<Edit> found = edits(made);
+  for (size_t r = 0; r < kRequests.size(); ++r) {
+    const PreparedRequest request = prepare_request(kRequests[r], made.templates, FactToken::subject_last,
+                                                    TargetForcing::tokens, tokenizer_, model_.config(), "case");
+    std::vector<float> mean(static_cast<size_t>(model_.config().mlp_width));
+    for (const EditPrompt& prompt : request.prompts) {
+      const auto key = plain_key(context_, model_, kLayer, prompt).first;
+      for (size_t i = 0; i < mean.size(); ++i) mean[i] += key[i] * static_cast<float>(prompt.weight) / 4;
+    }
+    const auto [key, value] = plain_key(context_, model_, kLayer, request.prompts[0]);
+    EXPECT_LE(relative_error(found[r].k_bare, key), kRounding) << r;
+    EXPECT_LE(relative_error(found[r].value_before, value), kRounding) << r;
+    EXPECT_LE(relative_error(found[r].k_mean, mean), kRounding) << r;
+  }
+}
+
+TEST_F(Rome, DirectionSolvesC) {
+  const std::vector<double> c = random_definite(model_.config().mlp_width, 5);
+  for (const Edit& edit : edits(settings())) {
+    EXPECT_NEAR(norm(edit.u), 1, 4 * kEps);
+    std::vector<float> back(edit.u.size());  // C u is k_mean up to a factor
+    for (size_t i = 0; i < back.size(); ++i) {
+      double sum = 0;
+      for (size_t j = 0; j < back.size(); ++j) sum += c[i * back.size() + j] * static_cast<double>(edit.u[j]);
+      back[i] = static_cast<float>(sum);
+    }
+    EXPECT_GE(cosine(back, edit.k_mean), 1 - 1e-10);
+  }
+}
+
+TEST_F(Rome, WithoutSecondMomentsTheDirectionIsTheKey) {
+  RomeSettings made = settings();
+  made.hparams.covariance = false;
+  made.second_moment = nullptr;
+  for (const Edit& edit : edits(made)) EXPECT_GE(cosine(edit.u, edit.k_mean), 1 - 1e-12);
+}
+
+// W' k_0 = v* at the method's key. v is rounded once, and scaled by k_0 . u again: cond. of the sum |k_0||u| / (k_0 .
+// u).
+TEST_F(Rome, NewValueIsExactAtTheMethodsKey) {
+  for (const RomeMethod method : {RomeMethod::rome, RomeMethod::r_rome, RomeMethod::p_rome}) {
+    SCOPED_TRACE(rome_method_name(method));
+    for (const Edit& edit : edits(settings(method))) {
+      const std::vector<float>& key = method == RomeMethod::r_rome ? edit.k_mean : edit.k_bare;
+      const double condition = norm(key) / std::abs(dot(key, edit.u));
+      EXPECT_LE(relative_error(applied_value(edit, key), edit.value_star), 8 * kRounding * condition);
+    }
+  }
+}
+
+TEST_F(Rome, MethodsDifferInTheirKeysAlone) {
+  const auto rome = edits(settings(RomeMethod::rome)), r_rome = edits(settings(RomeMethod::r_rome)),
+             p_rome = edits(settings(RomeMethod::p_rome));
+  for (size_t r = 0; r < kRequests.size(); ++r) {
+    EXPECT_TRUE(identical(rome[r].u, r_rome[r].u));
+    EXPECT_TRUE(identical(rome[r].value_star, r_rome[r].value_star));
+    EXPECT_TRUE(identical(rome[r].value_star, p_rome[r].value_star));
+    EXPECT_FALSE(identical(rome[r].v, r_rome[r].v));
+    // p-rome is rome where the only template is the bare prompt, but for v*.
+    RomeSettings bare = settings(RomeMethod::rome);
+    bare.templates = {"{}"};
+    EXPECT_LE(relative_error(p_rome[r].u, edits(bare, std::span(&kRequests[r], 1))[0].u), 1e-4);
+  }
+}
+
+TEST_F(Rome, OneRequestGivesWhatABatchGives) {
+  const RomeSettings made = settings();
+  const std::vector<Edit> batch = edits(made);
+  for (size_t r = 0; r < kRequests.size(); ++r) {
+    const Edit alone = edits(made, std::span(&kRequests[r], 1))[0];
+    EXPECT_LE(relative_error(alone.u, batch[r].u), 1e-5);
+    EXPECT_LE(relative_error(alone.value_star, batch[r].value_star), 1e-4);
+    EXPECT_EQ(alone.loss_curve.size(), batch[r].loss_curve.size());
+  }
+}
+
+TEST_F(Rome, LossFallsAndStaysWithinTheClamp) {
+  RomeSettings made = settings();
+  made.hparams.value.steps = 20;
+  for (const Edit& edit : edits(made)) {
+    EXPECT_LT(edit.loss_curve.back().total, edit.loss_curve.front().total);
+    EXPECT_EQ(edit.loss_curve.front().decay, 0);
+    EXPECT_NEAR(edit.loss_curve.front().essence, 0, 1e-6);
+    std::vector<float> delta = edit.value_star;
+    for (size_t i = 0; i < delta.size(); ++i) delta[i] -= edit.value_before[i];
+    EXPECT_LE(norm(delta), 2 * norm(edit.value_before) * (1 + 32 * kEps));
+    for (const LossRow& row : edit.loss_curve) EXPECT_EQ(row.total, row.target + row.essence + row.decay);
+  }
+}
+
+TEST_F(Rome, OneStepEvaluatesAndChangesNothing) {
+  RomeSettings made = settings();
+  made.hparams.value.steps = 1;
+  for (const Edit& edit : edits(made)) {
+    EXPECT_EQ(edit.loss_curve.size(), 1u);
+    EXPECT_TRUE(identical(edit.value_star, edit.value_before));
+    EXPECT_LE(norm(edit.v), 1e-5 * norm(edit.value_before));
+  }
+}
+
+TEST_F(Rome, RequestsThatAreDoneLeaveTheBatch) {
+  RomeSettings made = settings();
+  made.hparams.value.steps = 12;
+  made.hparams.value.stop_loss = 0;
+  const std::vector<Edit> whole = edits(made);
+  // Between the lowest and the highest loss of the fifth step, so that some leave early and some do not.
+  double lowest = 1e9, highest = 0;
+  for (const Edit& edit : whole) {
+    ASSERT_EQ(edit.loss_curve.size(), 12u);
+    lowest = std::min(lowest, edit.loss_curve[4].total);
+    highest = std::max(highest, edit.loss_curve[4].total);
+  }
+  made.hparams.value.stop_loss = (lowest + highest) / 2;
+  const std::vector<Edit> stopped = edits(made);
+  std::set<size_t> lengths;
+  for (size_t r = 0; r < stopped.size(); ++r) {
+    const std::vector<LossRow>& curve = stopped[r].loss_curve;
+    lengths.insert(curve.size());
+    for (size_t s = 0; s < curve.size(); ++s) {
+      EXPECT_NEAR(curve[s].total, whole[r].loss_curve[s].total, 1e-4) << "request " << r << " step " << s;
+      EXPECT_EQ(curve[s].total < made.hparams.value.stop_loss, s + 1 == curve.size() && curve.size() < 12);
+    }
+  }
+  EXPECT_GT(lengths.size(), 1u) << "no request left before another";
+}
+
+// The first step of Adam is lr * sign(gradient): the sign must be that of a finite difference of the loss.
+TEST_F(Rome, FirstStepGoesDownhill) {
+  RomeSettings made = settings();
+  made.hparams.value.steps = 2;
+  made.hparams.value.learning_rate = 1e-3;
+  made.hparams.value.weight_decay = 0;
+  for (const Edit& edit : edits(made)) EXPECT_LT(edit.loss_curve[1].total, edit.loss_curve[0].total);
+}
+
+/// Logits at a prompt's last token.
+std::vector<float> last_logits(Executor& executor, const std::vector<int32_t>& tokens, const Edit* edit) {
+  Plan plan;
+  plan.sequences.push_back({.tokens = tokens, .base = nullptr});
+  plan.wanted.push_back({0, static_cast<int64_t>(tokens.size()) - 1});
+  Tensor u, v;
+  if (edit) {
+    u = Tensor::from_host(executor.context(), edit->u, 1, static_cast<int64_t>(edit->u.size()));
+    v = Tensor::from_host(executor.context(), edit->v, 1, static_cast<int64_t>(edit->v.size()));
+    plan.low_rank.push_back({0, edit->layer, u.row(0), v.row(0)});
+  }
+  return executor.run(plan).logits.to_host();
+}
+
+TEST_F(Rome, LowRankTermsEqualEditedWeights) {
+  const std::vector<int32_t> tokens = tokenizer_.encode_ids("Rome, the");
+  for (const Edit& edit : edits(settings())) {
+    Model edited = random_model(context_, model_.config(), 3);
+    apply_edit(context_, edited, edit);
+    Executor plain(context_, model_), changed(context_, edited);
+    const auto with_term = last_logits(plain, tokens, &edit), with_weights = last_logits(changed, tokens, nullptr);
+    EXPECT_LE(relative_error(with_term, with_weights), 1e-4);
+    EXPECT_GT(relative_error(last_logits(plain, tokens, nullptr), with_weights), 1e-3);
+  }
+}
+
+TEST_F(Rome, EditsOfTheLastLayerAreMadeToo) {
+  RomeSettings made = settings();
+  made.hparams.layer = model_.config().layers - 1;
+  const EditRequest ends{0, "in {}", "Rome", "b", ""};
+  const Edit edit = edits(made, std::span(&ends, 1))[0];
+  EXPECT_LT(edit.loss_curve.back().total, edit.loss_curve.front().total);
+}
+
+TEST_F(Rome, SettingsThatDoNotFitAreRefused) {
+  const auto refused = [&](auto&& change) {
+    RomeSettings made = settings();
+    change(made);
+    return error_of<InputError>([&] { edits(made); });
+  };
+  expect_message(refused([](RomeSettings& s) { s.hparams.layer = 4; }), {"layer 4", "0 to 3"});
+  expect_message(refused([](RomeSettings& s) { s.hparams.layer = -1; }), {"no layer", "--layer"});
+  expect_message(refused([](RomeSettings& s) { s.second_moment = nullptr; }), {"--cov"});
+  expect_message(refused([&](RomeSettings& s) { s.second_moment = random_factor(context_, 20, 1); }), {"20", "50"});
+  expect_message(refused([](RomeSettings& s) { s.templates = {}; }), {"empty"});
+  expect_message(refused([](RomeSettings& s) { s.templates = {"x"}; }), {"exactly one"});
+  expect_message(error_of<InputError>([] { rome_method_from_name("memit"); }), {"memit", "r-rome"});
+  expect_message(error_of<NumericalError>([] {
+                   const std::vector<float> value = {1}, u = {1, 0};
+                   const std::vector<double> before = {0}, key = {0, 1};
+                   insertion_vector(value, before, key, u, "case 3");
+                 }),
+                 {"case 3", "orthogonal"});
+}
+
+// --- Edit files ------------------------------------------------------------------------------------------------------
+
+void write_edits(const std::filesystem::path& path, const std::vector<Edit>& edits, const std::string& weights,
+                 const char* mode = "independent") {
+  write_hdf5_atomically(path, [&](H5File& file) {
+    Provenance provenance = current_provenance();
+    provenance.weights_sha256 = weights;
+    write_provenance(file, Json::object(), provenance);
+    write_attribute(file, "/", "kind", "edits");
+    write_attribute(file, "/", "mode", mode);
+    for (size_t i = 0; i < edits.size(); ++i) write_edit(file, static_cast<int64_t>(i), edits[i]);
+  });
+}
+
+TEST_F(Rome, EditFilesComeBack) {
+  const TemporaryDir dir;
+  const std::vector<Edit> made = edits(settings());
+  write_edits(dir.file("e.h5"), made, "abc");
+  const EditFile file = read_edit_file(dir.file("e.h5"));
+  EXPECT_EQ(file.mode, EditMode::independent);
+  EXPECT_EQ(file.weights_sha256, "abc");
+  ASSERT_EQ(file.edits.size(), made.size());
+  for (size_t i = 0; i < made.size(); ++i) {
+    EXPECT_EQ(file.edits[i].request, made[i].request);
+    EXPECT_EQ(file.edits[i].layer, kLayer);
+    EXPECT_TRUE(identical(file.edits[i].u, made[i].u));
+    EXPECT_TRUE(identical(file.edits[i].v, made[i].v));
+    EXPECT_TRUE(identical(file.edits[i].k_mean, made[i].k_mean));
+    EXPECT_TRUE(identical(file.edits[i].k_bare, made[i].k_bare));
+    EXPECT_TRUE(identical(file.edits[i].value_before, made[i].value_before));
+    EXPECT_TRUE(identical(file.edits[i].value_star, made[i].value_star));
+    ASSERT_EQ(file.edits[i].loss_curve.size(), made[i].loss_curve.size());
+    EXPECT_EQ(file.edits[i].loss_curve.back().total, made[i].loss_curve.back().total);
+  }
+}
+
+TEST_F(Rome, DamagedEditFilesAreRefused) {
+  const TemporaryDir dir;
+  const std::string path = dir.file("e.h5");
+  const Edit good = edits(settings(), std::span(kRequests).first(1))[0];
+  const auto refused = [&](auto&& change) {
+    Edit edit = good;
+    change(edit);
+    write_edits(path, {edit}, "abc");
+    return error_of<InputError>([&] { read_edit_file(path); });
+  };
+  expect_message(refused([](Edit& e) { e.u[3] = std::nanf(""); }), {"e.h5", "/edits/0/u", "not finite"});
+  expect_message(refused([](Edit& e) { e.k_mean.pop_back(); }), {"e.h5", "k_mean", "49", "50"});
+  expect_message(refused([](Edit& e) { e.value_star.push_back(0); }), {"e.h5", "value_star"});
+  expect_message(refused([](Edit& e) { e.layer = -2; }), {"e.h5", "layer", "-2"});
+  write_edits(path, {}, "abc");
+  expect_message(error_of<InputError>([&] { read_edit_file(path); }), {"e.h5"});
+  write_edits(path, {good}, "abc", "both");
+  expect_message(error_of<InputError>([&] { read_edit_file(path); }), {"e.h5", "mode", "both"});
+  write_hdf5_atomically(path, [](H5File& file) { write_attribute(file, "/", "kind", "trace"); });
+  expect_message(error_of<InputError>([&] { read_edit_file(path); }), {"e.h5", "no file of edits"});
+  write_file_atomically(path, "not HDF5");
+  expect_message(error_of<InputError>([&] { read_edit_file(path); }), {"e.h5"});
+}
+
+TEST_F(Rome, EditsOfAnotherModelAreRefused) {
+  EditFile file{"e.h5", EditMode::independent, "abc", edits(settings(), std::span(kRequests).first(1))};
+  check_edits_fit(file, model_.config(), "abc");
+  expect_message(error_of<InputError>([&] { check_edits_fit(file, model_.config(), "def"); }),
+                 {"e.h5", "another model"});
+  file.edits[0].layer = 9;
+  expect_message(error_of<InputError>([&] { check_edits_fit(file, model_.config(), "abc"); }), {"e.h5", "layer 9"});
+}
+
+/// A checkpoint of random weights.
+void write_random_checkpoint(Context& context, const GptConfig& config, const std::filesystem::path& dir) {
+  auto owned = random_parameters(context, config, 3);
+  std::map<std::string, std::vector<float>> values;
+  std::map<std::string, std::span<const float>> tensors;
+  visit_parameters(owned->views, config, [&](const std::string& name, View& view) {
+    values[name] = to_host(context, view);
+    tensors[name] = values[name];
+  });
+  write_checkpoint(dir, config, tensors);
+}
+
+TEST_F(Rome, ExportedEditsAreRevertedBitForBit) {
+  const TemporaryDir dir;
+  const std::filesystem::path original = dir.path() / "model", edited = dir.path() / "edited",
+                              reverted = dir.path() / "reverted";
+  write_random_checkpoint(context_, model_.config(), original);
+  const std::string hash = Checkpoint::open(original).weights_sha256();
+  const EditFile file{"e.h5", EditMode::sequential, hash, edits(settings())};
+  Model model = Model::load(context_, original);
+  apply_edits(context_, model, file);
+  write_edited_checkpoint(context_, model, {kLayer}, edited, OnExistingCheckpoint::refuse);
+  const Model loaded = Model::load(context_, edited);
+  EXPECT_NE(loaded.checkpoint().weights_sha256(), hash);
+  EXPECT_TRUE(identical(to_host(context_, loaded.parameters().blocks[kLayer].down_weight),
+                        to_host(context_, model.parameters().blocks[kLayer].down_weight)));
+  expect_message(error_of<InputError>(
+                     [&] { write_edited_checkpoint(context_, model, {kLayer}, edited, OnExistingCheckpoint::refuse); }),
+                 {"--export", "--overwrite"});
+  expect_message(error_of<InputError>([&] {
+                   write_edited_checkpoint(context_, model, {kLayer}, original, OnExistingCheckpoint::replace);
+                 }),
+                 {"--export", "the model itself"});
+  write_reverted_checkpoint(edited, reverted, OnExistingCheckpoint::refuse);
+  EXPECT_EQ(Checkpoint::open(reverted).weights_sha256(), hash);
+  expect_message(error_of<InputError>(
+                     [&] { write_reverted_checkpoint(original, dir.path() / "other", OnExistingCheckpoint::refuse); }),
+                 {kOriginalsFile});
+  EXPECT_FALSE(std::filesystem::exists(dir.path() / "other"));
+}
+
+}  // namespace
+}  // namespace loci::test

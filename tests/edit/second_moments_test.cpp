@@ -1,0 +1,283 @@
+// Second moments: against a naive fp64 sum, over interruptions, and what is refused when they are read.
+#include "edit/second_moments.h"
+
+#include <gtest/gtest.h>
+
+#include "edit/document_source.h"
+#include "runtime/atomic_file.h"
+#include "runtime/npz.h"
+#include "tests/edit/support.h"
+#include "tests/support/compare.h"
+#include "tests/support/errors.h"
+#include "tests/support/paths.h"
+
+namespace loci::test {
+namespace {
+
+using Documents = std::vector<std::vector<int32_t>>;
+
+Documents random_documents(size_t count, int64_t longest, unsigned seed) {
+  Documents documents;
+  for (size_t i = 0; i < count; ++i)
+    documents.push_back(random_tokens(1 + static_cast<int64_t>((i * 7 + 3) % static_cast<size_t>(longest)), 256,
+                                      seed + static_cast<unsigned>(i)));
+  return documents;
+}
+
+NextDocument source_of(const Documents& documents) {
+  auto next = std::make_shared<size_t>(0);
+  return [&documents, next](std::vector<int32_t>& tokens) {
+    if (*next == documents.size()) return false;
+    tokens = documents[(*next)++];
+    return true;
+  };
+}
+
+class SecondMoments : public ::testing::Test {
+ protected:
+  /// Every document on its own, keys summed one by one in fp64.
+  std::vector<double> naive(const Documents& documents, int64_t layer) {
+    const auto n = static_cast<size_t>(model_.config().mlp_width);
+    std::vector<double> sum(n * n);
+    for (const auto& document : documents) {
+      Tensor keys(context_, static_cast<int64_t>(document.size()), model_.config().mlp_width);
+      Plan plan;
+      plan.sequences.push_back({.tokens = document, .base = nullptr});
+      for (size_t p = 0; p < document.size(); ++p)
+        plan.taps.push_back({0, static_cast<int64_t>(p), Site::mlp_key, layer, static_cast<int64_t>(p)});
+      plan.tap_output = keys.view();
+      plan.stop = StopAfter{Site::mlp_key, layer};
+      executor_.run(plan);
+      const std::vector<float> host = keys.to_host();
+      for (size_t p = 0; p < document.size(); ++p)
+        for (size_t r = 0; r < n; ++r)
+          for (size_t c = 0; c < n; ++c)
+            sum[r * n + c] += static_cast<double>(host[p * n + r]) * static_cast<double>(host[p * n + c]);
+    }
+    return sum;
+  }
+  Json config() const { return {{"job", "test"}}; }
+  void collect(const NextDocument& next, SecondMomentOptions options, const std::filesystem::path& path) {
+    UnitStore store(path, config(), OnExisting::resume);
+    Provenance provenance = current_provenance();
+    provenance.weights_sha256 = "abc";
+    collect_second_moments(executor_, next, options, store, config(), provenance);
+  }
+  SecondMomentMatrix read(const std::filesystem::path& path, int64_t layer = 2) {
+    return read_second_moment(path, layer, model_.config().mlp_width, "abc");
+  }
+  std::string refusal(const std::filesystem::path& path, int64_t layer = 2) {
+    return error_of<InputError>([&] { read(path, layer); });
+  }
+
+  Context context_;
+  Model model_ = random_model(context_, byte_config(), 3);
+  Executor executor_{context_, model_};
+  TemporaryDir dir_;
+};
+
+// fp32 products of at most 1024 rows, flushed to fp64: the error of one element is below 1024 eps times the root of the
+// product of its diagonals (Schwarz).
+::testing::AssertionResult near_moments(const std::vector<double>& actual, const std::vector<double>& expected) {
+  const auto n = static_cast<size_t>(std::lround(std::sqrt(static_cast<double>(expected.size()))));
+  return near_by(std::span<const double>(actual), std::span<const double>(expected), [&](size_t i) {
+    return 1024 * kEps * std::sqrt(expected[i / n * n + i / n] * expected[i % n * n + i % n]);
+  });
+}
+
+TEST_F(SecondMoments, AllLayersInOnePassEqualNaiveSums) {
+  const Documents documents = random_documents(60, 64, 1);
+  SecondMomentCollector collector(executor_, {3, 0, 2});
+  collector.add(documents);
+  for (size_t i = 0; i < 3; ++i)
+    EXPECT_TRUE(near_moments(collector.sum(i), naive(documents, collector.layers()[i]))) << collector.layers()[i];
+  int64_t tokens = 0;
+  for (const auto& document : documents) tokens += static_cast<int64_t>(document.size());
+  EXPECT_EQ(collector.tokens(), tokens);
+}
+
+TEST_F(SecondMoments, LayersAreChecked) {
+  expect_message(error_of<InputError>([&] { SecondMomentCollector(executor_, {}); }), {"--layers"});
+  expect_message(error_of<InputError>([&] { SecondMomentCollector(executor_, {4}); }), {"layer 4", "0 to 3"});
+  expect_message(error_of<InputError>([&] { SecondMomentCollector(executor_, {1, 1}); }), {"layer 1", "twice"});
+}
+
+TEST_F(SecondMoments, LimitsCutTheText) {
+  const Documents documents = random_documents(20, 64, 2);
+  collect(source_of(documents), {.layers = {2}, .max_tokens_per_document = 10}, dir_.file("a.h5"));
+  collect(source_of(documents), {.layers = {2}, .max_documents = 3}, dir_.file("b.h5"));
+  collect(source_of(documents), {.layers = {2}, .max_tokens = 50}, dir_.file("c.h5"));
+  Documents cut = documents;
+  int64_t tokens = 0;
+  for (auto& document : cut) {
+    document.resize(std::min<size_t>(10, document.size()));
+    tokens += static_cast<int64_t>(document.size());
+  }
+  const SecondMomentMatrix a = read(dir_.file("a.h5"));
+  EXPECT_EQ(a.tokens, tokens);
+  std::vector<double> mean = naive(cut, 2);
+  for (double& value : mean) value /= static_cast<double>(tokens);
+  EXPECT_TRUE(near_moments(a.mean, mean));
+  EXPECT_EQ(read_int_attribute(H5File::open_read(dir_.file("b.h5")), "/", "documents"), 3);
+  EXPECT_EQ(read(dir_.file("c.h5")).tokens, 50);
+  expect_message(error_of<InputError>([&] {
+                   collect(source_of(documents), {.layers = {2}, .max_tokens_per_document = 65}, dir_.file("d.h5"));
+                 }),
+                 {"65", "context of 64"});
+  expect_message(error_of<InputError>([&] { collect(source_of({}), {.layers = {2}}, dir_.file("d.h5")); }),
+                 {"no tokens"});
+  EXPECT_FALSE(std::filesystem::exists(dir_.file("d.h5")));
+}
+
+/// Stops the job as a kill would, after `documents` documents.
+struct Interrupted {};
+
+TEST_F(SecondMoments, InterruptedJobsGiveTheSameBits) {
+  // Long enough for two checkpoints; one layer keeps it quick.
+  Documents documents;
+  const auto unit = static_cast<size_t>(kSecondMomentUnit);
+  for (size_t i = 0; i * 60 < 2 * unit + unit / 2; ++i)
+    documents.push_back(random_tokens(60, 256, static_cast<unsigned>(i)));
+  Model small = random_model(context_, tiny_config(1, 1, 4, 6, 256, 64), 5);
+  Executor executor(context_, small);
+  const auto run = [&](const std::string& path, size_t stop_after) {
+    UnitStore store(path, config(), OnExisting::resume);
+    const NextDocument whole = source_of(documents);
+    size_t taken = 0;
+    const NextDocument next = [&](std::vector<int32_t>& tokens) {
+      if (taken++ == stop_after) throw Interrupted();
+      return whole(tokens);
+    };
+    collect_second_moments(executor, next, {.layers = {0}}, store, config(), current_provenance());
+  };
+  constexpr size_t never = std::numeric_limits<size_t>::max();
+  run(dir_.file("whole.h5"), never);
+  const std::string path = dir_.file("resumed.h5");
+  EXPECT_THROW(run(path, documents.size() / 2), Interrupted);
+  EXPECT_TRUE(std::filesystem::exists(path + ".parts/unit_000000.done"));
+  EXPECT_THROW(run(path, documents.size() - 5), Interrupted);
+  EXPECT_TRUE(std::filesystem::exists(path + ".parts/unit_000001.done"));
+  EXPECT_FALSE(std::filesystem::exists(path + ".parts/unit_000000.h5")) << "the newer checkpoint holds the older one";
+  run(path, never);
+  EXPECT_FALSE(std::filesystem::exists(path + ".parts"));
+  EXPECT_EQ(canonical_hash(path), canonical_hash(dir_.file("whole.h5")));
+}
+
+TEST_F(SecondMoments, HealthIsReported) {
+  std::vector<double> sum = random_definite(6, 1);
+  for (size_t i = 0; i < 6; ++i) sum[2 * 6 + i] = sum[i * 6 + 2] = 0;
+  EXPECT_EQ(dead_rows(sum, 6), std::vector<int64_t>{2});
+  EXPECT_TRUE(std::isinf(condition_number(context_, sum, 6)));
+  // diag(1, 4): exact in the 1-norm.
+  EXPECT_NEAR(condition_number(context_, {1, 0, 0, 4}, 2), 4, 1e-12);
+}
+
+TEST_F(SecondMoments, SingularOnesNameTheRidge) {
+  SecondMomentMatrix matrix{2, 3, 10, {1, 0, 0, 0, 0, 0, 0, 0, 2}};
+  expect_message(error_of<NumericalError>([&] { factor_second_moment(context_, matrix, 0, "c.h5: layer 2"); }),
+                 {"c.h5: layer 2", "positive definite", "1", "ridge"});
+  EXPECT_EQ(factor_second_moment(context_, matrix, 0.1, "c")->size(), 3);
+}
+
+TEST_F(SecondMoments, OthersStatisticsAreRefused) {
+  const std::string path = dir_.file("c.h5");
+  collect(source_of(random_documents(20, 64, 2)), {.layers = {0, 2}}, path);
+  EXPECT_EQ(read(path).layer, 2);
+  expect_message(refusal(path, 1), {"c.h5", "layers 0, 2", "layer 1"});
+  expect_message(error_of<InputError>([&] { read_second_moment(path, 2, 50, "def"); }), {"c.h5", "another model"});
+  expect_message(error_of<InputError>([&] { read_second_moment(path, 2, 51, "abc"); }), {"c.h5", "50", "51"});
+  expect_message(refusal(dir_.file("missing.h5")), {"missing.h5"});
+  write_file_atomically(dir_.file("text.h5"), "text");
+  expect_message(refusal(dir_.file("text.h5")), {"text.h5"});
+  write_hdf5_atomically(dir_.file("t.h5"), [](H5File& file) { write_attribute(file, "/", "kind", "trace"); });
+  expect_message(refusal(dir_.file("t.h5")), {"t.h5", "no file of second moments"});
+}
+
+void write_npz(const std::string& path, const std::vector<float>& sum, const std::vector<int64_t>& shape,
+               int64_t count) {
+  NpzWriter writer(path);
+  writer.add<float>("mom2.mom2", sum, shape);
+  writer.add_scalar<int64_t>("mom2.count", count);
+  writer.finish();
+}
+
+TEST_F(SecondMoments, ReferenceFiles) {
+  EXPECT_EQ(layer_in_file_name("/a/transformer.h.17.mlp.c_proj_float32_mom2_100000.npz"), 17);
+  EXPECT_EQ(layer_in_file_name("transformer.h.0.mlp.c_proj_float64_mom2.npz"), 0);
+  for (const char* name : {"c.npz", "transformer.h.x.mlp.npz", "transformer.h.3.attn.npz", "h..mlp.npz", "ah.3.mlp."})
+    EXPECT_EQ(layer_in_file_name(name), std::nullopt) << name;
+
+  const auto n = static_cast<size_t>(model_.config().mlp_width);
+  const std::vector<double> definite = random_definite(50, 1);
+  std::vector<float> sum(definite.begin(), definite.end());
+  const std::string path = dir_.file("transformer.h.2.mlp.c_proj_float32_mom2.npz");
+  write_npz(path, sum, {50, 50}, 10);
+  const SecondMomentMatrix matrix = read(path);
+  EXPECT_EQ(matrix.tokens, 10);
+  EXPECT_EQ(matrix.mean[7], static_cast<double>(sum[7]) / 10);
+  expect_message(refusal(path, 1), {"layer 2", "layer 1"});
+  write_npz(dir_.file("c.npz"), sum, {50, 50}, 10);
+  expect_message(refusal(dir_.file("c.npz")), {"c.npz", "name", "transformer.h.2.mlp.c_proj"});
+  write_npz(path, sum, {25, 100}, 10);
+  expect_message(refusal(path), {"[25, 100]", "50"});
+  write_npz(path, sum, {50, 50}, 0);
+  expect_message(refusal(path), {"tokens", "0"});
+  const auto damaged = [&](size_t at, float value) {
+    std::vector<float> other = sum;
+    other[at] = value;
+    write_npz(path, other, {50, 50}, 10);
+    return refusal(path);
+  };
+  expect_message(damaged(3 * n + 3, -1), {"(3, 3)", "negative"});
+  expect_message(damaged(3 * n + 2, std::nanf("")), {"(3, 2)", "not finite"});
+  expect_message(damaged(3 * n + 2, 100), {"symmetric", "(3, 2)"});
+  {
+    NpzWriter writer(path);
+    writer.add_scalar<int64_t>("mom2.count", 3);
+    writer.finish();
+  }
+  expect_message(refusal(path), {"mom2.mom2"});
+  write_file_atomically(path, "PK");
+  expect_message(refusal(path), {"transformer.h.2"});
+}
+
+TEST_F(SecondMoments, TextAndTokenFilesGiveTheSameDocuments) {
+  const Tokenizer tokenizer = byte_tokenizer();
+  write_file_atomically(dir_.file("t.txt"), "one line\n\nanother line that is cut\nend");
+  const std::vector<int32_t> tokens = tokenizer.encode_ids("one lineanother liend");
+  write_hdf5_atomically(dir_.file("t.h5"), [&](H5File& file) {
+    write_dataset<int32_t>(file, "/tokens", tokens, {static_cast<int64_t>(tokens.size())});
+    write_dataset<int64_t>(file, "/document_offsets", std::vector<int64_t>{0, 8, 8, 18, 21}, {5});
+  });
+  const auto all = [](const NextDocument& next) {
+    Documents documents;
+    for (std::vector<int32_t> document; next(document);)
+      if (!document.empty()) documents.push_back(document);
+    return documents;
+  };
+  const Documents from_text = all(text_documents(context_, tokenizer, dir_.file("t.txt"), 10));
+  EXPECT_EQ(from_text.size(), 3u);
+  EXPECT_EQ(from_text, all(token_file_documents(tokenizer, dir_.file("t.h5"))));
+}
+
+TEST_F(SecondMoments, BadTokenFilesAreRefused) {
+  const Tokenizer tokenizer = byte_tokenizer();
+  const auto refused = [&](const std::vector<int32_t>& tokens, const std::vector<int64_t>& offsets) {
+    write_hdf5_atomically(dir_.file("t.h5"), [&](H5File& file) {
+      write_dataset<int32_t>(file, "/tokens", tokens, {static_cast<int64_t>(tokens.size())});
+      write_dataset<int64_t>(file, "/document_offsets", offsets, {static_cast<int64_t>(offsets.size())});
+    });
+    return error_of<InputError>([&] {
+      const NextDocument next = token_file_documents(tokenizer, dir_.file("t.h5"));
+      for (std::vector<int32_t> document; next(document);) continue;
+    });
+  };
+  expect_message(refused({1, 2, 3}, {0, 2}), {"t.h5", "/document_offsets"});
+  expect_message(refused({1, 2, 3}, {1, 3}), {"t.h5", "/document_offsets"});
+  expect_message(refused({1, 2, 3}, {0, 4, 3}), {"t.h5", "/document_offsets"});
+  expect_message(refused({1, 2, 300}, {0, 3}), {"t.h5", "300"});
+  expect_message(refused({1, -2, 3}, {0, 3}), {"t.h5", "-2"});
+}
+
+}  // namespace
+}  // namespace loci::test
