@@ -7,11 +7,11 @@
 #include "app/common.h"
 #include "model/executor.h"
 #include "model/tokenizer.h"
-#include "runtime/atomic_file.h"
 #include "runtime/error.h"
 #include "runtime/progress.h"
 #include "runtime/provenance.h"
 #include "runtime/sha256.h"
+#include "runtime/text_reader.h"
 #include "trace/facts.h"
 #include "trace/results.h"
 #include "trace/sweep.h"
@@ -58,14 +58,16 @@ TraceOptions trace_options(const TraceCommand& command, Noise noise) {
   return options;
 }
 
-/// How often each token occurs in a text file.
-std::vector<int64_t> count_tokens(const std::string& text, const Tokenizer& tokenizer, const GptConfig& config) {
+/// How often each token occurs in a text.
+std::vector<int64_t> count_tokens(const std::string& path, const Tokenizer& tokenizer, const GptConfig& config) {
   std::vector<int64_t> counts(static_cast<size_t>(config.vocabulary));
-  for (const int32_t token : tokenizer.encode_ids(text)) {
-    require<InputError>(token < config.vocabulary, "the tokenizer's token {} is outside the model's vocabulary of {}",
-                        token, config.vocabulary);
-    ++counts[static_cast<size_t>(token)];
-  }
+  TextReader reader(path);
+  for (std::string document; reader.next(document);)
+    for (const int32_t token : tokenizer.encode_ids(document)) {
+      require<InputError>(token < config.vocabulary, "the tokenizer's token {} is outside the model's vocabulary of {}",
+                          token, config.vocabulary);
+      ++counts[static_cast<size_t>(token)];
+    }
   return counts;
 }
 
@@ -88,7 +90,7 @@ Noise measure_noise(const TraceCommand& command, const FactFile& facts, Context&
     noise.level = noise.rule.value * embedding_deviation(context, model, subjects);
   }
   if (noise.rule.needs_text()) {
-    const auto counts = count_tokens(read_text_file(command.noise_text), tokenizer, model.config());
+    const auto counts = count_tokens(command.noise_text, tokenizer, model.config());
     noise.law = embedding_law(context, model, counts);
     noise.level = root_mean_square(*noise.law);
   }
@@ -348,7 +350,7 @@ void add_trace(CLI::App& app) {
                    "0.1: normal of that level; s3: 3 deviations of the subjects' embeddings; u3: uniform in (-3, 3); "
                    "m, t3: normal or Student's t with the law of the embeddings of --noise-text")
       ->capture_default_str();
-  command->add_option("--noise-text", options->noise_text, "text for --noise m and t")->option_text("FILE");
+  command->add_option("--noise-text", options->noise_text, "text for --noise m and t, one document a line or JSON lines")->option_text("FILE");
   command->add_option("--noise-seed", options->noise_seed, "seed of the noise; published traces: 1")
       ->capture_default_str();
   command->add_flag("--replace", options->replace, "replace the subject's embeddings by noise instead of adding it");
