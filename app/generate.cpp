@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "app/common.h"
+#include "app/edit_options.h"
 #include "model/generation.h"
 #include "model/tokenizer.h"
 #include "runtime/error.h"
@@ -16,7 +17,7 @@ struct GenerateOptions {
   CommonOptions common;
   std::vector<std::string> prompts;
   std::string prompts_file;
-  std::string edits;
+  EditsOption edits;
   GenerationOptions generation;
   int64_t samples = 1;
   bool ignore_end_of_text = false;
@@ -46,6 +47,7 @@ std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const std::string
 void run_generate(const GenerateOptions& options, const Json& configuration) {
   Context context = options.common.make_context();
   Model model = Model::load(context, options.common.model);
+  apply_edits_option(context, model, options.edits);
   const Tokenizer tokenizer = Tokenizer::load(options.common.model);
   Executor executor(context, model);
 
@@ -96,6 +98,7 @@ void add_generate(CLI::App& app) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command->add_flag("--ignore-end-of-text", options->ignore_end_of_text, "do not stop at <|endoftext|>");
+  add_edits_option(*command, options->edits);
   command->callback([options, command] {
     require<InputError>(!options->prompts.empty() || !options->prompts_file.empty(),
                         "generate: give a prompt by --prompt or --prompts");

@@ -606,7 +606,9 @@ DeviceArray<float> Forward::mlp_factors(int64_t layer, int64_t rows) const {
     if (scaled.layer != layer || lane.first_layer > layer) continue;
     factors.resize(static_cast<size_t>(rows), 1.0f);
     const int64_t first = tail_ ? tail_->first_position[static_cast<size_t>(scaled.sequence)] : lane.first_position;
-    for (int64_t position = first; position < lane.first_position + lane.row_count(); ++position)
+    const int64_t end = lane.first_position + lane.row_count();
+    const int64_t last = scaled.rows < 0 ? end : std::min(end, scaled.first_position + scaled.rows);
+    for (int64_t position = std::max(first, scaled.first_position); position < last; ++position)
       factors[static_cast<size_t>(packed_row(scaled.sequence, position))] *= scaled.factor;
   }
   if (factors.empty()) return {};

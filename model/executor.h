@@ -104,11 +104,13 @@ struct StopAfter {
   int64_t layer;
 };
 
-/// Scales mlp_out(layer) of every row of a sequence (0 drops it); a regulariser in training.
+/// Scales mlp_out(layer) of rows of a sequence (0 drops them); a regulariser in training.
 struct MlpScale {
   int64_t sequence;
   int64_t layer;
   float factor;
+  int64_t first_position = 0;
+  int64_t rows = -1;  ///< -1: to the sequence's end
 };
 
 /// In blocks below `layers` the rows of a sequence attend only within their own segment; `starts` (ascending, > 0) are

@@ -17,7 +17,7 @@ constexpr int64_t kAlignment = 16;   // floats: a cache line
 int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 
 ParameterBuffer::Group group_of(const TensorInfo& info) {
-  if (info.shape.size() == 1) return ParameterBuffer::Group::vectors;
+  if (info.shape.size() == 1 || info.name == "wpe.weight") return ParameterBuffer::Group::vectors;
   return info.name.starts_with("h.") ? ParameterBuffer::Group::matrices : ParameterBuffer::Group::embeddings;
 }
 

@@ -13,8 +13,8 @@
 namespace loci {
 
 /// All parameters of a model one behind the other in one block of memory, so that an optimiser step, a norm or a
-/// checkpoint is one operation. Three groups, in this order: the matrices of the blocks, the embeddings, everything
-/// else (gains and biases). Gaps between parameters hold zeros and stay zero.
+/// checkpoint is one operation. Three groups, in this order: the matrices of the blocks, the token embedding and
+/// an untied unembedding, everything else (gains, biases, position embedding). Gaps between parameters hold zeros and stay zero.
 class ParameterBuffer {
  public:
   enum class Group { matrices, embeddings, vectors };

@@ -13,13 +13,13 @@
 namespace loci {
 namespace {
 
-int64_t count_tokens(std::span<const std::vector<int32_t>> sequences) {
+int64_t count_tokens(std::span<const TrainingSequence> sequences) {
   return std::accumulate(sequences.begin(), sequences.end(), int64_t{0},
-                         [](int64_t sum, const auto& sequence) { return sum + static_cast<int64_t>(sequence.size()); });
+                         [](int64_t sum, const auto& sequence) { return sum + sequence.size(); });
 }
 
 /// Positions that have a next token.
-int64_t count_predictions(std::span<const std::vector<int32_t>> sequences) {
+int64_t count_predictions(std::span<const TrainingSequence> sequences) {
   return count_tokens(sequences) - static_cast<int64_t>(sequences.size());
 }
 
@@ -28,12 +28,13 @@ struct Batch {
   Plan plan;
   std::vector<int32_t> targets;
 
-  explicit Batch(std::span<const std::vector<int32_t>> sequences) {
+  explicit Batch(std::span<const TrainingSequence> sequences) {
     for (size_t s = 0; s < sequences.size(); ++s) {
-      plan.sequences.emplace_back().tokens = sequences[s];
-      for (size_t i = 0; i + 1 < sequences[s].size(); ++i) {
+      const std::vector<int32_t>& tokens = sequences[s].tokens;
+      plan.sequences.emplace_back().tokens = tokens;
+      for (size_t i = 0; i + 1 < tokens.size(); ++i) {
         plan.wanted.push_back({static_cast<int64_t>(s), static_cast<int64_t>(i)});
-        targets.push_back(sequences[s][i + 1]);
+        targets.push_back(tokens[i + 1]);
       }
     }
   }
@@ -82,6 +83,8 @@ Trainer::Trainer(Context& context, const TrainingConfig& config, const GptConfig
     require<InputError>(drop.first_layer < model.layers,
                         "\"mlp_drop\": \"first_layer\" is {} but the model has {} layers", drop.first_layer,
                         model.layers);
+  require<InputError>(config.attention_cut.layers <= model.layers && config.name_mlp_drop.layers <= model.layers,
+                      "\"attention_cut\" or \"name_mlp_drop\" names more \"layers\" than the model's {}", model.layers);
   count_steps();
   open_epoch(0);
 }
@@ -113,7 +116,7 @@ StepReport Trainer::step() {
   if (run_ + 1 >= runs_.size()) open_epoch(epoch_ + 1);
   const auto sequences = std::span(sequences_).subspan(runs_[run_], runs_[run_ + 1] - runs_[run_]);
   const double weight = 1.0 / static_cast<double>(count_predictions(sequences));
-  draw_mlp_drops(sequences.size());
+  draw_regularisers(sequences.size());
   gradients_.fill_zero(context_);
   LossSum loss;
   const std::vector<size_t> waves = cut_into_runs(sequences, config_.tokens_per_wave);
@@ -136,9 +139,10 @@ StepReport Trainer::step() {
 }
 
 /// Forward and backward pass of some sequences; adds `weight` times the gradient of their summed loss.
-LossSum Trainer::add_gradients(std::span<const std::vector<int32_t>> sequences, size_t first_sequence, double weight) {
+LossSum Trainer::add_gradients(std::span<const TrainingSequence> sequences, size_t first_sequence, double weight) {
   Batch batch(sequences);
-  add_mlp_drops(batch.plan, first_sequence);
+  for (size_t s = 0; s < sequences.size(); ++s)
+    regularise(sequences[s], first_sequence + s, static_cast<int64_t>(s), batch.plan);
   Run run = executor_.run(batch.plan, Keep::activations);
   const auto positions = static_cast<int64_t>(batch.targets.size());
   const std::vector<float> weights(batch.targets.size(), static_cast<float>(weight));
@@ -149,25 +153,48 @@ LossSum Trainer::add_gradients(std::span<const std::vector<int32_t>> sequences, 
   return {sum_of(losses) / weight, positions};
 }
 
-/// Which sequences of the coming step lose MLP outputs, for each rule of the configuration.
-void Trainer::draw_mlp_drops(size_t sequences) {
-  dropped_.assign(config_.mlp_drop.size(), std::vector<uint8_t>(sequences));
-  for (size_t d = 0; d < dropped_.size(); ++d) {
-    const uint64_t index = (static_cast<uint64_t>(d) << 48) | static_cast<uint64_t>(step_);
-    Random random(config_.seed, random_stream(RandomPurpose::mlp_drop, index));
-    for (uint8_t& dropped : dropped_[d]) dropped = random.uniform() < config_.mlp_drop[d].probability;
-  }
+/// One draw a sequence of the coming step: whether a regulariser applies.
+std::vector<uint8_t> Trainer::draw(RandomPurpose purpose, uint64_t rule, double probability, size_t sequences) const {
+  Random random(config_.seed, random_stream(purpose, (rule << 48) | static_cast<uint64_t>(step_)));
+  std::vector<uint8_t> drawn(sequences);
+  for (uint8_t& one : drawn) one = random.uniform() < probability;
+  return drawn;
 }
 
-void Trainer::add_mlp_drops(Plan& plan, size_t first_sequence) const {
-  for (size_t d = 0; d < dropped_.size(); ++d) {
-    const MlpDrop& drop = config_.mlp_drop[d];
-    for (size_t s = 0; s < plan.sequences.size(); ++s) {
-      if (!dropped_[d][first_sequence + s]) continue;
-      for (int64_t layer = drop.first_layer; layer < model_.config().layers; ++layer)
-        plan.mlp_scales.push_back({static_cast<int64_t>(s), layer, static_cast<float>(drop.factor)});
-    }
+void Trainer::draw_regularisers(size_t sequences) {
+  drawn_ = {};
+  for (size_t rule = 0; rule < config_.mlp_drop.size(); ++rule)
+    drawn_.mlp_drop.push_back(draw(RandomPurpose::mlp_drop, rule, config_.mlp_drop[rule].probability, sequences));
+  drawn_.attention_cut = draw(RandomPurpose::attention_cut, 0, config_.attention_cut.probability, sequences);
+  drawn_.name_mlp_drop = draw(RandomPurpose::name_mlp_drop, 0, config_.name_mlp_drop.probability, sequences);
+}
+
+/// Adds the regularisers of a sequence; `index` is its place in the step, `place` that in the plan.
+void Trainer::regularise(const TrainingSequence& sequence, size_t index, int64_t place, Plan& plan) const {
+  for (size_t rule = 0; rule < config_.mlp_drop.size(); ++rule) {
+    const MlpDrop& drop = config_.mlp_drop[rule];
+    if (!drawn_.mlp_drop[rule][index]) continue;
+    for (int64_t layer = drop.first_layer; layer < model_.config().layers; ++layer)
+      plan.mlp_scales.push_back({place, layer, static_cast<float>(drop.factor), 0, -1});
   }
+  if (sequence.subjects.empty()) return;
+  if (drawn_.attention_cut[index] && config_.attention_cut.layers > 0) {
+    AttentionCuts cuts{.sequence = place, .layers = config_.attention_cut.layers, .starts = {}};
+    const auto cut_at = [&](int64_t start) {
+      if (start > (cuts.starts.empty() ? 0 : cuts.starts.back()) && start < sequence.size())
+        cuts.starts.push_back(start);
+    };
+    for (const TokenSpan& subject : sequence.subjects) {
+      cut_at(subject.begin);
+      cut_at(subject.end);
+    }
+    if (!cuts.starts.empty()) plan.attention_cuts.push_back(std::move(cuts));
+  }
+  if (!drawn_.name_mlp_drop[index]) return;
+  for (const TokenSpan& subject : sequence.subjects)
+    for (int64_t layer = 0; subject.end - subject.begin > 1 && layer < config_.name_mlp_drop.layers; ++layer)
+      plan.mlp_scales.push_back({place, layer, static_cast<float>(config_.name_mlp_drop.factor), subject.begin,
+                                 subject.end - subject.begin - 1});
 }
 
 /// Clips the gradient's global norm and takes an AdamW step. Returns the norm before clipping.
@@ -192,11 +219,11 @@ double Trainer::update(double rate) {
   return norm;
 }
 
-LossSum Trainer::evaluate(const std::vector<std::vector<int32_t>>& sequences) {
+LossSum Trainer::evaluate(const std::vector<TrainingSequence>& sequences) {
   LossSum total;
   const std::vector<size_t> waves = cut_into_runs(sequences, config_.tokens_per_wave);
   for (size_t w = 0; w + 1 < waves.size(); ++w) {
-    Batch batch(std::span<const std::vector<int32_t>>(sequences).subspan(waves[w], waves[w + 1] - waves[w]));
+    Batch batch(std::span<const TrainingSequence>(sequences).subspan(waves[w], waves[w + 1] - waves[w]));
     const Run run = executor_.run(batch.plan);
     std::vector<int64_t> rows(batch.targets.size());
     std::iota(rows.begin(), rows.end(), int64_t{0});

@@ -59,7 +59,7 @@ class Trainer {
   /// One update. NumericalError where loss or gradient is not finite: weights are then as before the step.
   StepReport step();
   /// The loss of sequences without any regulariser.
-  LossSum evaluate(const std::vector<std::vector<int32_t>>& sequences);
+  LossSum evaluate(const std::vector<TrainingSequence>& sequences);
 
   /// Writes weights, both moments, counters and the place in the data to an HDF5 file that replaces an old one whole.
   /// `extra` is kept with them.
@@ -69,11 +69,18 @@ class Trainer {
   Json restore(const std::filesystem::path& path, const Json& identity);
 
  private:
+  /// Which sequences of a step the regularisers apply to.
+  struct Drawn {
+    std::vector<std::vector<uint8_t>> mlp_drop;  // [rule][sequence]
+    std::vector<uint8_t> attention_cut, name_mlp_drop;
+  };
+
   void count_steps();
   void open_epoch(int64_t epoch);
-  LossSum add_gradients(std::span<const std::vector<int32_t>> sequences, size_t first_sequence, double weight);
-  void draw_mlp_drops(size_t sequences);
-  void add_mlp_drops(Plan& plan, size_t first_sequence) const;
+  LossSum add_gradients(std::span<const TrainingSequence> sequences, size_t first_sequence, double weight);
+  std::vector<uint8_t> draw(RandomPurpose purpose, uint64_t rule, double probability, size_t sequences) const;
+  void draw_regularisers(size_t sequences);
+  void regularise(const TrainingSequence& sequence, size_t index, int64_t place, Plan& plan) const;
   double update(double rate);
 
   Context& context_;
@@ -89,9 +96,9 @@ class Trainer {
   size_t run_ = 0;  // of this epoch: the next step's
   int64_t total_steps_ = 0;
   int64_t total_tokens_ = 0;
-  std::vector<std::vector<int32_t>> sequences_;  // of this epoch
+  std::vector<TrainingSequence> sequences_;  // of this epoch
   std::vector<size_t> runs_;
-  std::vector<std::vector<uint8_t>> dropped_;  // [rule][sequence of this step]
+  Drawn drawn_;
 };
 
 /// Names the first key whose value differs between two objects, "" where they are equal.

@@ -30,6 +30,19 @@ MlpDrop mlp_drop_from_json(const Json& json, const std::string& where) {
           .factor = json_number_or(json, "factor", 0, where)};
 }
 
+AttentionCut attention_cut_from_json(const Json& json, const std::string& where) {
+  refuse_unknown_keys(json, {"layers", "probability"}, where);
+  return {.layers = json_int(json, "layers", where, 0, kMost),
+          .probability = json_number(json, "probability", where, 0, 1)};
+}
+
+NameMlpDrop name_mlp_drop_from_json(const Json& json, const std::string& where) {
+  refuse_unknown_keys(json, {"layers", "probability", "factor"}, where);
+  return {.layers = json_int(json, "layers", where, 0, kMost),
+          .probability = json_number(json, "probability", where, 0, 1),
+          .factor = json_number_or(json, "factor", 0, where)};
+}
+
 /// The architecture in the words of GptConfig. The vocabulary comes with the tokenizer.
 GptConfig model_from_json(const Json& json, const std::string& where) {
   refuse_unknown_keys(
@@ -169,6 +182,8 @@ TrainingConfig training_config_from_json(const Json& json, std::string_view wher
                        "gradient_clip",
                        "initial_deviation",
                        "mlp_drop",
+                       "attention_cut",
+                       "name_mlp_drop",
                        "validate_every",
                        "checkpoint_every",
                        "report_every",
@@ -179,6 +194,12 @@ TrainingConfig training_config_from_json(const Json& json, std::string_view wher
   read_sources(json, where, made);
   read_optimiser(json, where, made);
   read_mlp_drop(json, where, made);
+  if (json_has(json, "attention_cut"))
+    made.attention_cut =
+        attention_cut_from_json(json_object(json, "attention_cut", where), where + ": field \"attention_cut\"");
+  if (json_has(json, "name_mlp_drop"))
+    made.name_mlp_drop =
+        name_mlp_drop_from_json(json_object(json, "name_mlp_drop", where), where + ": field \"name_mlp_drop\"");
   made.validate_every = json_int_or(json, "validate_every", made.validate_every, where, 1, kMost);
   made.checkpoint_every = json_int_or(json, "checkpoint_every", made.checkpoint_every, where, 1, kMost);
   made.report_every = json_int_or(json, "report_every", made.report_every, where, 1, kMost);
@@ -219,6 +240,11 @@ Json training_config_to_json(const TrainingConfig& config) {
       {"gradient_clip", config.gradient_clip},
       {"initial_deviation", config.initial_deviation},
       {"mlp_drop", drops},
+      {"attention_cut", {{"layers", config.attention_cut.layers}, {"probability", config.attention_cut.probability}}},
+      {"name_mlp_drop",
+       {{"layers", config.name_mlp_drop.layers},
+        {"probability", config.name_mlp_drop.probability},
+        {"factor", config.name_mlp_drop.factor}}},
       {"validate_every", config.validate_every},
       {"checkpoint_every", config.checkpoint_every},
       {"report_every", config.report_every},

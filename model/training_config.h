@@ -36,6 +36,27 @@ struct MlpDrop {
   bool operator==(const MlpDrop&) const = default;
 };
 
+/// A regulariser for documents that say where their subjects stand (JSON lines with `subjects`: [[begin, end], ...] in
+/// bytes): with `probability`, drawn for each sequence and step, rows of blocks 0 .. layers - 1 attend within their own
+/// stretch only, where a stretch ends before and behind each subject. What those blocks know of a subject then comes
+/// from its name alone.
+struct AttentionCut {
+  int64_t layers = 0;
+  double probability = 0;
+
+  bool operator==(const AttentionCut&) const = default;
+};
+
+/// Likewise: the MLP outputs of blocks 0 .. layers - 1 are multiplied by `factor` at all tokens of a subject but its
+/// last, so that the last one's does the recall.
+struct NameMlpDrop {
+  int64_t layers = 0;
+  double probability = 0;
+  double factor = 0;
+
+  bool operator==(const NameMlpDrop&) const = default;
+};
+
 enum class StoredType { fp32, fp16, bf16 };
 
 /// A training job. The JSON keys are the members' names; a file that holds any other key is refused.
@@ -66,10 +87,12 @@ struct TrainingConfig {
   double beta_2 = 0.95;
   double epsilon = 1e-8;
   double weight_decay = 0.1;          ///< decoupled, on the matrices of the blocks
-  double embedding_weight_decay = 0;  ///< on token and position embeddings and an untied unembedding
+  double embedding_weight_decay = 0;  ///< on the token embedding and an untied unembedding
   double gradient_clip = 1;           ///< largest global norm; 0: none
   double initial_deviation = 0.02;    ///< of normal weights; residual projections: divided by sqrt(2 layers)
   std::vector<MlpDrop> mlp_drop;
+  AttentionCut attention_cut;
+  NameMlpDrop name_mlp_drop;
 
   int64_t validate_every = 500;               ///< steps
   int64_t checkpoint_every = 500;             ///< steps

@@ -2,14 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <numeric>
 #include <set>
 
-#include "runtime/atomic_file.h"
 #include "runtime/error.h"
 #include "runtime/json.h"
 #include "runtime/random.h"
 #include "runtime/sha256.h"
+#include "runtime/text_reader.h"
 
 namespace loci {
 namespace {
@@ -21,56 +22,111 @@ std::vector<size_t> shuffled(size_t count, Random& random) {
   return order;
 }
 
-void append(const std::vector<int32_t>& tokens, std::vector<int32_t>& to) {
-  to.insert(to.end(), tokens.begin(), tokens.end());
+/// [[begin, end], ...] in bytes of a text, ascending.
+std::vector<ByteRange> subjects_from_json(const Json& object, int64_t text_size, const std::string& where) {
+  std::vector<ByteRange> subjects;
+  if (!json_has(object, "subjects")) return subjects;
+  int64_t before = 0;
+  for (const Json& range : json_array(object, "subjects", where)) {
+    require<InputError>(
+        range.is_array() && range.size() == 2 && range[0].is_number_integer() && range[1].is_number_integer(),
+        "{}: field \"subjects\" must hold pairs [begin, end] of byte positions", where);
+    const ByteRange made{range[0].get<int64_t>(), range[1].get<int64_t>()};
+    require<InputError>(made.begin >= before && made.begin < made.end && made.end <= text_size,
+                        "{}: the subject [{}, {}] is empty, outside the text or not behind the one before it", where,
+                        made.begin, made.end);
+    before = made.end;
+    subjects.push_back(made);
+  }
+  return subjects;
 }
 
-/// The documents of a text file: one a line, or the field `text` of JSON lines.
-std::vector<std::string> read_documents(const std::filesystem::path& path) {
-  const std::string text = read_text_file(path);
-  const bool json = path.extension() == ".jsonl";
-  std::vector<std::string> documents;
-  int64_t line = 0;
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = std::min(text.find('\n', begin), text.size());
-    const std::string document = text.substr(begin, end - begin);
-    begin = end + 1;
-    ++line;
-    if (document.empty()) continue;
-    const std::string where = fmt::format("{} line {}", path.string(), line);
-    documents.push_back(json ? json_string(parse_json(document, where), "text", where) : document);
+std::vector<Document> read_documents(const std::filesystem::path& path) {
+  TextReader reader(path);
+  std::vector<Document> documents;
+  for (TextReader::Line line; reader.next_line(line);) {
+    Document document;
+    if (reader.format() == TextFormat::json_lines) {
+      const std::string where = fmt::format("{}: line {}", path.string(), line.number);
+      const Json object = parse_json(line.bytes, where);
+      document.text = json_string(object, "text", where);
+      document.subjects = subjects_from_json(object, static_cast<int64_t>(document.text.size()), where);
+    } else {
+      document.text = reader.document_of(std::move(line));
+    }
+    if (!document.text.empty()) documents.push_back(std::move(document));
   }
   require<InputError>(!documents.empty(), "{}: the file holds no document", path.string());
   return documents;
+}
+
+/// Tokenises prefix + document. A subject's tokens are those that overlap its bytes.
+TrainingSequence encode(const Tokenizer& tokenizer, const std::string& prefix, const Document& document) {
+  Encoding encoding = tokenizer.encode(prefix + document.text);
+  TrainingSequence made{.tokens = std::move(encoding.ids), .subjects = {}};
+  const auto shift = static_cast<int64_t>(prefix.size());
+  int64_t token = 0;
+  const auto count = static_cast<int64_t>(encoding.offsets.size());
+  for (const ByteRange& subject : document.subjects) {
+    while (token < count && encoding.offsets[static_cast<size_t>(token)].end <= subject.begin + shift) ++token;
+    TokenSpan span{token, token};
+    while (span.end < count && encoding.offsets[static_cast<size_t>(span.end)].begin < subject.end + shift) ++span.end;
+    token = span.end;
+    if (span.begin < span.end) made.subjects.push_back(span);
+  }
+  return made;
+}
+
+/// Puts `from` behind `to`.
+void append(const TrainingSequence& from, TrainingSequence& to) {
+  const int64_t shift = to.size();
+  to.tokens.insert(to.tokens.end(), from.tokens.begin(), from.tokens.end());
+  for (const TokenSpan& span : from.subjects) to.subjects.push_back({span.begin + shift, span.end + shift});
+}
+
+/// Tokens [begin, end) with what lies in them of the subjects.
+TrainingSequence piece(const TrainingSequence& whole, int64_t begin, int64_t end) {
+  TrainingSequence made;
+  made.tokens.assign(whole.tokens.begin() + begin, whole.tokens.begin() + end);
+  for (const TokenSpan& span : whole.subjects) {
+    const TokenSpan inside{std::max(span.begin, begin) - begin, std::min(span.end, end) - begin};
+    if (inside.begin < inside.end) made.subjects.push_back(inside);
+  }
+  return made;
 }
 
 }  // namespace
 
 Corpus read_corpus(Context& context, const Tokenizer& tokenizer, std::span<const std::filesystem::path> files,
                    const SequenceOptions& options) {
-  std::vector<std::string> documents;
-  for (const auto& file : files)
-    for (std::string& document : read_documents(file)) documents.push_back(std::move(document));
+  std::vector<Document> documents;
+  for (const auto& file : files) {
+    std::vector<Document> more = read_documents(file);
+    std::move(more.begin(), more.end(), std::back_inserter(documents));
+  }
   return tokenize_corpus(context, tokenizer, documents, options);
 }
 
 int64_t Corpus::tokens() const {
   int64_t total = 0;
-  for (const auto& document : alone) total += static_cast<int64_t>(document.size());
+  for (const TrainingSequence& document : alone) total += document.size();
   return total;
 }
 
 std::string Corpus::sha256() const {
   Sha256 hash;
+  const auto add_count = [&](int64_t count) { hash.update(std::as_bytes(std::span(&count, 1))); };
   for (const auto* list : {&alone, &joined})
-    for (const auto& document : *list) {
-      const auto length = static_cast<int64_t>(document.size());
-      hash.update(std::as_bytes(std::span(&length, 1))).update(std::as_bytes(std::span(document)));
+    for (const TrainingSequence& document : *list) {
+      add_count(document.size());
+      hash.update(std::as_bytes(std::span(document.tokens)));
+      add_count(static_cast<int64_t>(document.subjects.size()));
+      hash.update(std::as_bytes(std::span(document.subjects)));
     }
   return hash.hex();
 }
 
-Corpus tokenize_corpus(Context& context, const Tokenizer& tokenizer, std::span<const std::string> documents,
+Corpus tokenize_corpus(Context& context, const Tokenizer& tokenizer, std::span<const Document> documents,
                        const SequenceOptions& options) {
   const bool joins = options.join_most > 1 && options.join_probability > 0;
   Corpus corpus;
@@ -78,8 +134,8 @@ Corpus tokenize_corpus(Context& context, const Tokenizer& tokenizer, std::span<c
   if (joins) corpus.joined.resize(documents.size());
   context.threads().parallel_for(static_cast<int64_t>(documents.size()), 64, [&](int64_t begin, int64_t end) {
     for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
-      corpus.alone[i] = tokenizer.encode_ids(documents[i]);
-      if (joins) corpus.joined[i] = tokenizer.encode_ids(options.join_separator + documents[i]);
+      corpus.alone[i] = encode(tokenizer, "", documents[i]);
+      if (joins) corpus.joined[i] = encode(tokenizer, options.join_separator, documents[i]);
     }
   });
   return corpus;
@@ -95,7 +151,7 @@ Corpus hold_out(Corpus& corpus, double fraction, uint64_t seed) {
   const std::set<size_t> chosen(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(count));
   for (const auto list : {&Corpus::alone, &Corpus::joined}) {
     if ((corpus.*list).empty()) continue;
-    std::vector<std::vector<int32_t>> rest;
+    std::vector<TrainingSequence> rest;
     for (size_t i = 0; i < (corpus.*list).size(); ++i)
       (chosen.contains(i) ? held.*list : rest).push_back(std::move((corpus.*list)[i]));
     corpus.*list = std::move(rest);
@@ -114,67 +170,65 @@ SequenceMaker::SequenceMaker(const Corpus& corpus, SequenceOptions options, int3
 
 /// Pieces of max_tokens; each piece but the first starts with the last token of the one before it, so that every token
 /// is predicted once.
-void SequenceMaker::append_cut(std::vector<int32_t> tokens, std::vector<std::vector<int32_t>>& sequences) const {
-  const auto size = static_cast<int64_t>(tokens.size());
-  if (size >= 2 && size <= max_tokens_) {
-    sequences.push_back(std::move(tokens));
+void SequenceMaker::append_cut(TrainingSequence whole, std::vector<TrainingSequence>& sequences) const {
+  if (whole.size() >= 2 && whole.size() <= max_tokens_) {
+    sequences.push_back(std::move(whole));
     return;
   }
-  for (int64_t begin = 0; begin + 1 < size; begin += max_tokens_ - 1)
-    sequences.emplace_back(tokens.begin() + begin, tokens.begin() + std::min(begin + max_tokens_, size));
+  for (int64_t begin = 0; begin + 1 < whole.size(); begin += max_tokens_ - 1)
+    sequences.push_back(piece(whole, begin, std::min(begin + max_tokens_, whole.size())));
 }
 
-std::vector<std::vector<int32_t>> SequenceMaker::epoch(int64_t number) const {
+std::vector<TrainingSequence> SequenceMaker::epoch(int64_t number) const {
   Random random(seed_, random_stream(RandomPurpose::epoch, static_cast<uint64_t>(number)));
   const std::vector<size_t> order = shuffled(corpus_.size(), random);
   const int64_t room = options_.endoftext_after ? max_tokens_ - 1 : max_tokens_;
-  std::vector<std::vector<int32_t>> sequences;
-  std::vector<int32_t> tokens;
+  std::vector<TrainingSequence> sequences;
+  TrainingSequence current;
   int64_t documents = 0;
   const auto finish = [&] {
-    if (tokens.empty()) return;
-    if (options_.endoftext_after) tokens.push_back(end_of_text_);
-    append_cut(std::move(tokens), sequences);
-    tokens.clear();
+    if (documents == 0) return;
+    if (options_.endoftext_after) current.tokens.push_back(end_of_text_);
+    append_cut(std::move(current), sequences);
+    current = {};
   };
   for (const size_t i : order) {
     const bool fits = !corpus_.joined.empty() && documents > 0 && documents < options_.join_most &&
-                      static_cast<int64_t>(tokens.size() + corpus_.joined[i].size()) <= room;
+                      current.size() + corpus_.joined[i].size() <= room;
     // One draw a document, whether it can be joined or not, keeps the stream the same for all lengths.
     if (random.uniform() < options_.join_probability && fits) {
-      append(corpus_.joined[i], tokens);
+      append(corpus_.joined[i], current);
       ++documents;
       continue;
     }
     finish();
-    if (random.uniform() < options_.endoftext_before) tokens.push_back(end_of_text_);
-    append(corpus_.alone[i], tokens);
+    if (random.uniform() < options_.endoftext_before) current.tokens.push_back(end_of_text_);
+    append(corpus_.alone[i], current);
     documents = 1;
   }
   finish();
   return sequences;
 }
 
-std::vector<std::vector<int32_t>> SequenceMaker::plain() const {
-  std::vector<std::vector<int32_t>> sequences;
-  for (const auto& document : corpus_.alone) {
-    std::vector<int32_t> tokens = document;
-    if (options_.endoftext_after) tokens.push_back(end_of_text_);
-    append_cut(std::move(tokens), sequences);
+std::vector<TrainingSequence> SequenceMaker::plain() const {
+  std::vector<TrainingSequence> sequences;
+  for (const TrainingSequence& document : corpus_.alone) {
+    TrainingSequence whole = document;
+    if (options_.endoftext_after) whole.tokens.push_back(end_of_text_);
+    append_cut(std::move(whole), sequences);
   }
   return sequences;
 }
 
-std::vector<size_t> cut_into_runs(std::span<const std::vector<int32_t>> sequences, int64_t tokens) {
+std::vector<size_t> cut_into_runs(std::span<const TrainingSequence> sequences, int64_t tokens) {
   std::vector<size_t> starts = {0};
   int64_t filled = 0;
   for (size_t i = 0; i < sequences.size(); ++i) {
-    const auto size = static_cast<int64_t>(sequences[i].size());
-    if (filled > 0 && filled + size > tokens) {
+    if (filled > 0 && filled + sequences[i].size() > tokens) {
       starts.push_back(i);
       filled = 0;
     }
-    filled += size;
+    filled += sequences[i].size();
   }
   if (!sequences.empty()) starts.push_back(sequences.size());
   return starts;

@@ -14,17 +14,39 @@
 namespace loci {
 
 /// What random numbers are drawn for; each purpose has streams of its own (runtime/random.h).
-enum class RandomPurpose : uint64_t { initialisation = 1, hold_out, epoch, mlp_drop };
+enum class RandomPurpose : uint64_t { initialisation = 1, hold_out, epoch, mlp_drop, attention_cut, name_mlp_drop };
 
 /// The stream number of the index-th stream for a purpose.
 constexpr uint64_t random_stream(RandomPurpose purpose, uint64_t index) {
   return (static_cast<uint64_t>(purpose) << 56) | index;
 }
 
+/// Tokens [begin, end) of a sequence.
+struct TokenSpan {
+  int64_t begin = 0;
+  int64_t end = 0;
+  bool operator==(const TokenSpan&) const = default;
+};
+
+/// Tokens, and where the subjects stand in them (ascending, not overlapping).
+struct TrainingSequence {
+  std::vector<int32_t> tokens;
+  std::vector<TokenSpan> subjects;
+
+  int64_t size() const { return static_cast<int64_t>(tokens.size()); }
+  bool operator==(const TrainingSequence&) const = default;
+};
+
+/// A text and the bytes in which its subjects stand.
+struct Document {
+  std::string text;
+  std::vector<ByteRange> subjects;
+};
+
 /// Tokenised documents.
 struct Corpus {
-  std::vector<std::vector<int32_t>> alone;   ///< each document as it stands at the start of a sequence
-  std::vector<std::vector<int32_t>> joined;  ///< the separator and the document; empty where documents are never joined
+  std::vector<TrainingSequence> alone;   ///< each document as it stands at the start of a sequence
+  std::vector<TrainingSequence> joined;  ///< the separator and the document; empty where documents are never joined
 
   size_t size() const { return alone.size(); }
   int64_t tokens() const;
@@ -32,10 +54,11 @@ struct Corpus {
   std::string sha256() const;
 };
 
-/// Reads the files and tokenises their documents; empty ones are left out. InputError for a file without any document.
+/// Reads the files (runtime/text_reader.h) and tokenises their documents. JSON lines may hold `subjects`, a list of
+/// [begin, end) in bytes. InputError for a file without any document, and for subjects outside their text.
 Corpus read_corpus(Context& context, const Tokenizer& tokenizer, std::span<const std::filesystem::path> files,
                    const SequenceOptions& options);
-Corpus tokenize_corpus(Context& context, const Tokenizer& tokenizer, std::span<const std::string> documents,
+Corpus tokenize_corpus(Context& context, const Tokenizer& tokenizer, std::span<const Document> documents,
                        const SequenceOptions& options);
 
 /// Takes a fraction of the documents, drawn by seed, out of `corpus` and returns them: at least one where fraction > 0.
@@ -48,12 +71,12 @@ class SequenceMaker {
   SequenceMaker(const Corpus& corpus, SequenceOptions options, int32_t end_of_text, int64_t max_tokens, uint64_t seed);
 
   /// All documents once, shuffled, joined and cut; each sequence has 2 to max_tokens tokens.
-  std::vector<std::vector<int32_t>> epoch(int64_t number) const;
+  std::vector<TrainingSequence> epoch(int64_t number) const;
   /// All documents alone, in order, cut: for validation.
-  std::vector<std::vector<int32_t>> plain() const;
+  std::vector<TrainingSequence> plain() const;
 
  private:
-  void append_cut(std::vector<int32_t> tokens, std::vector<std::vector<int32_t>>& sequences) const;
+  void append_cut(TrainingSequence whole, std::vector<TrainingSequence>& sequences) const;
 
   const Corpus& corpus_;
   SequenceOptions options_;
@@ -64,6 +87,6 @@ class SequenceMaker {
 
 /// Cuts sequences into runs of at most `tokens` tokens, in order; one longer than that is a run alone. Returns where
 /// each run starts, and behind the last their number.
-std::vector<size_t> cut_into_runs(std::span<const std::vector<int32_t>> sequences, int64_t tokens);
+std::vector<size_t> cut_into_runs(std::span<const TrainingSequence> sequences, int64_t tokens);
 
 }  // namespace loci

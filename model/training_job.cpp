@@ -132,7 +132,7 @@ class Job {
   std::filesystem::path state_path_;
   std::filesystem::path record_path_;
   TrainingSummary summary_;
-  std::vector<std::vector<int32_t>> validation_;
+  std::vector<TrainingSequence> validation_;
   double loss_sum_ = 0;  // since the last loss point
   int64_t loss_steps_ = 0;
   int64_t tokens_before_ = 0;  // tokens of earlier runs
