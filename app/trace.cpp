@@ -106,13 +106,17 @@ void check_command(const TraceCommand& command) {
 }
 
 /// What the result depends on; the names of files do not matter, their contents do.
-Json job_configuration(const CLI::App& command, const TraceCommand& options, const FactFile& facts,
-                       const std::string& weights_sha256) {
-  Json config = resolved_configuration(command);
+Json job_configuration(const CLI::App& app, const TraceCommand& command, const TraceOptions& options,
+                       const FactFile& facts, const std::string& weights_sha256) {
+  Json config = resolved_configuration(app);
+  config["kinds"] = Json::array();
+  for (const TraceKind kind : options.kinds) config["kinds"].push_back(trace_kind_name(kind));
+  config["sever"] = Json::array();
+  for (const Sever sever : options.sever) config["sever"].push_back(sever_name(sever));
   for (const char* path : {"facts", "noise-text"}) config.erase(path);
   config["facts_sha256"] = facts.sha256;
   config["weights_sha256"] = weights_sha256;
-  if (!options.noise_text.empty()) config["noise_text_sha256"] = sha256_file(options.noise_text);
+  if (!command.noise_text.empty()) config["noise_text_sha256"] = sha256_file(command.noise_text);
   return config;
 }
 
@@ -308,7 +312,7 @@ void run(const CLI::App& app, const TraceCommand& command) {
   for (const std::string& reason : facts.skipped) spdlog::warn("skipped: {}", reason);
   const TraceOptions options = trace_options(command, measure_noise(command, facts, context, model, tokenizer));
   spdlog::info("trace: noise {} of level {:.6g}", command.noise, options.noise.level);
-  const Json config = job_configuration(app, command, facts, model.checkpoint().weights_sha256());
+  const Json config = job_configuration(app, command, options, facts, model.checkpoint().weights_sha256());
   std::span<const Fact> chosen = facts.facts;
   if (command.limit > 0) chosen = chosen.first(std::min(chosen.size(), static_cast<size_t>(command.limit)));
   UnitStore store(command.output.path, config, command.output.on_existing());
@@ -350,7 +354,9 @@ void add_trace(CLI::App& app) {
                    "0.1: normal of that level; s3: 3 deviations of the subjects' embeddings; u3: uniform in (-3, 3); "
                    "m, t3: normal or Student's t with the law of the embeddings of --noise-text")
       ->capture_default_str();
-  command->add_option("--noise-text", options->noise_text, "text for --noise m and t, one document a line or JSON lines")->option_text("FILE");
+  command
+      ->add_option("--noise-text", options->noise_text, "text for --noise m and t, one document a line or JSON lines")
+      ->option_text("FILE");
   command->add_option("--noise-seed", options->noise_seed, "seed of the noise; published traces: 1")
       ->capture_default_str();
   command->add_flag("--replace", options->replace, "replace the subject's embeddings by noise instead of adding it");

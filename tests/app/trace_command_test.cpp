@@ -1,0 +1,187 @@
+// `loci trace` and the export of traces on a small random model: outputs, resuming, refusals.
+#include <chrono>
+#include <cmath>
+#include <thread>
+
+#include "runtime/npz.h"
+#include "runtime/unit_store.h"
+#include "tests/app/support.h"
+#include "tests/support/errors.h"
+
+namespace loci::test {
+namespace {
+
+class TraceCommandTest : public CommandTest {
+ protected:
+  static void SetUpTestSuite() {
+    dir_ = new TemporaryDir;
+    write_random_model(dir_->path() / "model", 5);
+    write("text.txt", "The quick brown fox jumps over 13 lazy dogs?\nZwölf Boxkämpfer jagen Viktor.\n");
+  }
+
+  static std::vector<std::string> trace_command(const std::string& facts, const std::string& output,
+                                                const std::vector<std::string>& more = {}) {
+    std::vector<std::string> command = {"trace",    path("model"), "--facts",   path(facts),
+                                        "--output", path(output),  "--threads", "1"};
+    command.insert(command.end(), more.begin(), more.end());
+    return command;
+  }
+
+  /// Facts whose attribute is what the model answers, and one that it answers otherwise.
+  static Json answered_facts(int64_t count) {
+    Json prompts = Json::array();
+    for (int64_t i = 0; i < 20 * count + 60; ++i)  // endings of all kinds: the model answers some with a letter
+      prompts.push_back("Is Ödön " + std::to_string(i) + " " + static_cast<char>('A' + i % 26) +
+                        static_cast<char>('a' + i / 26 % 26));
+    write("prompts.json", prompts.dump());
+    const Outcome outcome =
+        run_loci({"predict", path("model"), "--prompts", path("prompts.json"), "--top", "1", "--json"});
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    const Json results = parse_json(outcome.out, "predict");
+    Json facts = Json::array();
+    for (size_t i = 0; i < prompts.size() && static_cast<int64_t>(facts.size()) < count; ++i) {
+      const int64_t id = results["results"][i]["tokens"][0]["id"];
+      if (id <= 32 || id >= 127) continue;
+      facts.push_back({{"known_id", 10 * i},
+                       {"subject", "Ödön " + std::to_string(i)},
+                       {"attribute", std::string(1, static_cast<char>(id))},
+                       {"prompt", prompts[i]}});
+    }
+    EXPECT_EQ(static_cast<int64_t>(facts.size()), count) << "the model answers too few prompts with a letter";
+    if (facts.size() > 1) facts[1]["attribute"] = "something else";
+    return facts;
+  }
+};
+
+TEST_F(TraceCommandTest, TracesSaysWhenAllIsDoneAndRefusesOtherOptions) {
+  const Json facts = answered_facts(6);
+  write("facts.json", facts.dump());
+  const auto command = trace_command("facts.json", "trace.h5", {"--json", "--sever", "mlp,attn", "--samples", "3"});
+  const Outcome first = run_loci(command);
+  ASSERT_EQ(first.exit_code, 0) << first.err;
+  const Json summary = parse_json(first.out, "standard output");
+  EXPECT_EQ(summary["facts"], 6);
+  EXPECT_EQ(summary["traced"], 5);
+  EXPECT_EQ(summary["answered_otherwise"], 1);
+  EXPECT_EQ(summary["averages"]["mlp"]["cases"], 5);
+  EXPECT_EQ(summary["averages"]["severed"]["no_attn"].size(), 3u);
+  {
+    const H5File file = H5File::open_read(path("trace.h5"));
+    EXPECT_EQ(read_string_attribute(file, "/", "kind"), "trace");
+    EXPECT_EQ(read_double_attribute(file, "/", "noise_level"), summary["noise_level"].get<double>());
+    EXPECT_EQ(group_members(file, "/facts").size(), 6u);
+    // "Is Ödön 12 Mb" in bytes: the subject begins behind "Is ".
+    const std::string group = "/facts/" + std::to_string(facts[0]["known_id"].get<int64_t>());
+    const auto size = static_cast<int64_t>(facts[0]["subject"].get<std::string>().size());
+    EXPECT_EQ(read_ints_attribute(file, group, "subject_range"), (std::vector<int64_t>{3, 3 + size}));
+    EXPECT_EQ(read_dataset<float>(file, group + "/scores_mlp").shape, (std::vector<int64_t>{6 + size, 3}));
+  }
+  const Outcome again = run_loci(command);
+  EXPECT_EQ(again.exit_code, 0);
+  EXPECT_EQ(again.out, first.out);
+  EXPECT_NE(again.err.find("complete already"), std::string::npos) << again.err;
+  const Outcome other = run_loci(trace_command("facts.json", "trace.h5", {"--samples", "4"}));
+  EXPECT_EQ(other.exit_code, 2);
+  EXPECT_EQ(run_loci(trace_command("facts.json", "trace.h5", {"--samples", "4", "--overwrite"})).exit_code, 0);
+}
+
+TEST_F(TraceCommandTest, AnInterruptedJobGoesOn) {
+  write("many.json", answered_facts(60).dump());
+  const auto command = trace_command("many.json", "broken.h5");
+  const TemporaryDir streams;
+  const pid_t child = start_loci(command, streams.path());
+  for (int i = 0; i < 2000 && !exists("broken.h5.parts/unit_000001.done"); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  kill(child, SIGKILL);
+  wait_for(child, streams.path());
+  const Outcome resumed = run_loci(command);
+  ASSERT_EQ(resumed.exit_code, 0) << resumed.err;
+  ASSERT_EQ(run_loci(trace_command("many.json", "whole.h5")).exit_code, 0);
+  EXPECT_EQ(canonical_hash(path("broken.h5")), canonical_hash(path("whole.h5")));
+  EXPECT_FALSE(exists("broken.h5.parts"));
+}
+
+TEST_F(TraceCommandTest, ExportsNpzAndTables) {
+  const Json facts = answered_facts(3);
+  write("three.json", facts.dump());
+  ASSERT_EQ(run_loci(trace_command("three.json", "export.h5", {"--kinds", "state,attn", "--sever", "mlp"})).exit_code,
+            0);
+  const Outcome npz = run_loci({"export", path("export.h5"), "--format", "npz", "--output", path("npz"), "--json"});
+  ASSERT_EQ(npz.exit_code, 0) << npz.err;
+  EXPECT_EQ(parse_json(npz.out, "export")["files"], 3 * 2 + 2 * 2);
+  const std::string id = std::to_string(facts[0]["known_id"].get<int64_t>());
+  const auto state = read_npz(dir_->path() / "npz" / ("knowledge_" + id + ".npz"));
+  const auto tokens = static_cast<int64_t>(facts[0]["prompt"].get<std::string>().size());
+  EXPECT_EQ(state.at("scores").shape, (std::vector<int64_t>{tokens, 3}));
+  EXPECT_EQ(state.at("scores").dtype, NpyType::f32);
+  EXPECT_EQ(state.at("low_score").dtype, NpyType::f64);
+  EXPECT_EQ(state.at("high_score").dtype, NpyType::f32);
+  EXPECT_EQ(state.at("input_ids").dtype, NpyType::i64);
+  EXPECT_EQ(state.at("input_tokens").strings().size(), static_cast<size_t>(tokens));
+  EXPECT_EQ(state.at("answer").string(), facts[0]["attribute"].get<std::string>());
+  EXPECT_EQ(state.at("kind").string(), "");
+  EXPECT_EQ(state.at("window").scalar<int64_t>(), 10);
+  EXPECT_EQ(read_npz(dir_->path() / "npz" / ("knowledge_" + id + "_attn.npz")).at("kind").string(), "attn");
+  const std::string wrong = std::to_string(facts[1]["known_id"].get<int64_t>());
+  const auto skipped = read_npz(dir_->path() / "npz" / ("knowledge_" + wrong + ".npz"));
+  EXPECT_EQ(skipped.size(), 1u);
+  EXPECT_EQ(skipped.at("correct_prediction").dtype, NpyType::boolean);
+  EXPECT_TRUE(exists("npz/severed_" + id + "_no_mlp.npz"));
+  EXPECT_FALSE(exists("npz/severed_" + id + "_no_attn.npz"));
+  ASSERT_EQ(run_loci({"export", path("export.h5"), "--format", "csv", "--output", path("csv")}).exit_code, 0);
+  const std::string table = read_text_file(path("csv/traces.csv"));
+  int64_t cells = 0;
+  for (const size_t i : {size_t{0}, size_t{2}})
+    cells += 2 * 3 * static_cast<int64_t>(facts[i]["prompt"].get<std::string>().size());
+  EXPECT_EQ(std::count(table.begin(), table.end(), '\n'), 1 + cells);
+  EXPECT_EQ(run_loci({"export", path("export.h5"), "--format", "cases", "--output", path("cases")}).exit_code, 2);
+}
+
+TEST_F(TraceCommandTest, NoiseWithTheLawOfAText) {
+  write("one.json", answered_facts(1).dump());
+  for (const char* noise : {"m", "t3"}) {
+    const std::string output = std::string("noise_") + noise + ".h5";
+    const Outcome outcome = run_loci(
+        trace_command("one.json", output, {"--noise", noise, "--noise-text", path("text.txt"), "--kinds", "state"}));
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+    EXPECT_GT(read_double_attribute(H5File::open_read(path(output)), "/", "noise_level"), 0);
+  }
+  for (const std::vector<std::string>& flags : {std::vector<std::string>{"--noise", "m"},
+                                                {"--noise", "t2", "--noise-text", path("text.txt")},
+                                                {"--noise", "s3", "--noise-text", path("text.txt")},
+                                                {"--noise", "loud"},
+                                                {"--noise", "m", "--noise-text", "no"}}) {
+    const Outcome outcome = run_loci(trace_command("one.json", "refused.h5", flags));
+    EXPECT_EQ(outcome.exit_code, 2) << flags[1];
+    EXPECT_NE(outcome.err.find(flags[1] == "m" && flags.size() > 2 ? "no" : "--noise"), std::string::npos)
+        << outcome.err;
+    EXPECT_FALSE(exists("refused.h5") || exists("refused.h5.parts"));
+  }
+}
+
+TEST_F(TraceCommandTest, BadFactsStopTheJobBeforeItStarts) {
+  Json facts = answered_facts(2);
+  Json absent = facts[0];
+  absent["known_id"] = 999;
+  absent["subject"] = "Nobody";
+  facts.push_back(absent);
+  write("bad.json", facts.dump());
+  const Outcome refused = run_loci(trace_command("bad.json", "bad.h5"));
+  EXPECT_EQ(refused.exit_code, 2);
+  expect_message(refused.err.substr(0, refused.err.find('\n')),
+                 {"bad.json", "record 2", "subject", "Nobody", "--skip-invalid"});
+  EXPECT_FALSE(exists("bad.h5") || exists("bad.h5.parts"));
+  const Outcome skipped = run_loci(trace_command("bad.json", "bad.h5", {"--skip-invalid", "--json"}));
+  ASSERT_EQ(skipped.exit_code, 0) << skipped.err;
+  EXPECT_EQ(parse_json(skipped.out, "trace")["invalid"], 1);
+  for (const std::vector<std::string>& flags : {std::vector<std::string>{"--kinds", "mlps"},
+                                                {"--sever", "state"},
+                                                {"--window", "0"},
+                                                {"--samples", "-1"},
+                                                {"--limit", "-3"},
+                                                {"--surprise", "1"}})
+    EXPECT_EQ(run_loci(trace_command("bad.json", "flags.h5", flags)).exit_code, 2) << flags[0];
+}
+
+}  // namespace
+}  // namespace loci::test
