@@ -28,7 +28,7 @@ Tensor all_logits(Context& context, const Model& model, const std::vector<std::v
 /// logits sum `width` products of it. Errors of sums grow like the square root of their length.
 double logit_tolerance(const GptConfig& config, double largest) {
   const double eps = std::pow(2.0, -24);
-  return 8 * eps * largest * std::sqrt(static_cast<double>(config.width) * static_cast<double>(config.layers + 1));
+  return 4 * eps * largest * std::sqrt(static_cast<double>(config.width) * static_cast<double>(config.layers + 1));
 }
 
 struct ShapeCase {
@@ -139,8 +139,8 @@ TEST_F(GoldenForward, LogitsTopTokensAndLogProbabilities) {
     ASSERT_EQ(last.size(), V);
     double largest = 0;
     for (const float value : last) largest = std::max(largest, std::abs(static_cast<double>(value)));
-    // Both sides round: twice the tolerance against exact values.
-    const double tolerance = 2 * logit_tolerance(model.config(), largest);
+    // Both sides round; trained weights amplify roundings less than the random ones above.
+    const double tolerance = logit_tolerance(model.config(), largest);
     for (size_t v = 0; v < V; ++v) {
       const double error = std::abs(values[values.size() - V + v] - last[v]);
       worst_logit = std::max(worst_logit, error / tolerance);
@@ -180,7 +180,7 @@ TEST_F(GoldenForward, BatchOfAllPromptsEqualsEachAlone) {
     for (const float value : last) largest = std::max(largest, std::abs(static_cast<double>(value)));
     for (size_t v = 0; v < last.size(); ++v) {
       const double error = std::abs(values[static_cast<size_t>(i) * last.size() + v] - last[v]);
-      if (!(error <= 2 * logit_tolerance(model.config(), largest))) FAIL() << "prompt " << i << ", logit " << v;
+      if (!(error <= logit_tolerance(model.config(), largest))) FAIL() << "prompt " << i << ", logit " << v;
     }
   }
 }

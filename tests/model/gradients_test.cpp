@@ -247,12 +247,17 @@ TEST(GoldenGradients, AgreeWithTheReference) {
   const auto ids = npz_at(arrays, "ids", path).as<int64_t>();
   const std::vector<std::vector<int32_t>> sequences = {{ids.begin(), ids.end()}};
   const Gradients ours = gradients_of(context, model, plain_plan(sequences), sequences);
-  EXPECT_NEAR(ours.loss, npz_at(arrays, "loss", path).scalar<double>(), 2e-6);
+  EXPECT_NEAR(ours.loss, PlainGpt(context, model).loss(sequences), 1e-6);
+  // The reference sums V exponentials in fp32: V roundings, of random sign.
+  const double softmax_error = std::sqrt(static_cast<double>(model.config().vocabulary)) * std::pow(2.0, -24);
+  EXPECT_NEAR(ours.loss, npz_at(arrays, "loss", path).scalar<double>(), softmax_error);
 
   int compared = 0;
   for (const auto& [name, gradient] : ours.parameters) {
     const double norm = npz_at(arrays, "norm:transformer." + name, path).scalar<double>();
-    EXPECT_NEAR(norm_of(gradient), norm, gradient_tolerance(norm)) << name;
+    // Each row's gradient carries that error; rows cancel in part where they are added up, their errors do not.
+    const double tolerance = gradient_tolerance(norm) + 4 * softmax_error * norm;
+    EXPECT_NEAR(norm_of(gradient), norm, tolerance) << name;
     const auto found = arrays.find("grad:transformer." + name);
     if (found == arrays.end()) continue;
     ++compared;
@@ -261,10 +266,10 @@ TEST(GoldenGradients, AgreeWithTheReference) {
     double sum = 0;
     for (size_t i = 0; i < expected.size(); ++i) {
       const double error = static_cast<double>(gradient[i]) - expected[i];
-      if (!(std::abs(error) <= gradient_tolerance(norm))) FAIL() << name << "[" << i << "] differs by " << error;
+      if (!(std::abs(error) <= tolerance)) FAIL() << name << "[" << i << "] differs by " << error;
       sum += error * error;
     }
-    if (!(std::sqrt(sum) <= gradient_tolerance(norm))) FAIL() << name << " differs by " << std::sqrt(sum);
+    if (!(std::sqrt(sum) <= tolerance)) FAIL() << name << " differs by " << std::sqrt(sum);
   }
   EXPECT_EQ(compared, 75);
 }

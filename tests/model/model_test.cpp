@@ -1,0 +1,98 @@
+// Models in memory and from disk: views of the mapped file, rank-one edits and their restoration.
+#include "model/model.h"
+
+#include <gtest/gtest.h>
+
+#include "runtime/error.h"
+#include "tests/support/paths.h"
+#include "tests/support/tiny_model.h"
+
+namespace loci::test {
+namespace {
+
+class ModelTest : public ::testing::Test {
+ protected:
+  std::vector<float> down(const Model& model, int64_t layer) {
+    return to_host(context_, model.parameters().blocks[static_cast<size_t>(layer)].down_weight);
+  }
+  std::filesystem::path saved(const Model& model) {
+    Parameters<const float> views = model.parameters();
+    std::map<std::string, std::vector<float>> values;
+    visit_parameters(views, model.config(),
+                     [&](const std::string& name, ConstView view) { values[name] = to_host(context_, view); });
+    std::map<std::string, std::span<const float>> spans;
+    for (const auto& [name, list] : values) spans.emplace(name, list);
+    write_checkpoint(dir_.path(), model.config(), spans);
+    return dir_.path();
+  }
+
+  Context context_{ContextOptions{.device = {}, .threads = 2}};
+  GptConfig config_ = tiny_config();
+  TemporaryDir dir_;
+};
+
+TEST_F(ModelTest, LoadedParametersAreViewsOfTheMappedFile) {
+  const Model model = random_model(context_, config_, 1);
+  const Model loaded = Model::load(context_, saved(model));
+  EXPECT_EQ(loaded.config(), model.config());
+  std::vector<float> scratch;
+  const auto mapped = loaded.checkpoint().f32("h.1.mlp.c_proj.weight", scratch);
+  EXPECT_TRUE(scratch.empty());
+  EXPECT_EQ(loaded.parameters().blocks[1].down_weight.data, mapped.data());
+  EXPECT_EQ(loaded.parameters().unembedding.data, loaded.parameters().token_embedding.data);
+  EXPECT_EQ(down(loaded, 2), down(model, 2));
+}
+
+TEST_F(ModelTest, RankOneEditAndItsRestoration) {
+  Model model = random_model(context_, config_, 2);
+  const std::vector<float> before = down(model, 1), other = down(model, 0);
+  std::vector<float> u(static_cast<size_t>(config_.mlp_width)), v(static_cast<size_t>(config_.width));
+  for (size_t i = 0; i < u.size(); ++i) u[i] = static_cast<float>(i % 5);
+  for (size_t c = 0; c < v.size(); ++c) v[c] = static_cast<float>(c) - 3;
+  model.add_rank_one(context_, 1, u, v);
+  model.add_rank_one(context_, 1, u, v);
+  const std::vector<float> after = down(model, 1);
+  for (size_t i = 0; i < u.size(); ++i)
+    for (size_t c = 0; c < v.size(); ++c)
+      EXPECT_NEAR(after[i * v.size() + c], before[i * v.size() + c] + 2 * u[i] * v[c], 2e-5);
+  EXPECT_EQ(down(model, 0), other);
+  model.restore_down_weights();
+  EXPECT_EQ(down(model, 1), before);
+}
+
+TEST_F(ModelTest, CopiesAreEditedOnTheirOwn) {
+  Model model = random_model(context_, config_, 3);
+  const std::vector<float> u(static_cast<size_t>(config_.mlp_width), 1.0f), v(static_cast<size_t>(config_.width), 1.0f);
+  model.add_rank_one(context_, 0, u, v);
+  const std::vector<float> once = down(model, 0);
+  Model copy = model;
+  copy.add_rank_one(context_, 0, u, v);
+  EXPECT_EQ(down(model, 0), once);
+  EXPECT_NE(down(copy, 0), once);
+}
+
+TEST_F(ModelTest, DownWeightIsReplacedByACopy) {
+  Model model = random_model(context_, config_, 4);
+  Tensor weight = Tensor::zeros(context_, config_.mlp_width, config_.width);
+  model.set_down_weight(context_, 2, std::as_const(weight).view());
+  EXPECT_NE(model.parameters().blocks[2].down_weight.data, weight.data());
+  for (const float value : down(model, 2)) EXPECT_EQ(value, 0);
+}
+
+TEST_F(ModelTest, WrongShapesAndLayersAreRefused) {
+  Model model = random_model(context_, config_, 5);
+  const std::vector<float> u(static_cast<size_t>(config_.mlp_width)), v(static_cast<size_t>(config_.width));
+  EXPECT_THROW(model.add_rank_one(context_, config_.layers, u, v), ShapeError);
+  EXPECT_THROW(model.add_rank_one(context_, -1, u, v), ShapeError);
+  EXPECT_THROW(model.add_rank_one(context_, 0, v, u), ShapeError);
+  EXPECT_THROW(model.set_down_weight(context_, 0, ConstView(v.data(), 1, config_.width)), ShapeError);
+  EXPECT_THROW(model.checkpoint(), Error);
+  Parameters<const float> wrong = model.parameters();
+  wrong.blocks[1].up_bias.cols -= 1;
+  EXPECT_THROW(Model(config_, wrong, nullptr), ShapeError);
+  wrong.blocks.pop_back();
+  EXPECT_THROW(Model(config_, wrong, nullptr), ShapeError);
+}
+
+}  // namespace
+}  // namespace loci::test
