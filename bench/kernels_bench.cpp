@@ -61,6 +61,11 @@ class Bench {
     }
   }
 
+  /// What was registered holds memory of the context.
+  ~Bench() { benchmark::ClearRegisteredBenchmarks(); }
+  Bench(const Bench&) = delete;
+  Bench& operator=(const Bench&) = delete;
+
   Context& context() { return context_; }
   double flop_ceiling() const { return flop_ceiling_; }
   double byte_ceiling() const { return byte_ceiling_; }
