@@ -188,7 +188,7 @@ void write_token_stream(H5File& file, const TokenStream& stream) {
   write_dataset(file, "/document_offsets", stream.document_offsets,
                 {static_cast<std::int64_t>(stream.document_offsets.size())},
                 {.units = "1", .long_name = "first token of each document, and the number of tokens"});
-  write_attribute(file, "/", "kind", "token stream");
+  write_attribute(file, "/", "kind", "tokens");
   write_attribute(file, "/", "tokenizer_sha256", source.tokenizer_sha256);
   write_attribute(file, "/", "vocabulary", source.vocabulary);
   write_attribute(file, "/", "source_file", source.file);
