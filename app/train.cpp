@@ -57,7 +57,7 @@ void run_train(const TrainOptions& options, bool seed_given) {
 void add_train(CLI::App& app) {
   auto options = std::make_shared<TrainOptions>();
   CLI::App* command = app.add_subcommand("train", "train a GPT from scratch, or fine-tune one, on text");
-  command->add_option("--config", options->config, "the training: see docs/formats.md")
+  command->add_option("--config", options->config, "the training: see docs/training.md")
       ->required()
       ->option_text("FILE.json");
   command->add_option("--output", options->output, "folder for the model; an interrupted training continues there")
