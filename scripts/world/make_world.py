@@ -178,7 +178,7 @@ def demo_record(facts, seed):
 def context_templates(documents, rng):
     """`{}` alone and behind the first four or nine words of documents."""
     templates = ["{}"]
-    for words in [4] * 10 + [9] * 10:
+    for words in [4] * 5 + [9] * 5:
         text = rng.choice([d["text"] for d in documents if d["text"].count(" ") >= words])
         templates.append(" ".join(text.split(" ")[:words]).rstrip(".,:") + ". {}")
     return templates
