@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <set>
 
 #include "runtime/error.h"
@@ -11,35 +12,27 @@
 namespace loci::app {
 namespace {
 
-/// `--config FILE.json`: an object whose keys are the long flags without dashes in front.
-class JsonConfig : public CLI::Config {
- public:
-  std::string to_config(const CLI::App* command, bool, bool, std::string) const override {
-    return resolved_configuration(*command).dump(2);
+/// A configuration value as it would stand on the command line; booleans are flags.
+void append_flag(const std::string& path, const std::string& key, const nlohmann::json& value,
+                 std::vector<std::string>& arguments) {
+  require<InputError>(!value.is_object() && !value.is_null(), "{}: field \"{}\" must be a value or a list", path, key);
+  if (value.is_boolean()) {
+    if (value.get<bool>()) arguments.push_back("--" + key);
+    return;
   }
-  std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
-    const std::string text(std::istreambuf_iterator<char>(input), {});
-    const nlohmann::json object = parse_json(text, "--config");
-    require<InputError>(object.is_object(), "--config: the file must hold one JSON object of flags and values");
-    std::vector<CLI::ConfigItem> flags;
-    for (const auto& [key, value] : object.items()) flags.push_back(item(key, value));
-    return flags;
+  for (const auto& one : value.is_array() ? value : nlohmann::json::array({value})) {
+    require<InputError>(one.is_string() || one.is_number(), "{}: field \"{}\" must hold texts or numbers", path, key);
+    const std::string text = one.is_string() ? one.get<std::string>() : one.dump();
+    arguments.push_back(key == "model" ? text : fmt::format("--{}={}", key, text));
   }
+}
 
- private:
-  static CLI::ConfigItem item(const std::string& key, const nlohmann::json& value) {
-    CLI::ConfigItem made;
-    made.name = key;
-    const auto text = [&](const nlohmann::json& one) { return one.is_string() ? one.get<std::string>() : one.dump(); };
-    require<InputError>(!value.is_object() && !value.is_null(), "--config: field \"{}\" must be a value or a list", key);
-    if (value.is_array()) {
-      for (const auto& one : value) made.inputs.push_back(text(one));
-    } else {
-      made.inputs.push_back(text(value));
-    }
-    return made;
-  }
-};
+/// Whether a flag is given, as `--key value` or `--key=value`.
+bool is_given(const std::vector<std::string>& arguments, const std::string& key) {
+  return std::any_of(arguments.begin(), arguments.end(), [&](const std::string& argument) {
+    return argument == "--" + key || argument.starts_with("--" + key + "=");
+  });
+}
 
 }  // namespace
 
@@ -60,14 +53,34 @@ void add_common_options(CLI::App& command, CommonOptions& options) {
   command.add_option("--compat", options.compat, "rome: reproduce the published code where it differs from the paper")
       ->check(CLI::IsMember({"none", "rome"}))
       ->capture_default_str();
-  command.add_option("--seed", options.seed, "seed of everything that is drawn")->capture_default_str();
+  command.add_option("--seed", options.seed, "seed of everything that is drawn")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   command.add_option("--threads", options.threads, "CPU threads (0: all cores)")->check(CLI::Range(0, 4096));
   command.add_option("--memory", options.memory_gib, "GiB that one wave may use (0: half of what is free)")
       ->check(CLI::NonNegativeNumber);
   command.add_flag("--json", options.json, "print one JSON object on standard output");
-  command.set_config("--config", "", "JSON file with the same keys as the flags");
-  command.config_formatter(std::make_shared<JsonConfig>());
-  command.allow_config_extras(CLI::config_extras_mode::error);
+  command.add_option("--config", options.config, "JSON file with the same keys as the flags; flags given here win")
+      ->option_text("FILE.json");
+}
+
+std::vector<std::string> with_configuration(std::vector<std::string> arguments) {
+  if (!arguments.empty() && arguments[0] == "train") return arguments;  // its --config is the training itself
+  std::string path;
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    if (arguments[i] == "--config" && i + 1 < arguments.size()) path = arguments[i + 1];
+    if (arguments[i].starts_with("--config=")) path = arguments[i].substr(std::string("--config=").size());
+  }
+  if (path.empty()) return arguments;
+  const nlohmann::json object = parse_json_file(path);
+  require<InputError>(object.is_object(), "{}: the file must hold one JSON object of flags and values", path);
+  std::vector<std::string> added;
+  for (const auto& [key, value] : object.items()) {
+    require<InputError>(key != "config", "{}: field \"config\": a configuration cannot name another one", path);
+    if (!is_given(arguments, key)) append_flag(path, key, value, added);
+  }
+  arguments.insert(arguments.end(), added.begin(), added.end());
+  return arguments;
 }
 
 void add_output_options(CLI::App& command, OutputOptions& options) {
@@ -76,7 +89,7 @@ void add_output_options(CLI::App& command, OutputOptions& options) {
 }
 
 nlohmann::json resolved_configuration(const CLI::App& command) {
-  static const std::set<std::string> kWithoutEffect = {"threads", "memory",    "json",   "output",
+  static const std::set<std::string> kWithoutEffect = {"threads", "memory",    "json", "output",
                                                        "config",  "overwrite", "help", "model"};
   nlohmann::json resolved = {{"command", command.get_name()}};
   for (const CLI::Option* option : command.get_options()) {
@@ -86,8 +99,10 @@ nlohmann::json resolved_configuration(const CLI::App& command) {
       resolved[name] = option->count() > 0;
     } else if (option->count() > 0) {
       const auto values = option->results();
-      if (values.size() == 1) resolved[name] = values[0];
-      else resolved[name] = values;
+      if (values.size() == 1)
+        resolved[name] = values[0];
+      else
+        resolved[name] = values;
     } else {
       resolved[name] = option->get_default_str();
     }

@@ -5,6 +5,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "runtime/context.h"
 #include "runtime/unit_store.h"
@@ -17,14 +18,15 @@ enum class Precision { fp32, tf32, bf16 };
 
 /// Flags that every subcommand takes.
 struct CommonOptions {
-  std::string model;             ///< Hugging Face directory
+  std::string model;  ///< Hugging Face directory
   std::string device = "cpu";
   std::string precision = "fp32";
-  std::string compat = "none";   ///< `rome`: the published code's quirks
+  std::string compat = "none";  ///< `rome`: the published code's quirks
   uint64_t seed = 0;
   int threads = 0;
   double memory_gib = 0;
   bool json = false;
+  std::string config;
 
   bool rome() const { return compat == "rome"; }
   /// Throws InputError where the device or the precision is not to be had.
@@ -33,6 +35,10 @@ struct CommonOptions {
 
 /// Adds MODEL and the common flags to a subcommand.
 void add_common_options(CLI::App& command, CommonOptions& options);
+
+/// The command line (without the program's name) with the flags of its `--config FILE.json` put in, where they are not
+/// given. Throws InputError for a file that is no object of values.
+std::vector<std::string> with_configuration(std::vector<std::string> arguments);
 
 /// Adds `--output FILE` (required) and `--overwrite`.
 struct OutputOptions {
@@ -43,8 +49,8 @@ struct OutputOptions {
 };
 void add_output_options(CLI::App& command, OutputOptions& options);
 
-/// Every option of a subcommand with its value, given or default: what is printed and stored in result files. Options that
-/// cannot change a result (--threads, --memory, --json, --output, --overwrite, --config) are left out.
+/// Every option of a subcommand with its value, given or default: what is printed and stored in result files. Options
+/// that cannot change a result (--threads, --memory, --json, --output, --overwrite, --config) are left out.
 nlohmann::json resolved_configuration(const CLI::App& command);
 
 /// One function per subcommand: makes it, with its flags, and its callback that runs it.

@@ -82,7 +82,8 @@ void print_text(const Json& info) {
   line("parameters", fmt::format("{} ({})", info["parameters"].dump(), info["stored_types"].get<std::string>()));
   line("weights SHA-256", info["weights_sha256"]);
   line("memory: weights in fp32", mebibytes(info["weights_bytes"]));
-  line("memory: a recorded position", mebibytes(info["recorded_bytes_per_position"]));
+  line("memory: a recorded position",
+       fmt::format("{:.1f} KiB", info["recorded_bytes_per_position"].get<double>() / 1024));
   line("memory: second moment, a layer", mebibytes(info["second_moment_bytes_per_layer"]));
   line("tokenizer", fmt::format("{} tokens, {}", info["tokenizer"]["tokens"].dump(),
                                 info["tokenizer"]["ok"].get<bool>() ? "round trip holds" : "NOT in order"));

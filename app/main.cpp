@@ -2,7 +2,10 @@
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <new>
+#include <string>
+#include <vector>
 
 #include "app/common.h"
 #include "runtime/error.h"
@@ -11,7 +14,7 @@
 namespace {
 
 int run(int argc, char** argv) {
-  CLI::App app{"loci: locates factual associations in GPT models, edits them, and measures what the edit did"};
+  CLI::App app{"loci: locates factual associations in GPT models, edits them, and measures what the edit did", "loci"};
   app.set_version_flag("--version", "loci " + loci::loci_version() + " (" + loci::loci_git_commit() + ")");
   app.require_subcommand(1);
   loci::app::add_info(app);
@@ -25,7 +28,9 @@ int run(int argc, char** argv) {
   loci::app::add_train(app);
   loci::app::add_export(app);
   try {
-    app.parse(argc, argv);
+    std::vector<std::string> arguments = loci::app::with_configuration({argv + 1, argv + argc});
+    std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back
+    app.parse(std::move(arguments));
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }

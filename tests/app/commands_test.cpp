@@ -1,0 +1,231 @@
+// Whole commands on a small random model: outputs, resuming, exports.
+#include <chrono>
+#include <cmath>
+#include <thread>
+
+#include "eval/eval_file.h"
+#include "runtime/unit_store.h"
+#include "tests/app/support.h"
+
+namespace loci::test {
+namespace {
+
+class Commands : public CommandTest {};
+
+Json json_of(const Outcome& outcome) {
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  return parse_json(outcome.out, "standard output");
+}
+
+TEST_F(Commands, InfoDescribesTheModel) {
+  const Json info = json_of(run_loci({"info", path("model"), "--json"}));
+  EXPECT_EQ(info["layers"], 3);
+  EXPECT_EQ(info["width"], 12);
+  EXPECT_EQ(info["vocabulary"], 257);
+  // wte, wpe; per block: two norms, qkv, out, up, down with biases; the last norm.
+  const int64_t block = 4 * 12 + (12 * 36 + 36) + (12 * 12 + 12) + (12 * 20 + 20) + (20 * 12 + 12);
+  EXPECT_EQ(info["parameters"], 257 * 12 + 96 * 12 + 3 * block + 2 * 12);
+  EXPECT_TRUE(info["tokenizer"]["ok"].get<bool>());
+  EXPECT_EQ(info["weights_sha256"].get<std::string>().size(), 64u);
+}
+
+TEST_F(Commands, PredictGivesADistribution) {
+  write("prompts.json", R"(["a", {"prompt": "Person 1 lives in"}, "東"])");
+  const Json object =
+      json_of(run_loci({"predict", path("model"), "--prompts", path("prompts.json"), "--top", "300", "--json"}));
+  ASSERT_EQ(object["results"].size(), 3u);
+  EXPECT_EQ(object["results"][1]["prompt"], "Person 1 lives in");
+  for (const Json& result : object["results"]) {
+    ASSERT_EQ(result["tokens"].size(), 257u);
+    double sum = 0, last = 1;
+    for (const Json& token : result["tokens"]) {
+      const double probability = token["probability"];
+      EXPECT_LE(probability, last);
+      last = probability;
+      sum += probability;
+    }
+    EXPECT_NEAR(sum, 1, 1e-5);  // 257 fp32 roundings
+  }
+}
+
+TEST_F(Commands, PredictWithAnEditGivesTheNewTarget) {
+  write("one.json", counterfact_records(1).dump());
+  write("strong.json", R"({"layers": [1], "v_num_grad_steps": 40, "v_lr": 0.5, "v_weight_decay": 0.001,
+                           "clamp_norm_factor": 50, "kl_factor": 0.0625})");
+  const Outcome edit =
+      run_loci({"edit", path("model"), "--requests", path("one.json"), "--cov", path("cov.h5"), "--hparams",
+                path("strong.json"), "--context-templates", path("templates.json"), "--output", path("edits.h5")});
+  ASSERT_EQ(edit.exit_code, 0) << edit.err;
+  const auto probability = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> command = {"predict", path("model"), "--prompt", "Person 0 lives in",
+                                        "--top",   "300",         "--json"};
+    command.insert(command.end(), more.begin(), more.end());
+    const Json object = json_of(run_loci(command));
+    for (const Json& token : object["results"][0]["tokens"]) {
+      if (token["id"] == ' ') return token["probability"].get<double>();
+    }
+    return -1.0;
+  };
+  const double before = probability({}), after = probability({"--edits", path("edits.h5")});
+  EXPECT_GT(before, 0);
+  EXPECT_GT(after, 1.2 * before);  // this random model can be moved no further in its first target token
+
+  // The same edit by eval, by eval --edits and by predict.
+  ASSERT_EQ(run_loci(eval_command("own.h5", "one.json", {"--hparams", path("strong.json")})).exit_code, 2);  // twice
+  std::vector<std::string> command = eval_command("own.h5", "one.json");
+  for (std::string& argument : command)
+    if (argument == path("hparams.json")) argument = path("strong.json");
+  ASSERT_EQ(run_loci(command).exit_code, 0);
+  const Outcome joint = run_loci({"eval", path("model"), "--dataset", "counterfact", "--records", path("one.json"),
+                                  "--edits", path("edits.h5"), "--output", path("joint.h5")});
+  ASSERT_EQ(joint.exit_code, 0) << joint.err;
+  const auto own = read_records(H5File::open_read(path("own.h5")));
+  const auto given = read_records(H5File::open_read(path("joint.h5")));
+  EXPECT_NEAR(std::exp(double{own[0].prompts[0].after[0].log_probabilities[0]}), after, 1e-4);
+  for (size_t p = 0; p < own[0].prompts.size(); ++p) {
+    EXPECT_NEAR(mean_nll(own[0].prompts[p].after[0]), mean_nll(given[0].prompts[p].after[0]), 1e-3);
+    EXPECT_NEAR(mean_nll(own[0].prompts[p].before[0]), mean_nll(given[0].prompts[p].before[0]), 1e-4);
+  }
+}
+
+TEST_F(Commands, EvalSaysWhenAllIsDoneAndRefusesAnotherConfiguration) {
+  const Outcome first = run_loci(eval_command("done.h5", "records.json", {"--json"}));
+  const Json summary = json_of(first);
+  EXPECT_EQ(summary["records"], 3);
+  EXPECT_EQ(summary["summary"]["ES"]["records"], 3);
+  const std::string hash = canonical_hash(path("done.h5"));
+  const auto written = std::filesystem::last_write_time(path("done.h5"));
+
+  const Outcome second = run_loci(eval_command("done.h5", "records.json", {"--json"}));
+  EXPECT_EQ(json_of(second), summary);
+  EXPECT_NE(second.err.find("is complete already"), std::string::npos) << second.err;
+
+  const Outcome other = run_loci(eval_command("done.h5", "records.json", {"--limit", "2"}));
+  EXPECT_EQ(other.exit_code, 2);
+  EXPECT_NE(other.err.find("limit"), std::string::npos) << other.err;
+  EXPECT_EQ(std::filesystem::last_write_time(path("done.h5")), written);
+  EXPECT_EQ(canonical_hash(path("done.h5")), hash);
+
+  const Outcome anew = run_loci(eval_command("done.h5", "records.json", {"--limit", "2", "--overwrite", "--json"}));
+  EXPECT_EQ(json_of(anew)["records"], 2);
+  EXPECT_FALSE(exists("done.h5.parts"));
+}
+
+TEST_F(Commands, EvalContinuesAfterAKill) {
+  write("many.json", counterfact_records(60).dump());
+  const auto command = [&](const std::string& output) { return eval_command(output, "many.json"); };
+  ASSERT_EQ(run_loci(command("whole.h5")).exit_code, 0);
+  const TemporaryDir streams;
+  const pid_t child = start_loci(command("killed.h5"), streams.path());
+  const std::string mark = path("killed.h5") + ".parts/unit_000000.done";
+  for (int i = 0; i < 60000 && !std::filesystem::exists(mark); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  kill(child, SIGKILL);
+  wait_for(child, streams.path());
+  const bool interrupted = !exists("killed.h5");
+  const Outcome rest = run_loci(command("killed.h5"));
+  ASSERT_EQ(rest.exit_code, 0) << rest.err;
+  EXPECT_EQ(rest.err.find("of 60 records were done before") != std::string::npos, interrupted) << rest.err;
+  EXPECT_EQ(canonical_hash(path("killed.h5")), canonical_hash(path("whole.h5")));
+}
+
+TEST_F(Commands, SequentialEditsAreScoredTogether) {
+  const Outcome outcome = run_loci(eval_command("sequential.h5", "records.json", {"--sequential", "--json"}));
+  EXPECT_EQ(json_of(outcome)["records"], 3);
+  const Outcome edit = run_loci({"edit", path("model"), "--sequential", "--requests", path("records.json"), "--cov",
+                                 path("cov.h5"), "--hparams", path("hparams.json"), "--context-templates",
+                                 path("templates.json"), "--output", path("sequential_edits.h5")});
+  ASSERT_EQ(edit.exit_code, 0) << edit.err;
+  const Outcome given = run_loci({"eval", path("model"), "--dataset", "counterfact", "--records", path("records.json"),
+                                  "--edits", path("sequential_edits.h5"), "--output", path("given.h5")});
+  ASSERT_EQ(given.exit_code, 0) << given.err;
+  const auto a = read_records(H5File::open_read(path("sequential.h5")));
+  const auto b = read_records(H5File::open_read(path("given.h5")));
+  for (size_t r = 0; r < a.size(); ++r) {
+    EXPECT_GT(a[r].update_norm, 0);
+    for (size_t p = 0; p < a[r].prompts.size(); ++p) {
+      EXPECT_NEAR(mean_nll(a[r].prompts[p].after[1]), mean_nll(b[r].prompts[p].after[1]), 1e-3);
+    }
+  }
+}
+
+TEST_F(Commands, ZsreAndItsExport) {
+  write("zsre.json", R"([{"subject": "Ann", "src": "Where is Ann?", "rephrase": "Ann is where?", "alt": "Rome",
+    "answers": ["Bon"], "loc": "nq question: who", "loc_ans": "Bo", "pred": "", "cond": ""}])");
+  std::vector<std::string> command = eval_command("zsre.h5", "zsre.json", {"--zsre-target", "alt"});
+  command[3] = "zsre";
+  ASSERT_EQ(run_loci(command).exit_code, 0);
+  const Outcome exported = run_loci({"export", path("zsre.h5"), "--format", "cases", "--output", path("zsre_cases")});
+  ASSERT_EQ(exported.exit_code, 0) << exported.err;
+  const Json record = parse_json_file(path("zsre_cases/case_0.json"));
+  EXPECT_EQ(record["requested_rewrite"]["target_new"]["str"], "Rome");
+  for (const char* phase : {"pre", "post"}) {
+    EXPECT_EQ(record[phase]["rewrite_prompts_correct"].size(), 5u);  // " Rome" in bytes
+    EXPECT_EQ(record[phase]["paraphrase_prompts_correct"].size(), 5u);
+    EXPECT_EQ(record[phase]["neighborhood_prompts_correct"].size(), 3u);
+  }
+}
+
+TEST_F(Commands, CounterFactExports) {
+  ASSERT_EQ(run_loci(eval_command("export.h5")).exit_code, 0);
+  const Json told =
+      json_of(run_loci({"export", path("export.h5"), "--format", "cases", "--output", path("cases"), "--json"}));
+  EXPECT_EQ(told["files"], 3);
+  const auto records = read_records(H5File::open_read(path("export.h5")));
+  for (const RecordResult& record : records) {
+    const Json object = parse_json_file(path("cases/case_" + std::to_string(record.case_id) + ".json"));
+    EXPECT_EQ(object["case_id"], record.case_id);
+    EXPECT_EQ(object["post"]["neighborhood_prompts_probs"].size(), 2u);
+    EXPECT_EQ(object["post"]["attribute_prompts_probs"].size(), 0u);
+    EXPECT_EQ(object["post"]["rewrite_prompts_probs"][0]["target_new"], mean_nll(record.prompts[0].after[0]));
+    EXPECT_EQ(object["pre"]["paraphrase_prompts_probs"][0]["target_true"], mean_nll(record.prompts[1].before[1]));
+  }
+  ASSERT_EQ(run_loci({"export", path("export.h5"), "--format", "csv", "--output", path("csv")}).exit_code, 0);
+  const std::string lines = read_text_file(path("csv/prompts.csv"));
+  EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 1 + 3 * 4 * 2);
+  EXPECT_NE(read_text_file(path("csv/summary.csv")).find("\nscore,"), std::string::npos);
+}
+
+TEST_F(Commands, SkippedRecordsAreCounted) {
+  Json records = counterfact_records(3);
+  records[1]["requested_rewrite"]["prompt"] = "no place for it";
+  write("some.json", records.dump());
+  const Outcome outcome = run_loci(eval_command("some.h5", "some.json", {"--skip-invalid", "--json"}));
+  const Json told = json_of(outcome);
+  EXPECT_EQ(told["records"], 2);
+  EXPECT_EQ(told["skipped"], 1);
+  EXPECT_NE(outcome.err.find("record 1 (case_id 1)"), std::string::npos) << outcome.err;
+}
+
+TEST_F(Commands, AConfigurationFileStandsForFlags) {
+  ASSERT_EQ(run_loci(eval_command("flags.h5")).exit_code, 0);
+  const Json config = {{"dataset", "counterfact"},    {"records", path("records.json")},
+                       {"cov", path("cov.h5")},       {"hparams", path("hparams.json")},
+                       {"output", path("config.h5")}, {"context-templates", path("templates.json")}};
+  write("config.json", config.dump());
+  const Outcome outcome = run_loci({"eval", path("model"), "--config", path("config.json")});
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(canonical_hash(path("config.h5")), canonical_hash(path("flags.h5")));
+}
+
+TEST_F(Commands, JsonOutputIsAloneOnStandardOutput) {
+  const Outcome outcome = run_loci(eval_command("alone.h5", "records.json", {"--json"}));
+  EXPECT_EQ(outcome.exit_code, 0);
+  EXPECT_EQ(std::count(outcome.out.begin(), outcome.out.end(), '\n'), 1);
+  EXPECT_NE(outcome.err.find("configuration"), std::string::npos);
+}
+
+TEST_F(Commands, HelpAndVersion) {
+  EXPECT_EQ(run_loci({"--help"}).exit_code, 0);
+  EXPECT_EQ(run_loci({"--version"}).exit_code, 0);
+  for (const char* command :
+       {"info", "predict", "generate", "tokenize", "cov", "trace", "edit", "eval", "train", "export"}) {
+    const Outcome outcome = run_loci({command, "--help"});
+    EXPECT_EQ(outcome.exit_code, 0) << command;
+    EXPECT_NE(outcome.out.find("Usage"), std::string::npos) << command;
+  }
+}
+
+}  // namespace
+}  // namespace loci::test

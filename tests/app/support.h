@@ -1,0 +1,166 @@
+#pragma once
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "model/checkpoint.h"
+#include "runtime/atomic_file.h"
+#include "runtime/json.h"
+#include "tests/support/paths.h"
+#include "tests/support/tiny_model.h"
+
+/// The built command as a child process, and small inputs for it.
+namespace loci::test {
+
+struct Outcome {
+  int exit_code = -1;  ///< -1: ended by a signal
+  std::string out;
+  std::string err;
+};
+
+/// Starts the command with its streams in files of `folder`; returns the process id.
+inline pid_t start_loci(const std::vector<std::string>& arguments, const std::filesystem::path& folder) {
+  std::vector<char*> argv;
+  std::string binary = LOCI_BINARY;
+  argv.push_back(binary.data());
+  std::vector<std::string> copies = arguments;
+  for (std::string& argument : copies) argv.push_back(argument.data());
+  argv.push_back(nullptr);
+  const std::string out = (folder / "stdout.txt").string(), err = (folder / "stderr.txt").string();
+  const pid_t child = fork();
+  if (child != 0) return child;
+  const int out_file = open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+  const int err_file = open(err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+  if (out_file < 0 || err_file < 0 || dup2(out_file, 1) < 0 || dup2(err_file, 2) < 0) _exit(126);
+  execv(argv[0], argv.data());
+  _exit(127);
+}
+
+inline Outcome wait_for(pid_t child, const std::filesystem::path& folder) {
+  int status = 0;
+  waitpid(child, &status, 0);
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_text_file(folder / "stdout.txt"),
+          read_text_file(folder / "stderr.txt")};
+}
+
+/// Runs the command to its end.
+inline Outcome run_loci(const std::vector<std::string>& arguments) {
+  const TemporaryDir folder;
+  return wait_for(start_loci(arguments, folder.path()), folder.path());
+}
+
+/// vocab.json and merges.txt of a tokenizer with one token a byte (GPT-2's spelling of bytes) and `<|endoftext|>`.
+inline void write_byte_tokenizer(const std::filesystem::path& dir) {
+  Json vocabulary = Json::object();
+  int32_t other = 0;
+  for (int byte = 0; byte < 256; ++byte) {
+    const bool printable = (byte > 32 && byte < 127) || (byte > 160 && byte != 173);
+    const int code = printable ? byte : 256 + other++;
+    std::string text;
+    if (code < 128) {
+      text += static_cast<char>(code);
+    } else {
+      text += static_cast<char>(0xC0 | (code >> 6));
+      text += static_cast<char>(0x80 | (code & 0x3F));
+    }
+    vocabulary[text] = byte;
+  }
+  vocabulary["<|endoftext|>"] = 256;
+  write_file_atomically(dir / "vocab.json", vocabulary.dump());
+  write_file_atomically(dir / "merges.txt", "#version: 0.2\n");
+}
+
+/// A Hugging Face folder with a small random model over bytes.
+inline void write_random_model(const std::filesystem::path& dir, unsigned seed, int64_t mlp_width = 20) {
+  GptConfig config = tiny_config(3, 3, 4, mlp_width, 257, 96);
+  config.bos_token = config.eos_token = 256;
+  Context context({.device = {}, .threads = 1});
+  const auto owned = random_parameters(context, config, seed);
+  std::map<std::string, std::vector<float>> values;
+  visit_parameters(owned->views, config,
+                   [&](const std::string& name, View& view) { values[name] = to_host(context, view); });
+  std::map<std::string, std::span<const float>> tensors;
+  for (const auto& [name, tensor] : values) tensors[name] = tensor;
+  std::filesystem::create_directories(dir);
+  write_checkpoint(dir, config, tensors);
+  write_byte_tokenizer(dir);
+}
+
+inline Json counterfact_record(int64_t case_id) {
+  const std::string subject = "Person " + std::to_string(case_id);
+  return {{"case_id", case_id},
+          {"requested_rewrite",
+           {{"prompt", "{} lives in"},
+            {"subject", subject},
+            {"target_new", {{"str", "Ro"}}},
+            {"target_true", {{"str", "B"}}}}},
+          {"paraphrase_prompts", {subject + " is in"}},
+          {"neighborhood_prompts", {"Someone lives in", "Who lives in"}}};
+}
+
+inline Json counterfact_records(int64_t count) {
+  Json records = Json::array();
+  for (int64_t i = 0; i < count; ++i) records.push_back(counterfact_record(i));
+  return records;
+}
+
+/// A folder with a model, second moments, hyper-parameters, templates and records, made once a process.
+class CommandTest : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    dir_ = new TemporaryDir;
+    write_random_model(dir_->path() / "model", 5);
+    write("text.txt", std::string(40, 'x') + " some letters of a text\nThe quick brown fox jumps over 13 lazy dogs?\n" +
+                          "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich.\n");
+    write("hparams.json", R"({"layers": [1], "v_num_grad_steps": 4, "v_lr": 0.5, "v_weight_decay": 0.01,
+                              "clamp_norm_factor": 4, "kl_factor": 0.0625, "mom2_adjustment": true})");
+    write("templates.json", R"(["{}", "And so. {}"])");
+    write("records.json", counterfact_records(3).dump());
+    const Outcome cov =
+        run_loci({"cov", path("model"), "--text", path("text.txt"), "--layers", "1", "--output", path("cov.h5")});
+    ASSERT_EQ(cov.exit_code, 0) << cov.err;
+  }
+  static void TearDownTestSuite() {
+    delete dir_;
+    dir_ = nullptr;
+  }
+
+  static std::string path(const std::string& name) { return dir_->file(name); }
+  static void write(const std::string& name, const std::string& text) { write_file_atomically(path(name), text); }
+  static bool exists(const std::string& name) { return std::filesystem::exists(path(name)); }
+
+  /// `loci eval` over a records file; `more` flags come last.
+  static std::vector<std::string> eval_command(const std::string& output, const std::string& records = "records.json",
+                                               const std::vector<std::string>& more = {}) {
+    std::vector<std::string> command = {"eval",
+                                        path("model"),
+                                        "--dataset",
+                                        "counterfact",
+                                        "--records",
+                                        path(records),
+                                        "--cov",
+                                        path("cov.h5"),
+                                        "--hparams",
+                                        path("hparams.json"),
+                                        "--context-templates",
+                                        path("templates.json"),
+                                        "--output",
+                                        path(output),
+                                        "--threads",
+                                        "1"};
+    command.insert(command.end(), more.begin(), more.end());
+    return command;
+  }
+
+  static inline TemporaryDir* dir_ = nullptr;
+};
+
+}  // namespace loci::test
