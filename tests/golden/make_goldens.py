@@ -36,12 +36,19 @@ def write(name, value):
         out.write("\n")
 
 
-def choose_facts(facts, count):
-    """Facts of different relations, subject lengths and subject positions."""
+def answered(reference, fact):
+    with torch.no_grad():
+        logits = reference.model(**reference.tokenizer(fact["prompt"], return_tensors="pt")).logits[0, -1]
+    return reference.tokenizer.decode(int(logits.argmax())).strip() == fact["attribute"]
+
+
+def choose_facts(reference, facts, count):
+    """Facts that the model answers, of different subject lengths and subject positions."""
     chosen = {}
     for fact in facts:
         key = (len(fact["subject"].split()), fact["prompt"].index(fact["subject"]) == 0)
-        chosen.setdefault(key, fact)
+        if key not in chosen and answered(reference, fact):
+            chosen[key] = fact
     return list(chosen.values())[:count]
 
 
@@ -82,10 +89,10 @@ def edits(reference, records, hparams, goldens):
 def main():
     os.makedirs(OUT, exist_ok=True)
     world = os.path.join(ROOT, "data/world")
-    facts = choose_facts(json.load(open(f"{world}/known_facts.json")), 4)
     records = json.load(open(f"{world}/records_tune.json"))[:3]
     with quiet():
         reference = Reference(os.path.abspath(sys.argv[1]), os.path.join(ROOT, "data/model"), attention="eager")
+    facts = choose_facts(reference, json.load(open(f"{world}/known_facts.json")), 4)
     layers = reference.model.config.n_layer
     hparams = dict(HPARAMS, layers=[min(1, layers - 1)], v_loss_layer=layers - 1)
     documents = [{"text": fact["prompt"] + fact["prediction"]} for fact in json.load(open(f"{world}/known_facts.json"))[:60]]
