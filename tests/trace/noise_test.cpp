@@ -63,7 +63,8 @@ TEST(Noise, UniformStaysWithinItsLevel) {
   Noise noise = fixed(2);
   noise.rule.kind = NoiseRule::Kind::uniform;
   double largest = 0;
-  for (const double value : noise.draw(1, 10, 10, 10)[0]) largest = std::max(largest, std::abs(value));
+  const auto values = noise.draw(1, 10, 10, 10)[0];
+  for (const double value : values) largest = std::max(largest, std::abs(value));
   EXPECT_LE(largest, 2);
   EXPECT_GT(largest, 1.9);
 }
