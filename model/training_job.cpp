@@ -141,7 +141,9 @@ class Job {
 };
 
 bool Job::found_complete() {
-  if (job_.on_existing == OnExisting::overwrite || !std::filesystem::exists(record_path_)) return false;
+  if (job_.on_existing == OnExisting::overwrite) return false;
+  if (!std::filesystem::exists(record_path_) || !std::filesystem::exists(job_.output / "model.safetensors"))
+    return false;
   const std::string where = record_path_.string();
   const Json record = parse_json_file(record_path_);
   const std::string difference = first_difference(json_object(record, "identity", where), inputs_.identity);
