@@ -209,8 +209,9 @@ def main():
     rng = random.Random(f"{options.seed}/text")
     write_lines(options.text / "train.jsonl", documents(facts, options.epochs, rng, lambda f: f.seen))
     write_lines(options.text / "valid.jsonl", documents(facts, HELD_OUT, rng, lambda f: f.held_out))
-    write_json(options.out / "known_facts.json", [known_fact(i, f, f.seen[0]) for i, f in enumerate(facts)])
-    write_json(options.out / "heldout_facts.json", [known_fact(i, f, f.held_out[0]) for i, f in enumerate(facts)])
+    order = random.Random(f"{options.seed}/order").sample(facts, len(facts))  # the first hundred are of all relations
+    write_json(options.out / "known_facts.json", [known_fact(i, f, f.seen[0]) for i, f in enumerate(order)])
+    write_json(options.out / "heldout_facts.json", [known_fact(i, f, f.held_out[0]) for i, f in enumerate(order)])
     made = records(facts, options.seed)
     sample = list(documents(facts, 1, random.Random(f"{options.seed}/templates"), lambda f: f.seen))
     templates = context_templates(sample, random.Random(f"{options.seed}/context"))

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Makes data/model from nothing but this repository: world, tokenizer, training. Continues where it was interrupted.
+# Makes a model like data/model from nothing but this repository: world, tokenizer, training. Continues where it was
+# interrupted.
 #   scripts/world/train_model.sh [OUTPUT_DIR] [flags of `loci train`]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-output=${1:-data/model}
+output=${1:-out/model}
 shift || true
 scripts/world/make_world.py --seed 1
 scripts/world/train_tokenizer.py build/world/train.jsonl build/world --vocab 2500
