@@ -145,7 +145,9 @@ class Comparison:
 
 def machine():
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
-    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "system": platform.platform(), "python": platform.python_version()}
+    release = dict(line.strip().split("=", 1) for line in open("/etc/os-release") if "=" in line)
+    system = release.get("PRETTY_NAME", platform.system()).strip('"')
+    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "system": system}
 
 
 def main():
