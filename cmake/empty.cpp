@@ -1,1 +1,0 @@
-// A library has no sources of its own yet.
