@@ -27,11 +27,11 @@ target_include_directories(loci_options INTERFACE $<BUILD_INTERFACE:${CMAKE_CURR
 target_compile_features(loci_options INTERFACE cxx_std_20)
 
 if(LOCI_SANITIZE STREQUAL "address")
-  add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g)
+  add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
   add_link_options(-fsanitize=address,undefined)
   add_compile_definitions(LOCI_SANITIZED)
 elseif(LOCI_SANITIZE STREQUAL "thread")
-  add_compile_options(-fsanitize=thread -fno-omit-frame-pointer -g)
+  add_compile_options(-fsanitize=thread -fno-omit-frame-pointer)
   add_link_options(-fsanitize=thread)
   add_compile_definitions(LOCI_SANITIZED)
 elseif(LOCI_SANITIZE)
