@@ -23,7 +23,7 @@ class ThreadPool {
 
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
-  /// Calls body(begin, end) over [0, count) in chunks of at least `grain`. Returns when all are done. The first exception
+  /// Calls body(begin, end) over [0, count) in equal chunks, at most one for every `grain` elements. Returns when all are done. The first exception
   /// thrown by a chunk is thrown here.
   template <typename Body>
   void parallel_for(int64_t count, int64_t grain, Body&& body) {
