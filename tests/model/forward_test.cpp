@@ -25,16 +25,23 @@ Tensor all_logits(Context& context, const Model& model, const std::vector<std::v
 }
 
 /// fp32 against exact values: each block adds a few roundings of sums of `width` terms to the residual stream, and the
-/// logits sum `width` products of it. Errors of sums grow like the square root of their length.
+/// logits sum `width` products of it. Errors of sums grow like the square root of their length. Softmax turns the absolute
+/// error of a score into a relative error of its probability, and scores that are not divided by sqrt(head width) are that
+/// much larger, their errors too.
 double logit_tolerance(const GptConfig& config, double largest) {
   const double eps = std::pow(2.0, -24);
-  return 4 * eps * largest * std::sqrt(static_cast<double>(config.width) * static_cast<double>(config.layers + 1));
+  const double scores =
+      config.attention_scale == AttentionScale::none ? std::sqrt(static_cast<double>(config.head_width())) : 1;
+  return 4 * eps * largest * scores *
+         std::sqrt(static_cast<double>(config.width) * static_cast<double>(config.layers + 1));
 }
 
 struct ShapeCase {
   const char* name;
   GptConfig config;
 };
+
+void PrintTo(const ShapeCase& shape, std::ostream* out) { *out << shape.name; }
 
 std::vector<ShapeCase> shape_cases() {
   GptConfig plain = tiny_config();
