@@ -25,9 +25,9 @@ Tensor all_logits(Context& context, const Model& model, const std::vector<std::v
 }
 
 /// fp32 against exact values: each block adds a few roundings of sums of `width` terms to the residual stream, and the
-/// logits sum `width` products of it. Errors of sums grow like the square root of their length. Softmax turns the absolute
-/// error of a score into a relative error of its probability, and scores that are not divided by sqrt(head width) are that
-/// much larger, their errors too.
+/// logits sum `width` products of it. Errors of sums grow like the square root of their length. Softmax turns the
+/// absolute error of a score into a relative error of its probability, and scores that are not divided by sqrt(head
+/// width) are that much larger, their errors too.
 double logit_tolerance(const GptConfig& config, double largest) {
   const double eps = std::pow(2.0, -24);
   const double scores =
