@@ -22,7 +22,7 @@ echo "== model"
 
 echo "== causal traces of 100 facts (states, MLP and attention; severed graphs)"
 "$loci" trace "$model" --facts "$world/known_facts.json" --limit 100 --sever mlp,attn --window 3 --output "$out/trace.h5"
-"$python" scripts/plot_trace.py "$out/trace.h5" --output "$out/figures" --facts 4
+"$python" scripts/plot_trace.py "$out/trace.h5" --output "$out/figures" --first 4
 
 echo "== second moments over the training text"
 "$python" scripts/world/make_world.py --out "$out/world" --text "$out/world" >/dev/null
