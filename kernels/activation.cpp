@@ -2,22 +2,21 @@
 
 #include "kernels/backend.h"
 #include "kernels/cpu.h"
+#include "kernels/cuda.h"
 
 namespace loci {
 
 void activation(Context& context, Activation kind, ConstView x, View y) {
   require_valid("activation", "x", x);
   require_shape("activation", "y", y, x.rows, x.cols);
-  require_cpu(context, "activation");
-  cpu::activation(context, kind, x, y);
+  (context.on_cpu() ? cpu::activation : cuda::activation)(context, kind, x, y);
 }
 
 void activation_backward(Context& context, Activation kind, ConstView x, ConstView dy, View dx) {
   require_valid("activation_backward", "x", x);
   require_shape("activation_backward", "dy", dy, x.rows, x.cols);
   require_shape("activation_backward", "dx", dx, x.rows, x.cols);
-  require_cpu(context, "activation_backward");
-  cpu::activation_backward(context, kind, x, dy, dx);
+  (context.on_cpu() ? cpu::activation_backward : cuda::activation_backward)(context, kind, x, dy, dx);
 }
 
 }  // namespace loci

@@ -2,6 +2,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cpu.h"
+#include "kernels/cuda.h"
 
 namespace loci {
 namespace {
@@ -22,8 +23,8 @@ void attention(Context& context, const AttentionBatch& batch, int64_t heads, flo
   require_inputs("attention", batch, heads, queries, keys, values);
   require_shape("attention", "output", output, batch.queries, queries.cols);
   if (!log_sums.empty()) require_shape("attention", "log_sums", log_sums, batch.queries, heads);
-  require_cpu(context, "attention");
-  cpu::attention(context, batch, heads, scale, queries, keys, values, output, log_sums);
+  (context.on_cpu() ? cpu::attention : cuda::attention)(context, batch, heads, scale, queries, keys, values, output,
+                                                        log_sums);
 }
 
 void attention_backward(Context& context, const AttentionBatch& batch, int64_t heads, float scale, ConstView queries,
@@ -37,9 +38,9 @@ void attention_backward(Context& context, const AttentionBatch& batch, int64_t h
   require_shape(op, "query_gradients", query_gradients, batch.queries, queries.cols);
   require_shape(op, "key_gradients", key_gradients, keys.rows, queries.cols);
   require_shape(op, "value_gradients", value_gradients, keys.rows, queries.cols);
-  require_cpu(context, op);
-  cpu::attention_backward(context, batch, heads, scale, queries, keys, values, output, log_sums, output_gradients,
-                          query_gradients, key_gradients, value_gradients);
+  (context.on_cpu() ? cpu::attention_backward : cuda::attention_backward)(
+      context, batch, heads, scale, queries, keys, values, output, log_sums, output_gradients, query_gradients,
+      key_gradients, value_gradients);
 }
 
 }  // namespace loci

@@ -7,13 +7,8 @@
 #include "runtime/error.h"
 #include "runtime/view.h"
 
-/// What the `x.cpp` files share: shape checks and the choice of the backend.
+/// What the `x.cpp` files share: shape checks.
 namespace loci {
-
-inline void require_cpu(const Context& context, const char* op) {
-  require<SystemError>(context.device().type == DeviceType::cpu, "{}: this build has no backend for device {}", op,
-                       context.device().name());
-}
 
 template <typename T>
 void require_shape(const char* op, const char* name, const MatrixView<T>& view, int64_t rows, int64_t cols) {

@@ -6,6 +6,7 @@
 #include "kernels/gemm.h"
 #include "kernels/layer_norm.h"
 #include "kernels/rows.h"
+#include "kernels/sampling.h"
 #include "kernels/softmax.h"
 
 /// The CPU backend of every op: the contracts of the public headers, shapes already checked.
@@ -71,6 +72,9 @@ void attention_backward(Context& context, const AttentionBatch& batch, int64_t h
                         ConstView keys, ConstView values, ConstView output, ConstView log_sums,
                         ConstView output_gradients, View query_gradients, View key_gradients, View value_gradients);
 
+void sample_top_k(Context& context, ConstView logits, int64_t k, double temperature,
+                  const DeviceArray<double>& uniforms, DeviceArray<int32_t>& chosen);
+
 void adam_step(Context& context, const AdamOptions& options, int64_t step, ConstView gradient, float gradient_scale,
                View x, View first, View second);
 double sum_of_squares(Context& context, ConstView x);
@@ -78,6 +82,6 @@ void clamp_row_norms(Context& context, ConstView limits, View x);
 
 void symmetric_update(Context& context, ConstView x, View sum);
 /// total += x^T x, lower triangle, fp32 products added to fp64; total [n, n] with n = x.cols.
-void symmetric_update(Context& context, ConstView x, double* total);
+void add_second_moment(Context& context, ConstView x, double* total);
 
 }  // namespace loci::cpu

@@ -2,6 +2,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cpu.h"
+#include "kernels/cuda.h"
 
 namespace loci {
 
@@ -17,9 +18,8 @@ void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transp
     require_shape("gemm", "b", b, k, c.cols);
   else
     require_shape("gemm", "b (transposed)", b, c.cols, k);
-  require_cpu(context, "gemm");
   if (c.empty()) return;
-  cpu::gemm(context, transpose_a, a, transpose_b, b, c, write, alpha);
+  (context.on_cpu() ? cpu::gemm : cuda::gemm)(context, transpose_a, a, transpose_b, b, c, write, alpha);
 }
 
 void linear(Context& context, ConstView x, ConstView w, ConstView bias, View y) {
@@ -27,9 +27,8 @@ void linear(Context& context, ConstView x, ConstView w, ConstView bias, View y) 
   require_shape("linear", "x", x, x.rows, w.rows);
   require_shape("linear", "bias", bias, 1, w.cols);
   require_shape("linear", "y", y, x.rows, w.cols);
-  require_cpu(context, "linear");
   if (y.empty()) return;
-  cpu::linear(context, x, w, bias, y);
+  (context.on_cpu() ? cpu::linear : cuda::linear)(context, x, w, bias, y);
 }
 
 }  // namespace loci

@@ -2,6 +2,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cpu.h"
+#include "kernels/cuda.h"
 
 namespace loci {
 
@@ -11,8 +12,7 @@ void layer_norm(Context& context, ConstView x, ConstView gain, ConstView bias, f
   require_shape("layer_norm", "bias", bias, 1, x.cols);
   require_shape("layer_norm", "y", y, x.rows, x.cols);
   if (!statistics.empty()) require_shape("layer_norm", "statistics", statistics, x.rows, 2);
-  require_cpu(context, "layer_norm");
-  cpu::layer_norm(context, x, gain, bias, epsilon, y, statistics);
+  (context.on_cpu() ? cpu::layer_norm : cuda::layer_norm)(context, x, gain, bias, epsilon, y, statistics);
 }
 
 void layer_norm_backward(Context& context, ConstView x, ConstView gain, ConstView statistics, ConstView dy, View dx,
@@ -24,8 +24,8 @@ void layer_norm_backward(Context& context, ConstView x, ConstView gain, ConstVie
   require_shape("layer_norm_backward", "dx", dx, x.rows, x.cols);
   if (!dgain.empty()) require_shape("layer_norm_backward", "dgain", dgain, 1, x.cols);
   if (!dbias.empty()) require_shape("layer_norm_backward", "dbias", dbias, 1, x.cols);
-  require_cpu(context, "layer_norm_backward");
-  cpu::layer_norm_backward(context, x, gain, statistics, dy, dx, write, dgain, dbias);
+  (context.on_cpu() ? cpu::layer_norm_backward : cuda::layer_norm_backward)(context, x, gain, statistics, dy, dx, write,
+                                                                            dgain, dbias);
 }
 
 }  // namespace loci

@@ -1,13 +1,10 @@
 #include "kernels/sampling.h"
 
 #include "kernels/backend.h"
+#include "kernels/cpu.h"
+#include "kernels/cuda.h"
 
 namespace loci {
-
-namespace cpu {
-void sample_top_k(Context& context, ConstView logits, int64_t k, double temperature,
-                  const DeviceArray<double>& uniforms, DeviceArray<int32_t>& chosen);
-}  // namespace cpu
 
 void sample_top_k(Context& context, ConstView logits, int64_t k, double temperature,
                   const DeviceArray<double>& uniforms, DeviceArray<int32_t>& chosen) {
@@ -16,8 +13,7 @@ void sample_top_k(Context& context, ConstView logits, int64_t k, double temperat
   require_size("sample_top_k", "chosen", chosen.size(), logits.rows);
   require<ShapeError>(k >= 1 && k <= logits.cols, "sample_top_k: k is {} of {} logits", k, logits.cols);
   require<ShapeError>(temperature > 0, "sample_top_k: temperature is {}, must be above 0", temperature);
-  require_cpu(context, "sample_top_k");
-  cpu::sample_top_k(context, logits, k, temperature, uniforms, chosen);
+  (context.on_cpu() ? cpu::sample_top_k : cuda::sample_top_k)(context, logits, k, temperature, uniforms, chosen);
 }
 
 }  // namespace loci

@@ -5,8 +5,8 @@
 #include "kernels/gemm.h"
 #include "runtime/tensor.h"
 
-/// Softmax and the losses over it, for selected positions only. Exponentials are good to 2 ulp of fp32; sums within a row
-/// are accumulated in fp64.
+/// Softmax and the losses over it, for selected positions only. Exponentials are good to 2 ulp of fp32; sums within a
+/// row are accumulated in fp64.
 namespace loci {
 
 /// log_sum[r] = log sum_j exp(logits[r, j]); logits [rows, V], log_sum [rows, 1].

@@ -4,6 +4,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cpu.h"
+#include "kernels/cuda.h"
 #include "kernels/rows.h"
 
 namespace loci {
@@ -11,12 +12,10 @@ namespace loci {
 void symmetric_update(Context& context, ConstView x, View sum) {
   require_valid("symmetric_update", "x", x);
   require_shape("symmetric_update", "sum", sum, x.cols, x.cols);
-  require_cpu(context, "symmetric_update");
-  cpu::symmetric_update(context, x, sum);
+  (context.on_cpu() ? cpu::symmetric_update : cuda::symmetric_update)(context, x, sum);
 }
 
 SecondMoment::SecondMoment(Context& context, int64_t width) : width_(width), total_(context, width * width) {
-  require_cpu(context, "SecondMoment");
   context.fill_zero(total_.data(), sizeof(double) * static_cast<size_t>(total_.size()));
 }
 
@@ -25,7 +24,8 @@ void SecondMoment::add(Context& context, ConstView x) {
   for (int64_t first = 0; first < x.rows;) {
     const int64_t count = std::min(kFlushRows - pending_, x.rows - first);
     if (count == kFlushRows) {
-      cpu::symmetric_update(context, x.rows_slice(first, count), total_.data());
+      (context.on_cpu() ? cpu::add_second_moment : cuda::add_second_moment)(context, x.rows_slice(first, count),
+                                                                            total_.data());
     } else {
       if (block_.empty()) block_ = Tensor(context, kFlushRows, width_);
       for (int64_t r = 0; r < count; ++r)
@@ -39,7 +39,9 @@ void SecondMoment::add(Context& context, ConstView x) {
 }
 
 void SecondMoment::flush(Context& context) {
-  if (pending_ > 0) cpu::symmetric_update(context, block_.rows_slice(0, pending_), total_.data());
+  if (pending_ > 0)
+    (context.on_cpu() ? cpu::add_second_moment : cuda::add_second_moment)(context, block_.rows_slice(0, pending_),
+                                                                          total_.data());
   pending_ = 0;
 }
 

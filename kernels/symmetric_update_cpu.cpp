@@ -106,7 +106,7 @@ void symmetric_update(Context& context, ConstView x, View sum) {
   });
 }
 
-void symmetric_update(Context& context, ConstView x, double* total) {
+void add_second_moment(Context& context, ConstView x, double* total) {
   update(context, x, [&](const float* from, int64_t row, int64_t col, int64_t count) {
     add_row_fp64(from, count, total + row * x.cols + col);
   });

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdlib>
 #include <cstring>
 
@@ -15,6 +16,8 @@ constexpr size_t kAlignment = 64;
 
 int64_t available_bytes() { return int64_t{sysconf(_SC_AVPHYS_PAGES)} * sysconf(_SC_PAGESIZE); }
 
+int64_t to_mib(int64_t bytes) { return (bytes + (int64_t{1} << 20) - 1) >> 20; }
+
 // Blocks come in few sizes, so that a released one fits the next request of about the same size.
 size_t block_size(size_t bytes) {
   size_t granule = kAlignment;
@@ -26,62 +29,132 @@ size_t block_size(size_t bytes) {
 
 Device Device::parse(const std::string& text) {
   if (text == "cpu") return {};
-  if (text == "cuda" || text.starts_with("cuda:"))
-    throw_error<InputError>("--device {}: this build has no CUDA backend; use --device cpu", text);
-  throw_error<InputError>("--device {}: unknown device; use cpu, cuda or cuda:INDEX", text);
+  require<InputError>(text == "cuda" || text.starts_with("cuda:"),
+                      "--device {}: unknown device; use cpu, cuda or cuda:INDEX", text);
+  int index = 0;
+  if (text != "cuda") {
+    const char* begin = text.data() + 5;
+    const char* end = text.data() + text.size();
+    const auto [stop, failed] = std::from_chars(begin, end, index);
+    require<InputError>(failed == std::errc() && stop == end && index >= 0,
+                        "--device {}: unknown device; use cpu, cuda or cuda:INDEX", text);
+  }
+  const int count = CudaDevice::count();
+  require<InputError>(count > 0, "--device {}: {}; use --device cpu", text, CudaDevice::why_none());
+  require<InputError>(index < count, "--device {}: this machine has {} CUDA devices, the last is cuda:{}", text, count,
+                      count - 1);
+  return {DeviceType::cuda, index};
 }
+
+Device Device::best() { return CudaDevice::count() > 0 ? Device{DeviceType::cuda, 0} : Device{}; }
 
 std::string Device::name() const { return type == DeviceType::cpu ? "cpu" : fmt::format("cuda:{}", index); }
 
-Context::Context(const ContextOptions& options)
-    : device_(options.device),
-      threads_(options.threads),
-      memory_budget_(options.memory_budget > 0 ? options.memory_budget : available_bytes() / 2) {}
+Precision parse_precision(const std::string& text) {
+  for (const Precision precision : {Precision::fp32, Precision::tf32, Precision::bf16})
+    if (text == precision_name(precision)) return precision;
+  throw_error<InputError>("--precision {}: unknown precision; use fp32, tf32 or bf16", text);
+}
 
-Context::~Context() {
-  for (auto& [size, block] : free_blocks_) std::free(block);
+std::string precision_name(Precision precision) {
+  return precision == Precision::fp32 ? "fp32" : precision == Precision::tf32 ? "tf32" : "bf16";
+}
+
+Context::Context(const ContextOptions& options)
+    : device_(options.device), precision_(options.precision), threads_(options.threads) {
+  require<InputError>(!on_cpu() || precision_ == Precision::fp32,
+                      "--precision {} needs a GPU; the CPU computes in fp32", precision_name(precision_));
+  if (!on_cpu()) cuda_ = std::make_unique<CudaDevice>(device_.index);
+  const int64_t available = on_cpu() ? available_bytes() : cuda_->free_bytes();
+  memory_budget_ = options.memory_budget > 0 ? options.memory_budget : available / 2;
+}
+
+Context::~Context() { give_back_free_blocks(); }
+
+void Context::give_back_free_blocks() noexcept {
+  for (auto& [size, block] : free_blocks_) on_cpu() ? std::free(block) : cuda_->free(block);
+  free_blocks_.clear();
+}
+
+/// Memory from the system or the device; cached blocks of other sizes are given back before it is refused.
+void* Context::take_block(size_t size) {
+  const auto take = [&] { return on_cpu() ? std::aligned_alloc(kAlignment, size) : cuda_->allocate(size); };
+  void* block = take();
+  if (block || free_blocks_.empty()) return block;
+  give_back_free_blocks();
+  return take();
 }
 
 void* Context::allocate(size_t bytes) {
   const size_t size = block_size(bytes);
-  live_bytes_ += static_cast<int64_t>(size);
-  peak_bytes_ = std::max(peak_bytes_, live_bytes_);
   if (auto found = free_blocks_.find(size); found != free_blocks_.end()) {
     void* block = found->second;
     free_blocks_.erase(found);
+    count_live(static_cast<int64_t>(size));
     return block;
   }
-  void* block = std::aligned_alloc(kAlignment, size);
-  if (!block) {
-    live_bytes_ -= static_cast<int64_t>(size);
-    throw_error<SystemError>("out of memory: {} bytes wanted beside {} in use; set a smaller --memory", size,
-                             live_bytes_);
-  }
+  void* block = take_block(size);
+  require<SystemError>(block != nullptr,
+                       "out of memory on {}: {} MiB wanted beside {} MiB in use; set --memory below {} MiB",
+                       device_.name(), to_mib(static_cast<int64_t>(size)), to_mib(live_bytes_), to_mib(memory_budget_));
+  count_live(static_cast<int64_t>(size));
   return block;
+}
+
+void Context::count_live(int64_t change) noexcept {
+  live_bytes_ += change;
+  peak_bytes_ = std::max(peak_bytes_, live_bytes_);
 }
 
 void Context::release(void* block, size_t bytes) noexcept {
   if (!block) return;
   const size_t size = block_size(bytes);
-  live_bytes_ -= static_cast<int64_t>(size);
+  count_live(-static_cast<int64_t>(size));
 #ifdef LOCI_SANITIZED
-  std::free(block);  // a cached block would hide a use after release
+  on_cpu() ? std::free(block) : cuda_->free(block);  // a cached block would hide a use after release
 #else
   free_blocks_.emplace(size, block);
 #endif
 }
 
 void Context::copy_to_device(void* destination, const void* source, size_t bytes) {
-  if (bytes) std::memcpy(destination, source, bytes);
+  if (bytes == 0) return;
+  if (on_cpu())
+    std::memcpy(destination, source, bytes);
+  else
+    cuda_->copy_to_device(destination, source, bytes);
 }
+
 void Context::copy_to_host(void* destination, const void* source, size_t bytes) {
-  if (bytes) std::memcpy(destination, source, bytes);
+  copy_rows_to_host(destination, source, bytes, bytes, 1);
 }
+
+void Context::copy_rows_to_host(void* destination, const void* source, size_t row_bytes, size_t stride, size_t rows) {
+  if (row_bytes == 0 || rows == 0) return;
+  if (!on_cpu()) return cuda_->copy_to_host(destination, source, row_bytes, stride, rows);
+  for (size_t r = 0; r < rows; ++r)
+    std::memcpy(static_cast<char*>(destination) + r * row_bytes, static_cast<const char*>(source) + r * stride,
+                row_bytes);
+}
+
 void Context::copy_on_device(void* destination, const void* source, size_t bytes) {
-  if (bytes) std::memcpy(destination, source, bytes);
+  if (bytes == 0) return;
+  if (on_cpu())
+    std::memcpy(destination, source, bytes);
+  else
+    cuda_->copy_on_device(destination, source, bytes);
 }
+
 void Context::fill_zero(void* destination, size_t bytes) {
-  if (bytes) std::memset(destination, 0, bytes);
+  if (bytes == 0) return;
+  if (on_cpu())
+    std::memset(destination, 0, bytes);
+  else
+    cuda_->fill_zero(destination, bytes);
+}
+
+void Context::synchronize() {
+  if (!on_cpu()) cuda_->synchronize();
 }
 
 }  // namespace loci

@@ -96,11 +96,11 @@ class Tensor {
   int64_t cols_ = 0;
 };
 
-/// Copies a view [rows, cols] of device memory to the host, row by row where it is strided.
+/// Copies a view [rows, cols] of device memory to the host.
 inline std::vector<float> to_host(Context& context, ConstView view) {
   std::vector<float> values(static_cast<size_t>(view.rows * view.cols));
-  for (int64_t r = 0; r < view.rows; ++r)
-    context.copy_to_host(values.data() + r * view.cols, view.row(r), sizeof(float) * static_cast<size_t>(view.cols));
+  context.copy_rows_to_host(values.data(), view.data, sizeof(float) * static_cast<size_t>(view.cols),
+                            sizeof(float) * static_cast<size_t>(view.stride), static_cast<size_t>(view.rows));
   return values;
 }
 

@@ -12,7 +12,8 @@
 namespace loci {
 
 /// A fixed set of threads that share loops. Work is cut into equal contiguous chunks, one a thread at most, so which
-/// thread computes what depends on the sizes alone. One loop at a time; a loop started inside a loop runs on its caller.
+/// thread computes what depends on the sizes alone. One loop at a time; a loop started inside a loop runs on its
+/// caller.
 class ThreadPool {
  public:
   /// `threads` includes the calling thread; 0 takes the number of cores this process may run on.
@@ -23,8 +24,8 @@ class ThreadPool {
 
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
-  /// Calls body(begin, end) over [0, count) in equal chunks, at most one for every `grain` elements. Returns when all are done. The first exception
-  /// thrown by a chunk is thrown here.
+  /// Calls body(begin, end) over [0, count) in equal chunks, at most one for every `grain` elements. Returns when all
+  /// are done. The first exception thrown by a chunk is thrown here.
   template <typename Body>
   void parallel_for(int64_t count, int64_t grain, Body&& body) {
     using Plain = std::remove_reference_t<Body>;

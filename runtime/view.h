@@ -20,11 +20,7 @@ struct MatrixView {
       : data(data_), rows(rows_), cols(cols_), stride(stride_) {}
 
   /// A view of mutable elements is also a view of constant ones.
-  operator MatrixView<const T>() const
-    requires(!std::is_const_v<T>)
-  {
-    return {data, rows, cols, stride};
-  }
+  operator MatrixView<const T>() const requires(!std::is_const_v<T>) { return {data, rows, cols, stride}; }
 
   T* row(int64_t r) const { return data + r * stride; }
   bool empty() const { return rows == 0 || cols == 0; }

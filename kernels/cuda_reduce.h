@@ -1,0 +1,64 @@
+#pragma once
+
+#include "runtime/cuda_launch.h"
+
+/// Reductions and wide accesses that several kernels use. For *_cuda.cu only.
+namespace loci::cuda {
+
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+struct Sum {
+  template <typename T>
+  __device__ T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+struct Max {
+  template <typename T>
+  __device__ T operator()(T a, T b) const {
+    return a > b ? a : b;
+  }
+};
+
+/// The reduction over a warp, in each of its lanes; all lanes take part. The order is fixed, so equal inputs give equal
+/// bits.
+template <typename Op, typename T>
+__device__ T warp_reduce(T value, Op op = {}) {
+  for (int bits = kWarp / 2; bits > 0; bits /= 2) value = op(value, __shfl_xor_sync(kAllLanes, value, bits));
+  return value;
+}
+template <typename T>
+__device__ T warp_sum(T value) {
+  return warp_reduce<Sum>(value);
+}
+template <typename T>
+__device__ T warp_max(T value) {
+  return warp_reduce<Max>(value);
+}
+
+/// The reduction over a block of at most 1024 threads, in each of them. `scratch` is shared memory for
+/// blockDim.x / 32 values, free for use again after the next barrier. `none` is the value that changes nothing.
+template <typename Op, typename T>
+__device__ T block_reduce(T value, T none, T* scratch, Op op = {}) {
+  value = warp_reduce<Op>(value, op);
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+  if (lane == 0) scratch[warp] = value;
+  __syncthreads();
+  value = lane < static_cast<int>(blockDim.x) / kWarp ? scratch[lane] : none;
+  return warp_reduce<Op>(value, op);
+}
+template <typename T>
+__device__ T block_sum(T value, T* scratch) {
+  return block_reduce<Sum>(value, T(0), scratch);
+}
+
+/// Whether the rows of a view can be read and written 16 bytes at a time.
+template <typename T>
+bool wide(const MatrixView<T>& view) {
+  constexpr int64_t kPer16Bytes = 16 / sizeof(T);
+  return reinterpret_cast<uintptr_t>(view.data) % 16 == 0 && view.cols % kPer16Bytes == 0 &&
+         (view.rows <= 1 || view.stride % kPer16Bytes == 0);
+}
+
+}  // namespace loci::cuda

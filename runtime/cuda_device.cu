@@ -1,0 +1,155 @@
+#include "runtime/cuda_device.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "runtime/cuda_launch.h"
+
+namespace loci {
+namespace {
+
+using cuda::check;
+
+constexpr const char* kOpening = "opening the CUDA device";
+
+// Pageable memory above this size is copied directly: the driver pipelines it better than one staging half would.
+constexpr size_t kStagedBytes = CudaHandles::Staging::kHalfBytes / 4;
+
+}  // namespace
+
+CudaHandles::CudaHandles(int index) : device(index) {
+  check(cudaSetDevice(index), kOpening);
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, index), kOpening);
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), kOpening);
+  check(cudaMallocHost(reinterpret_cast<void**>(&staging.memory), 2 * Staging::kHalfBytes), kOpening);
+  for (cudaEvent_t& event : staging.copied) check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), kOpening);
+}
+
+CudaHandles::~CudaHandles() {
+  cudaSetDevice(device);
+  cudaStreamSynchronize(stream);
+  gemm_plans.reset();
+  if (cusolver_) cusolverDnDestroy(cusolver_);
+  if (cublas_lt_) cublasLtDestroy(cublas_lt_);
+  if (cublas_) cublasDestroy(cublas_);
+  cudaFree(workspace_);
+  for (cudaEvent_t event : staging.copied) cudaEventDestroy(event);
+  cudaFreeHost(staging.memory);
+  cudaStreamDestroy(stream);
+}
+
+cublasHandle_t CudaHandles::cublas() {
+  if (!cublas_) {
+    require<SystemError>(cublasCreate(&cublas_) == CUBLAS_STATUS_SUCCESS, "cuBLAS cannot be set up on cuda:{}", device);
+    cublasSetWorkspace(cublas_, workspace(), kWorkspaceBytes);
+  }
+  cublasSetStream(cublas_, stream);
+  return cublas_;
+}
+
+cublasLtHandle_t CudaHandles::cublas_lt() {
+  if (!cublas_lt_)
+    require<SystemError>(cublasLtCreate(&cublas_lt_) == CUBLAS_STATUS_SUCCESS, "cuBLASLt cannot be set up on cuda:{}",
+                         device);
+  return cublas_lt_;
+}
+
+cusolverDnHandle_t CudaHandles::cusolver() {
+  if (!cusolver_)
+    require<SystemError>(cusolverDnCreate(&cusolver_) == CUSOLVER_STATUS_SUCCESS,
+                         "cuSOLVER cannot be set up on cuda:{}", device);
+  cusolverDnSetStream(cusolver_, stream);
+  return cusolver_;
+}
+
+void* CudaHandles::workspace() {
+  if (!workspace_) check(cudaMalloc(&workspace_, kWorkspaceBytes), "workspace of cuBLAS");
+  return workspace_;
+}
+
+int CudaDevice::count() {
+  int devices = 0;
+  return cudaGetDeviceCount(&devices) == cudaSuccess ? devices : 0;
+}
+
+std::string CudaDevice::why_none() {
+  int devices = 0;
+  const cudaError_t status = cudaGetDeviceCount(&devices);
+  return fmt::format("no CUDA device is usable here ({})", cudaGetErrorString(status));
+}
+
+CudaDevice::CudaDevice(int index) : handles_(std::make_unique<CudaHandles>(index)) {}
+CudaDevice::~CudaDevice() = default;
+
+std::string CudaDevice::product() const {
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, handles_->device), kOpening);
+  return properties.name;
+}
+
+int64_t CudaDevice::free_bytes() const {
+  size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), kOpening);
+  return static_cast<int64_t>(free);
+}
+
+int64_t CudaDevice::total_bytes() const {
+  size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), kOpening);
+  return static_cast<int64_t>(total);
+}
+
+void* CudaDevice::allocate(size_t bytes) {
+  void* block = nullptr;
+  const cudaError_t status = cudaMalloc(&block, bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // it is not sticky: the next launch must not report it
+    return nullptr;
+  }
+  check(status, "allocation");
+  return block;
+}
+
+void CudaDevice::free(void* block) noexcept {
+  cudaStreamSynchronize(handles_->stream);
+  cudaFree(block);
+}
+
+void CudaDevice::copy_to_device(void* destination, const void* source, size_t bytes) {
+  CudaHandles::Staging& staging = handles_->staging;
+  if (bytes > kStagedBytes) {
+    check(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyHostToDevice, handles_->stream), "copy to the device");
+    // A pageable source is read before the call returns in part only.
+    check(cudaStreamSynchronize(handles_->stream), "copy to the device");
+    return;
+  }
+  if (staging.used + bytes > CudaHandles::Staging::kHalfBytes) {
+    check(cudaEventRecord(staging.copied[staging.half], handles_->stream), "copy to the device");
+    staging.half = 1 - staging.half;
+    staging.used = 0;
+    check(cudaEventSynchronize(staging.copied[staging.half]), "copy to the device");
+  }
+  unsigned char* staged = staging.memory + staging.half * CudaHandles::Staging::kHalfBytes + staging.used;
+  staging.used += (bytes + 63) / 64 * 64;
+  std::memcpy(staged, source, bytes);
+  check(cudaMemcpyAsync(destination, staged, bytes, cudaMemcpyHostToDevice, handles_->stream), "copy to the device");
+}
+
+void CudaDevice::copy_to_host(void* destination, const void* source, size_t row_bytes, size_t stride, size_t rows) {
+  check(cudaMemcpy2DAsync(destination, row_bytes, source, stride, row_bytes, rows, cudaMemcpyDeviceToHost,
+                          handles_->stream),
+        "copy to the host");
+  check(cudaStreamSynchronize(handles_->stream), "copy to the host");
+}
+
+void CudaDevice::copy_on_device(void* destination, const void* source, size_t bytes) {
+  check(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDeviceToDevice, handles_->stream), "copy on the device");
+}
+
+void CudaDevice::fill_zero(void* destination, size_t bytes) {
+  check(cudaMemsetAsync(destination, 0, bytes, handles_->stream), "filling with zeros");
+}
+
+void CudaDevice::synchronize() { check(cudaStreamSynchronize(handles_->stream), "waiting for the device"); }
+
+}  // namespace loci

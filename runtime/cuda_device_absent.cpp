@@ -1,0 +1,30 @@
+#include "runtime/cuda_device.h"
+#include "runtime/error.h"
+
+// A build without CUDA: no device can be made, so the other members are never reached.
+namespace loci {
+
+struct CudaHandles {};
+
+namespace {
+
+[[noreturn]] void absent() { throw_error<SystemError>("{}", CudaDevice::why_none()); }
+
+}  // namespace
+
+int CudaDevice::count() { return 0; }
+std::string CudaDevice::why_none() { return "this build has no CUDA backend"; }
+CudaDevice::CudaDevice(int) { absent(); }
+CudaDevice::~CudaDevice() = default;
+std::string CudaDevice::product() const { absent(); }
+int64_t CudaDevice::free_bytes() const { absent(); }
+int64_t CudaDevice::total_bytes() const { absent(); }
+void* CudaDevice::allocate(size_t) { absent(); }
+void CudaDevice::free(void*) noexcept {}
+void CudaDevice::copy_to_device(void*, const void*, size_t) { absent(); }
+void CudaDevice::copy_to_host(void*, const void*, size_t, size_t, size_t) { absent(); }
+void CudaDevice::copy_on_device(void*, const void*, size_t) { absent(); }
+void CudaDevice::fill_zero(void*, size_t) { absent(); }
+void CudaDevice::synchronize() { absent(); }
+
+}  // namespace loci
