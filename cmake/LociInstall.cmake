@@ -5,8 +5,8 @@ add_library(loci_all INTERFACE)
 set_target_properties(loci_all PROPERTIES EXPORT_NAME loci)
 target_link_libraries(loci_all INTERFACE loci_eval loci_trace)
 
-set(loci_libraries loci_options loci_runtime loci_kernels loci_model loci_trace loci_edit loci_eval loci_all)
-foreach(folder options runtime kernels model trace edit eval)
+set(loci_libraries loci_options loci_runtime loci_cuda loci_kernels loci_model loci_trace loci_edit loci_eval loci_all)
+foreach(folder options runtime cuda kernels model trace edit eval)
   set_target_properties(loci_${folder} PROPERTIES EXPORT_NAME ${folder})
 endforeach()
 
