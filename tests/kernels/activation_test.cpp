@@ -43,7 +43,7 @@ Values sample_points() {
 class ActivationTest : public ::testing::TestWithParam<Activation> {};
 
 TEST_P(ActivationTest, AgreesWithTheFormulaInDouble) {
-  Context context;
+  Context context(device_options());
   const Values x_values = sample_points();
   const int64_t cols = 49, rows = static_cast<int64_t>(x_values.size()) / cols;
   ASSERT_EQ(rows * cols, static_cast<int64_t>(x_values.size()));
@@ -59,7 +59,7 @@ TEST_P(ActivationTest, AgreesWithTheFormulaInDouble) {
 }
 
 TEST_P(ActivationTest, BackwardAgreesWithCentralDifferences) {
-  Context context;
+  Context context(device_options());
   Values x_values;
   for (const float value : sample_points())
     if (std::abs(value) < 30 && std::abs(value) > 1e-20f) x_values.push_back(value);
@@ -79,7 +79,7 @@ TEST_P(ActivationTest, BackwardAgreesWithCentralDifferences) {
 }
 
 TEST_P(ActivationTest, EmptyNanAndWrongShapes) {
-  Context context;
+  Context context(device_options());
   Padded none(context, 0, 4), x(context, 1, 3, {1, kNan, 2}), y(context, 1, 3), other(context, 3, 1, {7, 7, 7});
   activation(context, GetParam(), none.read(), none.view());
   activation(context, GetParam(), x.read(), y.view());

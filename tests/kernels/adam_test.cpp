@@ -32,8 +32,8 @@ TEST(Adam, FollowsTheAlgorithmInDouble) {
   std::mt19937 random(1);
   const int64_t rows = 33, cols = 31;
   const Values start = normal_values(random, rows * cols);
-  for (const int threads : {1, 3}) {
-    Context context(with_threads(threads));
+  for (const int threads : thread_counts({1, 3})) {
+    Context context(device_options(threads));
     Padded x(context, rows, cols, start), first(context, rows, cols, Values(start.size(), 0)),
         second(context, rows, cols, Values(start.size(), 0));
     State expected{Doubles(start.begin(), start.end()), Doubles(start.size()), Doubles(start.size())};
@@ -56,7 +56,7 @@ TEST(Adam, FollowsTheAlgorithmInDouble) {
 
 TEST(Adam, FirstStepByHand) {
   // m = 0.1 g, v = 0.001 g^2; corrected they are g and g^2, so the step is the learning rate times the sign.
-  Context context;
+  Context context(device_options());
   AdamOptions options;
   options.learning_rate = 0.5;
   Padded x(context, 1, 3, {1, 1, 1}), gradient(context, 1, 3, {4, -0.25f, 0}), first(context, 1, 3, {0, 0, 0}),
@@ -66,7 +66,7 @@ TEST(Adam, FirstStepByHand) {
 }
 
 TEST(Adam, NanReachesTheParameter) {
-  Context context;
+  Context context(device_options());
   Padded x(context, 1, 2, {1, 1}), gradient(context, 1, 2, {kNan, 1}), first(context, 1, 2, {0, 0}),
       second(context, 1, 2, {0, 0});
   adam_step(context, {}, 1, gradient.read(), 1, x.view(), first.view(), second.view());
@@ -82,7 +82,7 @@ TEST(Adam, SumOfSquaresDoesNotDependOnThreads) {
     for (const float value : values) expected += static_cast<double>(value) * static_cast<double>(value);
     Doubles sums;
     for (const int threads : {1, 2, 3}) {
-      Context context(with_threads(threads));
+      Context context(device_options(threads));
       Padded x(context, rows, cols, values);
       sums.push_back(sum_of_squares(context, x.read()));
     }
@@ -93,7 +93,7 @@ TEST(Adam, SumOfSquaresDoesNotDependOnThreads) {
 }
 
 TEST(Adam, RowsAreClampedToTheirLimits) {
-  Context context;
+  Context context(device_options());
   Padded x(context, 4, 2, {3, 4, 3, 4, 0, 0, kNan, 1}), limits(context, 4, 1, {10, 2.5f, 1, 1});
   clamp_row_norms(context, limits.read(), x.view());
   const Values got = x.values();
@@ -103,7 +103,7 @@ TEST(Adam, RowsAreClampedToTheirLimits) {
 }
 
 TEST(Adam, ShapesAreCheckedBeforeAnyWrite) {
-  Context context;
+  Context context(device_options());
   Padded x(context, 2, 3, Values(6, 7)), other(context, 3, 2, Values(6, 7));
   EXPECT_THROW(adam_step(context, {}, 1, other.read(), 1, x.view(), x.view(), x.view()), ShapeError);
   EXPECT_THROW(adam_step(context, {}, 1, x.read(), 1, x.view(), x.view(), other.view()), ShapeError);

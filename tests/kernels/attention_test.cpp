@@ -29,9 +29,11 @@ class Case {
       int64_t total = spec.keys;
       const auto first_segment = static_cast<int64_t>(segments_.size());
       for (const int64_t count : spec.segments) {
-        segment_keys_.push_back(normal_values(random, count * d()));
-        segment_values_.push_back(normal_values(random, count * d()));
-        segments_.push_back({segment_keys_.back().data(), segment_values_.back().data(), d(), count});
+        const Values& keys = segment_keys_.emplace_back(normal_values(random, count * d()));
+        const Values& values = segment_values_.emplace_back(normal_values(random, count * d()));
+        const float* keys_there = storage_.emplace_back(context, std::span<const float>(keys)).data();
+        const float* values_there = storage_.emplace_back(context, std::span<const float>(values)).data();
+        segments_.push_back({keys_there, values_there, d(), count});
         total += count;
       }
       sequences_.push_back({queries, spec.queries, key_rows_, spec.keys, spec.visible_0, first_segment,
@@ -58,16 +60,20 @@ class Case {
   const Values& k() const { return k_; }
   const Values& v() const { return v_; }
 
-  struct Result {
+  struct Quantities {
     Doubles output;
     Doubles log_sums;
     Doubles dq, dk, dv;
   };
+  struct Result : Quantities {
+    Quantities errors;  ///< bounds of what inputs of products that are rounded by 1 relative do, to first order
+  };
 
   /// Forward, and backward where `dy` is given.
   Result reference(const Values& dy = {}) const {
-    Result result{Doubles(q_.size()), Doubles(static_cast<size_t>(queries() * heads_)), Doubles(q_.size()),
-                  Doubles(k_.size()), Doubles(k_.size())};
+    const Quantities zeros{Doubles(q_.size()), Doubles(static_cast<size_t>(queries() * heads_)), Doubles(q_.size()),
+                           Doubles(k_.size()), Doubles(k_.size())};
+    Result result{zeros, zeros};
     for (const AttentionSequence& s : sequences_)
       for (int64_t i = 0; i < s.queries; ++i)
         for (int64_t h = 0; h < heads_; ++h) one_query(s, i, h, dy, result);
@@ -86,54 +92,87 @@ class Case {
     std::vector<Seen> seen;
     for (int64_t e = s.first_segment; e < s.first_segment + s.segments; ++e)
       for (int64_t j = 0; j < segments_[static_cast<size_t>(e)].count; ++j)
-        seen.push_back({segments_[static_cast<size_t>(e)].keys + j * d() + h * width_,
-                        segments_[static_cast<size_t>(e)].values + j * d() + h * width_, -1});
+        seen.push_back({segment_keys_[static_cast<size_t>(e)].data() + j * d() + h * width_,
+                        segment_values_[static_cast<size_t>(e)].data() + j * d() + h * width_, -1});
     for (int64_t j = 0; j < s.visible_0 + i; ++j)
       seen.push_back({k_.data() + (s.first_key + j) * d() + h * width_,
                       v_.data() + (s.first_key + j) * d() + h * width_, s.first_key + j});
     const float* query = q_.data() + row * d() + h * width_;
-    Doubles p;
+    Doubles p, p_error;  // of the scores at first
     for (const Seen& one : seen) {
-      double score = 0;
-      for (int64_t c = 0; c < width_; ++c) score += static_cast<double>(query[c]) * static_cast<double>(one.key[c]);
+      double score = 0, magnitude = 0;
+      for (int64_t c = 0; c < width_; ++c) {
+        score += product(query[c], one.key[c]);
+        magnitude += std::abs(product(query[c], one.key[c]));
+      }
       p.push_back(score * static_cast<double>(scale_));
+      p_error.push_back(2 * magnitude * static_cast<double>(scale_));
     }
     const double maximum = *std::max_element(p.begin(), p.end());
-    double sum = 0;
+    double sum = 0, log_sum_error = 0;
     for (double& value : p) sum += value = std::exp(value - maximum);
     for (double& value : p) value /= sum;
+    for (size_t j = 0; j < p.size(); ++j) log_sum_error += p[j] * p_error[j];
+    for (size_t j = 0; j < p.size(); ++j) p_error[j] = p[j] * (p_error[j] + log_sum_error);
     result.log_sums[static_cast<size_t>(row * heads_ + h)] = maximum + std::log(sum);
-    double* output = result.output.data() + row * d() + h * width_;
+    result.errors.log_sums[static_cast<size_t>(row * heads_ + h)] = log_sum_error;
     for (size_t j = 0; j < seen.size(); ++j)
-      for (int64_t c = 0; c < width_; ++c) output[c] += p[j] * static_cast<double>(seen[j].value[c]);
-    if (!dy.empty()) one_query_backward(seen, p, row * d() + h * width_, h, dy, result);
+      for (int64_t c = 0; c < width_; ++c) {
+        const auto at = static_cast<size_t>(row * d() + h * width_ + c);
+        result.output[at] += p[j] * static_cast<double>(seen[j].value[c]);
+        result.errors.output[at] += (p_error[j] + 2 * p[j]) * std::abs(static_cast<double>(seen[j].value[c]));
+      }
+    if (!dy.empty()) one_query_backward(seen, {p, p_error}, row * d() + h * width_, h, dy, result);
   }
 
-  void one_query_backward(const std::vector<Seen>& seen, const Doubles& p, int64_t at, int64_t h, const Values& dy,
-                          Result& result) const {
-    Doubles dp(p.size());
-    double mean = 0;
+  struct Weights {
+    const Doubles& p;
+    const Doubles& error;
+  };
+
+  void one_query_backward(const std::vector<Seen>& seen, const Weights& weights, int64_t at, int64_t h,
+                          const Values& dy, Result& result) const {
+    const Doubles& p = weights.p;
+    const double scale = static_cast<double>(scale_);
+    Doubles dp(p.size()), dp_error(p.size());
+    double mean = 0, mean_error = 0;  // of dp; computed as dy times the output
     for (size_t j = 0; j < p.size(); ++j) {
-      for (int64_t c = 0; c < width_; ++c)
-        dp[j] += static_cast<double>(dy[static_cast<size_t>(at + c)]) * static_cast<double>(seen[j].value[c]);
+      for (int64_t c = 0; c < width_; ++c) {
+        dp[j] += product(dy[static_cast<size_t>(at + c)], seen[j].value[c]);
+        dp_error[j] += 2 * std::abs(product(dy[static_cast<size_t>(at + c)], seen[j].value[c]));
+      }
       mean += p[j] * dp[j];
     }
+    for (int64_t c = 0; c < width_; ++c)
+      mean_error += std::abs(static_cast<double>(dy[static_cast<size_t>(at + c)])) *
+                    result.errors.output[static_cast<size_t>(at + c)];
     for (size_t j = 0; j < p.size(); ++j) {
-      const double ds = p[j] * (dp[j] - mean) * static_cast<double>(scale_);
+      const double ds = p[j] * (dp[j] - mean) * scale;
+      const double ds_error =
+          (weights.error[j] * std::abs(dp[j] - mean) + p[j] * (dp_error[j] + mean_error)) * scale + 2 * std::abs(ds);
       for (int64_t c = 0; c < width_; ++c) {
-        result.dq[static_cast<size_t>(at + c)] += ds * static_cast<double>(seen[j].key[c]);
+        const auto here = static_cast<size_t>(at + c);
+        const double query = static_cast<double>(q_[here]), key = static_cast<double>(seen[j].key[c]),
+                     gradient = static_cast<double>(dy[here]);
+        result.dq[here] += ds * key;
+        result.errors.dq[here] += ds_error * std::abs(key);
         if (seen[j].own_row < 0) continue;
         const auto own = static_cast<size_t>(seen[j].own_row * d() + h * width_ + c);
-        result.dk[own] += ds * static_cast<double>(q_[static_cast<size_t>(at + c)]);
-        result.dv[own] += p[j] * static_cast<double>(dy[static_cast<size_t>(at + c)]);
+        result.dk[own] += ds * query;
+        result.errors.dk[own] += ds_error * std::abs(query);
+        result.dv[own] += p[j] * gradient;
+        result.errors.dv[own] += (weights.error[j] + 2 * p[j]) * std::abs(gradient);
       }
     }
   }
+
+  static double product(float a, float b) { return static_cast<double>(a) * static_cast<double>(b); }
 
   int64_t heads_, width_;
   float scale_;
   int64_t key_rows_ = 0;
   std::vector<Values> segment_keys_, segment_values_;
+  std::vector<DeviceArray<float>> storage_;  // the same on the device
   std::vector<AttentionSequence> sequences_;
   std::vector<AttentionSegment> segments_;
   AttentionBatch batch_;
@@ -164,19 +203,28 @@ std::vector<Sizes> all_sizes() {
 // and of its exponential moves a probability by that many roundings, and the output is a mean of values below 6.
 double tolerance(int64_t width) { return kEps * static_cast<double>(width + 64) * 6; }
 
+// Rounded inputs of products add what Case::Result::errors holds of them, and a quarter for terms of higher order.
+::testing::AssertionResult close_to(const Values& actual, const Doubles& expected, double allowed,
+                                    const Doubles& errors) {
+  const Precision precision = device_options().precision;
+  const double eps = precision == Precision::fp32 ? 0 : 1.25 * product_eps(precision);
+  return near_by(std::span<const float>(actual), std::span<const double>(expected),
+                 [&](size_t i) { return allowed + eps * errors[i]; });
+}
+
 class Attention : public ::testing::TestWithParam<size_t> {};
 
 TEST_P(Attention, AgreesWithTheSumInDouble) {
   const Sizes sizes = all_sizes()[GetParam()];
-  Context context;
+  Context context(device_options());
   const Case c(context, sizes.specs, sizes.heads, sizes.width, 1 / std::sqrt(static_cast<float>(sizes.width)));
   Padded q(context, c.queries(), c.d(), c.q()), k(context, c.key_rows(), c.d(), c.k()),
       v(context, c.key_rows(), c.d(), c.v());
   Padded y(context, c.queries(), c.d()), log_sums(context, c.queries(), c.heads());
   attention(context, c.batch(), c.heads(), c.scale(), q.read(), k.read(), v.read(), y.view(), log_sums.view());
   const Case::Result expected = c.reference();
-  EXPECT_TRUE(near(y.values(), expected.output, tolerance(sizes.width)));
-  EXPECT_TRUE(near(log_sums.values(), expected.log_sums, tolerance(sizes.width)));
+  EXPECT_TRUE(close_to(y.values(), expected.output, tolerance(sizes.width), expected.errors.output));
+  EXPECT_TRUE(close_to(log_sums.values(), expected.log_sums, tolerance(sizes.width), expected.errors.log_sums));
   EXPECT_TRUE(y.guarded() && log_sums.guarded());
   Padded plain(context, c.queries(), c.d());
   attention(context, c.batch(), c.heads(), c.scale(), q.read(), k.read(), v.read(), plain.view(), View());
@@ -187,7 +235,7 @@ TEST_P(Attention, DoesNotDependOnThreads) {
   const Sizes sizes = all_sizes()[GetParam()];
   std::vector<Values> outputs;
   for (const int threads : {1, 2, 3}) {
-    Context context(with_threads(threads));
+    Context context(device_options(threads));
     const Case c(context, sizes.specs, sizes.heads, sizes.width, 0.25f);
     Padded q(context, c.queries(), c.d(), c.q()), k(context, c.key_rows(), c.d(), c.k()),
         v(context, c.key_rows(), c.d(), c.v());
@@ -201,7 +249,7 @@ TEST_P(Attention, DoesNotDependOnThreads) {
 
 TEST_P(Attention, BackwardAgreesWithTheDerivativeInDouble) {
   const Sizes sizes = all_sizes()[GetParam()];
-  Context context;
+  Context context(device_options());
   const Case c(context, sizes.specs, sizes.heads, sizes.width, 1 / std::sqrt(static_cast<float>(sizes.width)));
   std::mt19937 random(7);
   const Values dy_values = normal_values(random, c.queries() * c.d());
@@ -220,16 +268,16 @@ TEST_P(Attention, BackwardAgreesWithTheDerivativeInDouble) {
   for (double& value : expected.dv) value += 0.5;
   // dP is a sum of `width` products; each gradient a sum over the keys or queries, weighted by P <= 1 in all.
   const double allowed = 8 * tolerance(sizes.width) * std::sqrt(static_cast<double>(sizes.width));
-  EXPECT_TRUE(near(dq.values(), expected.dq, allowed));
-  EXPECT_TRUE(near(dk.values(), expected.dk, allowed));
-  EXPECT_TRUE(near(dv.values(), expected.dv, allowed));
+  EXPECT_TRUE(close_to(dq.values(), expected.dq, allowed, expected.errors.dq));
+  EXPECT_TRUE(close_to(dk.values(), expected.dk, allowed, expected.errors.dk));
+  EXPECT_TRUE(close_to(dv.values(), expected.dv, allowed, expected.errors.dv));
   EXPECT_TRUE(dq.guarded() && dk.guarded() && dv.guarded());
 }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, Attention, ::testing::Range<size_t>(0, 9));
 
 TEST(AttentionByHand, TwoKeys) {
-  Context context;
+  Context context(device_options());
   // One head of one column, scale 1: the second query sees both keys with scores 0 and log 3.
   const std::vector<AttentionSequence> sequences{{0, 2, 0, 2, 1, 0, 0}};
   AttentionBatch batch{
@@ -237,12 +285,13 @@ TEST(AttentionByHand, TwoKeys) {
   Padded q(context, 2, 1, {1, 1}), k(context, 2, 1, {0, std::log(3.0f)}), v(context, 2, 1, {8, 4}), y(context, 2, 1);
   Padded log_sums(context, 2, 1);
   attention(context, batch, 1, 1, q.read(), k.read(), v.read(), y.view(), log_sums.view());
-  EXPECT_TRUE(near(y.values(), Doubles{8, 0.25 * 8 + 0.75 * 4}, 8 * 4 * kEps));
-  EXPECT_TRUE(near(log_sums.values(), Doubles{0, std::log(4.0)}, 4 * kEps));
+  const double eps = product_eps(context.precision());
+  EXPECT_TRUE(near(y.values(), Doubles{8, 0.25 * 8 + 0.75 * 4}, 8 * 4 * eps));
+  EXPECT_TRUE(near(log_sums.values(), Doubles{0, std::log(4.0)}, 4 * eps));
 }
 
 TEST(AttentionByHand, FutureKeysMayHoldAnything) {
-  Context context;
+  Context context(device_options());
   const std::vector<AttentionSequence> sequences{{0, 2, 0, 3, 1, 0, 0}};
   AttentionBatch batch{
       DeviceArray<AttentionSequence>(context, std::span<const AttentionSequence>(sequences)), {}, 2, 3};
@@ -252,7 +301,7 @@ TEST(AttentionByHand, FutureKeysMayHoldAnything) {
 }
 
 TEST(AttentionNumbers, LargeScoresNeitherOverflowNorVanish) {
-  Context context;
+  Context context(device_options());
   const std::vector<AttentionSequence> sequences{{0, 1, 0, 2, 2, 0, 0}};
   AttentionBatch batch{
       DeviceArray<AttentionSequence>(context, std::span<const AttentionSequence>(sequences)), {}, 1, 2};
@@ -262,7 +311,7 @@ TEST(AttentionNumbers, LargeScoresNeitherOverflowNorVanish) {
 }
 
 TEST(AttentionNumbers, NanComesThrough) {
-  Context context;
+  Context context(device_options());
   const std::vector<AttentionSequence> sequences{{0, 2, 0, 2, 1, 0, 0}};
   AttentionBatch batch{
       DeviceArray<AttentionSequence>(context, std::span<const AttentionSequence>(sequences)), {}, 2, 2};
@@ -273,7 +322,7 @@ TEST(AttentionNumbers, NanComesThrough) {
 }
 
 TEST(AttentionErrors, AreThrownBeforeAnyWrite) {
-  Context context;
+  Context context(device_options());
   const auto run = [&](const AttentionSequence& sequence, int64_t heads, int64_t key_rows) {
     const std::vector<AttentionSequence> sequences{sequence};
     AttentionBatch batch{

@@ -40,7 +40,7 @@ class Gemm : public ::testing::TestWithParam<Shape> {};
 
 TEST_P(Gemm, AgreesWithTheSumInDouble) {
   const Shape s = GetParam();
-  Context context;
+  Context context(device_options());
   std::mt19937 random(1);
   for (const Transpose ta : {Transpose::no, Transpose::yes})
     for (const Transpose tb : {Transpose::no, Transpose::yes}) {
@@ -51,7 +51,8 @@ TEST_P(Gemm, AgreesWithTheSumInDouble) {
       Padded c(context, s.m, s.n);
       gemm(context, ta, a.read(), tb, b.read(), c.view());
       const Reference expected = multiply(s, ta, a_values, tb, b_values);
-      const auto tolerance = [&](size_t i) { return static_cast<double>(s.k + 2) * kEps * expected.magnitude[i]; };
+      const double eps = static_cast<double>(s.k + 2) * kEps + product_error(context.precision());
+      const auto tolerance = [&](size_t i) { return eps * expected.magnitude[i]; };
       const Values got = c.values();
       EXPECT_TRUE(near_by(std::span<const float>(got), std::span<const double>(expected.product), tolerance));
       EXPECT_TRUE(c.guarded());
@@ -68,8 +69,8 @@ TEST_P(Gemm, IsExactForSmallIntegers) {
   Reference expected = multiply(s, Transpose::no, a_values, Transpose::no, b_values);
   for (size_t i = 0; i < c_values.size(); ++i)
     expected.product[i] = static_cast<double>(c_values[i]) - 2 * expected.product[i];
-  for (const int threads : {1, 2, 3}) {
-    Context context(with_threads(threads));
+  for (const int threads : thread_counts({1, 2, 3})) {
+    Context context(device_options(threads));
     Padded a(context, s.m, s.k, a_values), b(context, s.k, s.n, b_values), c(context, s.m, s.n, c_values);
     gemm(context, Transpose::no, a.read(), Transpose::no, b.read(), c.view(), Write::accumulate, -2);
     EXPECT_TRUE(near(c.values(), expected.product, 0));
@@ -79,7 +80,7 @@ TEST_P(Gemm, IsExactForSmallIntegers) {
 
 TEST_P(Gemm, LinearAddsTheBias) {
   const Shape s = GetParam();
-  Context context;
+  Context context(device_options());
   std::mt19937 random(3);
   const Values x_values = integer_values(random, s.m * s.k);
   const Values w_values = integer_values(random, s.k * s.n);
@@ -104,7 +105,7 @@ INSTANTIATE_TEST_SUITE_P(Sizes, Gemm,
                          });
 
 TEST(GemmByHand, TwoByTwo) {
-  Context context;
+  Context context(device_options());
   Padded a(context, 2, 2, {1, 2, 3, 4}), b(context, 2, 2, {5, 6, 7, 8}), c(context, 2, 2);
   gemm(context, Transpose::no, a.read(), Transpose::no, b.read(), c.view());
   EXPECT_EQ(c.values(), (Values{19, 22, 43, 50}));
@@ -115,7 +116,7 @@ TEST(GemmByHand, TwoByTwo) {
 }
 
 TEST(GemmNumbers, TheSameCallGivesTheSameBits) {
-  Context context(with_threads(2));
+  Context context(device_options(2));
   std::mt19937 random(4);
   const Shape s{133, 257, 300};
   Padded a(context, s.m, s.k, normal_values(random, s.m * s.k)), b(context, s.k, s.n, normal_values(random, s.k * s.n));
@@ -129,7 +130,7 @@ TEST(GemmNumbers, TheSameCallGivesTheSameBits) {
 }
 
 TEST(GemmErrors, ShapesThatDoNotFitAreRefusedBeforeAnyWrite) {
-  Context context;
+  Context context(device_options());
   Padded a(context, 2, 3, Values(6, 1)), b(context, 4, 2, Values(8, 1)), c(context, 2, 2, Values(4, 7));
   EXPECT_THROW(gemm(context, Transpose::no, a.read(), Transpose::no, b.read(), c.view()), ShapeError);
   EXPECT_THROW(gemm(context, Transpose::yes, a.read(), Transpose::no, b.read(), c.view()), ShapeError);
@@ -138,7 +139,7 @@ TEST(GemmErrors, ShapesThatDoNotFitAreRefusedBeforeAnyWrite) {
 }
 
 TEST(GemmNumbers, NanComesThrough) {
-  Context context;
+  Context context(device_options());
   for (const int64_t rows : {1, 2, 40}) {
     Values a_values(static_cast<size_t>(rows * 40), 1);
     a_values[5] = kNan;

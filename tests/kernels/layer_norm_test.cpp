@@ -67,7 +67,7 @@ class LayerNorm : public ::testing::TestWithParam<Shape> {
 };
 
 TEST_P(LayerNorm, AgreesWithTheFormulaInDouble) {
-  Context context;
+  Context context(device_options());
   Padded x(context, shape_.rows, shape_.width, x_), gain(context, 1, shape_.width, gain_),
       bias(context, 1, shape_.width, bias_);
   Padded y(context, shape_.rows, shape_.width), statistics(context, shape_.rows, 2);
@@ -81,7 +81,7 @@ TEST_P(LayerNorm, AgreesWithTheFormulaInDouble) {
 }
 
 TEST_P(LayerNorm, BackwardAgreesWithTheDerivativeInDouble) {
-  Context context;
+  Context context(device_options());
   Padded x(context, shape_.rows, shape_.width, x_), gain(context, 1, shape_.width, gain_),
       dy(context, shape_.rows, shape_.width, dy_);
   Values statistics_values(expected_.statistics.begin(), expected_.statistics.end());
@@ -119,7 +119,7 @@ TEST_P(LayerNorm, BackwardAgreesWithTheDerivativeInDouble) {
 TEST_P(LayerNorm, DoesNotDependOnThreads) {
   std::vector<Values> all;
   for (const int threads : {1, 3}) {
-    Context context(with_threads(threads));
+    Context context(device_options(threads));
     Padded x(context, shape_.rows, shape_.width, x_), gain(context, 1, shape_.width, gain_),
         bias(context, 1, shape_.width, bias_);
     Padded y(context, shape_.rows, shape_.width), statistics(context, shape_.rows, 2),
@@ -169,14 +169,14 @@ TEST(LayerNormGradient, AgreesWithCentralDifferences) {
 }
 
 TEST(LayerNormByHand, OneRow) {
-  Context context;
+  Context context(device_options());
   Padded x(context, 1, 2, {1, 3}), gain(context, 1, 2, {2, 5}), bias(context, 1, 2, {0, 1}), y(context, 1, 2);
   layer_norm(context, x.read(), gain.read(), bias.read(), 0, y.view(), View());
   EXPECT_EQ(y.values(), (Values{-2, 6}));
 }
 
 TEST(LayerNormErrors, ShapesAreCheckedBeforeAnyWrite) {
-  Context context;
+  Context context(device_options());
   Padded x(context, 2, 3, Values(6, 1)), gain(context, 1, 2, {1, 1}), bias(context, 1, 3, {1, 1, 1}),
       y(context, 2, 3, Values(6, 7));
   EXPECT_THROW(layer_norm(context, x.read(), gain.read(), bias.read(), 0, y.view(), View()), ShapeError);
@@ -188,7 +188,7 @@ TEST(LayerNormErrors, ShapesAreCheckedBeforeAnyWrite) {
 }
 
 TEST(LayerNormNumbers, NanFillsItsRowOnly) {
-  Context context;
+  Context context(device_options());
   Padded x(context, 2, 3, {1, kNan, 2, 1, 2, 3}), gain(context, 1, 3, {1, 1, 1}), bias(context, 1, 3, {0, 0, 0}),
       y(context, 2, 3);
   layer_norm(context, x.read(), gain.read(), bias.read(), 0, y.view(), View());

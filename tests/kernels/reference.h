@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -10,6 +11,7 @@
 #include "runtime/tensor.h"
 #include "runtime/view.h"
 #include "tests/support/compare.h"
+#include "tests/support/device.h"
 
 /// What the kernel tests share: random matrices with room around them, and naive fp64 references.
 namespace loci::test {
@@ -18,12 +20,6 @@ using Values = std::vector<float>;
 using Doubles = std::vector<double>;
 
 inline constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-
-inline ContextOptions with_threads(int threads) {
-  ContextOptions options;
-  options.threads = threads;
-  return options;
-}
 
 inline Values normal_values(std::mt19937& random, int64_t count, float scale = 1) {
   std::normal_distribution<float> normal(0, scale);
@@ -48,24 +44,22 @@ class Padded {
   Padded(Context& context, int64_t rows, int64_t cols)
       : Padded(context, rows, cols, Values(static_cast<size_t>(rows * cols), kNan)) {}
   Padded(Context& context, int64_t rows, int64_t cols, const Values& values)
-      : rows_(rows), cols_(cols), stride_(cols + 5), storage_(context, 1, kOffset + rows * stride_ + 7) {
-    std::fill_n(storage_.data(), storage_.cols(), kGuard);
+      : context_(&context), rows_(rows), cols_(cols), stride_(cols + 5) {
+    Values all(static_cast<size_t>(kOffset + rows * stride_ + 7), kGuard);
     for (int64_t r = 0; r < rows; ++r)
-      for (int64_t c = 0; c < cols; ++c) view().row(r)[c] = values[static_cast<size_t>(r * cols + c)];
+      std::copy_n(values.begin() + r * cols, cols, all.begin() + kOffset + r * stride_);
+    storage_ = Tensor::from_host(context, all, 1, static_cast<int64_t>(all.size()));
   }
   View view() { return {storage_.data() + kOffset, rows_, cols_, stride_}; }
   ConstView read() { return view(); }
-  Values values() {
-    Values out;
-    for (int64_t r = 0; r < rows_; ++r) out.insert(out.end(), view().row(r), view().row(r) + cols_);
-    return out;
-  }
+  Values values() { return to_host(*context_, read()); }
   /// True where nothing outside the matrix was written.
   bool guarded() {
+    const Values all = storage_.to_host();
     for (int64_t i = 0; i < storage_.cols(); ++i) {
       const int64_t at = i - kOffset;
       const bool inside = at >= 0 && at < rows_ * stride_ && at % stride_ < cols_;
-      if (!inside && storage_.data()[i] != kGuard) return false;
+      if (!inside && all[static_cast<size_t>(i)] != kGuard) return false;
     }
     return true;
   }
@@ -73,6 +67,7 @@ class Padded {
  private:
   static constexpr int64_t kOffset = 3;
   static constexpr float kGuard = 1234.5f;
+  Context* context_;
   int64_t rows_, cols_, stride_;
   Tensor storage_;
 };

@@ -25,7 +25,7 @@ class Rows : public ::testing::TestWithParam<int64_t> {
 };
 
 TEST_P(Rows, EmbedAndItsBackward) {
-  Context context(with_threads(3));
+  Context context(device_options(3));
   const std::vector<int32_t> ids_values{4, 0, 4, 2, 4};
   const auto ids = device(context, ids_values);
   const Values table_values = integer_values(random_, 5 * width_), dy_values = integer_values(random_, 5 * width_);
@@ -44,7 +44,7 @@ TEST_P(Rows, EmbedAndItsBackward) {
 }
 
 TEST_P(Rows, GatherScatterTapCollect) {
-  Context context;
+  Context context(device_options());
   const std::vector<int64_t> rows_values{3, 1};
   const auto rows = device(context, rows_values);
   const Values x_values = integer_values(random_, 4 * width_);
@@ -74,7 +74,7 @@ TEST_P(Rows, GatherScatterTapCollect) {
 }
 
 TEST_P(Rows, PatchesOfOneRowApplyInOrder) {
-  Context context(with_threads(3));
+  Context context(device_options(3));
   const Values source_values = integer_values(random_, 3 * width_);
   Padded source(context, 3, width_, source_values), y(context, 3, width_, Values(source_values.size(), 1));
   const auto patches = device<RowSource>(context, {{1, source.view().row(0), Write::accumulate},
@@ -93,7 +93,7 @@ TEST_P(Rows, PatchesOfOneRowApplyInOrder) {
 }
 
 TEST_P(Rows, Arithmetic) {
-  Context context;
+  Context context(device_options());
   const Values a_values = integer_values(random_, 33 * width_), b_values = integer_values(random_, 33 * width_);
   Padded a(context, 33, width_, a_values), b(context, 33, width_, b_values), y(context, 33, width_);
   sum(context, a.read(), b.read(), y.view());
@@ -114,8 +114,8 @@ TEST_P(Rows, Arithmetic) {
 }
 
 TEST_P(Rows, SumsAndDots) {
-  for (const int threads : {1, 3}) {
-    Context context(with_threads(threads));
+  for (const int threads : thread_counts({1, 3})) {
+    Context context(device_options(threads));
     const Values a_values = integer_values(random_, 129 * width_), b_values = integer_values(random_, 129 * width_);
     Padded a(context, 129, width_, a_values), b(context, 129, width_, b_values), dots(context, 129, 1);
     Padded sums(context, 1, width_, Values(static_cast<size_t>(width_), 2));
@@ -133,7 +133,7 @@ TEST_P(Rows, SumsAndDots) {
 }
 
 TEST_P(Rows, LowRankTermsMayOverlap) {
-  Context context(with_threads(3));
+  Context context(device_options(3));
   const int64_t d = 3;
   const Values key_values = integer_values(random_, 5 * width_), u_values = integer_values(random_, 2 * width_),
                v_values = integer_values(random_, 2 * d), y_values = integer_values(random_, 5 * d);
@@ -158,7 +158,7 @@ TEST_P(Rows, LowRankTermsMayOverlap) {
 INSTANTIATE_TEST_SUITE_P(Widths, Rows, ::testing::Values(1, 31, 32, 33, 129));
 
 TEST(RowsEmpty, NothingToDoIsDone) {
-  Context context;
+  Context context(device_options());
   Padded x(context, 0, 5), y(context, 1, 5, Values(5, 2));
   add_column_sums(context, x.read(), y.view());
   patch_rows(context, DeviceArray<RowSource>(), y.view());
@@ -169,7 +169,7 @@ TEST(RowsEmpty, NothingToDoIsDone) {
 }
 
 TEST(RowsNumbers, ColumnSumsDoNotLoseSmallTerms) {
-  Context context;
+  Context context(device_options());
   // 1 and then 65536 times half an eps: summed in fp32 each would vanish.
   Values values(65537, static_cast<float>(kEps));
   values[0] = 1;
@@ -182,7 +182,7 @@ TEST(RowsNumbers, ColumnSumsDoNotLoseSmallTerms) {
 }
 
 TEST(RowsErrors, ShapesAreCheckedBeforeAnyWrite) {
-  Context context;
+  Context context(device_options());
   Padded x(context, 2, 3, Values(6, 1)), y(context, 3, 2, Values(6, 7));
   const auto two = device<int64_t>(context, {0, 1});
   const auto ids = device<int32_t>(context, {0, 1});

@@ -61,7 +61,7 @@ constexpr double kLog = 5 * kEps;
 constexpr double kOnce = 1.01 * kEps;
 
 TEST_P(Softmax, ProbabilitiesLogsAndSums) {
-  Context context;
+  Context context(device_options());
   Padded x(context, s_.rows, s_.cols, logits_), p(context, s_.rows, s_.cols), log_p(context, s_.rows, s_.cols),
       sums(context, s_.rows, 1);
   softmax(context, x.read(), p.view());
@@ -83,7 +83,7 @@ TEST_P(Softmax, ProbabilitiesLogsAndSums) {
 }
 
 TEST_P(Softmax, TargetsAndBest) {
-  Context context;
+  Context context(device_options());
   Padded x(context, s_.rows, s_.cols, logits_);
   std::vector<int64_t> rows;
   std::vector<int32_t> targets;
@@ -105,7 +105,7 @@ TEST_P(Softmax, TargetsAndBest) {
 }
 
 TEST_P(Softmax, CrossEntropy) {
-  Context context;
+  Context context(device_options());
   if (s_.rows > 1) targets_[1] = -1;
   Doubles losses, gradients;
   for (int64_t r = 0; r < s_.rows; ++r) {
@@ -132,7 +132,7 @@ TEST_P(Softmax, CrossEntropy) {
 }
 
 TEST_P(Softmax, KlDivergence) {
-  Context context;
+  Context context(device_options());
   const Values other = normal_values(random_, s_.rows * s_.cols, 5);
   const Doubles log_q_doubles = reference_log_softmax(other, s_.cols);
   const Values log_q(log_q_doubles.begin(), log_q_doubles.end());
@@ -168,7 +168,7 @@ INSTANTIATE_TEST_SUITE_P(Sizes, Softmax,
 // The analytic gradients above against central differences of the losses, both in fp64 (hand-written formulas held to
 // the definition).
 TEST(SoftmaxGradient, LossesFallAlongTheirGradient) {
-  Context context;
+  Context context(device_options());
   std::mt19937 random(9);
   const Values logits = normal_values(random, 7), other = normal_values(random, 7);
   const Doubles log_q_doubles = reference_log_softmax(other, 7);
@@ -197,7 +197,7 @@ TEST(SoftmaxGradient, LossesFallAlongTheirGradient) {
 }
 
 TEST(SoftmaxNumbers, HugeLogitsTiesAndNan) {
-  Context context;
+  Context context(device_options());
   Padded x(context, 3, 3, {1e30f, 1e30f, -1e30f, 5, 5, 5, 1, kNan, 2}), p(context, 3, 3);
   softmax(context, x.read(), p.view());
   const Values values = p.values();
@@ -211,7 +211,7 @@ TEST(SoftmaxNumbers, HugeLogitsTiesAndNan) {
 }
 
 TEST(SoftmaxErrors, ShapesAreCheckedBeforeAnyWrite) {
-  Context context;
+  Context context(device_options());
   Padded x(context, 2, 3, Values(6, 1)), y(context, 3, 2, Values(6, 7)), loss(context, 2, 1, {7, 7});
   DeviceArray<int32_t> three(context, 3);
   EXPECT_THROW(softmax(context, x.read(), y.view()), ShapeError);
