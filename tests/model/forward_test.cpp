@@ -6,6 +6,7 @@
 
 #include "model/executor.h"
 #include "runtime/npz.h"
+#include "tests/support/device.h"
 #include "tests/support/paths.h"
 #include "tests/support/plain_gpt.h"
 #include "tests/support/tiny_model.h"
@@ -27,9 +28,9 @@ Tensor all_logits(Context& context, const Model& model, const std::vector<std::v
 /// fp32 against exact values: each block adds a few roundings of sums of `width` terms to the residual stream, and the
 /// logits sum `width` products of it. Errors of sums grow like the square root of their length. Softmax turns the
 /// absolute error of a score into a relative error of its probability, and scores that are not divided by sqrt(head
-/// width) are that much larger, their errors too.
+/// width) are that much larger, their errors too. Where inputs of products are rounded, that is the error to count.
 double logit_tolerance(const GptConfig& config, double largest) {
-  const double eps = std::pow(2.0, -24);
+  const double eps = product_eps(device_options().precision);
   const double scores =
       config.attention_scale == AttentionScale::none ? std::sqrt(static_cast<double>(config.head_width())) : 1;
   return 4 * eps * largest * scores *
@@ -65,7 +66,7 @@ std::vector<ShapeCase> shape_cases() {
 class ForwardShapes : public ::testing::TestWithParam<ShapeCase> {};
 
 TEST_P(ForwardShapes, LogitsEqualThePlainImplementation) {
-  Context context(ContextOptions{.device = {}, .threads = 2});
+  Context context(device_options(2));
   const GptConfig& config = GetParam().config;
   const Model model = random_model(context, config, 3);
   const PlainGpt plain(context, model);
@@ -90,7 +91,7 @@ TEST_P(ForwardShapes, LogitsEqualThePlainImplementation) {
 }
 
 TEST_P(ForwardShapes, ScaledMlpOutputs) {
-  Context context(ContextOptions{.device = {}, .threads = 2});
+  Context context(device_options(2));
   const GptConfig& config = GetParam().config;
   const Model model = random_model(context, config, 4);
   PlainGpt plain(context, model);
@@ -105,10 +106,11 @@ TEST_P(ForwardShapes, ScaledMlpOutputs) {
   plan.wanted = {{1, 8}, {0, 5}};
   const auto logits = Executor(context, model).run(plan).logits.to_host();
   const auto expected = plain.logits(dropped).back();
-  for (size_t v = 0; v < expected.size(); ++v) EXPECT_NEAR(logits[v], expected[v], 1e-4);
+  const double allowed = products_are_fp32() ? 1e-4 : logit_tolerance(config, 8);
+  for (size_t v = 0; v < expected.size(); ++v) EXPECT_NEAR(logits[v], expected[v], allowed);
   plain.mlp_factors.clear();
   const auto untouched = plain.logits(whole).back();
-  for (size_t v = 0; v < untouched.size(); ++v) EXPECT_NEAR(logits[expected.size() + v], untouched[v], 1e-4);
+  for (size_t v = 0; v < untouched.size(); ++v) EXPECT_NEAR(logits[expected.size() + v], untouched[v], allowed);
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, ForwardShapes, ::testing::ValuesIn(shape_cases()),
@@ -118,6 +120,7 @@ class GoldenForward : public ::testing::Test {
  protected:
   void SetUp() override {
     if (!shared_dir()) GTEST_SKIP() << "no reference outputs (LOCI_TEST_DATA)";
+    if (!products_are_fp32()) GTEST_SKIP() << kFp32Only;
     golden_ = *shared_dir() / "golden/tiny-a";
     arrays_ = read_npz(golden_ / "logits.npz");
   }
@@ -128,7 +131,7 @@ class GoldenForward : public ::testing::Test {
 };
 
 TEST_F(GoldenForward, LogitsTopTokensAndLogProbabilities) {
-  Context context(ContextOptions{.device = {}, .threads = 2});
+  Context context(device_options(2));
   const Model model = Model::load(context, golden_ / "model");
   const int64_t prompts = array("prompts").size();
   ASSERT_EQ(prompts, 15);
@@ -171,7 +174,7 @@ TEST_F(GoldenForward, LogitsTopTokensAndLogProbabilities) {
 }
 
 TEST_F(GoldenForward, BatchOfAllPromptsEqualsEachAlone) {
-  Context context(ContextOptions{.device = {}, .threads = 2});
+  Context context(device_options(2));
   const Model model = Model::load(context, golden_ / "model");
   Plan plan;
   for (int64_t i = 0; i < array("prompts").size(); ++i) {

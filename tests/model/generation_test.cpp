@@ -9,6 +9,7 @@
 #include "kernels/sampling.h"
 #include "runtime/error.h"
 #include "runtime/random.h"
+#include "tests/support/device.h"
 #include "tests/support/tiny_model.h"
 
 namespace loci::test {
@@ -16,6 +17,9 @@ namespace {
 
 class GenerationTest : public ::testing::Test {
  protected:
+  void SetUp() override {
+    if (!products_are_fp32()) GTEST_SKIP() << kFp32Only;
+  }
   std::vector<float> next_logits(const std::vector<int32_t>& tokens) {
     Plan plan;
     plan.sequences.emplace_back().tokens = tokens;
@@ -34,7 +38,7 @@ class GenerationTest : public ::testing::Test {
     return chosen.to_host();
   }
 
-  Context context_{ContextOptions{.device = {}, .threads = 2}};
+  Context context_{device_options(2)};
   GptConfig config_ = tiny_config();
   Model model_ = random_model(context_, config_, 21);
   Executor executor_{context_, model_};

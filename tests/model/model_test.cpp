@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "runtime/error.h"
+#include "tests/support/device.h"
 #include "tests/support/paths.h"
 #include "tests/support/tiny_model.h"
 
@@ -26,19 +27,21 @@ class ModelTest : public ::testing::Test {
     return dir_.path();
   }
 
-  Context context_{ContextOptions{.device = {}, .threads = 2}};
+  Context context_{device_options(2)};
   GptConfig config_ = tiny_config();
   TemporaryDir dir_;
 };
 
-TEST_F(ModelTest, LoadedParametersAreViewsOfTheMappedFile) {
+TEST_F(ModelTest, LoadedParametersAreTheSavedOnes) {
   const Model model = random_model(context_, config_, 1);
   const Model loaded = Model::load(context_, saved(model));
   EXPECT_EQ(loaded.config(), model.config());
-  std::vector<float> scratch;
-  const auto mapped = loaded.checkpoint().f32("h.1.mlp.c_proj.weight", scratch);
-  EXPECT_TRUE(scratch.empty());
-  EXPECT_EQ(loaded.parameters().blocks[1].down_weight.data, mapped.data());
+  if (context_.on_cpu()) {
+    std::vector<float> scratch;
+    const auto mapped = loaded.checkpoint().f32("h.1.mlp.c_proj.weight", scratch);
+    EXPECT_TRUE(scratch.empty());
+    EXPECT_EQ(loaded.parameters().blocks[1].down_weight.data, mapped.data());
+  }
   EXPECT_EQ(loaded.parameters().unembedding.data, loaded.parameters().token_embedding.data);
   EXPECT_EQ(down(loaded, 2), down(model, 2));
 }

@@ -14,6 +14,7 @@
 #include "model/training_job.h"
 #include "runtime/atomic_file.h"
 #include "runtime/error.h"
+#include "tests/support/device.h"
 #include "tests/support/paths.h"
 #include "tests/support/tiny_model.h"
 
@@ -42,6 +43,9 @@ void write_byte_tokenizer(const std::filesystem::path& dir) {
 
 class TrainingTest : public ::testing::Test {
  protected:
+  void SetUp() override {
+    if (!products_are_fp32()) GTEST_SKIP() << kFp32Only;
+  }
   TrainingTest() {
     spdlog::set_level(spdlog::level::warn);
     write_byte_tokenizer(dir_.path() / "tokenizer");
@@ -81,7 +85,7 @@ class TrainingTest : public ::testing::Test {
   }
   TrainingSummary train(const std::string& output) { return train(output, json()); }
   TrainingSummary train(const std::string& output, const Json& config) {
-    Context context(ContextOptions{.device = {}, .threads = 2});
+    Context context(device_options(2));
     return run_training(context, job(output, config));
   }
   std::string weights(const std::string& output) const {
@@ -100,7 +104,7 @@ TEST_F(TrainingTest, LossGoesDownAndTheResultLoads) {
   EXPECT_GT(summary.losses.front().training, 3.0);
   EXPECT_LT(summary.losses.back().training, 1.0);
   EXPECT_LT(summary.losses.back().validation, 1.0);
-  Context context;
+  Context context(device_options());
   const Model model = Model::load(context, dir_.path() / "model");
   EXPECT_EQ(model.config().vocabulary, 257);
   EXPECT_EQ(model.config().eos_token, 256);
@@ -113,7 +117,7 @@ TEST_F(TrainingTest, InterruptedTrainingGivesTheSameBits) {
   ASSERT_GT(whole.steps, 12);
   struct Stop {};
   for (const int64_t stop_at : {4, 11}) {  // between two checkpoints: steps are done again
-    Context context(ContextOptions{.device = {}, .threads = 2});
+    Context context(device_options(2));
     TrainingJob interrupted = job("resumed", json());
     interrupted.on_step = [stop_at](const StepReport& report) {
       if (report.step == stop_at) throw Stop{};
@@ -133,10 +137,11 @@ TEST_F(TrainingTest, InterruptedTrainingGivesTheSameBits) {
 }
 
 TEST_F(TrainingTest, KilledProcessResumesToTheSameBits) {
+  if (device_options().device.type != DeviceType::cpu) GTEST_SKIP() << "a child cannot use the GPU of its parent";
   const pid_t child = fork();
   ASSERT_GE(child, 0);
   if (child == 0) {
-    Context context(ContextOptions{.device = {}, .threads = 2});
+    Context context(device_options(2));
     TrainingJob killed = job("killed", json());
     killed.on_step = [](const StepReport& report) {
       if (report.step == 8) kill(getpid(), SIGKILL);
@@ -168,7 +173,7 @@ TEST_F(TrainingTest, FinishedTrainingIsFoundAndAnotherConfigurationRefused) {
   } catch (const InputError& error) {
     EXPECT_NE(std::string(error.what()).find("learning_rate"), std::string::npos) << error.what();
   }
-  Context context;
+  Context context(device_options());
   TrainingJob anew = job("model", other);
   anew.on_existing = OnExisting::overwrite;
   EXPECT_EQ(run_training(context, anew).outcome, TrainingSummary::Outcome::trained);
@@ -182,7 +187,7 @@ TEST_F(TrainingTest, ModelsOfOtherOriginAreLeftAlone) {
 }
 
 TEST_F(TrainingTest, DamagedCheckpointIsRefused) {
-  Context context(ContextOptions{.device = {}, .threads = 2});
+  Context context(device_options(2));
   struct Stop {};
   TrainingJob interrupted = job("model", json());
   interrupted.on_step = [](const StepReport& report) {
