@@ -12,6 +12,7 @@
 #include "runtime/provenance.h"
 #include "tests/edit/support.h"
 #include "tests/support/compare.h"
+#include "tests/support/device.h"
 #include "tests/support/errors.h"
 #include "tests/support/paths.h"
 
@@ -27,6 +28,9 @@ const std::vector<EditRequest> kRequests = {{0, "{}, the", "Rome", "sea", "land"
 
 class Rome : public ::testing::Test {
  protected:
+  void SetUp() override {
+    if (!products_are_fp32()) GTEST_SKIP() << kFp32Only;
+  }
   RomeSettings settings(RomeMethod method = RomeMethod::rome) {
     RomeSettings made;
     made.method = method;
@@ -46,7 +50,7 @@ class Rome : public ::testing::Test {
     return down(context_, edited, edit.layer, key);
   }
 
-  Context context_;
+  Context context_{device_options()};
   Model model_ = random_model(context_, byte_config(), 3);
   Tokenizer tokenizer_ = byte_tokenizer();
 };

@@ -8,6 +8,7 @@
 #include "runtime/npz.h"
 #include "tests/edit/support.h"
 #include "tests/support/compare.h"
+#include "tests/support/device.h"
 #include "tests/support/errors.h"
 #include "tests/support/paths.h"
 
@@ -35,6 +36,9 @@ NextDocument source_of(const Documents& documents) {
 
 class SecondMoments : public ::testing::Test {
  protected:
+  void SetUp() override {
+    if (!products_are_fp32()) GTEST_SKIP() << kFp32Only;
+  }
   /// Every document on its own, keys summed one by one in fp64.
   std::vector<double> naive(const Documents& documents, int64_t layer) {
     const auto n = static_cast<size_t>(model_.config().mlp_width);
@@ -70,7 +74,7 @@ class SecondMoments : public ::testing::Test {
     return error_of<InputError>([&] { read(path, layer); });
   }
 
-  Context context_;
+  Context context_{device_options()};
   Model model_ = random_model(context_, byte_config(), 3);
   Executor executor_{context_, model_};
   TemporaryDir dir_;

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "runtime/error.h"
+#include "tests/support/device.h"
 #include "tests/support/tiny_model.h"
 
 namespace loci::test {
@@ -40,7 +41,10 @@ TargetScore plain_score(Context& context, const Model& model, const std::vector<
 
 class ScoringTest : public ::testing::Test {
  protected:
-  ScoringTest() : context_({.device = {}, .threads = 2}), config_(tiny_config()), model_(random_model(context_, config_, 3)) {}
+  void SetUp() override {
+    if (!products_are_fp32()) GTEST_SKIP() << kFp32Only;
+  }
+  ScoringTest() : context_(device_options(2)), config_(tiny_config()), model_(random_model(context_, config_, 3)) {}
 
   /// Logits of size about 10 after a few hundred products: 1e-4 covers another order of sums.
   void expect_equal(const PromptScore& actual, const ScoredPrompt& prompt) {
@@ -125,7 +129,9 @@ TEST_F(ScoringTest, LanesWithLowRankTermsEqualEditedWeights) {
 
 TEST_F(ScoringTest, SmallMemoryCutsWavesAndChangesNothing) {
   const auto prompts = some_prompts(60);
-  Context small({.device = {}, .threads = 1, .memory_budget = 100000});
+  ContextOptions options = device_options(1);
+  options.memory_budget = 100000;
+  Context small(options);
   const Model same = random_model(small, config_, 3);
   Executor executor(small, same);
   const auto scores = score_prompts(executor, prompts);

@@ -10,6 +10,7 @@
 #include "kernels/softmax.h"
 #include "runtime/error.h"
 #include "tests/support/compare.h"
+#include "tests/support/device.h"
 #include "tests/support/tiny_model.h"
 
 namespace loci::test {
@@ -45,11 +46,12 @@ class PlainPath {
     const int64_t subject = fact.subject_range.end - fact.subject_range.begin;
     const int64_t width = executor.model().config().width;
     const auto noise = options.noise.draw(draw + 1, samples_, subject, width)[static_cast<size_t>(draw)];
+    const ConstView table = executor.model().parameters().token_embedding;
     std::vector<float> rows;
     for (size_t i = 0; i < noise.size(); ++i) {
       const auto at = static_cast<int64_t>(i);
       const int32_t token = fact.tokens[static_cast<size_t>(fact.subject_range.begin + at / width % subject)];
-      const float own = executor.model().parameters().token_embedding.row(token)[at % width];
+      const float own = to_host(executor.context(), {table.row(token), 1, width})[static_cast<size_t>(at % width)];
       rows.push_back(static_cast<float>((corruption == Corruption::add ? static_cast<double>(own) : 0) + noise[i]));
     }
     embeddings_ = Tensor::from_host(executor.context(), rows, samples_ * subject, width);
@@ -111,8 +113,11 @@ class PlainPath {
 
 class SweepTest : public ::testing::Test {
  protected:
+  void SetUp() override {
+    if (!products_are_fp32()) GTEST_SKIP() << kFp32Only;
+  }
   SweepTest()
-      : context_({.threads = 2}),
+      : context_(device_options(2)),
         config_(tiny_config(4)),
         model_(random_model(context_, config_, 11)),
         executor_(context_, model_) {
