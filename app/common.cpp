@@ -36,29 +36,42 @@ bool is_given(const std::vector<std::string>& arguments, const std::string& key)
 
 }  // namespace
 
+Device CommonOptions::resolved_device() const { return device == "auto" ? Device::best() : Device::parse(device); }
+
+Precision CommonOptions::resolved_precision() const {
+  if (precision != "auto") return parse_precision(precision);
+  return resolved_device().type == DeviceType::cpu ? Precision::fp32 : Precision::tf32;
+}
+
 Context CommonOptions::make_context() const {
-  if (precision != "fp32")
-    throw_error<InputError>("--precision {}: the cpu device computes in fp32 only; use --precision fp32", precision);
-  return Context({.device = Device::parse(device),
+  return Context({.device = resolved_device(),
+                  .precision = resolved_precision(),
                   .threads = threads,
                   .memory_budget = static_cast<int64_t>(memory_gib * 1024 * 1024 * 1024)});
 }
 
+void add_machine_options(CLI::App& command, CommonOptions& options) {
+  command.add_option("--device", options.device, "cpu, cuda, cuda:INDEX; auto: the first GPU where there is one")
+      ->capture_default_str();
+  command
+      .add_option("--precision", options.precision,
+                  "arithmetic of matrix products; auto: tf32 on a GPU, fp32 on the CPU")
+      ->check(CLI::IsMember({"auto", "fp32", "tf32", "bf16"}))
+      ->capture_default_str();
+  command.add_option("--threads", options.threads, "CPU threads (0: all cores)")->check(CLI::Range(0, 4096));
+  command.add_option("--memory", options.memory_gib, "GiB that one wave may use (0: half of what is free)")
+      ->check(CLI::NonNegativeNumber);
+}
+
 void add_common_options(CLI::App& command, CommonOptions& options) {
   command.add_option("model", options.model, "Hugging Face model directory")->required()->option_text("MODEL");
-  command.add_option("--device", options.device, "cpu, cuda or cuda:INDEX")->capture_default_str();
-  command.add_option("--precision", options.precision, "arithmetic of matrix products")
-      ->check(CLI::IsMember({"fp32", "tf32", "bf16"}))
-      ->capture_default_str();
+  add_machine_options(command, options);
   command.add_option("--compat", options.compat, "rome: reproduce the published code where it differs from the paper")
       ->check(CLI::IsMember({"none", "rome"}))
       ->capture_default_str();
   command.add_option("--seed", options.seed, "seed of everything that is drawn")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  command.add_option("--threads", options.threads, "CPU threads (0: all cores)")->check(CLI::Range(0, 4096));
-  command.add_option("--memory", options.memory_gib, "GiB that one wave may use (0: half of what is free)")
-      ->check(CLI::NonNegativeNumber);
   command.add_flag("--json", options.json, "print one JSON object on standard output");
   command.add_option("--config", options.config, "JSON file with the same keys as the flags; flags given here win")
       ->option_text("FILE.json");
@@ -88,7 +101,7 @@ void add_output_options(CLI::App& command, OutputOptions& options) {
   command.add_flag("--overwrite", options.overwrite, "start anew where the output exists");
 }
 
-nlohmann::json resolved_configuration(const CLI::App& command) {
+nlohmann::json resolved_configuration(const CLI::App& command, const CommonOptions& options) {
   static const std::set<std::string> kWithoutEffect = {"threads", "memory",    "json", "output",
                                                        "config",  "overwrite", "help", "model"};
   nlohmann::json resolved = {{"command", command.get_name()}};
@@ -107,6 +120,8 @@ nlohmann::json resolved_configuration(const CLI::App& command) {
       resolved[name] = option->get_default_str();
     }
   }
+  resolved["device"] = options.resolved_device().type == DeviceType::cpu ? "cpu" : "cuda";
+  resolved["precision"] = precision_name(options.resolved_precision());
   return resolved;
 }
 

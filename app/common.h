@@ -14,14 +14,13 @@
 namespace loci::app {
 
 enum class Compat { none, rome };
-enum class Precision { fp32, tf32, bf16 };
 
 /// Flags that every subcommand takes.
 struct CommonOptions {
-  std::string model;  ///< Hugging Face directory
-  std::string device = "cpu";
-  std::string precision = "fp32";
-  std::string compat = "none";  ///< `rome`: the published code's quirks
+  std::string model;               ///< Hugging Face directory
+  std::string device = "auto";     ///< `auto`: the first GPU where there is one, else the CPU
+  std::string precision = "auto";  ///< `auto`: tf32 on a GPU, fp32 on the CPU
+  std::string compat = "none";     ///< `rome`: the published code's quirks
   uint64_t seed = 0;
   int threads = 0;
   double memory_gib = 0;
@@ -29,12 +28,17 @@ struct CommonOptions {
   std::string config;
 
   bool rome() const { return compat == "rome"; }
+  /// What `auto` stands for here. Throws InputError for a device or a precision that does not exist.
+  Device resolved_device() const;
+  Precision resolved_precision() const;
   /// Throws InputError where the device or the precision is not to be had.
   Context make_context() const;
 };
 
 /// Adds MODEL and the common flags to a subcommand.
 void add_common_options(CLI::App& command, CommonOptions& options);
+/// Adds only those of the common flags that say where a job runs: --device, --precision, --threads, --memory.
+void add_machine_options(CLI::App& command, CommonOptions& options);
 
 /// The command line (without the program's name) with the flags of its `--config FILE.json` put in, where they are not
 /// given. Throws InputError for a file that is no object of values.
@@ -50,8 +54,9 @@ struct OutputOptions {
 void add_output_options(CLI::App& command, OutputOptions& options);
 
 /// Every option of a subcommand with its value, given or default: what is printed and stored in result files. Options
-/// that cannot change a result (--threads, --memory, --json, --output, --overwrite, --config) are left out.
-nlohmann::json resolved_configuration(const CLI::App& command);
+/// that cannot change a result (--threads, --memory, --json, --output, --overwrite, --config, the index of a GPU) are
+/// left out.
+nlohmann::json resolved_configuration(const CLI::App& command, const CommonOptions& options);
 
 /// One function per subcommand: makes it, with its flags, and its callback that runs it.
 void add_info(CLI::App& app);

@@ -74,7 +74,7 @@ SecondMomentOptions moment_options(const CovCommand& command, const GptConfig& c
 /// What the result depends on; the name of the text does not matter, its contents do.
 Json job_configuration(const CLI::App& app, const CovCommand& command, const SecondMomentOptions& options,
                        const Tokenizer& tokenizer, const std::string& weights_sha256) {
-  Json config = resolved_configuration(app);
+  Json config = resolved_configuration(app, command.common);
   for (const char* path : {"text", "tokens"}) config.erase(path);
   config["layers"] = options.layers;
   config["text_sha256"] = sha256_file(command.text.empty() ? command.tokens : command.text);

@@ -80,7 +80,7 @@ class EditJob {
 
  private:
   Json job_configuration(const CLI::App& app, const Json& prepared, const std::string& requests_sha256) const {
-    Json config = resolved_configuration(app);
+    Json config = resolved_configuration(app, command_.common);
     for (const char* option : {"requests", "export", "revert", "edits", "edit"}) config.erase(option);
     merge_edit_config(config, prepared);
     config["requests_sha256"] = requests_sha256;

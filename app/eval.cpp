@@ -75,7 +75,7 @@ class EvalJob {
     LoadedRecords loaded = read_records(command.records, command.record_options(), tokenizer_, model_.config());
     records_ = std::move(loaded.records);
     skipped_ = std::move(loaded.skipped);
-    config_ = resolved_configuration(app);
+    config_ = resolved_configuration(app, command_.common);
     for (const char* option : {"records", "edits"}) config_.erase(option);
     if (command.edits)
       read_given_edits();

@@ -103,8 +103,8 @@ std::string cells_csv(const std::vector<StoredTrace>& traces) {
         const int64_t token = i / layers;
         text +=
             fmt::format("{},{},{},{},{},{},{:.9g},{:.9g},{:.9g}\r\n", stored.known_id, trace_kind_name(kind), token,
-                        csv_quoted(stored.input_tokens[static_cast<size_t>(token)]), place_of(stored, token), i % layers,
-                        scores[static_cast<size_t>(i)], stored.trace.low_score, stored.trace.high_score);
+                        csv_quoted(stored.input_tokens[static_cast<size_t>(token)]), place_of(stored, token),
+                        i % layers, scores[static_cast<size_t>(i)], stored.trace.low_score, stored.trace.high_score);
       }
     }
   }

@@ -102,7 +102,7 @@ void add_generate(CLI::App& app) {
   command->callback([options, command] {
     require<InputError>(!options->prompts.empty() || !options->prompts_file.empty(),
                         "generate: give a prompt by --prompt or --prompts");
-    run_generate(*options, resolved_configuration(*command));
+    run_generate(*options, resolved_configuration(*command, options->common));
   });
 }
 

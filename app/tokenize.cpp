@@ -20,7 +20,7 @@ struct TokenizeCommand {
 
 /// What the result depends on: the text's and the tokenizer's contents, not their names, and the limit.
 Json job_configuration(const CLI::App& app, const TokenizeCommand& command, const Tokenizer& tokenizer) {
-  Json config = resolved_configuration(app);
+  Json config = resolved_configuration(app, command.common);
   for (const char* without_effect : {"text", "device", "precision", "compat", "seed"}) config.erase(without_effect);
   config["text_sha256"] = sha256_file(command.text);
   config["tokenizer_sha256"] = tokenizer.sha256();
@@ -58,7 +58,7 @@ void report(const TokenizeCommand& command, const TokenStream& stream) {
 }
 
 void run(const CLI::App& app, const TokenizeCommand& command) {
-  Device::parse(command.common.device);  // encoding needs none, but a wrong one is refused here as everywhere
+  command.common.resolved_device();  // encoding needs none, but a wrong one is refused here as everywhere
   const Tokenizer tokenizer = Tokenizer::load(command.common.model);
   const Json config = job_configuration(app, command, tokenizer);
   spdlog::info("configuration: {}", config.dump());

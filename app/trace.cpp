@@ -108,7 +108,7 @@ void check_command(const TraceCommand& command) {
 /// What the result depends on; the names of files do not matter, their contents do.
 Json job_configuration(const CLI::App& app, const TraceCommand& command, const TraceOptions& options,
                        const FactFile& facts, const std::string& weights_sha256) {
-  Json config = resolved_configuration(app);
+  Json config = resolved_configuration(app, command.common);
   config["kinds"] = Json::array();
   for (const TraceKind kind : options.kinds) config["kinds"].push_back(trace_kind_name(kind));
   config["sever"] = Json::array();

@@ -64,14 +64,8 @@ void add_train(CLI::App& app) {
       ->required()
       ->option_text("DIR");
   command->add_flag("--overwrite", options->overwrite, "start anew where the output exists");
-  command->add_option("--device", options->common.device, "cpu, cuda or cuda:INDEX")->capture_default_str();
-  command->add_option("--precision", options->common.precision, "arithmetic of matrix products")
-      ->check(CLI::IsMember({"fp32", "tf32", "bf16"}))
-      ->capture_default_str();
+  add_machine_options(*command, options->common);
   CLI::Option* seed = command->add_option("--seed", options->common.seed, "instead of the configuration's");
-  command->add_option("--threads", options->common.threads, "CPU threads (0: all cores)")->check(CLI::Range(0, 4096));
-  command->add_option("--memory", options->common.memory_gib, "GiB that one wave may use (0: half of what is free)")
-      ->check(CLI::NonNegativeNumber);
   command->add_flag("--json", options->common.json, "print one JSON object on standard output");
   command->callback([options, seed] { run_train(*options, seed->count() > 0); });
 }

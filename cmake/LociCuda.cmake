@@ -27,10 +27,14 @@ if(LOCI_WITH_CUDA)
   endif()
   enable_language(CUDA)
   find_package(CUDAToolkit REQUIRED)
+  # CMake 3.25 does not know that nvcc has C++20.
+  foreach(dialect STANDARD EXTENSION)
+    set(CMAKE_CUDA20_${dialect}_COMPILE_OPTION -std=c++20)
+  endforeach()
   # One thread per architecture. fmt 9's own feature tests misjudge nvcc: it has constexpr, but consteval format strings
   # stop it.
   add_compile_options(
-    "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;--threads=2;--Werror=all-warnings;--diag-suppress=554;-Xcompiler=-Wall,-Wextra>")
+    "$<$<COMPILE_LANGUAGE:CUDA>:--threads=2;--Werror=all-warnings;--diag-suppress=554;-Xcompiler=-Wall,-Wextra>")
   add_compile_definitions(
     $<$<COMPILE_LANGUAGE:CUDA>:FMT_CONSTEVAL=> $<$<COMPILE_LANGUAGE:CUDA>:FMT_USE_CONSTEXPR=1>)
 endif()
