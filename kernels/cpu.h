@@ -15,6 +15,7 @@ namespace loci::cpu {
 void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transpose_b, ConstView b, View c, Write write,
           float alpha);
 void linear(Context& context, ConstView x, ConstView w, ConstView bias, View y);
+void linear_activation(Context& context, ConstView x, ConstView w, ConstView bias, Activation kind, View up, View y);
 
 /// One single-threaded product on the calling thread: c = alpha op(a) op(b) + beta c, row-major with leading
 /// dimensions.

@@ -16,6 +16,7 @@ namespace loci::cuda {
 void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transpose_b, ConstView b, View c, Write write,
           float alpha);
 void linear(Context& context, ConstView x, ConstView w, ConstView bias, View y);
+void linear_activation(Context& context, ConstView x, ConstView w, ConstView bias, Activation kind, View up, View y);
 
 void layer_norm(Context& context, ConstView x, ConstView gain, ConstView bias, float epsilon, View y, View statistics);
 void layer_norm_backward(Context& context, ConstView x, ConstView gain, ConstView statistics, ConstView dy, View dx,

@@ -22,13 +22,28 @@ void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transp
   (context.on_cpu() ? cpu::gemm : cuda::gemm)(context, transpose_a, a, transpose_b, b, c, write, alpha);
 }
 
+namespace {
+
+void require_linear(const char* op, ConstView x, ConstView w, ConstView bias, View y) {
+  require_valid(op, "w", w);
+  require_shape(op, "x", x, x.rows, w.rows);
+  require_shape(op, "bias", bias, 1, w.cols);
+  require_shape(op, "y", y, x.rows, w.cols);
+}
+
+}  // namespace
+
 void linear(Context& context, ConstView x, ConstView w, ConstView bias, View y) {
-  require_valid("linear", "w", w);
-  require_shape("linear", "x", x, x.rows, w.rows);
-  require_shape("linear", "bias", bias, 1, w.cols);
-  require_shape("linear", "y", y, x.rows, w.cols);
+  require_linear("linear", x, w, bias, y);
   if (y.empty()) return;
   (context.on_cpu() ? cpu::linear : cuda::linear)(context, x, w, bias, y);
+}
+
+void linear_activation(Context& context, ConstView x, ConstView w, ConstView bias, Activation kind, View up, View y) {
+  require_linear("linear_activation", x, w, bias, y);
+  if (!up.empty()) require_shape("linear_activation", "up", up, y.rows, y.cols);
+  if (y.empty()) return;
+  (context.on_cpu() ? cpu::linear_activation : cuda::linear_activation)(context, x, w, bias, kind, up, y);
 }
 
 }  // namespace loci

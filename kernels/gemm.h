@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/activation.h"
 #include "runtime/context.h"
 #include "runtime/view.h"
 
@@ -19,6 +20,10 @@ void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transp
 
 /// y = x w + bias for x [rows, in], w [in, out], bias [1, out], y [rows, out].
 void linear(Context& context, ConstView x, ConstView w, ConstView bias, View y);
+
+/// y = f(x w + bias), and up = x w + bias, which the backward pass needs, where `up` is not empty; shapes as in
+/// linear(). y, up and x do not alias. In tf32 and bf16 the tanh of gelu_new may be the GPU's own, good to 2^-11.
+void linear_activation(Context& context, ConstView x, ConstView w, ConstView bias, Activation kind, View up, View y);
 
 /// The largest rate this machine reaches in fp32 GEMM is measured by bench/; this is the arithmetic of one product.
 inline double gemm_flop(double m, double n, double k) { return 2 * m * n * k; }

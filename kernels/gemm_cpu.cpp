@@ -173,4 +173,10 @@ void linear(Context& context, ConstView x, ConstView w, ConstView bias, View y) 
   });
 }
 
+void linear_activation(Context& context, ConstView x, ConstView w, ConstView bias, Activation kind, View up, View y) {
+  const View sum = up.empty() ? y : up;
+  cpu::linear(context, x, w, bias, sum);
+  cpu::activation(context, kind, sum, y);
+}
+
 }  // namespace loci::cpu

@@ -15,7 +15,7 @@
 /// CUDA types, for *_cuda.cu and runtime/cuda_device.cu only.
 namespace loci {
 
-struct GemmPlans;  // cached cuBLASLt algorithms, kernels/gemm_cuda.cu
+struct GemmPlans;  // cached cuBLASLt algorithms, kernels/cuda_vendor.cu
 
 /// What a device holds for its whole life. All work goes to one stream, so whatever is issued later sees it done.
 struct CudaHandles {
