@@ -1,15 +1,22 @@
 #include "tests/emulation/simt.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <array>
+#include <bit>
 #include <boost/context/fiber.hpp>
-#include <boost/context/protected_fixedsize_stack.hpp>
+#include <boost/context/preallocated.hpp>
+#include <exception>
 #include <memory>
+#include <utility>
 #include <vector>
 
-#include "tests/emulation/device_memory.h"
 #include "runtime/error.h"
+#include "tests/emulation/device_memory.h"
 
-// Compiled without ThreadSanitizer's instrumentation: the scheduler's own state is shared by all fibers on purpose.
-// What the kernels may rely on is told through the calls below.
+// Compiled without ThreadSanitizer's instrumentation: the scheduler's own state is shared by all threads of a block on
+// purpose. To ThreadSanitizer every thread is one of its fibers, and what orders them is told through these calls.
 #if defined(LOCI_TSAN)
 extern "C" {
 void* __tsan_get_current_fiber();
@@ -19,8 +26,12 @@ void __tsan_switch_to_fiber(void* fiber, unsigned flags);
 void __tsan_acquire(void* address);
 void __tsan_release(void* address);
 }
+namespace {
+constexpr bool kTsan = true;
+}
 #else
 namespace {
+constexpr bool kTsan = false;
 void* __tsan_get_current_fiber() { return nullptr; }
 void* __tsan_create_fiber(unsigned) { return nullptr; }
 void __tsan_destroy_fiber(void*) {}
@@ -30,68 +41,172 @@ void __tsan_release(void*) {}
 }  // namespace
 #endif
 
+// AddressSanitizer must know on which stack the program is.
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#else
+namespace {
+void __sanitizer_start_switch_fiber(void**, const void*, size_t) {}
+void __sanitizer_finish_switch_fiber(void*, const void**, size_t*) {}
+}  // namespace
+#endif
+
 namespace loci::emulation {
+
+constinit thread_local const Place* running_place = nullptr;
+
 namespace {
 
 namespace context = boost::context;
 
 constexpr unsigned kNoOrder = 1;  // a switch that orders nothing for ThreadSanitizer
-constexpr size_t kStackBytes = size_t{256} << 10;
 constexpr int kWarp = 32;
+constexpr int kMostThreads = 1024;
+constexpr size_t kMostSharedBytes = 227 * 1024;  // of one block, from compute capability 9.0 on
+constexpr size_t kStackBytes = size_t{256} << 10;
 
-enum class State { idle, ready, at_block_barrier, at_lane_barrier };
+/// Thrown in the threads of a block that failed, so that they leave their kernels.
+struct Abandoned {};
 
-/// One thread of the running block: a fiber that goes on to the next block when its kernel returns.
+/// Memory of one stack, with a closed page below it. Tops are shifted against each other: stacks that lie the same way
+/// in their pages would share a few sets of the caches.
+class Stack {
+ public:
+  explicit Stack(size_t number)
+      : page_(static_cast<size_t>(sysconf(_SC_PAGESIZE))), size_(kStackBytes - number % 32 * 128) {
+    void* mapped =
+        mmap(nullptr, page_ + kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    require<SystemError>(mapped != MAP_FAILED && mprotect(mapped, page_, PROT_NONE) == 0,
+                         "no memory for the stack of an emulated thread");
+    mapped_ = static_cast<unsigned char*>(mapped);
+  }
+  ~Stack() { munmap(mapped_, page_ + kStackBytes); }
+  Stack(const Stack&) = delete;
+  Stack& operator=(const Stack&) = delete;
+
+  const void* bottom() const { return mapped_ + page_; }
+  size_t size() const { return size_; }
+  context::preallocated place() const {
+    context::stack_context described;
+    described.sp = mapped_ + page_ + size_;
+    described.size = size_;
+    return {described.sp, described.size, described};
+  }
+
+ private:
+  size_t page_, size_;
+  unsigned char* mapped_;
+};
+
+/// What a fiber calls to give its stack back; the stack belongs to its Worker.
+struct KeepStack {
+  context::stack_context allocate() { std::terminate(); }
+  void deallocate(context::stack_context&) noexcept {}
+};
+
+/// A flow of control: that of the host, or a fiber that runs one thread of the block after another.
+struct Worker {
+  std::unique_ptr<Stack> stack;  // null for the host's
+  context::fiber fiber;          // where it goes on, while it does not run
+  const void* bottom = nullptr;
+  size_t size = 0;
+  void* fake_stack = nullptr;  // AddressSanitizer's
+};
+
+enum class LaneOperation { barrier, exchange, ballot };
+
+/// One thread of the running block.
 struct Thread {
+  enum class State { running, at_block_barrier, at_lanes, returned };
   Place place;
-  State state = State::idle;
-  unsigned mask = 0;  // of the lane barrier it waits at
-  context::fiber fiber;
-  context::fiber scheduler;  // where it came from, while it runs
-  void* sanitizer_fiber = nullptr;
+  State state = State::running;
+  Worker* worker = nullptr;  // the flow that it is on, from its first step to its last
+  void* identity = nullptr;  // ThreadSanitizer's fiber
+  // What it brings to an operation of its warp, and what it takes away.
+  LaneOperation operation = LaneOperation::barrier;
+  unsigned mask = 0;
+  int source = 0;
+  uint64_t value = 0;
+  uint64_t result = 0;
 };
 
 struct Warp {
-  uint64_t values[kWarp] = {};
-  char order[kWarp] = {};  // addresses for ThreadSanitizer: one per lane that a barrier releases
+  unsigned ready = 0;                  // lanes that can go on
+  unsigned arrived = 0;                // lanes that wait for others
+  std::array<char, kWarp> order = {};  // addresses for ThreadSanitizer: of barriers, by their lowest lane
+};
+
+/// One array in shared memory.
+struct SharedArray {
+  std::unique_ptr<unsigned char[]> bytes;
+  size_t size = 0;
 };
 
 class Machine {
  public:
+  ~Machine();
   void run(const Job& job, const std::function<void()>& body);
-
-  Thread& current() { return *current_; }
-  int lane() const { return static_cast<int>(current_->place.thread.x) % kWarp; }
-  Warp& warp() { return warps_[current_->place.thread.x / kWarp]; }
-  void wait(State state, unsigned mask);
+  void sync_block();
+  uint64_t meet_lanes(LaneOperation operation, unsigned mask, uint64_t value, int source);
   void* take_shared(size_t call, size_t bytes);
 
-  char block_order = 0;  ///< an address for ThreadSanitizer
-
  private:
-  /// Blocks take turns with two sets of fibers, so that ThreadSanitizer sees a thread and the same thread of the next
-  /// block as two.
-  std::vector<std::unique_ptr<Thread>>& set_of(unsigned block) { return threads_[block % 2]; }
+  using Identities = std::array<void*, kMostThreads>;
+
+  void check(const Job& job) const;
+  void begin_launch(const Job& job, const std::function<void()>& body);
+  void end_launch();
+  void begin_block(const uint3& block);
   void run_block(const uint3& block);
-  void start(Thread& thread);
-  void resume(Thread& thread);
-  bool release_waiting(std::vector<std::unique_ptr<Thread>>& threads);
-  bool lanes_arrived(const std::vector<std::unique_ptr<Thread>>& threads, const Thread& waiting) const;
-  [[noreturn]] void fail_stuck(const std::vector<std::unique_ptr<Thread>>& threads);
-  void discard_fibers();
+  void end_block();
+  void abandon();
+  [[noreturn]] void fail_stuck();
+
+  void make_ready(size_t thread);
+  Thread* next_ready();
+  void become(Thread& thread);
+  void give_way();
+  void resume(Thread* next);
+  void switch_to(Worker& worker);
+  void arrive_from(context::fiber&& from);
+  void work();
+  Worker& idle_worker();
+  void make_worker();
+
+  bool lanes_met(const Thread& thread) const;
+  void complete(const Thread& last);
+  template <typename Action>
+  void as(void* identity, Action&& action) const;
+  void order(const Thread& thread, char& address) const;
 
   const Job* job_ = nullptr;
   const std::function<void()>* body_ = nullptr;
-  std::vector<std::unique_ptr<Thread>> threads_[2];
-  std::vector<Warp> warps_;
-  std::vector<std::unique_ptr<unsigned char[]>> shared_;
-  std::vector<size_t> shared_sizes_;
-  std::vector<std::unique_ptr<unsigned char[]>> retired_;  // shared memory of earlier blocks, for ThreadSanitizer
-  size_t shared_used_ = 0;
+  std::vector<Thread> threads_;
+  std::array<Warp, kMostThreads / kWarp> warps_;
+  unsigned ready_warps_ = 0;
+  size_t warp_ = 0;  // whose lanes run as long as they can
+  size_t arrived_ = 0, returned_ = 0;
+  uint64_t blocks_ = 0;  // of this launch so far
+  uint64_t launches_ = 0;
   Thread* current_ = nullptr;
-  void* scheduler_fiber_ = nullptr;
   std::exception_ptr failure_;
-  char launch_begins_ = 0, launch_ends_ = 0;  // addresses for ThreadSanitizer
+  bool abandoning_ = false, ending_ = false;
+
+  Worker host_;
+  std::vector<std::unique_ptr<Worker>> workers_;
+  std::vector<Worker*> idle_;
+  Worker* running_ = &host_;
+  Worker* previous_ = nullptr;
+
+  std::vector<SharedArray> shared_;
+  size_t shared_taken_ = 0, shared_used_ = 0;
+
+  // ThreadSanitizer's fibers. Blocks take turns with two sets, so that a thread and the same thread of the next block
+  // are two to it. The host's issues launches and hands out shared memory; the reaper's frees it again.
+  Identities identities_[2] = {};
+  void* host_identity_ = nullptr;
+  void* reaper_ = nullptr;
+  char launch_begins_ = 0, launch_ends_ = 0, block_barrier_ = 0, shared_begins_ = 0, shared_ends_ = 0;
 };
 
 Machine& machine() {
@@ -99,211 +214,351 @@ Machine& machine() {
   return only;
 }
 
-void Machine::start(Thread& thread) {
-  thread.sanitizer_fiber = __tsan_create_fiber(0);
-  thread.fiber = context::fiber(std::allocator_arg, context::protected_fixedsize_stack(kStackBytes),
-                                [this, &thread](context::fiber&& from) {
-                                  thread.scheduler = std::move(from);
-                                  while (true) {
-                                    __tsan_acquire(&launch_begins_);
-                                    try {
-                                      (*body_)();
-                                    } catch (const context::detail::forced_unwind&) {
-                                      throw;
-                                    } catch (...) {
-                                      failure_ = std::current_exception();
-                                    }
-                                    __tsan_release(&launch_ends_);
-                                    wait(State::idle, 0);
-                                  }
-                                  return std::move(thread.scheduler);
-                                });
+Machine::~Machine() {
+  ending_ = true;
+  for (auto& worker : workers_) switch_to(*worker);
+  for (auto& set : identities_)
+    for (void* identity : set)
+      if (identity) __tsan_destroy_fiber(identity);
+  if (reaper_) __tsan_destroy_fiber(reaper_);
 }
 
-void Machine::resume(Thread& thread) {
-  current_ = &thread;
-  __tsan_switch_to_fiber(thread.sanitizer_fiber, kNoOrder);
-  thread.fiber = std::move(thread.fiber).resume();
-  current_ = nullptr;
-}
-
-void Machine::wait(State state, unsigned mask) {
-  Thread& thread = *current_;
-  thread.state = state;
-  thread.mask = mask;
-  __tsan_switch_to_fiber(scheduler_fiber_, kNoOrder);
-  thread.scheduler = std::move(thread.scheduler).resume();
+void Machine::check(const Job& job) const {
+  require<Error>(job.threads > 0 && job.threads <= kMostThreads && job.threads % kWarp == 0,
+                 "{}: a block of {} threads; it must be a multiple of 32 and at most {}", job.op, job.threads,
+                 kMostThreads);
+  require<Error>(job.grid.x <= 0x7fffffffu && job.grid.y <= 65535 && job.grid.z <= 65535,
+                 "{}: a grid of {} x {} x {} blocks", job.op, job.grid.x, job.grid.y, job.grid.z);
+  require<Error>(job.shared_bytes <= kMostSharedBytes, "{}: {} bytes of shared memory; a block may have {}", job.op,
+                 job.shared_bytes, kMostSharedBytes);
+  require<Error>(job_ == nullptr, "{}: a kernel launches a kernel", job.op);
 }
 
 void Machine::run(const Job& job, const std::function<void()>& body) {
   if (job.grid.x == 0 || job.grid.y == 0 || job.grid.z == 0) return;
-  require<Error>(job.threads > 0 && job.threads <= 1024 && job.threads % kWarp == 0,
-                 "{}: a block of {} threads; it must be a multiple of 32 and at most 1024", job.op, job.threads);
-  require<Error>(current_ == nullptr, "{}: a kernel launches a kernel", job.op);
-  require<Error>(job.grid.y <= 65535 && job.grid.z <= 65535, "{}: a grid of {} x {} x {} blocks", job.op, job.grid.x,
-                 job.grid.y, job.grid.z);
+  check(job);
   const DeviceMemoryAccess access;
+  begin_launch(job, body);
+  try {
+    for (unsigned z = 0; z < job.grid.z; ++z)
+      for (unsigned y = 0; y < job.grid.y; ++y)
+        for (unsigned x = 0; x < job.grid.x; ++x) run_block({x, y, z});
+  } catch (...) {
+    end_launch();
+    throw;
+  }
+  end_launch();
+}
+
+void Machine::begin_launch(const Job& job, const std::function<void()>& body) {
   job_ = &job;
   body_ = &body;
   failure_ = nullptr;
-  scheduler_fiber_ = __tsan_get_current_fiber();
-  warps_.assign(static_cast<size_t>(job.threads / kWarp), {});
-  for (auto& set : threads_)
-    while (set.size() < static_cast<size_t>(job.threads)) {
-      set.push_back(std::make_unique<Thread>());
-      start(*set.back());
-    }
-  for (unsigned z = 0; z < job.grid.z; ++z)
-    for (unsigned y = 0; y < job.grid.y; ++y)
-      for (unsigned x = 0; x < job.grid.x; ++x) run_block({x, y, z});
+  blocks_ = 0;
+  ++launches_;
+  threads_.resize(static_cast<size_t>(job.threads));
+  host_identity_ = __tsan_get_current_fiber();
+  if (kTsan && !reaper_) reaper_ = __tsan_create_fiber(0);
+  __tsan_release(&launch_begins_);
+}
+
+void Machine::end_launch() {
+  for (size_t set = 0; kTsan && set < std::min<uint64_t>(blocks_, 2); ++set)
+    for (size_t i = 0; i < threads_.size(); ++i) as(identities_[set][i], [this] { __tsan_release(&launch_ends_); });
   __tsan_acquire(&launch_ends_);
-  retired_.clear();
+  job_ = nullptr;
+}
+
+void Machine::begin_block(const uint3& block) {
+  const dim3 size(static_cast<unsigned>(threads_.size()));
+  Identities& identities = identities_[blocks_ % 2];
+  for (size_t i = 0; i < threads_.size(); ++i) {
+    Thread& thread = threads_[i];
+    thread.place = {{static_cast<unsigned>(i), 0, 0}, block, size, job_->grid};
+    thread.state = Thread::State::running;
+    if (!kTsan) continue;
+    if (!identities[i]) identities[i] = __tsan_create_fiber(0);
+    thread.identity = identities[i];
+    if (blocks_ < 2) as(thread.identity, [this] { __tsan_acquire(&launch_begins_); });
+  }
+  for (size_t w = 0; w < threads_.size() / kWarp; ++w) {
+    warps_[w].ready = ~0u;
+    warps_[w].arrived = 0;
+    ready_warps_ |= 1u << w;
+  }
+  arrived_ = returned_ = 0;
+  shared_taken_ = shared_used_ = 0;
 }
 
 void Machine::run_block(const uint3& block) {
-#if defined(LOCI_TSAN)
-  // Freeing it here would be a write that nothing orders with the earlier block's last accesses.
-  for (auto& memory : shared_) retired_.push_back(std::move(memory));
+  begin_block(block);
+  ++blocks_;
+  resume(next_ready());  // comes back when no thread can go on
+  const bool stuck = !failure_ && returned_ < threads_.size();
+  if (failure_) abandon();
+  if (stuck) fail_stuck();
+  end_block();
+  if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+}
+
+/// Under the sanitizers shared memory does not outlive its block. The reaper has seen all that was done in the block,
+/// so that its freeing is no race, and it orders nothing itself.
+void Machine::end_block() {
+#ifdef LOCI_SANITIZED
+  if (shared_.empty()) return;
+  for (const Thread& thread : threads_) as(thread.identity, [this] { __tsan_release(&shared_ends_); });
+  as(reaper_, [this] {
+    __tsan_acquire(&shared_ends_);
+    shared_.clear();
+  });
 #endif
-  shared_.clear();
-  shared_sizes_.clear();
-  shared_used_ = 0;
-  auto& threads = set_of(block.x + block.y + block.z);
-  const auto count = static_cast<size_t>(job_->threads);
-  for (size_t i = 0; i < count; ++i) {
-    threads[i]->place = {{static_cast<unsigned>(i), 0, 0}, block, dim3(static_cast<unsigned>(count)), job_->grid};
-    threads[i]->state = State::ready;
-  }
-  __tsan_release(&launch_begins_);
-  bool left = true;
-  while (left) {
-    bool moved = false;
-    left = false;
-    for (size_t i = 0; i < count; ++i) {
-      if (threads[i]->state == State::ready) {
-        resume(*threads[i]);
-        moved = true;
-      }
-      left = left || threads[i]->state != State::idle;
-    }
-    if (failure_) {
-      discard_fibers();
-      std::rethrow_exception(failure_);
-    }
-    if (left && !release_waiting(threads) && !moved) fail_stuck(threads);
-  }
 }
 
-bool Machine::lanes_arrived(const std::vector<std::unique_ptr<Thread>>& threads, const Thread& waiting) const {
-  const unsigned first = waiting.place.thread.x / kWarp * kWarp;
-  for (unsigned i = 0; i < kWarp; ++i) {
-    const Thread& other = *threads[first + i];
-    if ((waiting.mask >> i & 1) && (other.state != State::at_lane_barrier || other.mask != waiting.mask)) return false;
-  }
-  return true;
+void Machine::abandon() {
+  abandoning_ = true;
+  ready_warps_ = 0;
+  for (Warp& warp : warps_) warp.ready = 0;
+  for (Thread& thread : threads_)
+    if (thread.worker) resume(&thread);
+  abandoning_ = false;
 }
 
-/// Lets threads go on whose barrier is complete. A thread that has returned does not count as arrived: on a GPU some
-/// barriers would take it so, and others hang.
-bool Machine::release_waiting(std::vector<std::unique_ptr<Thread>>& threads) {
-  const auto count = static_cast<size_t>(job_->threads);
-  bool released = false, all = true;
-  for (size_t i = 0; i < count; ++i) all = all && threads[i]->state == State::at_block_barrier;
-  std::vector<size_t> ready;
-  for (size_t i = 0; i < count; ++i)
-    if (all || (threads[i]->state == State::at_lane_barrier && lanes_arrived(threads, *threads[i]))) ready.push_back(i);
-  for (const size_t i : ready) {
-    threads[i]->state = State::ready;
-    released = true;
-  }
-  return released;
-}
-
-void Machine::fail_stuck(const std::vector<std::unique_ptr<Thread>>& threads) {
+void Machine::fail_stuck() {
   int at_block = 0, at_lanes = 0, returned = 0;
-  for (int i = 0; i < job_->threads; ++i) {
-    const State state = threads[static_cast<size_t>(i)]->state;
-    at_block += state == State::at_block_barrier;
-    at_lanes += state == State::at_lane_barrier;
-    returned += state == State::idle;
+  for (const Thread& thread : threads_) {
+    at_block += thread.state == Thread::State::at_block_barrier;
+    at_lanes += thread.state == Thread::State::at_lanes;
+    returned += thread.state == Thread::State::returned;
   }
-  discard_fibers();
+  abandon();
+  end_block();
   throw_error<Error>("{}: the block hangs: {} threads wait at __syncthreads, {} at a warp's barrier, {} have returned",
                      job_->op, at_block, at_lanes, returned);
 }
 
-/// After a failure some fibers are in the middle of a kernel.
-void Machine::discard_fibers() {
-  for (auto& set : threads_) {
-    for (auto& thread : set) __tsan_destroy_fiber(thread->sanitizer_fiber);
-    set.clear();
+void Machine::make_ready(size_t thread) {
+  warps_[thread / kWarp].ready |= 1u << thread % kWarp;
+  ready_warps_ |= 1u << thread / kWarp;
+}
+
+/// The next thread that can go on, of the same warp while it has one. Every other block runs backwards, so that a
+/// kernel whose result depends on the order of its threads does not pass by luck.
+Thread* Machine::next_ready() {
+  if (failure_ || ready_warps_ == 0) return nullptr;
+  const bool backwards = (launches_ + blocks_) % 2 == 1;
+  const auto pick = [&](unsigned bits) {
+    return static_cast<size_t>(backwards ? 31 - std::countl_zero(bits) : std::countr_zero(bits));
+  };
+  if ((ready_warps_ >> warp_ & 1) == 0) warp_ = pick(ready_warps_);
+  Warp& warp = warps_[warp_];
+  const size_t lane = pick(warp.ready);
+  warp.ready &= ~(1u << lane);
+  if (warp.ready == 0) ready_warps_ &= ~(1u << warp_);
+  return &threads_[warp_ * kWarp + lane];
+}
+
+void Machine::become(Thread& thread) {
+  current_ = &thread;
+  running_place = &thread.place;
+  __tsan_switch_to_fiber(thread.identity, kNoOrder);
+}
+
+/// Lets others run until the running thread is ready again.
+void Machine::give_way() {
+  resume(next_ready());
+  if (abandoning_) throw Abandoned();
+}
+
+/// Goes on with `next`, or with the host where there is none. Returns when this flow's turn comes again.
+void Machine::resume(Thread* next) {
+  if (next) {
+    become(*next);
+    switch_to(next->worker ? *next->worker : idle_worker());
+  } else {
+    current_ = nullptr;
+    running_place = nullptr;
+    __tsan_switch_to_fiber(host_identity_, kNoOrder);
+    switch_to(host_);
   }
 }
 
+void Machine::switch_to(Worker& worker) {
+  previous_ = std::exchange(running_, &worker);
+  __sanitizer_start_switch_fiber(&previous_->fake_stack, worker.bottom, worker.size);
+  arrive_from(std::move(worker.fiber).resume());
+}
+
+void Machine::arrive_from(context::fiber&& from) {
+  const void* bottom = nullptr;
+  size_t size = 0;
+  __sanitizer_finish_switch_fiber(running_->fake_stack, &bottom, &size);
+  if (previous_ == &host_) {
+    host_.bottom = bottom;
+    host_.size = size;
+  }
+  previous_->fiber = std::move(from);
+}
+
+/// A flow for a thread that starts. In the host's name: its memory is no thread's.
+Worker& Machine::idle_worker() {
+  if (idle_.empty()) as(host_identity_, [this] { make_worker(); });
+  Worker& worker = *idle_.back();
+  idle_.pop_back();
+  return worker;
+}
+
+void Machine::make_worker() {
+  Worker& made = *workers_.emplace_back(std::make_unique<Worker>());
+  made.stack = std::make_unique<Stack>(workers_.size());
+  made.bottom = made.stack->bottom();
+  made.size = made.stack->size();
+  made.fiber = context::fiber(std::allocator_arg, made.stack->place(), KeepStack(), [this](context::fiber&& from) {
+    arrive_from(std::move(from));
+    work();
+    __sanitizer_start_switch_fiber(nullptr, host_.bottom, host_.size);
+    previous_ = std::exchange(running_, &host_);
+    return std::move(host_.fiber);
+  });
+  idle_.reserve(workers_.size());
+  idle_.push_back(&made);
+}
+
+/// Runs the current thread to its end, and then every thread that has not started yet and whose turn comes here.
+void Machine::work() {
+  while (!ending_) {
+    Thread& thread = *current_;
+    thread.worker = running_;
+    try {
+      (*body_)();
+    } catch (const Abandoned&) {
+    } catch (...) {
+      if (!failure_) failure_ = std::current_exception();
+    }
+    thread.worker = nullptr;
+    thread.state = Thread::State::returned;
+    ++returned_;
+    Thread* next = next_ready();
+    if (next && !next->worker) {
+      become(*next);
+      continue;
+    }
+    idle_.push_back(running_);
+    resume(next);
+  }
+}
+
+template <typename Action>
+void Machine::as(void* identity, Action&& action) const {
+  void* const own = __tsan_get_current_fiber();
+  __tsan_switch_to_fiber(identity, kNoOrder);
+  action();
+  __tsan_switch_to_fiber(own, kNoOrder);
+}
+
+/// The last thread to arrive lets the others go on; they are ordered in its name, before any of them runs again, so
+/// that nothing which they do behind the barrier is ordered with it.
+void Machine::sync_block() {
+  current_->state = Thread::State::at_block_barrier;
+  if (++arrived_ < threads_.size()) return give_way();
+  arrived_ = 0;
+  if (kTsan) {
+    for (const Thread& thread : threads_) as(thread.identity, [this] { __tsan_release(&block_barrier_); });
+    for (const Thread& thread : threads_) as(thread.identity, [this] { __tsan_acquire(&block_barrier_); });
+  }
+  for (size_t i = 0; i < threads_.size(); ++i) {
+    threads_[i].state = Thread::State::running;
+    if (&threads_[i] != current_) make_ready(i);
+  }
+}
+
+uint64_t Machine::meet_lanes(LaneOperation operation, unsigned mask, uint64_t value, int source) {
+  Thread& thread = *current_;
+  const size_t lane = thread.place.thread.x % kWarp;
+  require<Error>(mask >> lane & 1, "{}: lane {} takes part in an operation of the lanes {:#x}", job_->op, lane, mask);
+  thread.state = Thread::State::at_lanes;
+  thread.operation = operation;
+  thread.mask = mask;
+  thread.source = source;
+  thread.value = value;
+  warps_[thread.place.thread.x / kWarp].arrived |= 1u << lane;
+  if (lanes_met(thread))
+    complete(thread);
+  else
+    give_way();
+  return thread.result;
+}
+
+bool Machine::lanes_met(const Thread& thread) const {
+  const size_t warp = thread.place.thread.x / kWarp;
+  if ((warps_[warp].arrived & thread.mask) != thread.mask) return false;
+  for (unsigned left = thread.mask; left; left &= left - 1) {
+    const Thread& other = threads_[warp * kWarp + static_cast<size_t>(std::countr_zero(left))];
+    if (other.mask != thread.mask || other.operation != thread.operation) return false;
+  }
+  return true;
+}
+
+/// Does the operation of the lanes that have met. Shuffles and votes move values but do not order memory, so
+/// ThreadSanitizer is told of none.
+void Machine::complete(const Thread& last) {
+  const size_t first = last.place.thread.x / kWarp * kWarp;
+  const auto each = [&](auto&& action) {
+    for (unsigned left = last.mask; left; left &= left - 1) action(static_cast<size_t>(std::countr_zero(left)));
+  };
+  Warp& warp = warps_[first / kWarp];
+  unsigned votes = 0;
+  each([&](size_t lane) { votes |= static_cast<unsigned>(threads_[first + lane].value != 0) << lane; });
+  if (kTsan && last.operation == LaneOperation::barrier) {
+    char& address = warp.order[static_cast<size_t>(std::countr_zero(last.mask))];
+    each([&](size_t lane) { as(threads_[first + lane].identity, [&] { __tsan_release(&address); }); });
+    each([&](size_t lane) { as(threads_[first + lane].identity, [&] { __tsan_acquire(&address); }); });
+  }
+  constexpr uint64_t kNothing = 0x7ff8dead7fc0deadull;  // NaN in both precisions
+  each([&](size_t lane) {
+    Thread& thread = threads_[first + lane];
+    const bool named = last.mask >> thread.source & 1;
+    thread.result = last.operation == LaneOperation::ballot ? votes
+                    : named                                 ? threads_[first + static_cast<size_t>(thread.source)].value
+                                                            : kNothing;
+    thread.state = Thread::State::running;
+    if (&thread != &last) make_ready(first + lane);
+  });
+  warp.arrived &= ~last.mask;
+}
+
+/// The first thread that asks makes the array, for ThreadSanitizer in the host's name.
 void* Machine::take_shared(size_t call, size_t bytes) {
-  if (call == shared_.size()) {
+  if (call == shared_taken_) {
     shared_used_ += (bytes + 15) / 16 * 16;
     require<Error>(shared_used_ <= job_->shared_bytes, "{}: takes {} bytes of shared memory, launched with {}",
                    job_->op, shared_used_, job_->shared_bytes);
-    shared_.push_back(std::make_unique<unsigned char[]>(bytes));
-    shared_sizes_.push_back(bytes);
-    std::memset(shared_.back().get(), 0xff, bytes);
-    __tsan_release(&launch_begins_);
+    as(host_identity_, [&] {
+      if (call == shared_.size()) shared_.emplace_back();
+      SharedArray& array = shared_[call];
+      if (!array.bytes || array.size != bytes) array.bytes.reset(new unsigned char[bytes]);
+      array.size = bytes;
+      std::memset(array.bytes.get(), 0xff, bytes);
+      __tsan_release(&shared_begins_);
+    });
+    ++shared_taken_;
   }
-  require<Error>(call < shared_.size() && shared_sizes_[call] == bytes,
+  require<Error>(call < shared_taken_ && shared_[call].size == bytes,
                  "{}: threads of a block take different shared memory", job_->op);
-  __tsan_acquire(&launch_begins_);
-  return shared_[call].get();
+  __tsan_acquire(&shared_begins_);
+  return shared_[call].bytes.get();
 }
 
 }  // namespace
 
 void run(const Job& job, const std::function<void()>& body) { machine().run(job, body); }
-const Place& place() { return machine().current().place; }
-int lane() { return machine().lane(); }
 void* take_shared(size_t call, size_t bytes) { return machine().take_shared(call, bytes); }
-
-// All threads arrive before any leaves, so one address orders them.
-void sync_block() {
-  Machine& m = machine();
-  __tsan_release(&m.block_order);
-  m.wait(State::at_block_barrier, 0);
-  __tsan_acquire(&m.block_order);
-}
-
-void sync_lanes(unsigned mask) {
-  Machine& m = machine();
-  require<Error>(mask >> m.lane() & 1, "a lane waits at a barrier whose mask does not name it");
-  Warp& warp = m.warp();
-  for (int i = 0; i < kWarp; ++i)
-    if (mask >> i & 1) __tsan_release(&warp.order[i]);
-  m.wait(State::at_lane_barrier, mask);
-  __tsan_acquire(&warp.order[m.lane()]);
-}
-
-// A shuffle moves values but does not order memory, so ThreadSanitizer is told of none.
+void sync_block() { machine().sync_block(); }
+void sync_lanes(unsigned mask) { machine().meet_lanes(LaneOperation::barrier, mask, 0, 0); }
 uint64_t exchange(unsigned mask, uint64_t bits, int source) {
-  Machine& m = machine();
-  require<Error>(mask >> m.lane() & 1, "a lane takes part in a shuffle whose mask does not name it");
-  Warp& warp = m.warp();
-  warp.values[m.lane()] = bits;
-  m.wait(State::at_lane_barrier, mask);
-  const uint64_t got = mask >> source & 1 ? warp.values[source] : 0x7ff8dead7fc0deadull;
-  m.wait(State::at_lane_barrier, mask);
-  return got;
+  return machine().meet_lanes(LaneOperation::exchange, mask, bits, source);
 }
-
 unsigned ballot(unsigned mask, bool value) {
-  Machine& m = machine();
-  require<Error>(mask >> m.lane() & 1, "a lane takes part in a ballot whose mask does not name it");
-  Warp& warp = m.warp();
-  warp.values[m.lane()] = value;
-  m.wait(State::at_lane_barrier, mask);
-  unsigned bits = 0;
-  for (int i = 0; i < kWarp; ++i)
-    if ((mask >> i & 1) && warp.values[i]) bits |= 1u << i;
-  m.wait(State::at_lane_barrier, mask);
-  return bits;
+  return static_cast<unsigned>(machine().meet_lanes(LaneOperation::ballot, mask, value, 0));
 }
 
 }  // namespace loci::emulation

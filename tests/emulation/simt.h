@@ -62,7 +62,9 @@ struct Place {
   uint3 thread, block;
   dim3 block_size, grid;
 };
-const Place& place();
+extern constinit thread_local const Place* running_place;
+inline const Place& place() { return *running_place; }
+inline int lane() { return static_cast<int>(place().thread.x) % 32; }
 void* take_shared(size_t call, size_t bytes);
 void sync_block();
 /// Waits for all lanes in `mask`, which must contain the caller's.
@@ -71,7 +73,6 @@ void sync_lanes(unsigned mask);
 uint64_t exchange(unsigned mask, uint64_t bits, int source);
 /// One bit for each lane in `mask` that handed in true.
 unsigned ballot(unsigned mask, bool value);
-int lane();
 
 template <typename T>
 T shuffle(unsigned mask, T value, int source) {
