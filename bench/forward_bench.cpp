@@ -1,5 +1,5 @@
 // Seconds of one forward pass through the executor, as JSON: the counterpart of bench/peers/forward.py.
-//   forward_bench MODEL --shape 11x12 --shape 8x128 [--repeats 7] [--threads N]
+//   forward_bench MODEL --shape 11x12 --shape 8x128 [--device cuda] [--precision tf32] [--repeats 7] [--threads N]
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -34,11 +34,21 @@ void want(Plan& plan, bool all) {
   }
 }
 
+struct Options {
+  std::string model;
+  std::vector<std::string> shapes{"11x12", "8x128"};
+  std::string device = "cpu", precision = "fp32";
+  int repeats = 7, threads = 0;
+  double memory_gib = 0;
+};
+
+// From the plan on the host to logits on the device, all issued work done.
 double median_seconds(Executor& executor, const Plan& plan, int repeats) {
   std::vector<double> seconds;
   for (int i = -1; i < repeats; ++i) {  // the first run only warms up
     const auto start = std::chrono::steady_clock::now();
     const auto run = executor.run(plan);
+    executor.context().synchronize();
     const double elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     for (const float value : to_host(executor.context(), run.logits.rows_slice(0, 1)))
       require<NumericalError>(value - value == 0, "the forward pass gave a value that is not finite");
@@ -48,12 +58,15 @@ double median_seconds(Executor& executor, const Plan& plan, int repeats) {
   return seconds[static_cast<size_t>(repeats / 2)];
 }
 
-void run(const std::string& dir, const std::vector<std::string>& shapes, int repeats, int threads) {
-  Context context({.threads = threads});
-  const Model model = Model::load(context, dir);
+void run(const Options& options) {
+  Context context({.device = Device::parse(options.device),
+                   .precision = parse_precision(options.precision),
+                   .threads = options.threads,
+                   .memory_budget = static_cast<int64_t>(options.memory_gib * 1024 * 1024 * 1024)});
+  const Model model = Model::load(context, options.model);
   Executor executor(context, model);
   nlohmann::json results = nlohmann::json::array();
-  for (const std::string& shape : shapes) {
+  for (const std::string& shape : options.shapes) {
     int64_t sequences = 0, tokens = 0;
     require<InputError>(std::sscanf(shape.c_str(), "%ldx%ld", &sequences, &tokens) == 2 && sequences > 0 && tokens > 0,
                         "--shape {}: use SEQUENCESxTOKENS, such as 11x12", shape);
@@ -62,26 +75,32 @@ void run(const std::string& dir, const std::vector<std::string>& shapes, int rep
     want(all, true);
     want(last, false);
     results.push_back({{"shape", shape},
-                       {"seconds", median_seconds(executor, all, repeats)},
-                       {"seconds_last_position_only", median_seconds(executor, last, repeats)}});
+                       {"seconds", median_seconds(executor, all, options.repeats)},
+                       {"seconds_last_position_only", median_seconds(executor, last, options.repeats)}});
   }
-  fmt::print("{}\n", nlohmann::json{{"threads", context.threads().size()}, {"results", results}}.dump());
+  fmt::print("{}\n", nlohmann::json{{"threads", context.threads().size()},
+                                    {"device", context.device_product()},
+                                    {"precision", precision_name(context.precision())},
+                                    {"peak_device_bytes", context.peak_bytes()},
+                                    {"results", results}}
+                         .dump());
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   CLI::App app{"Seconds of one forward pass"};
-  std::string model;
-  std::vector<std::string> shapes{"11x12", "8x128"};
-  int repeats = 7, threads = 0;
-  app.add_option("model", model)->required();
-  app.add_option("--shape", shapes);
-  app.add_option("--repeats", repeats)->check(CLI::Range(1, 1000));
-  app.add_option("--threads", threads);
+  Options options;
+  app.add_option("model", options.model)->required();
+  app.add_option("--shape", options.shapes);
+  app.add_option("--device", options.device);
+  app.add_option("--precision", options.precision);
+  app.add_option("--repeats", options.repeats)->check(CLI::Range(1, 1000));
+  app.add_option("--threads", options.threads);
+  app.add_option("--memory", options.memory_gib);
   CLI11_PARSE(app, argc, argv);
   try {
-    run(model, shapes, repeats, threads);
+    run(options);
   } catch (const std::exception& error) {
     fmt::print(stderr, "forward_bench: {}\n", error.what());
     return 1;

@@ -1,23 +1,21 @@
-// Rates of the ops at the shapes of GPT-2 small, each as a fraction of a ceiling measured in the same run:
-//   products, attention, symmetric updates: GFLOP/s against the best square product of 1536 (`of_ceiling`);
-//   row-wise ops: GB/s of what they must read and write against a copy of 256 MiB (`of_ceiling`).
+// Rates of the ops at the shapes of GPT-2, each as a fraction of a ceiling measured in the same run:
+//   products, attention, symmetric updates: GFLOP/s against a large square product of the same precision
+//   (`of_ceiling`); row-wise ops: GB/s of what they must read and write against a large copy (`of_ceiling`).
 // Each result is checked before it is timed. Exits non-zero where a check fails or a filter matches nothing.
-//   kernels_bench [--threads=N] [--benchmark_filter=REGEX] [--benchmark_out=FILE.json --benchmark_repetitions=5]
+//   kernels_bench [--device=cpu|cuda] [--precision=fp32|tf32|bf16] [--shape=small|xl|smoke] [--threads=N]
+//                 [--benchmark_filter=REGEX] [--benchmark_out=FILE.json]
 #include <benchmark/benchmark.h>
 
-#include <chrono>
 #include <cmath>
-#include <cstring>
 #include <fstream>
-#include <functional>
-#include <random>
-#include <string>
+#include <map>
+#include <numeric>
 
+#include "bench/suite.h"
 #include "kernels/activation.h"
 #include "kernels/adam.h"
 #include "kernels/attention.h"
 #include "kernels/cholesky.h"
-#include "kernels/gemm.h"
 #include "kernels/layer_norm.h"
 #include "kernels/rows.h"
 #include "kernels/softmax.h"
@@ -25,120 +23,8 @@
 #include "runtime/error.h"
 #include "runtime/provenance.h"
 
+namespace loci::bench {
 namespace {
-
-using namespace loci;
-
-constexpr int64_t kWidth = 768;
-constexpr int64_t kHeads = 12;
-constexpr int64_t kVocabulary = 50257;
-
-double seconds_of(const std::function<void()>& work) {
-  const auto start = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-class Bench {
- public:
-  explicit Bench(int threads) : context_(options(threads)) {
-    const Tensor a = random(1536, 1536), b = random(1536, 1536);
-    Tensor c(context_, 1536, 1536);
-    for (int i = 0; i < 8; ++i) {
-      const double seconds =
-          seconds_of([&] { gemm(context_, Transpose::no, a.view(), Transpose::no, b.view(), c.view()); });
-      flop_ceiling_ = std::max(flop_ceiling_, gemm_flop(1536, 1536, 1536) / seconds);
-    }
-    const Tensor from = Tensor::zeros(context_, 1 << 12, 1 << 14);
-    Tensor to = Tensor::zeros(context_, 1 << 12, 1 << 14);
-    for (int i = 0; i < 4; ++i) {
-      const double seconds = seconds_of([&] {
-        context_.threads().parallel_for(1 << 12, 1, [&](int64_t begin, int64_t end) {
-          std::memcpy(to.row(begin), from.row(begin), sizeof(float) * static_cast<size_t>((end - begin) << 14));
-        });
-      });
-      byte_ceiling_ = std::max(byte_ceiling_, 2.0 * sizeof(float) * (1 << 26) / seconds);
-    }
-  }
-
-  /// What was registered holds memory of the context.
-  ~Bench() { benchmark::ClearRegisteredBenchmarks(); }
-  Bench(const Bench&) = delete;
-  Bench& operator=(const Bench&) = delete;
-
-  Context& context() { return context_; }
-  double flop_ceiling() const { return flop_ceiling_; }
-  double byte_ceiling() const { return byte_ceiling_; }
-  bool failed() const { return failed_; }
-
-  Tensor random(int64_t rows, int64_t cols, float scale = 1) {
-    std::normal_distribution<float> normal(0, scale);
-    std::vector<float> values(static_cast<size_t>(rows * cols));
-    for (float& value : values) value = normal(random_);
-    return Tensor::from_host(context_, values, rows, cols);
-  }
-
-  /// Registers a benchmark: `make` sets up and returns the work and a check of its result (an error below `allowed`).
-  struct Work {
-    std::function<void()> run;
-    std::function<double()> error;  ///< after run(); relative to what is allowed, so 1 is the limit
-  };
-  enum class Unit { flop, byte };
-  void add(const std::string& name, Unit unit, double amount, std::function<Work()> make) {
-    benchmark::RegisterBenchmark(
-        name.c_str(),
-        [=, this](benchmark::State& state) {
-          const Work work = make();
-          work.run();
-          if (const double error = work.error(); !(error <= 1)) {
-            failed_ = true;
-            state.SkipWithError(fmt::format("the result is wrong: error {} times what is allowed", error).c_str());
-            return;
-          }
-          for (auto _ : state) work.run();
-          const double done = amount * static_cast<double>(state.iterations());
-          const double ceiling = unit == Unit::flop ? flop_ceiling_ : byte_ceiling_;
-          state.counters[unit == Unit::flop ? "GFLOP/s" : "GB/s"] =
-              benchmark::Counter(done / 1e9, benchmark::Counter::kIsRate);
-          state.counters["of_ceiling"] = benchmark::Counter(done / ceiling, benchmark::Counter::kIsRate);
-        })
-        ->UseRealTime()
-        ->Unit(benchmark::kMillisecond);
-  }
-
- private:
-  static ContextOptions options(int threads) {
-    ContextOptions made;
-    made.threads = threads;
-    return made;
-  }
-
-  Context context_;
-  std::mt19937 random_{1};
-  double flop_ceiling_ = 0;
-  double byte_ceiling_ = 0;
-  bool failed_ = false;
-};
-
-// Element (r, c) of op(a) op(b) in fp64 against what was computed, at a few places; in units of (k + 2) eps |a| |b|.
-double product_error(Transpose ta, ConstView a, Transpose tb, ConstView b, ConstView c, const float* bias) {
-  const int64_t k = ta == Transpose::no ? a.cols : a.rows;
-  double worst = 0;
-  for (int64_t i = 0; i < 50; ++i) {
-    const int64_t r = (i * 7919) % c.rows, col = (i * 104729) % c.cols;
-    double sum = bias ? static_cast<double>(bias[col]) : 0, magnitude = std::abs(sum);
-    for (int64_t p = 0; p < k; ++p) {
-      const double x = static_cast<double>(ta == Transpose::no ? a.row(r)[p] : a.row(p)[r]);
-      const double y = static_cast<double>(tb == Transpose::no ? b.row(p)[col] : b.row(col)[p]);
-      sum += x * y;
-      magnitude += std::abs(x * y);
-    }
-    const double error = std::abs(static_cast<double>(c.row(r)[col]) - sum);
-    const double allowed = static_cast<double>(k + 2) * 0x1p-24 * magnitude;
-    worst = error <= allowed ? std::max(worst, error / allowed) : INFINITY;
-  }
-  return worst;
-}
 
 struct ProductShape {
   const char* name;
@@ -146,208 +32,550 @@ struct ProductShape {
   int64_t m, n, k;
 };
 
-void add_products(Bench& bench) {
+std::vector<ProductShape> product_shapes(const Shapes& shapes) {
   const auto no = Transpose::no, yes = Transpose::yes;
-  std::vector<ProductShape> shapes;
-  for (const int64_t rows : {132, 1024}) {
-    shapes.push_back({"qkv", no, no, rows, 3 * kWidth, kWidth});
-    shapes.push_back({"attn_out", no, no, rows, kWidth, kWidth});
-    shapes.push_back({"mlp_in", no, no, rows, 4 * kWidth, kWidth});
-    shapes.push_back({"mlp_out", no, no, rows, kWidth, 4 * kWidth});
-    shapes.push_back({"mlp_out_dx", no, yes, rows, 4 * kWidth, kWidth});
-    shapes.push_back({"mlp_in_dw", yes, no, kWidth, 4 * kWidth, rows});
+  const int64_t d = shapes.width, inner = shapes.inner(), vocabulary = shapes.vocabulary;
+  std::vector<ProductShape> made;
+  for (const int64_t rows : shapes.rows) {
+    made.push_back({"qkv", no, no, rows, 3 * d, d});
+    made.push_back({"attn_out", no, no, rows, d, d});
+    made.push_back({"mlp_in", no, no, rows, inner, d});
+    made.push_back({"mlp_out", no, no, rows, d, inner});
+    made.push_back({"mlp_out_dx", no, yes, rows, inner, d});
+    made.push_back({"mlp_in_dx", no, yes, rows, d, inner});
+    made.push_back({"qkv_dx", no, yes, rows, d, 3 * d});
+    made.push_back({"mlp_in_dw", yes, no, d, inner, rows});
+    if (rows <= 1024) made.push_back({"unembed", no, yes, rows, vocabulary, d});
   }
   for (const int64_t rows : {1, 2, 4, 8, 11}) {
-    shapes.push_back({"mlp_in", no, no, rows, 4 * kWidth, kWidth});
-    shapes.push_back({"mlp_out", no, no, rows, kWidth, 4 * kWidth});
-    shapes.push_back({"unembed", no, yes, rows, kVocabulary, kWidth});
+    made.push_back({"mlp_in", no, no, rows, inner, d});
+    made.push_back({"mlp_out", no, no, rows, d, inner});
+    made.push_back({"unembed", no, yes, rows, vocabulary, d});
   }
-  shapes.push_back({"unembed", no, yes, 132, kVocabulary, kWidth});
-  shapes.push_back({"small_width", no, no, 1024, 384, 96});
-  for (const ProductShape& s : shapes) {
-    const double flop = gemm_flop(static_cast<double>(s.m), static_cast<double>(s.n), static_cast<double>(s.k));
-    bench.add(fmt::format("gemm/{}/{}x{}x{}", s.name, s.m, s.n, s.k), Bench::Unit::flop, flop, [&bench, s] {
-      auto a = std::make_shared<Tensor>(s.ta == Transpose::no ? bench.random(s.m, s.k) : bench.random(s.k, s.m));
-      auto b = std::make_shared<Tensor>(s.tb == Transpose::no ? bench.random(s.k, s.n) : bench.random(s.n, s.k));
-      auto c = std::make_shared<Tensor>(bench.context(), s.m, s.n);
-      return Bench::Work{[=, &bench] { gemm(bench.context(), s.ta, a->view(), s.tb, b->view(), c->view()); },
-                         [=] { return product_error(s.ta, a->view(), s.tb, b->view(), c->view(), nullptr); }};
-    });
-  }
-  bench.add("linear/mlp_in/132x3072x768", Bench::Unit::flop, gemm_flop(132, 4 * kWidth, kWidth), [&bench] {
-    auto x = std::make_shared<Tensor>(bench.random(132, kWidth));
-    auto w = std::make_shared<Tensor>(bench.random(kWidth, 4 * kWidth));
-    auto bias = std::make_shared<Tensor>(bench.random(1, 4 * kWidth));
-    auto y = std::make_shared<Tensor>(bench.context(), 132, 4 * kWidth);
-    return Bench::Work{
-        [=, &bench] { linear(bench.context(), x->view(), w->view(), bias->view(), y->view()); },
-        [=] { return product_error(Transpose::no, x->view(), Transpose::no, w->view(), y->view(), bias->data()); }};
-  });
+  if (d >= 128) made.push_back({"small_width", no, no, 1024, 384, 96});
+  return made;
 }
+
+Suite::Work make_product(Suite& suite, const ProductShape& s) {
+  auto a = s.ta == Transpose::no ? suite.shared_random(s.m, s.k) : suite.shared_random(s.k, s.m);
+  auto b = s.tb == Transpose::no ? suite.shared_random(s.k, s.n) : suite.shared_random(s.n, s.k);
+  auto c = suite.shared_random(s.m, s.n);
+  return {[=, &suite] { gemm(suite.context(), s.ta, a->view(), s.tb, b->view(), c->view()); },
+          [=, &suite] { return product_error(suite.context(), s.ta, a->view(), s.tb, b->view(), c->view()); }};
+}
+
+Suite::Work make_linear(Suite& suite, int64_t rows, int64_t inputs, int64_t outputs) {
+  auto x = suite.shared_random(rows, inputs), w = suite.shared_random(inputs, outputs);
+  auto bias = suite.shared_random(1, outputs), y = suite.shared_random(rows, outputs);
+  return {[=, &suite] { linear(suite.context(), x->view(), w->view(), bias->view(), y->view()); },
+          [=, &suite] {
+            return product_error(suite.context(), Transpose::no, x->view(), Transpose::no, w->view(), y->view(),
+                                 bias->view());
+          }};
+}
+
+// The MLP's first product with its bias and GELU; `up` is what the backward pass keeps.
+Suite::Work make_linear_activation(Suite& suite, int64_t rows, int64_t inputs, int64_t outputs) {
+  auto x = suite.shared_random(rows, inputs), w = suite.shared_random(inputs, outputs, 0.02f);
+  auto bias = suite.shared_random(1, outputs), y = suite.shared_random(rows, outputs);
+  auto up = suite.shared_random(rows, outputs);
+  return {[=, &suite] {
+            linear_activation(suite.context(), x->view(), w->view(), bias->view(), Activation::gelu_new, up->view(),
+                              y->view());
+          },
+          [=, &suite] {
+            return product_error(suite.context(), Transpose::no, x->view(), Transpose::no, w->view(), up->view(),
+                                 bias->view());
+          }};
+}
+
+}  // namespace
+
+void add_products(Suite& suite) {
+  const auto flop_of = [](int64_t m, int64_t n, int64_t k) {
+    return gemm_flop(static_cast<double>(m), static_cast<double>(n), static_cast<double>(k));
+  };
+  for (const ProductShape& s : product_shapes(suite.shapes()))
+    suite.add(fmt::format("gemm/{}/{}x{}x{}", s.name, s.m, s.n, s.k), Suite::Unit::flop, flop_of(s.m, s.n, s.k),
+              [&suite, s] { return make_product(suite, s); });
+  const int64_t d = suite.shapes().width, inner = suite.shapes().inner();
+  for (const int64_t rows : suite.shapes().rows) {
+    suite.add(fmt::format("linear/qkv/{}x{}x{}", rows, 3 * d, d), Suite::Unit::flop, flop_of(rows, 3 * d, d),
+              [&suite, rows, d] { return make_linear(suite, rows, d, 3 * d); });
+    suite.add(fmt::format("linear/mlp_out/{}x{}x{}", rows, d, inner), Suite::Unit::flop, flop_of(rows, d, inner),
+              [&suite, rows, d, inner] { return make_linear(suite, rows, inner, d); });
+    suite.add(fmt::format("linear_gelu/mlp_in/{}x{}x{}", rows, inner, d), Suite::Unit::flop, flop_of(rows, inner, d),
+              [&suite, rows, d, inner] { return make_linear_activation(suite, rows, d, inner); });
+  }
+}
+
+namespace {
 
 struct AttentionShape {
   const char* name;
   int64_t sequences, queries, segment_keys;
 };
 
-// What one attention call reads and writes.
-struct AttentionData {
-  AttentionData(Bench& bench, const AttentionShape& s)
-      : q(bench.random(s.sequences * s.queries, kWidth)),
-        k(bench.random(s.sequences * s.queries, kWidth)),
-        v(bench.random(s.sequences * s.queries, kWidth)),
-        base_k(bench.random(std::max<int64_t>(1, s.segment_keys), kWidth)),
-        base_v(bench.random(std::max<int64_t>(1, s.segment_keys), kWidth)),
-        y(bench.context(), q.rows(), kWidth),
-        dy(bench.random(q.rows(), kWidth)),
-        dq(bench.context(), q.rows(), kWidth),
-        dk(Tensor::zeros(bench.context(), q.rows(), kWidth)),
-        dv(Tensor::zeros(bench.context(), q.rows(), kWidth)),
-        log_sums(bench.context(), q.rows(), kHeads) {
+// What one attention call reads and writes. All sequences have the same form.
+class AttentionData {
+ public:
+  AttentionData(Suite& suite, const AttentionShape& s)
+      : context_(suite.context()),
+        shape_(s),
+        heads_(suite.shapes().heads),
+        head_width_(suite.shapes().width / heads_),
+        q_(suite.random(s.sequences * s.queries, suite.shapes().width)),
+        k_(suite.random(q_.rows(), q_.cols())),
+        v_(suite.random(q_.rows(), q_.cols())),
+        base_k_(suite.random(std::max<int64_t>(1, s.segment_keys), q_.cols())),
+        base_v_(suite.random(std::max<int64_t>(1, s.segment_keys), q_.cols())),
+        y_(suite.random(q_.rows(), q_.cols())),
+        dy_(suite.random(q_.rows(), q_.cols())),
+        dq_(suite.random(q_.rows(), q_.cols())),
+        dk_(Tensor::zeros(suite.context(), q_.rows(), q_.cols())),
+        dv_(Tensor::zeros(suite.context(), q_.rows(), q_.cols())),
+        log_sums_(suite.context(), q_.rows(), heads_) {
     std::vector<AttentionSequence> sequences;
     for (int64_t i = 0; i < s.sequences; ++i)
       sequences.push_back({i * s.queries, s.queries, i * s.queries, s.queries, 1, 0, s.segment_keys ? 1 : 0});
     std::vector<AttentionSegment> segments;
-    if (s.segment_keys) segments.push_back({base_k.data(), base_v.data(), kWidth, s.segment_keys});
-    batch.sequences = DeviceArray<AttentionSequence>(bench.context(), std::span<const AttentionSequence>(sequences));
-    batch.segments = DeviceArray<AttentionSegment>(bench.context(), std::span<const AttentionSegment>(segments));
-    batch.queries = q.rows();
-    batch.max_keys = s.segment_keys + s.queries;
+    if (s.segment_keys) segments.push_back({base_k_.data(), base_v_.data(), q_.cols(), s.segment_keys});
+    batch_.sequences = DeviceArray<AttentionSequence>(context_, std::span<const AttentionSequence>(sequences));
+    batch_.segments = DeviceArray<AttentionSegment>(context_, std::span<const AttentionSegment>(segments));
+    batch_.queries = q_.rows();
+    batch_.max_keys = s.segment_keys + s.queries;
   }
 
-  void forward(Context& context) {
-    attention(context, batch, kHeads, 0.125f, q.view(), k.view(), v.view(), y.view(), log_sums.view());
+  void forward() {
+    attention(context_, batch_, heads_, scale(), q_.view(), k_.view(), v_.view(), y_.view(), log_sums_.view());
   }
-  void backward(Context& context) {
-    attention_backward(context, batch, kHeads, 0.125f, q.view(), k.view(), v.view(), y.view(), log_sums.view(),
-                       dy.view(), dq.view(), dk.view(), dv.view());
+  void backward() {
+    attention_backward(context_, batch_, heads_, scale(), q_.view(), k_.view(), v_.view(), y_.view(), log_sums_.view(),
+                       dy_.view(), dq_.view(), dk_.view(), dv_.view());
   }
-  // A convex combination of values: with all values 1 the output is 1.
-  double error(Context& context) {
-    std::fill_n(v.data(), v.rows() * kWidth, 1.0f);
-    std::fill_n(base_v.data(), base_v.rows() * kWidth, 1.0f);
-    forward(context);
+
+  // Sampled queries in fp64 over everything that they see.
+  double forward_error() {
     double worst = 0;
-    for (const float value : y.to_host()) {
-      const double error =
-          std::abs(static_cast<double>(value) - 1) / (static_cast<double>(batch.max_keys + 8) * 0x1p-24);
+    for (int64_t i = 0; i < 12; ++i)
+      worst = std::max(worst, row_error((i * 7919 + batch_.queries - 1) % batch_.queries, i % heads_));
+    return worst;
+  }
+
+  // Two identities of the exact gradients, over all sequences and per head: the weights of a query sum to 1, so
+  // sum dv = sum dy where there are no segments; and sum q . dq = sum k . dk, since both are sums of s ds.
+  double backward_error() {
+    if (shape_.segment_keys) return std::isfinite(sum_of_squares(context_, dq_.view())) ? 0 : INFINITY;
+    const auto dv = dv_.to_host(), dy = dy_.to_host();
+    double lost = 0, size = 0;
+    for (size_t i = 0; i < dv.size(); ++i) {
+      lost += static_cast<double>(dv[i]) - static_cast<double>(dy[i]);
+      size += std::abs(static_cast<double>(dy[i]));
+    }
+    const double by_queries = dot(q_, dq_), by_keys = dot(k_, dk_);
+    const double norms = std::sqrt(sum_of_squares(context_, q_.view()) * sum_of_squares(context_, dq_.view()));
+    const double error = std::max(std::abs(lost) / size, std::abs(by_queries - by_keys) / norms);
+    return error / (8 * product_tolerance(context_.precision(), head_width_ + batch_.max_keys));
+  }
+
+ private:
+  float scale() const { return 1 / std::sqrt(static_cast<float>(head_width_)); }
+
+  double dot(const Tensor& a, const Tensor& b) {
+    const auto x = a.to_host(), y = b.to_host();
+    double sum = 0;
+    for (size_t i = 0; i < x.size(); ++i) sum += static_cast<double>(x[i]) * static_cast<double>(y[i]);
+    return sum;
+  }
+
+  std::vector<float> head_of(const Tensor& x, int64_t first, int64_t rows, int64_t head) {
+    return to_host(context_, x.rows_slice(first, rows).cols_slice(head * head_width_, head_width_));
+  }
+
+  double row_error(int64_t query, int64_t head) {
+    const int64_t sequence = query / shape_.queries, first = sequence * shape_.queries, own = query - first + 1;
+    auto keys = head_of(base_k_, 0, shape_.segment_keys, head), values = head_of(base_v_, 0, shape_.segment_keys, head);
+    for (const float key : head_of(k_, first, own, head)) keys.push_back(key);
+    for (const float value : head_of(v_, first, own, head)) values.push_back(value);
+    const auto q = head_of(q_, query, 1, head), got = head_of(y_, query, 1, head);
+    const size_t width = q.size(), count = keys.size() / width;
+    std::vector<double> weights(count);
+    double total = 0;
+    for (size_t j = 0; j < count; ++j) {
+      double score = 0;
+      for (size_t i = 0; i < width; ++i) score += static_cast<double>(q[i]) * static_cast<double>(keys[j * width + i]);
+      total += weights[j] = std::exp(static_cast<double>(scale()) * score);
+    }
+    // Errors of a score, of size about |q| |k| scale = width^0.5, come back as relative errors of a weight.
+    const double allowed = 8 * std::sqrt(static_cast<double>(width)) *
+                           product_tolerance(context_.precision(), static_cast<int64_t>(width + count));
+    double worst = 0;
+    for (size_t i = 0; i < width; ++i) {
+      double want = 0, magnitude = 0;
+      for (size_t j = 0; j < count; ++j) {
+        const double term = weights[j] / total * static_cast<double>(values[j * width + i]);
+        want += term;
+        magnitude += std::abs(term);
+      }
+      const double error = std::abs(static_cast<double>(got[i]) - want) / (allowed * magnitude);
       worst = error <= 1 ? std::max(worst, error) : INFINITY;
     }
     return worst;
   }
 
-  Tensor q, k, v, base_k, base_v, y, dy, dq, dk, dv, log_sums;
-  AttentionBatch batch;
+  Context& context_;
+  AttentionShape shape_;
+  int64_t heads_, head_width_;
+  Tensor q_, k_, v_, base_k_, base_v_, y_, dy_, dq_, dk_, dv_, log_sums_;
+  AttentionBatch batch_;
 };
 
-void add_attention(Bench& bench) {
-  for (const AttentionShape& s : {AttentionShape{"batch", 8, 128, 0}, AttentionShape{"prompts", 11, 12, 0},
-                                  AttentionShape{"lanes", 1000, 1, 11}, AttentionShape{"lanes", 500, 6, 6},
-                                  AttentionShape{"long", 1, 1024, 0}, AttentionShape{"generate", 1, 1, 200}}) {
-    const double pairs = static_cast<double>(s.sequences) * (static_cast<double>(s.queries * (s.queries + 1)) / 2 +
-                                                             static_cast<double>(s.queries * s.segment_keys));
-    const double flop = 4 * pairs * kWidth;  // of the keys that are seen
+std::vector<AttentionShape> attention_shapes(const Suite& suite) {
+  if (suite.shapes().width < 128) return {{"prompts", 3, 5, 0}, {"lanes", 5, 2, 3}, {"long", 1, 40, 0}};
+  if (suite.shapes().width == 1600)
+    return {{"prompts", 2000, 12, 0}, {"lanes", 4000, 1, 11}, {"lanes", 2000, 6, 6},
+            {"long", 8, 1024, 0},     {"long", 1, 1024, 0},   {"generate", 32, 1, 200}};
+  return {{"batch", 8, 128, 0}, {"prompts", 11, 12, 0}, {"lanes", 1000, 1, 11},
+          {"lanes", 500, 6, 6}, {"long", 1, 1024, 0},   {"generate", 1, 1, 200}};
+}
+
+}  // namespace
+
+// Rates count the keys that are seen. Short sequences are bound by memory on a GPU, so for them the bytes count:
+// queries, keys, values and output, each once; backward also the output's gradient and the three gradients, two of them
+// added to.
+void add_attention(Suite& suite) {
+  const double width = static_cast<double>(suite.shapes().width);
+  for (const AttentionShape& s : attention_shapes(suite)) {
+    const double rows = static_cast<double>(s.sequences * s.queries), queries = static_cast<double>(s.queries);
+    const double pairs =
+        static_cast<double>(s.sequences) * (queries * (queries + 1) / 2) + rows * static_cast<double>(s.segment_keys);
+    const bool by_bytes = !suite.context().on_cpu() && s.queries + s.segment_keys < 128;
+    const auto unit = by_bytes ? Suite::Unit::byte : Suite::Unit::flop;
+    const double forward = by_bytes ? 4 * 4 * rows * width : 4 * pairs * width;
+    const double backward = by_bytes ? 10 * 4 * rows * width : 10 * pairs * width;
     const std::string shape = fmt::format("{}/{}x{}+{}", s.name, s.sequences, s.queries, s.segment_keys);
-    bench.add("attention/" + shape, Bench::Unit::flop, flop, [&bench, s] {
-      auto data = std::make_shared<AttentionData>(bench, s);
-      return Bench::Work{[=, &bench] { data->forward(bench.context()); },
-                         [=, &bench] { return data->error(bench.context()); }};
+    suite.add("attention/" + shape, unit, forward, [&suite, s] {
+      auto data = std::make_shared<AttentionData>(suite, s);
+      return Suite::Work{[=] { data->forward(); }, [=] { return data->forward_error(); }};
     });
-    bench.add("attention_backward/" + shape, Bench::Unit::flop, 2.5 * flop, [&bench, s] {
-      auto data = std::make_shared<AttentionData>(bench, s);
-      return Bench::Work{[=, &bench] { data->backward(bench.context()); },
-                         [=, &bench] { return data->error(bench.context()); }};
+    suite.add("attention_backward/" + shape, unit, backward, [&suite, s] {
+      auto data = std::make_shared<AttentionData>(suite, s);
+      data->forward();
+      return Suite::Work{[=] { data->backward(); }, [=] { return data->backward_error(); }};
     });
   }
 }
 
-/// A row-wise op on [rows, cols] that touches `matrices` matrices of this size; checked for finite results.
-void add_row_op(Bench& bench, const std::string& name, int64_t rows, int64_t cols, double matrices,
-                const std::function<void(Context&, const Tensor& x, Tensor& y)>& op) {
-  const double bytes = matrices * sizeof(float) * static_cast<double>(rows * cols);
-  bench.add(fmt::format("{}/{}x{}", name, rows, cols), Bench::Unit::byte, bytes, [=, &bench] {
-    auto x = std::make_shared<Tensor>(bench.random(rows, cols));
-    auto y = std::make_shared<Tensor>(bench.random(rows, cols));
-    return Bench::Work{
-        [=, &bench] { op(bench.context(), *x, *y); },
-        [=, &bench] { return std::isfinite(sum_of_squares(bench.context(), y->view())) ? 0.0 : INFINITY; }};
+namespace {
+
+using Row = std::vector<double>;
+
+// What a row-wise op works on; rows of it on the host for the check.
+struct RowData {
+  Context& context;
+  Tensor x, z, y, before;  // `before`: y before the first run
+  Tensor statistics;       // of layer_norm
+
+  static Row row(Context& context, const Tensor& tensor, int64_t r) {
+    const auto values = to_host(context, tensor.rows_slice(r, 1));
+    return Row(values.begin(), values.end());
+  }
+  Row x_row(int64_t r) const { return row(context, x, r); }
+  Row z_row(int64_t r) const { return row(context, z, r); }
+  Row before_row(int64_t r) const { return row(context, before, r); }
+};
+
+struct RowOp {
+  std::string name;
+  int64_t rows, cols;
+  double matrices;  ///< matrices of this size that must be read or written
+  std::function<void(Context&, RowData&)> run;
+  std::function<Row(const RowData&, int64_t r)> expected;  ///< row r of y, in fp64
+  double tolerance = 1e-5;                                 ///< in relation to the row's largest element
+  int64_t inputs = 1;                                      ///< 2: z is there
+  int64_t x_cols = 0;                                      ///< where x is wider than y
+};
+
+double row_op_error(const RowOp& op, const RowData& data) {
+  double worst = 0;
+  for (const int64_t r : {int64_t{0}, op.rows / 3, op.rows / 2, op.rows - 1}) {
+    const Row want = op.expected(data, r), got = RowData::row(data.context, data.y, r);
+    double largest = 0, error = 0;
+    for (size_t i = 0; i < want.size(); ++i) {
+      largest = std::max(largest, std::abs(want[i]));
+      const double off = std::abs(got[i] - want[i]);
+      error = off <= error ? error : off;  // also NaN
+    }
+    const double relative = error / (op.tolerance * largest);
+    worst = relative <= 1 ? std::max(worst, relative) : INFINITY;
+  }
+  return worst;
+}
+
+void add_row_op(Suite& suite, const RowOp& op) {
+  const int64_t x_cols = op.x_cols ? op.x_cols : op.cols;
+  const double bytes = sizeof(float) * static_cast<double>(op.rows) *
+                       (op.matrices * static_cast<double>(op.cols) + static_cast<double>(op.x_cols));
+  suite.add(fmt::format("{}/{}x{}", op.name, op.rows, op.cols), Suite::Unit::byte, bytes, [=, &suite] {
+    Context& context = suite.context();
+    auto data = std::make_shared<RowData>(
+        RowData{context, suite.random(op.rows, x_cols), op.inputs > 1 ? suite.random(op.rows, op.cols) : Tensor(),
+                suite.random(op.rows, op.cols), Tensor(context, op.rows, op.cols), Tensor()});
+    context.copy_on_device(data->before.data(), data->y.data(), sizeof(float) * static_cast<size_t>(op.rows * op.cols));
+    return Suite::Work{[=, &suite] { op.run(suite.context(), *data); }, [=] { return row_op_error(op, *data); }};
   });
 }
 
-void add_row_ops(Bench& bench) {
-  auto gain = std::make_shared<Tensor>(bench.random(1, kWidth));
-  auto statistics = std::make_shared<Tensor>(bench.random(1024, 2));
-  auto gradients = std::make_shared<Tensor>(Tensor::zeros(bench.context(), 2, kWidth));
-  add_row_op(bench, "layer_norm", 1024, kWidth, 2, [=](Context& context, const Tensor& x, Tensor& y) {
-    layer_norm(context, x.view(), gain->view(), gain->view(), 1e-5f, y.view(), statistics->view());
-  });
-  add_row_op(bench, "layer_norm_backward", 1024, kWidth, 3, [=](Context& context, const Tensor& x, Tensor& y) {
-    layer_norm_backward(context, x.view(), gain->view(), statistics->view(), x.view(), y.view(), Write::assign,
-                        gradients->rows_slice(0, 1), gradients->rows_slice(1, 1));
-  });
-  add_row_op(bench, "gelu_new", 1024, 4 * kWidth, 2, [](Context& context, const Tensor& x, Tensor& y) {
-    activation(context, Activation::gelu_new, x.view(), y.view());
-  });
-  add_row_op(bench, "gelu_new_backward", 1024, 4 * kWidth, 3, [](Context& context, const Tensor& x, Tensor& y) {
-    activation_backward(context, Activation::gelu_new, x.view(), x.view(), y.view());
-  });
-  add_row_op(bench, "add", 1024, kWidth, 3,
-             [](Context& context, const Tensor& x, Tensor& y) { sum(context, x.view(), x.view(), y.view()); });
-  add_row_op(bench, "softmax", 132, kVocabulary, 2,
-             [](Context& context, const Tensor& x, Tensor& y) { softmax(context, x.view(), y.view()); });
-  add_row_op(bench, "add_column_sums", 1024, 4 * kWidth, 1, [](Context& context, const Tensor& x, Tensor& y) {
-    add_column_sums(context, x.view(), y.rows_slice(0, 1));
-  });
-  auto first = std::make_shared<Tensor>(Tensor::zeros(bench.context(), kWidth, 4 * kWidth));
-  auto second = std::make_shared<Tensor>(Tensor::zeros(bench.context(), kWidth, 4 * kWidth));
-  add_row_op(bench, "adam_step", kWidth, 4 * kWidth, 7, [=](Context& context, const Tensor& x, Tensor& y) {
-    adam_step(context, {}, 1, x.view(), 1, y.view(), first->view(), second->view());
-  });
+Row each(const Row& a, const std::function<double(double)>& f) {
+  Row made;
+  for (const double value : a) made.push_back(f(value));
+  return made;
+}
+Row each(const Row& a, const Row& b, const std::function<double(double, double)>& f) {
+  Row made;
+  for (size_t i = 0; i < a.size(); ++i) made.push_back(f(a[i], b[i]));
+  return made;
+}
+double mean(const Row& a) { return std::accumulate(a.begin(), a.end(), 0.0) / static_cast<double>(a.size()); }
+
+Row log_softmax_of(const Row& x) {
+  double total = 0;
+  for (const double value : x) total += std::exp(value);
+  return each(x, [=](double value) { return value - std::log(total); });
+}
+double gelu_new_of(double x) { return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))); }
+double gelu_new_slope(double x) {
+  const double c = std::sqrt(2 / M_PI), t = std::tanh(c * (x + 0.044715 * x * x * x));
+  return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * c * (1 + 3 * 0.044715 * x * x);
 }
 
-void add_second_moments(Bench& bench) {
-  const int64_t n = 4 * kWidth;
-  for (const int64_t rows : {132, 1024}) {
+struct Normalised {
+  Row hat;
+  double rstd;
+};
+Normalised normalised(const Row& x) {
+  const double center = mean(x);
+  const Row centered = each(x, [=](double value) { return value - center; });
+  const double rstd = 1 / std::sqrt(mean(each(centered, [](double value) { return value * value; })) + 1e-5);
+  return {each(centered, [=](double value) { return value * rstd; }), rstd};
+}
+
+void add_layer_norms(Suite& suite, int64_t rows) {
+  const int64_t d = suite.shapes().width;
+  Context& context = suite.context();
+  auto gain = suite.shared_random(1, d), bias = suite.shared_random(1, d);
+  auto statistics = std::make_shared<Tensor>(Tensor::zeros(context, rows, 2));
+  auto gradients = std::make_shared<Tensor>(Tensor::zeros(context, 2, d));
+  const Row g = RowData::row(context, *gain, 0), b = RowData::row(context, *bias, 0);
+  const auto forward = [=](Context& c, RowData& data) {
+    layer_norm(c, data.x.view(), gain->view(), bias->view(), 1e-5f, data.y.view(), statistics->view());
+  };
+  add_row_op(suite, {"layer_norm", rows, d, 2, forward, [=](const RowData& data, int64_t r) {
+                       const Row scaled = each(normalised(data.x_row(r)).hat, g, std::multiplies<>());
+                       return each(scaled, b, std::plus<>());
+                     }});
+  add_row_op(
+      suite,
+      {"layer_norm_backward", rows, d, 3,
+       [=](Context& c, RowData& data) {
+         if (data.statistics.empty()) {
+           data.statistics = Tensor(c, rows, 2);
+           layer_norm(c, data.x.view(), gain->view(), bias->view(), 1e-5f, data.y.view(), data.statistics.view());
+         }
+         layer_norm_backward(c, data.x.view(), gain->view(), data.statistics.view(), data.z.view(), data.y.view(),
+                             Write::assign, gradients->rows_slice(0, 1), gradients->rows_slice(1, 1));
+       },
+       [=](const RowData& data, int64_t r) {
+         const auto [hat, rstd] = normalised(data.x_row(r));
+         const Row dhat = each(data.z_row(r), g, std::multiplies<>());
+         const double m1 = mean(dhat), m2 = mean(each(dhat, hat, std::multiplies<>()));
+         return each(dhat, hat, [=, scale = rstd](double dh, double h) { return scale * (dh - m1 - h * m2); });
+       },
+       1e-5, 2});
+}
+
+void add_elementwise(Suite& suite, int64_t rows) {
+  const int64_t d = suite.shapes().width, inner = suite.shapes().inner();
+  add_row_op(suite,
+             {"gelu_new", rows, inner, 2,
+              [](Context& c, RowData& data) { activation(c, Activation::gelu_new, data.x.view(), data.y.view()); },
+              [](const RowData& data, int64_t r) { return each(data.x_row(r), gelu_new_of); }});
+  add_row_op(suite, {"gelu_new_backward", rows, inner, 3,
+                     [](Context& c, RowData& data) {
+                       activation_backward(c, Activation::gelu_new, data.x.view(), data.z.view(), data.y.view());
+                     },
+                     [](const RowData& data, int64_t r) {
+                       return each(each(data.x_row(r), gelu_new_slope), data.z_row(r), std::multiplies<>());
+                     },
+                     1e-5, 2});
+  add_row_op(suite,
+             {"add", rows, d, 3, [](Context& c, RowData& data) { add(c, data.x.view(), data.y.view()); },
+              [](const RowData& data, int64_t r) { return each(data.x_row(r), data.before_row(r), std::plus<>()); }});
+  add_row_op(
+      suite,
+      {"sum", rows, d, 3, [](Context& c, RowData& data) { sum(c, data.x.view(), data.z.view(), data.y.view()); },
+       [](const RowData& data, int64_t r) { return each(data.x_row(r), data.z_row(r), std::plus<>()); }, 1e-6, 2});
+  auto first = std::make_shared<Tensor>(Tensor::zeros(suite.context(), rows, inner));
+  auto second = std::make_shared<Tensor>(Tensor::zeros(suite.context(), rows, inner));
+  add_row_op(suite, {"adam_step", rows, inner, 7,
+                     [=](Context& c, RowData& data) {
+                       adam_step(c, {}, 1, data.x.view(), 1, data.y.view(), first->view(), second->view());
+                     },
+                     [](const RowData& data, int64_t r) {  // the first step: the moments cancel
+                       return each(data.x_row(r), data.before_row(r),
+                                   [](double g, double y) { return y - 1e-3 * g / (std::abs(g) + 1e-8); });
+                     }});
+}
+
+void add_row_movers(Suite& suite, int64_t rows) {
+  const int64_t d = suite.shapes().width, inner = suite.shapes().inner();
+  Context& context = suite.context();
+  std::vector<int64_t> order;
+  for (int64_t r = 0; r < rows; ++r) order.push_back((r * 7919 + 3) % rows);
+  auto index = std::make_shared<DeviceArray<int64_t>>(context, std::span<const int64_t>(order));
+  add_row_op(suite, {"gather_rows", rows, d, 2,
+                     [=](Context& c, RowData& data) { gather_rows(c, data.x.view(), *index, data.y.view()); },
+                     [=](const RowData& data, int64_t r) { return data.x_row(order[static_cast<size_t>(r)]); }});
+  // Bias gradients: one read of x; y's first row is added to.
+  add_row_op(suite, {"add_column_sums", rows, inner, 1,
+                     [](Context& c, RowData& data) { add_column_sums(c, data.x.view(), data.y.rows_slice(0, 1)); },
+                     [](const RowData& data, int64_t r) {
+                       Row total = data.before_row(r);
+                       if (r > 0) return total;
+                       const auto x = data.x.to_host();
+                       for (size_t i = 0; i < x.size(); ++i) total[i % total.size()] += static_cast<double>(x[i]);
+                       return total;
+                     }});
+  // 32 edits, each for its part of the rows.
+  const int64_t edits = std::min<int64_t>(32, rows);
+  auto u = suite.shared_random(edits, inner, 0.02f), v = suite.shared_random(edits, d);
+  std::vector<LowRankRows> terms;
+  for (int64_t e = 0; e < edits; ++e)
+    terms.push_back(
+        {e * (rows / edits), e + 1 == edits ? rows - e * (rows / edits) : rows / edits, u->row(e), v->row(e)});
+  auto device_terms = std::make_shared<DeviceArray<LowRankRows>>(context, std::span<const LowRankRows>(terms));
+  add_row_op(suite, {"add_low_rank", rows, d, 2,
+                     [=, held = std::pair(u, v)](Context& c, RowData& data) {
+                       add_low_rank(c, data.x.view(), *device_terms, data.y.view());
+                     },
+                     [=](const RowData& data, int64_t r) {
+                       const int64_t e = std::min(edits - 1, r / (rows / edits));
+                       const Row key = data.x_row(r), own_u = RowData::row(data.context, *u, e);
+                       const double factor = std::inner_product(key.begin(), key.end(), own_u.begin(), 0.0);
+                       return each(data.before_row(r), RowData::row(data.context, *v, e),
+                                   [=](double y, double value) { return y + factor * value; });
+                     },
+                     1e-5, 1, inner});
+}
+
+void add_vocabulary_ops(Suite& suite, int64_t rows) {
+  const int64_t n = suite.shapes().vocabulary;
+  Context& context = suite.context();
+  add_row_op(suite, {"softmax", rows, n, 2, [](Context& c, RowData& data) { softmax(c, data.x.view(), data.y.view()); },
+                     [](const RowData& data, int64_t r) {
+                       return each(log_softmax_of(data.x_row(r)), [](double value) { return std::exp(value); });
+                     }});
+  add_row_op(suite, {"log_softmax", rows, n, 2,
+                     [](Context& c, RowData& data) { log_softmax(c, data.x.view(), data.y.view()); },
+                     [](const RowData& data, int64_t r) { return log_softmax_of(data.x_row(r)); }});
+  std::vector<int32_t> targets;
+  for (int64_t r = 0; r < rows; ++r) targets.push_back(static_cast<int32_t>((r * 104729) % n));
+  auto wanted = std::make_shared<DeviceArray<int32_t>>(context, std::span<const int32_t>(targets));
+  const std::vector<float> ones(static_cast<size_t>(rows), 1.0f);
+  auto weights = std::make_shared<DeviceArray<float>>(context, std::span<const float>(ones));
+  auto losses = std::make_shared<Tensor>(context, rows, 1);
+  add_row_op(suite, {"cross_entropy", rows, n, 2,
+                     [=](Context& c, RowData& data) {
+                       cross_entropy(c, data.x.view(), *wanted, *weights, losses->view(), data.y.view(), Write::assign);
+                     },
+                     [=](const RowData& data, int64_t r) {
+                       Row made = each(log_softmax_of(data.x_row(r)), [](double value) { return std::exp(value); });
+                       made[static_cast<size_t>(targets[static_cast<size_t>(r)])] -= 1;
+                       return made;
+                     }});
+  // ROME's essence term; the reference's log-probabilities are those of other logits.
+  add_row_op(suite, {"kl_divergence", rows, n, 3,
+                     [=](Context& c, RowData& data) {
+                       kl_divergence(c, data.x.view(), data.z.view(), *weights, losses->view(), data.y.view(),
+                                     Write::assign);
+                     },
+                     [=](const RowData& data, int64_t r) {
+                       const Row log_p = log_softmax_of(data.x_row(r));
+                       const Row excess = each(log_p, data.z_row(r), std::minus<>());
+                       double total = 0;
+                       for (size_t i = 0; i < log_p.size(); ++i) total += std::exp(log_p[i]) * excess[i];
+                       return each(log_p, excess, [=](double p, double e) { return std::exp(p) * (e - total); });
+                     },
+                     1e-4, 2});
+}
+
+}  // namespace
+
+void add_row_ops(Suite& suite) {
+  for (const int64_t rows : suite.shapes().rows) {
+    add_layer_norms(suite, rows);
+    add_elementwise(suite, rows);
+    add_row_movers(suite, rows);
+    if (rows <= 1024) add_vocabulary_ops(suite, rows);
+  }
+}
+
+namespace {
+
+Suite::Work make_second_moment(Suite& suite, int64_t rows) {
+  auto x = suite.shared_random(rows, suite.shapes().inner());
+  auto moment = std::make_shared<SecondMoment>(suite.context(), x->cols());
+  return {[=, &suite] { moment->add(suite.context(), x->view()); },
+          [=, &suite] {
+            const double trace = sum_of_squares(suite.context(), x->view());
+            const std::vector<double> sum = moment->sum(suite.context());
+            double got = 0;
+            for (int64_t i = 0; i < x->cols(); ++i) got += sum[static_cast<size_t>(i * (x->cols() + 1))];
+            return std::abs(got / trace - 1) / product_tolerance(suite.context().precision(), rows);
+          }};
+}
+
+Suite::Work make_cholesky(Suite& suite) {
+  const int64_t n = suite.shapes().inner();
+  SecondMoment moment(suite.context(), n);
+  moment.add(suite.context(), suite.random(2 * n, n).view());
+  auto matrix = std::make_shared<std::vector<double>>(moment.sum(suite.context()));
+  auto factor = std::make_shared<std::unique_ptr<Cholesky>>();
+  return {[=, &suite] { *factor = std::make_unique<Cholesky>(suite.context(), *matrix, n, "C"); },
+          [=] {
+            // C x = (C's first row) has the solution e_0.
+            std::vector<double> b(matrix->begin(), matrix->begin() + n);
+            (*factor)->solve(b);
+            return std::abs(b[0] - 1) / 1e-9;
+          }};
+}
+
+}  // namespace
+
+void add_second_moments(Suite& suite) {
+  const int64_t n = suite.shapes().inner();
+  for (const int64_t rows : suite.shapes().rows) {
     // The arithmetic that a symmetric result needs: half of a product.
     const double flop = static_cast<double>(rows) * static_cast<double>(n) * static_cast<double>(n + 1);
-    bench.add(fmt::format("symmetric_update/{}x{}", rows, n), Bench::Unit::flop, flop, [=, &bench] {
-      auto x = std::make_shared<Tensor>(bench.random(rows, n));
-      auto sum = std::make_shared<Tensor>(Tensor::zeros(bench.context(), n, n));
-      return Bench::Work{[=, &bench] { symmetric_update(bench.context(), x->view(), sum->view()); },
-                         [=] {
-                           return product_error(Transpose::yes, x->view(), Transpose::no, x->view().cols_slice(0, 1),
-                                                sum->view().cols_slice(0, 1), nullptr);
+    suite.add(fmt::format("symmetric_update/{}x{}", rows, n), Suite::Unit::flop, flop, [=, &suite] {
+      auto x = suite.shared_random(rows, n);
+      auto sum = std::make_shared<Tensor>(Tensor::zeros(suite.context(), n, n));
+      return Suite::Work{[=, &suite] { symmetric_update(suite.context(), x->view(), sum->view()); },
+                         [=, &suite] {
+                           return product_error(suite.context(), Transpose::yes, x->view(), Transpose::no,
+                                                x->view().cols_slice(0, 1), sum->view().cols_slice(0, 1));
                          }};
     });
-    bench.add(fmt::format("second_moment/{}x{}", rows, n), Bench::Unit::flop, flop, [=, &bench] {
-      auto x = std::make_shared<Tensor>(bench.random(rows, n));
-      auto moment = std::make_shared<SecondMoment>(bench.context(), n);
-      return Bench::Work{[=, &bench] { moment->add(bench.context(), x->view()); },
-                         [=, &bench] {
-                           const double trace = sum_of_squares(bench.context(), x->view());
-                           const std::vector<double> sum = moment->sum(bench.context());
-                           double got = 0;
-                           for (int64_t i = 0; i < n; ++i) got += sum[static_cast<size_t>(i * (n + 1))];
-                           return std::abs(got / trace - 1) / (static_cast<double>(rows + 2) * 0x1p-24);
-                         }};
-    });
+    suite.add(fmt::format("second_moment/{}x{}", rows, n), Suite::Unit::flop, flop,
+              [=, &suite] { return make_second_moment(suite, rows); });
   }
-  const double cubic = std::pow(static_cast<double>(n), 3) / 3;
-  bench.add(fmt::format("cholesky_fp64/{}", n), Bench::Unit::flop, cubic, [=, &bench] {
-    const Tensor x = bench.random(2 * n, n);
-    SecondMoment moment(bench.context(), n);
-    moment.add(bench.context(), x.view());
-    auto matrix = std::make_shared<std::vector<double>>(moment.sum(bench.context()));
-    auto factor = std::make_shared<std::unique_ptr<Cholesky>>();
-    return Bench::Work{[=, &bench] { *factor = std::make_unique<Cholesky>(bench.context(), *matrix, n, "C"); },
-                       [=] {
-                         // C x = (C's first row) has the solution e_0.
-                         std::vector<double> b(matrix->begin(), matrix->begin() + n);
-                         (*factor)->solve(b);
-                         return std::abs(b[0] - 1) / 1e-10;
-                       }};
-  });
+  // The matrix comes from the host; its transfer is part of the time. The rate is fp64, the ceiling is not.
+  suite.add(fmt::format("cholesky_fp64/{}", n), Suite::Unit::flop, std::pow(static_cast<double>(n), 3) / 3,
+            [&suite] { return make_cholesky(suite); });
 }
+
+namespace {
 
 std::string cpu_name() {
   std::ifstream info("/proc/cpuinfo");
@@ -356,35 +584,78 @@ std::string cpu_name() {
   return "unknown";
 }
 
+struct Arguments {
+  ContextOptions context;
+  std::string shape;
+};
+
+/// Takes the flags that are not Google Benchmark's off the command line.
+Arguments take_arguments(int& argc, char** argv) {
+  std::map<std::string, std::string> given{{"device", "cpu"}, {"precision", "fp32"}, {"shape", ""}, {"threads", "0"}};
+  int kept = 1;
+  for (int i = 1; i < argc; ++i) {
+    const std::string text = argv[i];
+    const size_t end = text.find('=');
+    const std::string key = text.starts_with("--") && end != text.npos ? text.substr(2, end - 2) : "";
+    if (given.contains(key))
+      given[key] = text.substr(end + 1);
+    else
+      argv[kept++] = argv[i];
+  }
+  argc = kept;
+  Arguments made;
+  made.context.device = Device::parse(given["device"]);
+  made.context.precision = parse_precision(given["precision"]);
+  made.context.threads = std::stoi(given["threads"]);
+  made.shape = !given["shape"].empty() ? given["shape"] : made.context.device.type == DeviceType::cpu ? "small" : "xl";
+  return made;
+}
+
+Shapes shapes_of(const std::string& name, DeviceType device) {
+  Shapes shapes;
+  if (name == "smoke")
+    shapes = {
+        .width = 64, .heads = 4, .vocabulary = 211, .rows = {5, 24}, .ceiling_product = 64, .ceiling_copy = 1 << 16};
+  else if (name == "xl")
+    shapes = {.width = 1600, .heads = 25, .vocabulary = 50257, .rows = {64, 1024, 8192}};
+  else
+    require<InputError>(name == "small", "--shape={} is unknown; use small, xl or smoke", name);
+  if (device != DeviceType::cpu && name != "smoke") {
+    shapes.ceiling_product = 8192;
+    shapes.ceiling_copy = int64_t{2} << 30;
+  }
+  return shapes;
+}
+
 int run(int argc, char** argv) {
-  int threads = 0;
-  for (int i = 1; i < argc; ++i)
-    if (const std::string text = argv[i]; text.starts_with("--threads=")) {
-      threads = std::stoi(text.substr(10));
-      std::copy(argv + i + 1, argv + argc, argv + i);
-      --argc;
-    }
+  const Arguments arguments = take_arguments(argc, argv);
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  Bench bench(threads);
+  const bool smoke = arguments.shape == "smoke";
+  const Effort effort = smoke ? Effort{.batch_seconds = 0, .total_seconds = 0, .fewest = 1, .most = 1} : Effort{};
+  Suite suite(arguments.context, shapes_of(arguments.shape, arguments.context.device.type), effort);
   benchmark::AddCustomContext("cpu", cpu_name());
   benchmark::AddCustomContext("commit", loci_git_commit());
-  benchmark::AddCustomContext("threads", std::to_string(bench.context().threads().size()));
-  benchmark::AddCustomContext("ceiling_GFLOP/s", fmt::format("{:.1f}", bench.flop_ceiling() / 1e9));
-  benchmark::AddCustomContext("ceiling_GB/s", fmt::format("{:.1f}", bench.byte_ceiling() / 1e9));
-  add_products(bench);
-  add_attention(bench);
-  add_row_ops(bench);
-  add_second_moments(bench);
+  benchmark::AddCustomContext("device", suite.context().device_product());
+  benchmark::AddCustomContext("precision", precision_name(suite.context().precision()));
+  benchmark::AddCustomContext("shape", arguments.shape);
+  benchmark::AddCustomContext("threads", std::to_string(suite.context().threads().size()));
+  benchmark::AddCustomContext("ceiling_GFLOP/s", fmt::format("{:.1f}", suite.flop_ceiling() / 1e9));
+  benchmark::AddCustomContext("ceiling_GB/s", fmt::format("{:.1f}", suite.byte_ceiling() / 1e9));
+  add_products(suite);
+  add_attention(suite);
+  add_row_ops(suite);
+  add_second_moments(suite);
   const size_t ran = benchmark::RunSpecifiedBenchmarks();
-  return ran == 0 || bench.failed() ? 1 : 0;
+  return ran == 0 || suite.failed() ? 1 : 0;
 }
 
 }  // namespace
+}  // namespace loci::bench
 
 int main(int argc, char** argv) {
   try {
-    return run(argc, argv);
+    return loci::bench::run(argc, argv);
   } catch (const std::exception& error) {
     fmt::print(stderr, "kernels_bench: {}\n", error.what());
     return 1;
