@@ -1,14 +1,15 @@
 #include "kernels/cholesky.h"
 
-#include <cblas.h>
 #include <lapacke.h>
 
+#include <array>
 #include <cmath>
 #include <utility>
 
+#include "kernels/cpu.h"
+#include "kernels/cuda.h"
 #include "runtime/error.h"
 
-// Row-major lower is column-major upper: LAPACK works on the matrix as it lies, with C = U^T U and U = L^T.
 namespace loci {
 namespace {
 
@@ -46,44 +47,50 @@ Diagonal inspect_diagonal(const std::vector<double>& matrix, int64_t n) {
 
 }  // namespace
 
-Cholesky::Cholesky(Context& context, std::vector<double> matrix, int64_t n, const std::string& name)
-    : n_(n), norm_(0), factor_(std::move(matrix)) {
-  require<ShapeError>(n >= 0 && static_cast<int64_t>(factor_.size()) == n * n,
-                      "Cholesky: {} has {} elements, expected {} x {}", name, factor_.size(), n, n);
+Cholesky::Cholesky(Context& context, std::vector<double> matrix, int64_t n, const std::string& name) : n_(n) {
+  require<ShapeError>(n >= 0 && static_cast<int64_t>(matrix.size()) == n * n,
+                      "Cholesky: {} has {} elements, expected {} x {}", name, matrix.size(), n, n);
   if (n == 0) return;
-  openblas_set_num_threads(context.threads().size());
-  const Diagonal diagonal = inspect_diagonal(factor_, n);
-  norm_ = LAPACKE_dlansy_work(LAPACK_COL_MAJOR, '1', 'U', to_lapack(n), factor_.data(), to_lapack(n),
+  const Diagonal diagonal = inspect_diagonal(matrix, n);
+  // Row-major lower is column-major upper.
+  norm_ = LAPACKE_dlansy_work(LAPACK_COL_MAJOR, '1', 'U', to_lapack(n), matrix.data(), to_lapack(n),
                               std::vector<double>(static_cast<size_t>(n)).data());
   require<NumericalError>(std::isfinite(norm_), "{} holds values that are not finite", name);
-  const lapack_int info = LAPACKE_dpotrf_work(LAPACK_COL_MAJOR, 'U', to_lapack(n), factor_.data(), to_lapack(n));
-  if (info > 0) throw_not_definite(name, info - 1, diagonal);
+  CholeskyAttempt attempt =
+      (context.on_cpu() ? cpu::factor_definite : cuda::factor_definite)(context, std::move(matrix), n);
+  if (!attempt.factor) throw_not_definite(name, attempt.failed_row, diagonal);
+  factor_ = std::move(attempt.factor);
+}
+
+void Cholesky::require_rows(const char* op, std::span<double> rows) const {
+  require<ShapeError>(rows.empty() || (n_ > 0 && rows.size() % static_cast<size_t>(n_) == 0),
+                      "Cholesky::{}: {} elements are no rows of {}", op, rows.size(), n_);
 }
 
 void Cholesky::solve(std::span<double> rows) const {
-  if (rows.empty()) return;
-  require<ShapeError>(n_ > 0 && rows.size() % static_cast<size_t>(n_) == 0,
-                      "Cholesky::solve: {} elements are no rows of {}", rows.size(), n_);
-  LAPACKE_dpotrs_work(LAPACK_COL_MAJOR, 'U', to_lapack(n_), to_lapack(static_cast<int64_t>(rows.size()) / n_),
-                      factor_.data(), to_lapack(n_), rows.data(), to_lapack(n_));
+  require_rows("solve", rows);
+  if (!rows.empty()) factor_->solve(rows);
 }
 
 void Cholesky::forward_solve(std::span<double> rows) const {
-  if (rows.empty()) return;
-  require<ShapeError>(n_ > 0 && rows.size() % static_cast<size_t>(n_) == 0,
-                      "Cholesky::forward_solve: {} elements are no rows of {}", rows.size(), n_);
-  LAPACKE_dtrtrs_work(LAPACK_COL_MAJOR, 'U', 'T', 'N', to_lapack(n_), to_lapack(static_cast<int64_t>(rows.size()) / n_),
-                      factor_.data(), to_lapack(n_), rows.data(), to_lapack(n_));
+  require_rows("forward_solve", rows);
+  if (!rows.empty()) factor_->forward_solve(rows);
 }
 
+/// |C| |C^-1|, the second by dlacn2, which asks for a few products of C^-1 (C is symmetric) with vectors it chooses.
 double Cholesky::condition_number() const {
   if (n_ == 0) return 1;
-  double reciprocal = 0;
-  std::vector<double> work(static_cast<size_t>(3 * n_));
-  std::vector<lapack_int> integers(static_cast<size_t>(n_));
-  LAPACKE_dpocon_work(LAPACK_COL_MAJOR, 'U', to_lapack(n_), factor_.data(), to_lapack(n_), norm_, &reciprocal,
-                      work.data(), integers.data());
-  return 1 / reciprocal;
+  const auto size = static_cast<size_t>(n_);
+  std::vector<double> x(size), work(size);
+  std::vector<lapack_int> signs(size);
+  std::array<lapack_int, 3> state{};
+  lapack_int wanted = 0;
+  double inverse_norm = 0;
+  while (true) {
+    LAPACKE_dlacn2_work(to_lapack(n_), work.data(), x.data(), signs.data(), &inverse_norm, &wanted, state.data());
+    if (wanted == 0) return norm_ * inverse_norm;
+    factor_->solve(x);
+  }
 }
 
 }  // namespace loci

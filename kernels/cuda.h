@@ -3,6 +3,7 @@
 #include "kernels/activation.h"
 #include "kernels/adam.h"
 #include "kernels/attention.h"
+#include "kernels/cholesky_factor.h"
 #include "kernels/gemm.h"
 #include "kernels/layer_norm.h"
 #include "kernels/rows.h"
@@ -68,5 +69,11 @@ void clamp_row_norms(Context& context, ConstView limits, View x);
 void symmetric_update(Context& context, ConstView x, View sum);
 /// total += x^T x, lower triangle, fp32 products added to fp64; total [n, n] with n = x.cols.
 void add_second_moment(Context& context, ConstView x, double* total);
+
+/// The Cholesky factor of the lower triangle of `matrix` [n * n] (host, row-major), n > 0.
+CholeskyAttempt factor_definite(Context& context, std::vector<double> matrix, int64_t n);
+/// Replaces `matrix` [n * n] (host, row-major, lower triangle read), n > 0, by its eigenvectors, the columns of V, in the
+/// order of their eigenvalues, ascending, in `values` [n]. Returns 0, or the number of values that did not converge.
+int64_t eigenvectors(Context& context, std::vector<double>& matrix, int64_t n, std::vector<double>& values);
 
 }  // namespace loci::cuda

@@ -1,15 +1,15 @@
 #include "kernels/symmetric_eigen.h"
 
-#include <lapacke.h>
-
 #include <cmath>
 
+#include "kernels/cpu.h"
+#include "kernels/cuda.h"
 #include "runtime/error.h"
 
 namespace loci {
 namespace {
 
-/// LAPACK leaves the sign of an eigenvector open; fixed here so that results do not depend on the library.
+/// The libraries leave the sign of an eigenvector open; fixed here so that results do not depend on the library.
 void fix_signs(std::vector<double>& vectors, size_t n) {
   for (size_t j = 0; j < n; ++j) {
     size_t largest = 0;
@@ -22,7 +22,7 @@ void fix_signs(std::vector<double>& vectors, size_t n) {
 
 }  // namespace
 
-SymmetricEigen symmetric_eigen(Context&, std::vector<double> matrix, int64_t n, const std::string& name) {
+SymmetricEigen symmetric_eigen(Context& context, std::vector<double> matrix, int64_t n, const std::string& name) {
   require<ShapeError>(n >= 0 && static_cast<int64_t>(matrix.size()) == n * n, "{}: {} values for a [{}, {}] matrix",
                       name, matrix.size(), n, n);
   for (const double value : matrix)
@@ -30,9 +30,9 @@ SymmetricEigen symmetric_eigen(Context&, std::vector<double> matrix, int64_t n, 
   SymmetricEigen eigen;
   eigen.values.resize(static_cast<size_t>(n));
   if (n > 0) {
-    const auto order = static_cast<lapack_int>(n);
-    const auto info = LAPACKE_dsyevd(LAPACK_ROW_MAJOR, 'V', 'L', order, matrix.data(), order, eigen.values.data());
-    require<NumericalError>(info == 0, "{}: the eigenvalues did not converge (dsyevd: {})", name, info);
+    const int64_t failed =
+        (context.on_cpu() ? cpu::eigenvectors : cuda::eigenvectors)(context, matrix, n, eigen.values);
+    require<NumericalError>(failed == 0, "{}: the eigenvalues did not converge (dsyevd: {})", name, failed);
   }
   eigen.vectors = std::move(matrix);
   fix_signs(eigen.vectors, static_cast<size_t>(n));

@@ -8,6 +8,13 @@
 #include "kernels/rows.h"
 
 namespace loci {
+namespace {
+
+void add_product(Context& context, ConstView x, double* total) {
+  (context.on_cpu() ? cpu::add_second_moment : cuda::add_second_moment)(context, x, total);
+}
+
+}  // namespace
 
 void symmetric_update(Context& context, ConstView x, View sum) {
   require_valid("symmetric_update", "x", x);
@@ -21,27 +28,31 @@ SecondMoment::SecondMoment(Context& context, int64_t width) : width_(width), tot
 
 void SecondMoment::add(Context& context, ConstView x) {
   require_shape("SecondMoment::add", "x", x, x.rows, width_);
+  const int64_t flush_rows = SecondMoment::flush_rows(context);
   for (int64_t first = 0; first < x.rows;) {
-    const int64_t count = std::min(kFlushRows - pending_, x.rows - first);
-    if (count == kFlushRows) {
-      (context.on_cpu() ? cpu::add_second_moment : cuda::add_second_moment)(context, x.rows_slice(first, count),
-                                                                            total_.data());
-    } else {
-      if (block_.empty()) block_ = Tensor(context, kFlushRows, width_);
-      for (int64_t r = 0; r < count; ++r)
-        context.copy_on_device(block_.row(pending_ + r), x.row(first + r), sizeof(float) * static_cast<size_t>(width_));
-      pending_ += count;
-      if (pending_ == kFlushRows) flush(context);
-    }
+    const int64_t count = std::min(flush_rows - pending_, x.rows - first);
+    const ConstView rows = x.rows_slice(first, count);
+    if (count == flush_rows)
+      add_product(context, rows, total_.data());
+    else
+      gather(context, rows);
     first += count;
     count_ += count;
   }
 }
 
+void SecondMoment::gather(Context& context, ConstView rows) {
+  const int64_t flush_rows = SecondMoment::flush_rows(context);
+  if (block_.empty()) block_ = Tensor(context, flush_rows, width_);
+  context.copy_rows_on_device(block_.row(pending_), rows.data, sizeof(float) * static_cast<size_t>(width_),
+                              sizeof(float) * static_cast<size_t>(std::max(rows.stride, width_)),
+                              static_cast<size_t>(rows.rows));
+  pending_ += rows.rows;
+  if (pending_ == flush_rows) flush(context);
+}
+
 void SecondMoment::flush(Context& context) {
-  if (pending_ > 0)
-    (context.on_cpu() ? cpu::add_second_moment : cuda::add_second_moment)(context, block_.rows_slice(0, pending_),
-                                                                          total_.data());
+  if (pending_ > 0) add_product(context, block_.rows_slice(0, pending_), total_.data());
   pending_ = 0;
 }
 

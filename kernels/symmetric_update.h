@@ -12,14 +12,15 @@ namespace loci {
 /// Throws ShapeError before any write.
 void symmetric_update(Context& context, ConstView x, View sum);
 
-/// An fp64-safe accumulator of second moments sum_r x_r x_r^T. Rows are gathered in blocks of `kFlushRows`; the fp32
+/// An fp64-safe accumulator of second moments sum_r x_r x_r^T. Rows are gathered in blocks of flush_rows(); the fp32
 /// product of a block is added to an fp64 matrix, so nothing is lost over 1e8 rows. How the rows are cut into calls of
 /// add() does not change a bit of the result.
 class SecondMoment {
  public:
-  static constexpr int64_t kFlushRows = 1024;
-
   SecondMoment(Context& context, int64_t width);
+  /// Rows of a block. A GPU adds a block to the fp64 matrix at the cost of about 1000 rows of it, so it takes more at a
+  /// time; the error of a block's fp32 sums, some sqrt(rows) eps, stays below the rounding of TF32 inputs.
+  static int64_t flush_rows(const Context& context) { return context.on_cpu() ? 1024 : 4096; }
   /// Adds the rows of x [rows, width]. Throws ShapeError before any write.
   void add(Context& context, ConstView x);
   /// Rows added so far.
@@ -31,12 +32,13 @@ class SecondMoment {
   void restore(Context& context, std::span<const double> sum, int64_t count);
 
  private:
+  void gather(Context& context, ConstView rows);
   void flush(Context& context);
 
   int64_t width_;
   int64_t count_ = 0;
   int64_t pending_ = 0;        // rows in block_ that are not yet in total_
-  Tensor block_;               // [kFlushRows, width], made when it is first needed
+  Tensor block_;               // [flush_rows, width], made when it is first needed
   DeviceArray<double> total_;  // [width, width], lower triangle
 };
 

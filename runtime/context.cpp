@@ -25,6 +25,17 @@ size_t block_size(size_t bytes) {
   return (std::max<size_t>(bytes, 1) + granule - 1) / granule * granule;
 }
 
+/// Rows that start `stride` bytes apart, close together.
+void copy_rows(void* destination, const void* source, size_t row_bytes, size_t stride, size_t rows) {
+  if (stride == row_bytes) {
+    std::memcpy(destination, source, row_bytes * rows);
+    return;
+  }
+  for (size_t r = 0; r < rows; ++r)
+    std::memcpy(static_cast<char*>(destination) + r * row_bytes, static_cast<const char*>(source) + r * stride,
+                row_bytes);
+}
+
 }  // namespace
 
 Device Device::parse(const std::string& text) {
@@ -132,17 +143,17 @@ void Context::copy_to_host(void* destination, const void* source, size_t bytes) 
 void Context::copy_rows_to_host(void* destination, const void* source, size_t row_bytes, size_t stride, size_t rows) {
   if (row_bytes == 0 || rows == 0) return;
   if (!on_cpu()) return cuda_->copy_to_host(destination, source, row_bytes, stride, rows);
-  for (size_t r = 0; r < rows; ++r)
-    std::memcpy(static_cast<char*>(destination) + r * row_bytes, static_cast<const char*>(source) + r * stride,
-                row_bytes);
+  copy_rows(destination, source, row_bytes, stride, rows);
 }
 
 void Context::copy_on_device(void* destination, const void* source, size_t bytes) {
-  if (bytes == 0) return;
-  if (on_cpu())
-    std::memcpy(destination, source, bytes);
-  else
-    cuda_->copy_on_device(destination, source, bytes);
+  copy_rows_on_device(destination, source, bytes, bytes, 1);
+}
+
+void Context::copy_rows_on_device(void* destination, const void* source, size_t row_bytes, size_t stride, size_t rows) {
+  if (row_bytes == 0 || rows == 0) return;
+  if (!on_cpu()) return cuda_->copy_on_device(destination, source, row_bytes, stride, rows);
+  copy_rows(destination, source, row_bytes, stride, rows);
 }
 
 void Context::fill_zero(void* destination, size_t bytes) {

@@ -61,7 +61,7 @@ class Context {
   bool on_cpu() const { return device_.type == DeviceType::cpu; }
   Precision precision() const { return precision_; }
   /// The GPU of a context that is not on the CPU.
-  CudaDevice& cuda() { return *cuda_; }
+  CudaDevice& cuda() const { return *cuda_; }
   /// The device's product name, such as "NVIDIA H200"; "cpu" on the CPU.
   std::string device_product() const { return cuda_ ? cuda_->product() : device_.name(); }
   ThreadPool& threads() { return threads_; }
@@ -76,6 +76,8 @@ class Context {
   /// Rows of `row_bytes` bytes that start `stride` bytes apart on the device, close together on the host.
   void copy_rows_to_host(void* destination, const void* source, size_t row_bytes, size_t stride, size_t rows);
   void copy_on_device(void* destination, const void* source, size_t bytes);
+  /// The same, close together on the device.
+  void copy_rows_on_device(void* destination, const void* source, size_t row_bytes, size_t stride, size_t rows);
   void fill_zero(void* destination, size_t bytes);
   /// Returns when all issued ops are done. An error of one of them is thrown here, as SystemError.
   void synchronize();

@@ -87,6 +87,15 @@ std::string CudaDevice::product() const {
   return properties.name;
 }
 
+std::vector<std::string> CudaDevice::libraries() const {
+  int driver = 0, runtime = 0;
+  check(cudaDriverGetVersion(&driver), kOpening);
+  check(cudaRuntimeGetVersion(&runtime), kOpening);
+  return {product(), fmt::format("CUDA driver {}.{}", driver / 1000, driver % 1000 / 10),
+          fmt::format("CUDA runtime {}.{}", runtime / 1000, runtime % 1000 / 10),
+          fmt::format("cuBLAS {}", cublasLtGetVersion())};
+}
+
 int64_t CudaDevice::free_bytes() const {
   size_t free = 0, total = 0;
   check(cudaMemGetInfo(&free, &total), kOpening);
@@ -142,8 +151,12 @@ void CudaDevice::copy_to_host(void* destination, const void* source, size_t row_
   check(cudaStreamSynchronize(handles_->stream), "copy to the host");
 }
 
-void CudaDevice::copy_on_device(void* destination, const void* source, size_t bytes) {
-  check(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDeviceToDevice, handles_->stream), "copy on the device");
+void CudaDevice::copy_on_device(void* destination, const void* source, size_t row_bytes, size_t stride, size_t rows) {
+  const cudaStream_t stream = handles_->stream;
+  check(stride == row_bytes
+            ? cudaMemcpyAsync(destination, source, row_bytes * rows, cudaMemcpyDeviceToDevice, stream)
+            : cudaMemcpy2DAsync(destination, row_bytes, source, stride, row_bytes, rows, cudaMemcpyDeviceToDevice, stream),
+        "copy on the device");
 }
 
 void CudaDevice::fill_zero(void* destination, size_t bytes) {

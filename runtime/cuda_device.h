@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace loci {
 
@@ -27,6 +28,8 @@ class CudaDevice {
 
   /// Product name, such as "NVIDIA H200".
   std::string product() const;
+  /// Product, driver, CUDA and cuBLAS with their versions, for result files.
+  std::vector<std::string> libraries() const;
   int64_t free_bytes() const;
   int64_t total_bytes() const;
 
@@ -37,10 +40,10 @@ class CudaDevice {
 
   /// Copies are issued on the device's one stream, in order with kernels. The source of copy_to_device may be changed
   /// as soon as the call returns; copy_to_host waits for the data. `row_bytes` bytes are copied of each of `rows` rows,
-  /// which start `stride` bytes apart on the device and lie close together on the host.
+  /// which start `stride` bytes apart in the source and lie close together in the destination.
   void copy_to_device(void* destination, const void* source, size_t bytes);
   void copy_to_host(void* destination, const void* source, size_t row_bytes, size_t stride, size_t rows);
-  void copy_on_device(void* destination, const void* source, size_t bytes);
+  void copy_on_device(void* destination, const void* source, size_t row_bytes, size_t stride, size_t rows);
   void fill_zero(void* destination, size_t bytes);
   /// Waits for all issued work. An error of an earlier kernel is thrown here.
   void synchronize();

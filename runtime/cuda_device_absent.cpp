@@ -17,13 +17,14 @@ std::string CudaDevice::why_none() { return "this build has no CUDA backend"; }
 CudaDevice::CudaDevice(int) { absent(); }
 CudaDevice::~CudaDevice() = default;
 std::string CudaDevice::product() const { absent(); }
+std::vector<std::string> CudaDevice::libraries() const { absent(); }
 int64_t CudaDevice::free_bytes() const { absent(); }
 int64_t CudaDevice::total_bytes() const { absent(); }
 void* CudaDevice::allocate(size_t) { absent(); }
 void CudaDevice::free(void*) noexcept {}
 void CudaDevice::copy_to_device(void*, const void*, size_t) { absent(); }
 void CudaDevice::copy_to_host(void*, const void*, size_t, size_t, size_t) { absent(); }
-void CudaDevice::copy_on_device(void*, const void*, size_t) { absent(); }
+void CudaDevice::copy_on_device(void*, const void*, size_t, size_t, size_t) { absent(); }
 void CudaDevice::fill_zero(void*, size_t) { absent(); }
 void CudaDevice::synchronize() { absent(); }
 

@@ -82,7 +82,7 @@ std::vector<double> scatter_matrix(Context& context, const Model& model, std::sp
     const double weight = std::sqrt(static_cast<double>(counts[id]));
     for (size_t j = 0; j < mean.size(); ++j)
       rows.push_back(static_cast<float>(weight * (static_cast<double>(row[j]) - mean[j])));
-    if (static_cast<int64_t>(rows.size()) >= SecondMoment::kFlushRows * width) flush();
+    if (static_cast<int64_t>(rows.size()) >= SecondMoment::flush_rows(context) * width) flush();
   }
   if (!rows.empty()) flush();
   return moment.sum(context);

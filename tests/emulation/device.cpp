@@ -119,6 +119,7 @@ CudaDevice::CudaDevice(int index) : handles_(std::make_unique<CudaHandles>()) {
 }
 CudaDevice::~CudaDevice() = default;
 std::string CudaDevice::product() const { return "host emulation"; }
+std::vector<std::string> CudaDevice::libraries() const { return {product()}; }
 int64_t CudaDevice::free_bytes() const { return int64_t{1} << 30; }
 int64_t CudaDevice::total_bytes() const { return int64_t{2} << 30; }
 
@@ -126,7 +127,8 @@ int64_t CudaDevice::total_bytes() const { return int64_t{2} << 30; }
 void* CudaDevice::allocate(size_t bytes) {
   const DeviceMemoryAccess access;
 #ifdef LOCI_SANITIZED
-  void* block = std::malloc(bytes);
+  void* block = nullptr;
+  if (posix_memalign(&block, emulation::kAlignment, bytes) != 0) return nullptr;
 #else
   void* block = emulation::region().allocate(bytes);
 #endif
@@ -150,9 +152,8 @@ void CudaDevice::copy_to_host(void* destination, const void* source, size_t row_
     std::memcpy(static_cast<char*>(destination) + r * row_bytes, static_cast<const char*>(source) + r * stride,
                 row_bytes);
 }
-void CudaDevice::copy_on_device(void* destination, const void* source, size_t bytes) {
-  const DeviceMemoryAccess access;
-  std::memcpy(destination, source, bytes);
+void CudaDevice::copy_on_device(void* destination, const void* source, size_t row_bytes, size_t stride, size_t rows) {
+  copy_to_host(destination, source, row_bytes, stride, rows);
 }
 void CudaDevice::fill_zero(void* destination, size_t bytes) {
   const DeviceMemoryAccess access;

@@ -47,16 +47,17 @@ TEST_P(SymmetricUpdate, AddsToTheLowerTriangleOnly) {
 
 INSTANTIATE_TEST_SUITE_P(Sizes, SymmetricUpdate,
                          ::testing::Values(Shape{0, 4}, Shape{3, 0}, Shape{1, 1}, Shape{31, 33}, Shape{33, 32},
-                                           Shape{5, 97}, Shape{129, 129}, Shape{17, 385}, Shape{9, 1000}),
+                                           Shape{5, 97}, Shape{129, 129}, Shape{17, 385}, Shape{9, 1000}, Shape{3, 2500}),
                          [](const auto& named) { return fmt::format("{}x{}", named.param.rows, named.param.n); });
 
 TEST(SecondMoment, SumsInDoubleWhateverTheCalls) {
   std::mt19937 random(2);
-  const int64_t n = 65, rows = 2 * SecondMoment::kFlushRows + 100;
+  const int64_t block = SecondMoment::flush_rows(Context(device_options()));
+  const int64_t n = 65, rows = 2 * block + 100;
   const Values values = normal_values(random, rows * n);
   const Doubles expected = gram(values, n);
   std::vector<Doubles> sums;
-  for (const int64_t step : {rows, int64_t{1}, int64_t{700}, SecondMoment::kFlushRows}) {
+  for (const int64_t step : {rows, int64_t{1}, int64_t{700}, block}) {
     Context context(device_options(static_cast<int>(1 + step % 3)));
     SecondMoment moment(context, n);
     Padded x(context, rows, n, values);
@@ -65,9 +66,9 @@ TEST(SecondMoment, SumsInDoubleWhateverTheCalls) {
     EXPECT_EQ(moment.count(), rows);
     sums.push_back(moment.sum(context));
   }
-  // Each block of 1024 rows is summed in fp32: its error is below kFlushRows eps times the sum of magnitudes, which
+  // Each block is summed in fp32: its error is below its number of rows times eps times the sum of magnitudes, which
   // Cauchy-Schwarz bounds by the diagonal. Products of rounded inputs add theirs.
-  const double eps = static_cast<double>(SecondMoment::kFlushRows) * kEps + product_error(device_options().precision);
+  const double eps = static_cast<double>(block) * kEps + product_error(device_options().precision);
   const auto tolerance = [&](size_t i) {
     const auto width = static_cast<size_t>(n);
     return eps * std::sqrt(expected[(i / width) * (width + 1)] * expected[(i % width) * (width + 1)]);
@@ -95,7 +96,7 @@ TEST(SecondMoment, LosesNothingOverManyBlocks) {
   Context context(device_options());
   SecondMoment moment(context, 1);
   // At 2^40 the values of fp32 are 2^17 apart: summed there, none of the later blocks would leave a trace.
-  const int64_t block = SecondMoment::kFlushRows;
+  const int64_t block = SecondMoment::flush_rows(context);
   Values large(static_cast<size_t>(block), 0);
   large[7] = 0x1p20f;
   moment.add(context, Tensor::from_host(context, large, block, 1).view());
