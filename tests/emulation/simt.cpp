@@ -42,7 +42,7 @@ void __tsan_release(void*) {}
 #endif
 
 // AddressSanitizer must know on which stack the program is.
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(LOCI_ASAN)
 #include <sanitizer/common_interface_defs.h>
 #else
 namespace {
@@ -121,7 +121,8 @@ struct Thread {
   Place place;
   State state = State::running;
   Worker* worker = nullptr;  // the flow that it is on, from its first step to its last
-  void* identity = nullptr;  // ThreadSanitizer's fiber
+  void* identity = nullptr;  // ThreadSanitizer's fiber,
+  Worker* home = nullptr;    // and the flow that is kept for it
   // What it brings to an operation of its warp, and what it takes away.
   LaneOperation operation = LaneOperation::barrier;
   unsigned mask = 0;
@@ -151,7 +152,11 @@ class Machine {
   void* take_shared(size_t call, size_t bytes);
 
  private:
-  using Identities = std::array<void*, kMostThreads>;
+  /// A fiber of ThreadSanitizer, with a stack of its own: to it a local variable where another fiber had one is shared.
+  struct Identity {
+    void* fiber = nullptr;
+    Worker* worker = nullptr;
+  };
 
   void check(const Job& job) const;
   void begin_launch(const Job& job, const std::function<void()>& body);
@@ -171,7 +176,7 @@ class Machine {
   void arrive_from(context::fiber&& from);
   void work();
   Worker& idle_worker();
-  void make_worker();
+  Worker& make_worker();
 
   bool lanes_met(const Thread& thread) const;
   void complete(const Thread& last);
@@ -203,7 +208,7 @@ class Machine {
 
   // ThreadSanitizer's fibers. Blocks take turns with two sets, so that a thread and the same thread of the next block
   // are two to it. The host's issues launches and hands out shared memory; the reaper's frees it again.
-  Identities identities_[2] = {};
+  std::array<Identity, kMostThreads> identities_[2] = {};
   void* host_identity_ = nullptr;
   void* reaper_ = nullptr;
   char launch_begins_ = 0, launch_ends_ = 0, block_barrier_ = 0, shared_begins_ = 0, shared_ends_ = 0;
@@ -218,8 +223,8 @@ Machine::~Machine() {
   ending_ = true;
   for (auto& worker : workers_) switch_to(*worker);
   for (auto& set : identities_)
-    for (void* identity : set)
-      if (identity) __tsan_destroy_fiber(identity);
+    for (const Identity& identity : set)
+      if (identity.fiber) __tsan_destroy_fiber(identity.fiber);
   if (reaper_) __tsan_destroy_fiber(reaper_);
 }
 
@@ -264,21 +269,23 @@ void Machine::begin_launch(const Job& job, const std::function<void()>& body) {
 
 void Machine::end_launch() {
   for (size_t set = 0; kTsan && set < std::min<uint64_t>(blocks_, 2); ++set)
-    for (size_t i = 0; i < threads_.size(); ++i) as(identities_[set][i], [this] { __tsan_release(&launch_ends_); });
+    for (size_t i = 0; i < threads_.size(); ++i)
+      as(identities_[set][i].fiber, [this] { __tsan_release(&launch_ends_); });
   __tsan_acquire(&launch_ends_);
   job_ = nullptr;
 }
 
 void Machine::begin_block(const uint3& block) {
   const dim3 size(static_cast<unsigned>(threads_.size()));
-  Identities& identities = identities_[blocks_ % 2];
   for (size_t i = 0; i < threads_.size(); ++i) {
     Thread& thread = threads_[i];
     thread.place = {{static_cast<unsigned>(i), 0, 0}, block, size, job_->grid};
     thread.state = Thread::State::running;
     if (!kTsan) continue;
-    if (!identities[i]) identities[i] = __tsan_create_fiber(0);
-    thread.identity = identities[i];
+    Identity& identity = identities_[blocks_ % 2][i];
+    if (!identity.fiber) identity = {__tsan_create_fiber(0), &make_worker()};
+    thread.identity = identity.fiber;
+    thread.home = identity.worker;
     if (blocks_ < 2) as(thread.identity, [this] { __tsan_acquire(&launch_begins_); });
   }
   for (size_t w = 0; w < threads_.size() / kWarp; ++w) {
@@ -373,7 +380,7 @@ void Machine::give_way() {
 void Machine::resume(Thread* next) {
   if (next) {
     become(*next);
-    switch_to(next->worker ? *next->worker : idle_worker());
+    switch_to(next->worker ? *next->worker : next->home ? *next->home : idle_worker());
   } else {
     current_ = nullptr;
     running_place = nullptr;
@@ -399,15 +406,15 @@ void Machine::arrive_from(context::fiber&& from) {
   previous_->fiber = std::move(from);
 }
 
-/// A flow for a thread that starts. In the host's name: its memory is no thread's.
+/// A flow for a thread that starts.
 Worker& Machine::idle_worker() {
-  if (idle_.empty()) as(host_identity_, [this] { make_worker(); });
+  if (idle_.empty()) return make_worker();
   Worker& worker = *idle_.back();
   idle_.pop_back();
   return worker;
 }
 
-void Machine::make_worker() {
+Worker& Machine::make_worker() {
   Worker& made = *workers_.emplace_back(std::make_unique<Worker>());
   made.stack = std::make_unique<Stack>(workers_.size());
   made.bottom = made.stack->bottom();
@@ -419,8 +426,7 @@ void Machine::make_worker() {
     previous_ = std::exchange(running_, &host_);
     return std::move(host_.fiber);
   });
-  idle_.reserve(workers_.size());
-  idle_.push_back(&made);
+  return made;
 }
 
 /// Runs the current thread to its end, and then every thread that has not started yet and whose turn comes here.
@@ -438,11 +444,11 @@ void Machine::work() {
     thread.state = Thread::State::returned;
     ++returned_;
     Thread* next = next_ready();
-    if (next && !next->worker) {
+    if (next && !next->worker && !next->home) {
       become(*next);
       continue;
     }
-    idle_.push_back(running_);
+    if (!thread.home) idle_.push_back(running_);
     resume(next);
   }
 }
