@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <set>
 
+#include "kernels/libraries.h"
 #include "runtime/error.h"
 #include "runtime/json.h"
 
@@ -123,6 +124,13 @@ nlohmann::json resolved_configuration(const CLI::App& command, const CommonOptio
   resolved["device"] = options.resolved_device().type == DeviceType::cpu ? "cpu" : "cuda";
   resolved["precision"] = precision_name(options.resolved_precision());
   return resolved;
+}
+
+Provenance job_provenance(const Context& context, const Model& model) {
+  Provenance provenance = current_provenance();
+  for (std::string& library : numeric_libraries(context)) provenance.libraries.push_back(std::move(library));
+  provenance.weights_sha256 = model.checkpoint().weights_sha256();
+  return provenance;
 }
 
 void print_json(const nlohmann::json& object) { fmt::print("{}\n", object.dump()); }

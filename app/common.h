@@ -7,7 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "model/model.h"
 #include "runtime/context.h"
+#include "runtime/provenance.h"
 #include "runtime/unit_store.h"
 
 /// What every subcommand shares: common flags, the JSON configuration file, the resolved configuration, the outcome.
@@ -57,6 +59,9 @@ void add_output_options(CLI::App& command, OutputOptions& options);
 /// that cannot change a result (--threads, --memory, --json, --output, --overwrite, --config, the index of a GPU) are
 /// left out.
 nlohmann::json resolved_configuration(const CLI::App& command, const CommonOptions& options);
+
+/// Where a result made with this model on this context's device comes from.
+Provenance job_provenance(const Context& context, const Model& model);
 
 /// One function per subcommand: makes it, with its flags, and its callback that runs it.
 void add_info(CLI::App& app);

@@ -10,7 +10,6 @@
 #include "model/executor.h"
 #include "model/tokenizer.h"
 #include "runtime/error.h"
-#include "runtime/provenance.h"
 #include "runtime/sha256.h"
 #include "runtime/unit_store.h"
 
@@ -110,8 +109,7 @@ void run(const CLI::App& app, const CovCommand& command) {
   const Model model = Model::load(context, command.common.model);
   const Tokenizer tokenizer = Tokenizer::load(command.common.model);
   const SecondMomentOptions options = moment_options(command, model.config());
-  Provenance provenance = current_provenance();
-  provenance.weights_sha256 = model.checkpoint().weights_sha256();
+  const Provenance provenance = job_provenance(context, model);
   const Json config = job_configuration(app, command, options, tokenizer, provenance.weights_sha256);
   spdlog::info("configuration: {}", config.dump());
   UnitStore store(command.output.path, config, command.output.on_existing());

@@ -15,7 +15,6 @@
 #include "model/tokenizer.h"
 #include "runtime/error.h"
 #include "runtime/progress.h"
-#include "runtime/provenance.h"
 #include "runtime/unit_store.h"
 
 namespace loci::app {
@@ -138,9 +137,7 @@ class EditJob {
 
   void merge(UnitStore& store) const {
     store.finish([&](H5File& output, const UnitStore::OpenUnit& open_unit) {
-      Provenance provenance = current_provenance();
-      provenance.weights_sha256 = model_.checkpoint().weights_sha256();
-      write_provenance(output, config_, provenance);
+      write_provenance(output, config_, job_provenance(context_, model_));
       write_attribute(output, "/", "kind", "edits");
       write_attribute(output, "/", "mode", edit_mode_name(command_.mode()));
       write_strings(output, "/context_templates", settings_.templates,

@@ -16,7 +16,6 @@
 #include "model/tokenizer.h"
 #include "runtime/error.h"
 #include "runtime/progress.h"
-#include "runtime/provenance.h"
 #include "runtime/sha256.h"
 #include "runtime/unit_store.h"
 
@@ -52,8 +51,9 @@ EditRequest request_of(const EvalRecord& record) {
 
 RecordEdit to_record_edit(const Edit& edit) { return {edit.layer, edit.u, edit.v}; }
 
-/// The most memory this process had resident.
-int64_t peak_resident_bytes() {
+/// The most memory that the job took on its device: of the process on the CPU.
+int64_t peak_bytes(const Context& context) {
+  if (!context.on_cpu()) return context.peak_bytes();
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<int64_t>(usage.ru_maxrss) * 1024;
@@ -195,13 +195,11 @@ class EvalJob {
       for (const int64_t unit : store.done_units()) {
         for (RecordResult& result : read_records(open_unit(unit))) results.push_back(std::move(result));
       }
-      Provenance provenance = current_provenance();
-      provenance.weights_sha256 = model_.checkpoint().weights_sha256();
-      write_provenance(output, config_, provenance);
+      write_provenance(output, config_, job_provenance(context_, model_));
       write_attribute(output, "/", "kind", "eval");
       write_attribute(output, "/", "dataset", command_.dataset);
       write_attribute(output, "/", "skipped", std::span<const std::string>(skipped_));
-      write_attribute(output, "/", "peak_memory_bytes", peak_resident_bytes());
+      write_attribute(output, "/", "peak_memory_bytes", peak_bytes(context_));
       write_records(output, results);
       write_summary(output, summarize(command_.record_options().dataset, results));
     });

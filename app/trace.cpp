@@ -9,7 +9,6 @@
 #include "model/tokenizer.h"
 #include "runtime/error.h"
 #include "runtime/progress.h"
-#include "runtime/provenance.h"
 #include "runtime/sha256.h"
 #include "runtime/text_reader.h"
 #include "trace/facts.h"
@@ -190,11 +189,9 @@ void write_file_attributes(H5File& file, const TraceCommand& command, const Trac
 }
 
 void merge(UnitStore& store, const Json& config, const TraceCommand& command, const TraceOptions& options,
-           const FactFile& facts, const Model& model) {
+           const FactFile& facts, const Context& context, const Model& model) {
   store.finish([&](H5File& output, const UnitStore::OpenUnit& open_unit) {
-    Provenance provenance = current_provenance();
-    provenance.weights_sha256 = model.checkpoint().weights_sha256();
-    write_provenance(output, config, provenance);
+    write_provenance(output, config, job_provenance(context, model));
     write_file_attributes(output, command, options, facts);
     write_layer_scale(output, model.config().layers);
     for (const int64_t unit : store.done_units()) {
@@ -321,7 +318,7 @@ void run(const CLI::App& app, const TraceCommand& command) {
   } else {
     Executor executor(context, model);
     run_units(store, chosen, executor, tokenizer, options);
-    merge(store, config, command, options, facts, model);
+    merge(store, config, command, options, facts, context, model);
   }
   report(command, options, facts, model.config().layers);
 }

@@ -472,12 +472,10 @@ bool Forward::feed_forward(int64_t layer, BlockActivations& kept) {
   }
   Tensor h(context_, rows, config_.width);
   layer_norm(context_, x, p.ln_2_gain, p.ln_2_bias, epsilon(), h.view(), kept.ln_2_statistics.view());
-  kept.up = Tensor(context_, rows, config_.mlp_width);
-  linear(context_, h.view(), p.up_weight, p.up_bias, kept.up.view());
-  Tensor separate;
-  if (keep_) separate = Tensor(context_, rows, config_.mlp_width);
-  const View key = keep_ ? separate.view() : kept.up.view();
-  activation(context_, config_.activation, kept.up.view(), key);
+  if (keep_) kept.up = Tensor(context_, rows, config_.mlp_width);
+  Tensor activated(context_, rows, config_.mlp_width);
+  const View key = activated.view();
+  linear_activation(context_, h.view(), p.up_weight, p.up_bias, config_.activation, kept.up.view(), key);
   visit_site(Site::mlp_key, layer, key);
   record_site(Site::mlp_key, layer, key);
   if (stops_at(plan_, Site::mlp_key, layer)) return false;
@@ -528,6 +526,7 @@ AttentionBatch Forward::attention_batch(int64_t layer) const {
                            .segments = static_cast<int64_t>(segments.size()) - first_segment});
       batch.queries += queries;
       batch.max_keys = std::max(batch.max_keys, starts[part + 1]);
+      batch.max_queries = std::max(batch.max_queries, queries);
     }
   }
   batch.sequences = {context_, std::span<const AttentionSequence>(sequences)};
@@ -695,8 +694,9 @@ int64_t Executor::rows_per_wave(double wanted_per_row) const {
   const double floats = 9.0 * static_cast<double>(config.width) + 2.0 * static_cast<double>(config.mlp_width) +
                         wanted_per_row * static_cast<double>(config.vocabulary);
   const double rows = static_cast<double>(context_.memory_budget()) / (sizeof(float) * floats);
-  // Beyond a few thousand rows a wave gains nothing and only leaves the caches.
-  return std::clamp(static_cast<int64_t>(rows), int64_t{64}, int64_t{4096});
+  // Beyond a few thousand rows a CPU gains nothing and only leaves its caches; a GPU is full at some ten thousand.
+  const int64_t most = context_.on_cpu() ? 4096 : 32768;
+  return std::clamp(static_cast<int64_t>(rows), int64_t{64}, most);
 }
 
 }  // namespace loci

@@ -117,12 +117,14 @@ void Backward::leave(int64_t layer) {
   const int64_t begin = layer == 0 ? 0 : layout_.active[static_cast<size_t>(layer - 1)];
   const int64_t end = layout_.active[static_cast<size_t>(layer)];
   const bool shortened = kept_.tail && layer == config_.layers;
+  std::vector<RowDestination> leaving;
   for (int64_t i = begin; i < end; ++i) {
     const auto s = static_cast<size_t>(layout_.order[static_cast<size_t>(i)]);
     const int64_t first = shortened ? kept_.tail->first_row[s] : layout_.first_row[s];
-    context_.copy_on_device(joined_.joined.row(joined_.first_row[s]), dx_.row(first),
-                            sizeof(float) * static_cast<size_t>(kept_.sequence_rows[s] * config_.width));
+    for (int64_t row = 0; row < kept_.sequence_rows[s]; ++row)
+      leaving.push_back({first + row, joined_.joined.row(joined_.first_row[s] + row)});
   }
+  if (!leaving.empty()) tap_rows(context_, dx_.view(), {context_, std::span<const RowDestination>(leaving)});
 }
 
 /// y = x + W_down f(W_up ln_2(x)), backwards.
