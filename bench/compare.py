@@ -1,23 +1,30 @@
 #!/usr/bin/python3
-"""loci and its peers on the same CPU in one run: forward pass, trace, second moments, edit. Writes one JSON report.
+"""loci and its peers on the same machine in one run: forward pass, trace, second moments, edit, scores. Writes one JSON report.
 
-    compare.py --loci build/cpu/app/loci --forward build/cpu/bench/forward_bench --tokenizer DIR --text FILE
-               [--peer-python PYTHON] [--rome CHECKOUT] [--shape small] [--edits 32] --output bench/results/NAME.json
+    compare.py --loci build/cpu/app/loci --forward build/cpu/bench/forward_bench --tokenizer DIR [--text FILE]
+               [--peer-python PYTHON] [--rome CHECKOUT] [--shape small] [--edits 32] [--device cuda] [--precision tf32]
+               --output bench/results/NAME.json
 
-Without --peer-python there are no peers; without --rome only PyTorch's forward pass. Every job is one process; seconds are
-those of the job without loading the model for the peers, and of the whole process, loading included, for loci. Peak memory is
-the process's largest resident set.
+Without --peer-python there are no peers; without --rome only PyTorch's forward pass. Without --text second moments are those of
+random words. Every job is one process; seconds are those of the job without loading the model for the peers, and of the whole
+process, loading included, for loci: the first row tells what that is. Peak memory is the process's largest resident set.
+A job that fails is a row with its error, and the exit code is 1.
 """
 import argparse
 import json
 import os
 import platform
+import random
 import subprocess
 import sys
 import tempfile
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+# Layers of GPT-2: edited, last, and those whose second moments are collected together.
+LAYERS = {"small": (5, 11, "4,5,6,7"), "medium": (8, 23, "6,7,8,9"), "large": (12, 35, "10,11,12,13"), "xl": (17, 47, "13,14,15,16,17"),
+          "smoke": (1, 2, "0,1")}
+FORWARD_SHAPES = {"xl": ("2000x12", "8x1024", "1x1024", "1x12"), "smoke": ("2x5", "1x16")}
 PROMPT = "{} plays the sport of basketball in the big city of"  # 12 tokens with a subject of two
 SUBJECT = "Michael Jordan"
 TEMPLATES = ["{}"] + [f"{text}. {{}}" for text in (
@@ -30,7 +37,7 @@ TEMPLATES = ["{}"] + [f"{text}. {{}}" for text in (
 
 
 def run(command, **options):
-    """(seconds, peak bytes, standard output) of one process; stops the benchmark where it fails."""
+    """(seconds, peak bytes, standard output) of one process; RuntimeError where it fails."""
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as out:
         process = subprocess.Popen(list(map(str, command)), stdout=out, stderr=subprocess.PIPE, text=True, **options)
@@ -38,16 +45,20 @@ def run(command, **options):
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         if status:
-            sys.exit(f"compare.py: {' '.join(map(str, command))} failed:\n{error[-3000:]}")
+            raise RuntimeError(f"{' '.join(map(str, command))} failed with {process.returncode or status}: {error[-2000:]}")
         out.seek(0)
         return seconds, usage.ru_maxrss * 1024, out.read()
 
 
 class Comparison:
     def __init__(self, arguments, work):
-        self.a, self.work, self.rows = arguments, work, []
-        self.model = os.path.join(work, "model")
-        run([sys.executable, f"{HERE}/make_model.py", "--shape", arguments.shape, "--tokenizer", arguments.tokenizer, self.model])
+        self.a, self.work, self.rows, self.failed = arguments, work, [], False
+        self.layer, self.last_layer, self.some_layers = LAYERS[arguments.shape]
+        self.model = arguments.model or os.path.join(work, "model")
+        if not os.path.exists(os.path.join(self.model, "model.safetensors")):
+            vocabulary = [] if arguments.shape == "smoke" else ["--vocabulary", 50257]
+            run([sys.executable, f"{HERE}/make_model.py", "--shape", arguments.shape, "--tokenizer", arguments.tokenizer, *vocabulary,
+                 self.model])
 
     def path(self, name):
         return os.path.join(self.work, name)
@@ -57,34 +68,65 @@ class Comparison:
         return self.path(name)
 
     def loci(self, *arguments):
-        return run([self.a.loci, *arguments, "--json"])
+        machine = [] if arguments[0] == "export" else ["--device", self.a.device, "--precision", self.a.precision]
+        return run([self.a.loci, *arguments, *machine, "--json"])
 
     def reference(self, *arguments):
         if not (self.a.rome and self.a.peer_python):
-            return None
-        out = run([self.a.peer_python, f"{HERE}/peers/reference.py", self.a.rome, self.model, *arguments])[2]
-        return json.loads(out.strip().splitlines()[-1])
+            return {}
+        try:
+            out = run([self.a.peer_python, f"{HERE}/peers/reference.py", self.a.rome, self.model, *arguments, "--device", self.a.device])[2]
+            return json.loads(out.strip().splitlines()[-1])
+        except RuntimeError as error:  # another version of its libraries, say: ours is still measured
+            return {"error": str(error)[-1000:]}
 
     def add(self, job, ours, our_peak, peer, peer_name, peer_peak=None, **more):
         row = {"job": job, "loci_seconds": ours, "loci_peak_bytes": our_peak, **more}
         if peer:
             row |= {"peer": peer_name, "peer_seconds": peer, "peer_peak_bytes": peer_peak, "ratio": peer / ours}
+        row = {key: value for key, value in row.items() if value is not None}
         self.rows.append(row)
         print(f"{job:42} loci {ours:9.3f} s" + (f"   {peer_name} {peer:9.3f} s   ratio {peer / ours:5.2f}" if peer else ""),
               flush=True)
 
+    def attempt(self, job):
+        try:
+            getattr(self, job)()
+        except Exception as error:  # the other jobs still run
+            self.failed = True
+            self.rows.append({"job": job, "error": f"{type(error).__name__}: {error}"})
+            print(f"{job}: {error}", file=sys.stderr, flush=True)
+
+    def load(self):
+        """Loading, hashing and one prompt: part of each of the jobs below."""
+        seconds, peak, _ = self.loci("predict", self.model, "--prompt", PROMPT.format(SUBJECT), "--top", 1)
+        self.add("start, load the model, one prompt", seconds, peak, None, None)
+
+    def forward_peers(self, shapes):
+        """{label: {shape: seconds}} of PyTorch in the same precision."""
+        labels = {"bf16": ["bf16", "bf16-autocast"]}.get(self.a.precision, [self.a.precision])
+        made = {}
+        for label in labels if self.a.peer_python else []:
+            _, peak, out = run([self.a.peer_python, f"{HERE}/peers/forward.py", self.model, *shapes, "--device", self.a.device,
+                                "--precision", label])
+            out = json.loads(out)
+            self.versions |= {k: out[k] for k in ("torch", "transformers")}
+            made["PyTorch " + label] = {r["shape"]: r["seconds"] for r in out["results"]}, out.get("peak_device_bytes", peak)
+        return made
+
     def forward(self):
-        shapes = sum((["--shape", s] for s in ("11x12", "8x128", "1x1024")), [])
-        _, peak, out = run([self.a.forward, self.model, *shapes])
-        ours, peers, peer_peak = json.loads(out), {}, None
-        if self.a.peer_python:
-            _, peer_peak, out = run([self.a.peer_python, f"{HERE}/peers/forward.py", self.model, *shapes])
-            peers = json.loads(out)
-            self.versions |= {k: peers[k] for k in ("torch", "transformers")}
-            peers = {r["shape"]: r["seconds"] for r in peers["results"]}
+        shapes = sum((["--shape", s] for s in FORWARD_SHAPES.get(self.a.shape, ("11x12", "8x128", "1x1024"))), [])
+        _, peak, out = run([self.a.forward, self.model, *shapes, "--device", self.a.device, "--precision", self.a.precision])
+        ours, failure = json.loads(out), None
+        peak = ours["peak_device_bytes"] if self.a.device != "cpu" else peak
+        try:
+            peers = self.forward_peers(shapes)
+        except RuntimeError as error:
+            peers, failure = {}, str(error)[-1000:]
         for r in ours["results"]:
-            self.add(f"forward {r['shape']}, all positions unembedded", r["seconds"], peak, peers.get(r["shape"]), "PyTorch",
-                     peer_peak, last_position_only=r["seconds_last_position_only"])
+            for name, (seconds, peer_peak) in (peers or {None: ({}, None)}).items():
+                self.add(f"forward {r['shape']}, all positions unembedded", r["seconds"], peak, seconds.get(r["shape"]), name,
+                         peer_peak, last_position_only=r["seconds_last_position_only"], peer_error=failure)
 
     def trace(self):
         prompt = PROMPT.format(SUBJECT)
@@ -93,52 +135,72 @@ class Comparison:
                                            "prediction": top["text"], "prompt": prompt, "relation_id": "none"}])
         seconds, peak, _ = self.loci("trace", self.model, "--facts", facts, "--output", self.path("trace.h5"), "--noise", 0.1,
                                      "--kinds", "state,mlp,attn")
-        peer = self.reference("trace", "--facts", facts) or {}
-        self.add("full trace of one fact (state, mlp, attn)", seconds, peak, peer.get("seconds"), "reference", peer.get("peak_bytes"))
+        self.add_reference("full trace of one fact (state, mlp, attn)", seconds, peak, self.reference("trace", "--facts", facts))
+
+    def add_reference(self, job, seconds, peak, peer, times=1, **more):
+        scaled = peer["seconds"] * times if "seconds" in peer else None
+        self.add(job, seconds, peak, scaled, "reference", peer.get("peak_bytes"), peer_error=peer.get("error"), **more)
 
     def cov(self):
-        documents, budget = self.path("documents.jsonl"), 9000
+        documents, budget = self.path("documents.jsonl"), max(9000, 6400 * 3 // 2 if self.a.shape == "xl" else 0)
         with open(documents, "w") as out:
-            for line in open(self.a.text):
+            for line in self.texts():
                 if len(line.split()) < 40:
                     continue
                 out.write(json.dumps({"text": line.strip()}) + "\n")
                 budget -= len(line.split()) * 1.25
                 if budget < 0:
                     break
-        for layers in ("5", "4,5,6,7"):
-            seconds, peak, _ = self.loci("cov", self.model, "--text", documents, "--layers", layers, "--output",
-                                         self.path(f"cov{len(layers)}.h5"))
-            peer = self.reference("cov", "--documents", documents, "--layers", layers) or {}
-            self.add(f"second moments, layers {layers}", seconds, peak, peer.get("seconds"), "reference", peer.get("peak_bytes"),
-                     tokens=peer.get("tokens"))
-        self.loci("export", self.path("cov1.h5"), "--format", "npz", "--output", self.path("npz"))
+        for number, layers in enumerate((str(self.layer), self.some_layers)):
+            moments = self.path(f"cov{number}.h5")
+            seconds, peak, _ = self.loci("cov", self.model, "--text", documents, "--layers", layers, "--output", moments)
+            peer = self.reference("cov", "--documents", documents, "--layers", layers)
+            self.add_reference(f"second moments, layers {layers}", seconds, peak, peer, tokens=peer.get("tokens"))
+        self.loci("export", self.path("cov0.h5"), "--format", "npz", "--output", self.path("npz"))
 
-    def edit(self):
+    def texts(self):
+        """Lines of --text, or random words that the tokenizer knows."""
+        if self.a.text:
+            return open(self.a.text)
+        words = [w[1:] for w in json.load(open(os.path.join(self.a.tokenizer, "vocab.json"))) if w[:1] == "\u0120" and w[1:].isalpha()]
+        draw = random.Random(1)
+        return (" ".join(draw.choices(words, k=200)) for _ in range(1000))
+
+    def edit_inputs(self):
         hparams = self.write("hparams.json", {
-            "layers": [5], "fact_token": "subject_last", "v_num_grad_steps": 20, "v_lr": 0.5, "v_loss_layer": 11,
+            "layers": [self.layer], "fact_token": "subject_last", "v_num_grad_steps": 20, "v_lr": 0.5, "v_loss_layer": self.last_layer,
             "v_weight_decay": 0.5, "clamp_norm_factor": 4, "kl_factor": 0.0625, "mom2_adjustment": True,
             "context_template_length_params": [[5, 10], [10, 10]], "rewrite_module_tmp": "transformer.h.{}.mlp.c_proj",
             "layer_module_tmp": "transformer.h.{}", "mlp_module_tmp": "transformer.h.{}.mlp",
             "attn_module_tmp": "transformer.h.{}.attn", "ln_f_module": "transformer.ln_f", "lm_head_module": "transformer.wte",
             "mom2_dataset": "wikipedia", "mom2_n_samples": 100000, "mom2_dtype": "float32"})
         templates = self.write("templates.json", TEMPLATES)
-        moment = self.path("npz/transformer.h.5.mlp.c_proj_float32_mom2.npz")
+        moment = self.path(f"npz/transformer.h.{self.layer}.mlp.c_proj_float32_mom2.npz")
         names = ["Michael Jordan", "Larry Bird", "Danielle Darrieux", "Steve Jobs", "Edwin of Northumbria", "Marie Curie"]
         records = [{"case_id": i, "requested_rewrite": {
             "prompt": PROMPT, "subject": names[i % len(names)], "relation_id": "none", "target_new": {"str": ["soccer", "Paris"][i % 2]},
             "target_true": {"str": "basketball"}}, "paraphrase_prompts": [], "neighborhood_prompts": [], "attribute_prompts": [],
             "generation_prompts": []} for i in range(max(1, self.a.edits))]
-        one, many = self.write("one.json", records[:1]), self.write("many.json", records)
-        flags = ["--method", "rome", "--cov", moment, "--hparams", hparams, "--context-templates", templates]
+        # A model with random weights can leave a neuron near zero.
+        flags = ["--method", "rome", "--cov", moment, "--hparams", hparams, "--context-templates", templates, "--ridge", 1e-6]
+        peer_flags = ["--hparams", hparams, "--templates", templates, "--moment", moment]
+        return self.write("one.json", records[:1]), self.write("many.json", records), flags, peer_flags
+
+    def edit(self):
+        one, many, flags, peer_flags = self.edit_inputs()
         seconds, peak, _ = self.loci("edit", self.model, *flags, "--requests", one, "--output", self.path("edit.h5"))
-        peer = self.reference("edit", "--requests", one, "--hparams", hparams, "--templates", templates, "--moment", moment) or {}
-        self.add("one ROME edit", seconds, peak, peer.get("seconds"), "reference", peer.get("peak_bytes"))
+        peer = self.reference("edit", "--requests", one, *peer_flags)
+        self.add_reference("one ROME edit", seconds, peak, peer)
         if self.a.edits > 1:
             seconds, peak, _ = self.loci("edit", self.model, *flags, "--requests", many, "--output", self.path("edits.h5"))
-            scaled = peer["seconds"] * self.a.edits if peer else None
-            self.add(f"{self.a.edits} ROME edits in one call (peer: {self.a.edits} x one)", seconds, peak, scaled, "reference",
-                     peer.get("peak_bytes"))
+            self.add_reference(f"{self.a.edits} ROME edits in one call (peer: {self.a.edits} x one)", seconds, peak, peer, self.a.edits)
+
+    def eval(self):
+        one, many, flags, peer_flags = self.edit_inputs()
+        seconds, peak, _ = self.loci("eval", self.model, "--dataset", "counterfact", *flags, "--records", many, "--output",
+                                     self.path("eval.h5"))
+        peer = self.reference("eval", "--requests", one, *peer_flags)
+        self.add_reference(f"{self.a.edits} records edited and scored (peer: {self.a.edits} x one)", seconds, peak, peer, self.a.edits)
 
     versions = {}
 
@@ -155,28 +217,33 @@ def main():
     parser.add_argument("--loci", required=True)
     parser.add_argument("--forward", required=True)
     parser.add_argument("--tokenizer", required=True)
-    parser.add_argument("--text", required=True)
+    parser.add_argument("--text")
+    parser.add_argument("--model", help="folder to make the model in, or that holds it; default: a temporary one")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="fp32")
     parser.add_argument("--peer-python")
     parser.add_argument("--rome")
     parser.add_argument("--shape", default="small")
     parser.add_argument("--edits", type=int, default=32)
-    parser.add_argument("--jobs", default="forward,trace,cov,edit")
+    parser.add_argument("--jobs", default="load,forward,trace,cov,edit,eval")
     parser.add_argument("--output", required=True)
     arguments = parser.parse_args()
-    for name in ("loci", "forward", "tokenizer", "text", "rome"):
+    for name in ("loci", "forward", "tokenizer", "text", "rome", "model"):
         if getattr(arguments, name):
             setattr(arguments, name, os.path.abspath(getattr(arguments, name)))
     with tempfile.TemporaryDirectory() as work:
         comparison = Comparison(arguments, work)
         for job in arguments.jobs.split(","):
-            getattr(comparison, job)()
+            comparison.attempt(job)
     commit = subprocess.run(["git", "-C", HERE, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
-    report = {"machine": machine(), "commit": commit, "shape": arguments.shape, "versions": comparison.versions,
+    report = {"machine": machine(), "commit": commit, "shape": arguments.shape, "device": arguments.device,
+              "precision": arguments.precision, "versions": comparison.versions,
               "date": time.strftime("%Y-%m-%d"), "rows": comparison.rows}
     os.makedirs(os.path.dirname(os.path.abspath(arguments.output)), exist_ok=True)
     with open(arguments.output, "w") as out:
         json.dump(report, out, indent=1)
         out.write("\n")
+    sys.exit(1 if comparison.failed else 0)
 
 
 if __name__ == "__main__":

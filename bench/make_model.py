@@ -1,9 +1,10 @@
 #!/usr/bin/python3
 """Writes a GPT-2 of a given shape with random weights as a Hugging Face directory.
 
-    make_model.py --shape small|medium|large|xl --tokenizer DIR OUTPUT
+    make_model.py --shape small|medium|large|xl|smoke --tokenizer DIR [--vocabulary 50257] OUTPUT
 
-Benchmarks need the shape, not the knowledge. DIR holds vocab.json and merges.txt.
+Benchmarks need the shape, not the knowledge. DIR holds vocab.json and merges.txt; a vocabulary larger than theirs is filled
+up with words that no text contains.
 """
 import argparse
 import json
@@ -13,7 +14,8 @@ import struct
 
 import numpy
 
-SHAPES = {"small": (12, 768, 12), "medium": (24, 1024, 16), "large": (36, 1280, 20), "xl": (48, 1600, 25)}
+SHAPES = {"small": (12, 768, 12), "medium": (24, 1024, 16), "large": (36, 1280, 20), "xl": (48, 1600, 25),
+          "smoke": (3, 64, 4)}
 
 
 def parameters(layers, width, vocabulary, positions):
@@ -39,18 +41,23 @@ def main():
     parser.add_argument("output")
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--tokenizer", required=True)
+    parser.add_argument("--vocabulary", type=int, default=0)
     parser.add_argument("--positions", type=int, default=1024)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     layers, width, heads = SHAPES[arguments.shape]
     os.makedirs(arguments.output, exist_ok=True)
-    for name in ("vocab.json", "merges.txt"):
-        shutil.copy(os.path.join(arguments.tokenizer, name), arguments.output)
-    vocabulary = len(json.load(open(os.path.join(arguments.tokenizer, "vocab.json"))))
+    shutil.copy(os.path.join(arguments.tokenizer, "merges.txt"), arguments.output)
+    words = json.load(open(os.path.join(arguments.tokenizer, "vocab.json")))
+    for index in range(len(words), arguments.vocabulary):
+        words[f"unseen{index}"] = index
+    json.dump(words, open(os.path.join(arguments.output, "vocab.json"), "w"), ensure_ascii=False)
+    vocabulary = len(words)
+    end_of_text = words.get("<|endoftext|>", vocabulary - 1)
     json.dump({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_layer": layers, "n_embd": width,
                "n_head": heads, "n_positions": arguments.positions, "vocab_size": vocabulary,
-               "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "bos_token_id": vocabulary - 1,
-               "eos_token_id": vocabulary - 1, "resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0},
+               "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "bos_token_id": end_of_text,
+               "eos_token_id": end_of_text, "resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0},
               open(os.path.join(arguments.output, "config.json"), "w"), indent=1)
     header, begin = {"__metadata__": {"format": "pt"}}, 0
     made = list(parameters(layers, width, vocabulary, arguments.positions))
@@ -60,13 +67,19 @@ def main():
         begin = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
+    # Normal values are drawn once; a parameter starts at a place of its own among them.
     random = numpy.random.default_rng(arguments.seed)
+    largest = max(int(numpy.prod(shape)) for _, shape, _ in made)
+    pool = random.standard_normal(min(largest, 1 << 24), dtype=numpy.float32)
     with open(os.path.join(arguments.output, "model.safetensors"), "wb") as out:
         out.write(struct.pack("<Q", len(text)) + text)
         for _, shape, spread in made:
-            values = numpy.ones(shape, numpy.float32) if spread == 1 else \
-                random.standard_normal(shape, dtype=numpy.float32) * numpy.float32(spread)
-            out.write(values.tobytes())
+            count = int(numpy.prod(shape))
+            if spread == 1:
+                out.write(numpy.ones(count, numpy.float32).tobytes())
+                continue
+            scaled = numpy.roll(pool, int(random.integers(len(pool)))) * numpy.float32(spread)
+            out.write(numpy.resize(scaled, count).tobytes())
 
 
 if __name__ == "__main__":

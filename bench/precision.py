@@ -24,7 +24,7 @@ from golden_inputs import NOISE, editing_moment  # noqa: E402
 
 # What a file says about the run, not about its result.
 ABOUT_THE_RUN = {"created", "date", "time", "seconds", "started", "finished", "command", "host", "output",
-                 "DIMENSION_LIST", "REFERENCE_LIST"}  # the last two are HDF5's own references
+                 "peak_memory", "DIMENSION_LIST", "REFERENCE_LIST"}  # the last two are HDF5's own references
 
 
 def embedded_case(work):
@@ -150,6 +150,10 @@ def deviations(jobs, base):
     return row
 
 
+def is_result(name):
+    return not any(word in name.rsplit("/", 1)[-1] for word in ABOUT_THE_RUN)
+
+
 def same(a, b):
     a, b = numpy.asarray(a), numpy.asarray(b)
     if a.dtype.kind in "OUS":
@@ -170,10 +174,10 @@ def different_items(first, second):
                 continue
             for path, item in items[0].items():
                 other = items[1][path]
-                if isinstance(item, h5py.Dataset) and not same(item[()], other[()]):
+                if isinstance(item, h5py.Dataset) and is_result(path) and not same(item[()], other[()]):
                     names.append(f"{job}:{path}")
                 names += [f"{job}:{path}@{key}" for key in item.attrs
-                          if not any(word in key for word in ABOUT_THE_RUN) and not same(item.attrs[key], other.attrs.get(key))]
+                          if is_result(key) and not same(item.attrs[key], other.attrs.get(key))]
     return names
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Seconds and peak memory of the unmodified reference (kmeng01/rome) for one job, as JSON.
 
-    reference.py ROME MODEL trace --facts FILE [--kinds state,mlp,attn] [--noise 0.1]
+    reference.py ROME MODEL trace --facts FILE [--kinds state,mlp,attn] [--noise 0.1] [--device cuda]
     reference.py ROME MODEL cov   --documents FILE.jsonl --layers 4,5,6,7
     reference.py ROME MODEL edit  --requests FILE --hparams FILE --templates FILE --moment FILE.npz
     reference.py ROME MODEL eval  (as edit: each record edited, scored before and after)
@@ -39,7 +39,8 @@ def cov(reference, arguments):
 def prepare_edit(reference, arguments):
     hparams = json.load(open(arguments.hparams))
     moment = numpy.load(arguments.moment)
-    reference.use_second_moment(hparams["layers"][0], torch.from_numpy(moment["mom2.mom2"] / moment["mom2.count"]))
+    reference.use_second_moment(hparams["layers"][0], torch.from_numpy(moment["mom2.mom2"] / moment["mom2.count"])
+                                .to(reference.model.device))
     reference.fix_context_templates(json.load(open(arguments.templates)))
     return hparams, json.load(open(arguments.requests))
 
@@ -76,6 +77,7 @@ def main():
         parser.add_argument(f"--{flag}")
     parser.add_argument("--kinds", default="state,mlp,attn")
     parser.add_argument("--noise", type=float, default=0.1)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0)
     arguments = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -85,11 +87,13 @@ def main():
         if getattr(arguments, name):
             setattr(arguments, name, os.path.abspath(getattr(arguments, name)))
     with quiet():
-        reference = Reference(arguments.rome, arguments.model)
+        reference = Reference(arguments.rome, arguments.model, arguments.device)
         prepared = [prepare_edit(reference, arguments)] if arguments.job in ("edit", "eval") else []
         job = {"trace": trace, "cov": cov, "edit": edit, "eval": evaluate}[arguments.job]
         start = time.perf_counter()
         outcome = job(reference, arguments, *prepared)
+        if arguments.device != "cpu":
+            torch.cuda.synchronize()
         seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({"seconds": seconds, "peak_bytes": peak, "threads": torch.get_num_threads(), **outcome}))
