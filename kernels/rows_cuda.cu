@@ -189,7 +189,7 @@ __device__ void write_listed(const Entries& entries, const int* list, int listed
       V sources[kAtOnce];
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u)
-        if (begin + u < listed) sources[u] = entries.template source<V>(list[begin + u])[c];
+        sources[u] = begin + u < listed ? entries.template source<V>(list[begin + u])[c] : V{};
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u)
         if (begin + u < listed)
