@@ -1,0 +1,132 @@
+#pragma once
+
+#include "kernels/cuda.h"
+#include "kernels/cuda_reduce.h"
+
+/// What the attention kernels share. For attention*_cuda.cu only.
+namespace loci::cuda {
+
+constexpr float kLog2E = 1.4426950408889634f;
+constexpr float kLn2 = 0.6931471805599453f;
+
+template <typename T>
+struct AttentionRows {
+  T* data = nullptr;
+  int64_t stride = 0;
+
+  AttentionRows() = default;
+  AttentionRows(const MatrixView<T>& view) : data(view.data), stride(view.stride) {}
+  __device__ T* at(int64_t row, int64_t column) const { return data + row * stride + column; }
+};
+
+/// What all blocks of a launch share; a kernel's parameter.
+struct AttentionJob {
+  const AttentionSequence* sequences;
+  const AttentionSegment* segments;
+  unsigned sequence_count;
+  unsigned heads;
+  int width;  ///< of a head
+  float scale;
+  int least_queries;  ///< sequences with fewer queries are another launch's work
+  int most_queries;   ///< and those with more
+  AttentionRows<const float> queries, keys, values;
+  AttentionRows<float> output, log_sums;
+
+  AttentionJob(const AttentionBatch& batch, int64_t heads_, float scale_, ConstView queries_, ConstView keys_,
+               ConstView values_)
+      : sequences(batch.sequences.data()),
+        segments(batch.segments.data()),
+        sequence_count(static_cast<unsigned>(batch.sequences.size())),
+        heads(static_cast<unsigned>(heads_)),
+        width(static_cast<int>(queries_.cols / heads_)),
+        scale(scale_),
+        least_queries(1),
+        most_queries(INT32_MAX),
+        queries(queries_),
+        keys(keys_),
+        values(values_) {}
+};
+
+struct AttentionBackwardJob : AttentionJob {
+  AttentionRows<const float> saved_log_sums, output_gradients;
+  AttentionRows<const float> projections;  ///< dO . O of each query and head
+  AttentionRows<float> query_gradients, key_gradients, value_gradients;
+
+  explicit AttentionBackwardJob(const AttentionJob& job) : AttentionJob(job) {}
+};
+
+/// Blocks or warps are numbered ((sequence * heads) + head) * tiles + tile.
+struct AttentionTile {
+  unsigned sequence, head, tile;
+};
+__device__ inline AttentionTile attention_tile(unsigned number, unsigned tiles, unsigned heads) {
+  const unsigned pair = number / tiles;
+  return {pair / heads, pair % heads, number % tiles};
+}
+
+__device__ inline bool aligned_rows(const float* data, int64_t stride) {
+  return (reinterpret_cast<uintptr_t>(data) % 16 | static_cast<uintptr_t>(stride) % 4) == 0;
+}
+
+struct KeyRow {
+  const float* key;
+  const float* value;
+};
+
+/// The keys of one sequence and head as its queries count them: those of the segments, then the own rows.
+class KeyList {
+ public:
+  __device__ KeyList(const AttentionJob& job, const AttentionSequence& s, int64_t column)
+      : segments_(job.segments + s.first_segment),
+        own_{job.keys.at(s.first_key, column), job.values.at(s.first_key, column)},
+        key_stride_(job.keys.stride),
+        value_stride_(job.values.stride),
+        column_(column) {
+    bool wide = job.width % 4 == 0 && aligned_rows(own_.key, key_stride_) && aligned_rows(own_.value, value_stride_);
+    int count = 0;
+    for (int64_t i = 0; i < s.segments; ++i) {
+      const AttentionSegment& segment = segments_[i];
+      wide = wide && aligned_rows(segment.keys + column, segment.stride) &&
+             aligned_rows(segment.values + column, segment.stride);
+      count += static_cast<int>(segment.count);
+    }
+    segment_keys_ = count;
+    wide_ = wide;
+  }
+
+  /// How many keys the segments hold.
+  __device__ int segment_keys() const { return segment_keys_; }
+  /// Whether every row can be read 16 bytes at a time.
+  __device__ bool wide() const { return wide_; }
+
+  __device__ KeyRow at(int key) const {
+    if (key >= segment_keys_)
+      return {own_.key + (key - segment_keys_) * key_stride_, own_.value + (key - segment_keys_) * value_stride_};
+    const AttentionSegment* segment = segments_;
+    int64_t left = key;
+    while (left >= segment->count) left -= (segment++)->count;
+    return {segment->keys + left * segment->stride + column_, segment->values + left * segment->stride + column_};
+  }
+
+ private:
+  const AttentionSegment* segments_;
+  KeyRow own_;
+  int64_t key_stride_, value_stride_, column_;
+  int segment_keys_;
+  bool wide_;
+};
+
+/// An upper bound of the queries of one sequence.
+inline int64_t most_queries(const AttentionBatch& batch) {
+  return batch.max_queries > 0 ? batch.max_queries : std::min(batch.queries, batch.max_keys + 1);
+}
+
+/// Sequences of at least this many queries are tiled, where a tiled kernel takes their head width.
+constexpr int kTiledQueries = 24;
+
+/// Forward and backward pass over the sequences of at least kTiledQueries queries (attention_tiled_cuda.cu); false
+/// where no tiled kernel takes the head width and nothing was issued.
+bool tiled_attention(Context& context, const AttentionJob& job, int64_t most_queries);
+bool tiled_attention_backward(Context& context, const AttentionBackwardJob& job, int64_t most_queries);
+
+}  // namespace loci::cuda
