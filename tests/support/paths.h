@@ -9,17 +9,20 @@
 
 namespace loci::test {
 
+/// The checkout: $LOCI_TEST_SOURCE where the tests run elsewhere than they were built.
+inline std::filesystem::path source_dir() {
+  const char* const set = std::getenv("LOCI_TEST_SOURCE");
+  return set && *set ? set : LOCI_SOURCE_DIR;
+}
+
 /// The folder with the reference's outputs and data sets (`golden/`, `data/`): $LOCI_TEST_DATA, else ../shared beside
 /// the checkout. Empty where neither exists: tests that need it are then reported as skipped.
 inline std::optional<std::filesystem::path> shared_dir() {
   if (const char* set = std::getenv("LOCI_TEST_DATA"); set && *set) return std::filesystem::path(set);
-  const auto beside = std::filesystem::path(LOCI_SOURCE_DIR).parent_path() / "shared";
+  const auto beside = source_dir().parent_path() / "shared";
   if (std::filesystem::exists(beside / "golden")) return beside;
   return std::nullopt;
 }
-
-/// The checkout.
-inline std::filesystem::path source_dir() { return LOCI_SOURCE_DIR; }
 
 /// A fresh folder under the system's temporary folder, removed with everything in it at the end of the scope.
 class TemporaryDir {

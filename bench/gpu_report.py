@@ -1,0 +1,454 @@
+"""The work of scripts/gpu_report.sh: builds, tests, checks and measures on a GPU, and writes one JSON report.
+
+A step that fails is recorded and the later ones still run; the exit code is 1 where one failed. Every step has a time limit.
+The report is written anew after each step, and an earlier report at the same place keeps the steps that are not run again.
+"""
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+STEPS = ("build", "tests", "embedded", "golden", "precision", "kernels", "comparison", "sanitizer", "ctest")
+LIMITS = {"build": 3000, "tests": 240, "embedded": 200, "golden": 400, "precision": 300, "kernels": 280, "comparison": 400,
+          "sanitizer": 150, "ctest": 3000}
+# Products and what is made of them; the other ops do the same in each precision.
+PRODUCTS = "^(gemm|linear|linear_gelu|attention|attention_backward|symmetric_update|second_moment)/"
+# Hand-written kernels, one sanitizer run each. The libraries' own kernels are not ours to examine.
+SANITIZED = ("LayerNorm*", "*Softmax*", "*Rows*", "*ActivationTest*", "Adam*", "*Attention*", "*SymmetricUpdate*:SecondMoment*")
+TOOLS = ("memcheck", "racecheck", "initcheck")
+TARGETS = {"product": 0.70, "memory": 0.80, "forward": 1.0}
+
+
+class Failure(Exception):
+    """A step that failed; `found` goes into the report beside the sentence."""
+
+    def __init__(self, text, found=None):
+        super().__init__(text)
+        self.found = found or {}
+
+
+class Skipped(Exception):
+    pass
+
+
+class Report:
+    def __init__(self, arguments):
+        self.a, self.device = arguments, arguments.device
+        self.steps, self.log, self.begin = {}, None, time.time()
+        self.precisions = arguments.precisions.split(",")
+        self.work = os.path.abspath(arguments.work or tempfile.mkdtemp(prefix="gpu-report-"))
+        os.makedirs(self.work, exist_ok=True)
+        self.tree = os.path.abspath(arguments.bundle or arguments.build or os.path.join(ROOT, "build/cuda"))
+        self.environment = dict(os.environ)
+        if arguments.bundle:
+            path = subprocess.run([os.path.join(self.tree, "run"), "--library-path"], capture_output=True, text=True)
+            self.environment["LD_LIBRARY_PATH"] = path.stdout.strip()
+        self.machine = self.describe_machine()
+        card = re.sub(r"[^a-z0-9]+", "-", self.machine["card"].lower()).strip("-")
+        self.output = os.path.abspath(arguments.output or os.path.join(ROOT, f"bench/results/gpu-{card}.json"))
+        os.makedirs(os.path.dirname(self.output), exist_ok=True)
+        if os.path.exists(self.output):
+            self.steps = json.load(open(self.output)).get("steps", {})
+        for path in arguments.merge:
+            self.steps |= json.load(open(path))["steps"]
+
+    # Running programs
+
+    def program(self, name):
+        folders = {"loci": "app", "forward_bench": "bench", "kernels_bench": "bench"}
+        folder = folders.get(name) or "tests/" + name.removesuffix("_tests")
+        return os.path.join(self.tree, "bin" if self.a.bundle else folder, name)
+
+    def left(self, limit):
+        """Seconds that a program may take now."""
+        if not self.a.time_limit:
+            return limit
+        left = self.a.time_limit - (time.time() - self.begin)
+        if left < 5:
+            raise Skipped(f"the {self.a.time_limit} s of --time-limit are spent")
+        return min(limit, left)
+
+    def run(self, command, limit, own=False, **environment):
+        """(exit code, output) of a program, ended with all that it started after `limit` seconds. `own`: it is one of ours,
+        which in a bundle needs the bundle's libraries."""
+        limit = self.left(limit)
+        command = list(map(str, command))
+        variables = (self.environment if own else dict(os.environ)) | environment
+        print(f"  $ {' '.join(command)}", file=self.log, flush=True)
+        with tempfile.TemporaryFile("w+", errors="replace") as out:
+            process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT, env=variables, start_new_session=True)
+            try:
+                code = process.wait(limit)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                code = "time limit"
+            out.seek(0)
+            text = out.read()
+        print(text, file=self.log, flush=True)
+        return code, text
+
+    def script(self, name, precision=None):
+        """A script that is one of our programs with its libraries; loci with a precision for checks that know --device alone."""
+        path = os.path.join(self.work, name if precision is None else f"{name}-{precision}")
+        lines = ["#!/bin/sh"]
+        if self.a.bundle:
+            lines.append(f"export LD_LIBRARY_PATH='{self.environment['LD_LIBRARY_PATH']}'")
+        if precision:
+            lines += ['case "$1" in', f"  predict|generate|trace|cov|edit|eval) set -- \"$@\" --precision {precision} ;;", "esac"]
+        lines.append(f"exec '{self.program(name)}' \"$@\"")
+        with open(path, "w") as out:
+            out.write("\n".join(lines) + "\n")
+        os.chmod(path, 0o755)
+        return path
+
+    # What is measured on
+
+    def describe_machine(self):
+        def first_line(command):
+            try:
+                out = subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.strip()
+                return out.splitlines()[-1].strip() if out else ""
+            except (OSError, subprocess.TimeoutExpired):
+                return ""
+        fields = "name,driver_version,memory.total,power.limit,clocks.max.sm,compute_cap"
+        card = first_line(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]).split(", ")
+        made = dict(zip(("card", "driver", "memory", "power_limit", "max_sm_clock", "compute_capability"), card))
+        if not made.get("card") or self.device == "cpu":
+            made = {"card": "none"}
+        nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+        found = re.search(r"release ([0-9.]+)", subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+                          if os.path.exists(nvcc) else "")
+        cpu = next((x.split(":")[1].strip() for x in open("/proc/cpuinfo") if x.startswith("model name")), platform.machine())
+        release = dict(x.strip().split("=", 1) for x in open("/etc/os-release") if "=" in x)
+        return made | {"cuda_toolkit": found.group(1) if found else "none", "cpu": cpu, "cores": len(os.sched_getaffinity(0)),
+                       "system": release.get("PRETTY_NAME", "").strip('"'), "kernel": platform.release()}
+
+    # Steps. Each returns what it found, or raises Failure or Skipped.
+
+    def build(self):
+        if self.a.bundle or self.a.build:
+            raise Skipped(f"programs of {'--bundle' if self.a.bundle else '--build'} are used")
+        for command in (["cmake", "--preset", "cuda"], ["cmake", "--build", "--preset", "cuda"]):
+            code, text = self.run(command, LIMITS["build"])
+            if code != 0:
+                raise Failure(f"{' '.join(command)} ended with {code}", {"output": text[-3000:]})
+        return {}
+
+    def test_programs(self):
+        """{executable: precisions} of the tests labelled gpu."""
+        if self.a.bundle:
+            return json.load(open(os.path.join(self.tree, "tests.json")))
+        if self.device == "cpu":
+            return {"kernels_tests": ["fp32"]}
+        listed = subprocess.run(["ctest", "--test-dir", self.tree, "-L", "gpu", "--show-only=json-v1"], capture_output=True, text=True)
+        return list_gpu_tests(json.loads(listed.stdout))
+
+    def tests(self):
+        found, bad = {}, []
+        for program, precisions in self.test_programs().items():
+            for precision in (p for p in precisions if p in self.precisions):
+                name = f"{program} {precision}"
+                found[name] = self.one_test_program(program, precision)
+                if found[name]["failed"] or not found[name]["passed"]:
+                    bad.append(name)
+        if bad or not found:
+            raise Failure(f"failing: {', '.join(bad) or 'there are no tests'}", {"programs": found})
+        return {"programs": found}
+
+    def one_test_program(self, program, precision):
+        results = os.path.join(self.work, f"{program}-{precision}.json")
+        if os.path.exists(results):
+            os.remove(results)
+        command = [self.program(program), f"--gtest_output=json:{results}", "--gtest_brief=1"]
+        if self.a.smoke:
+            command.append("--gtest_filter=*LayerNorm*")
+        code, text = self.run(command, LIMITS["tests"], own=True, LOCI_TEST_DEVICE=self.device, LOCI_TEST_PRECISION=precision,
+                              LOCI_TEST_SOURCE=ROOT, **self.shared_variable())
+        if not os.path.exists(results):
+            return {"passed": 0, "skipped": 0, "failed": ["the program itself"], "exit": code, "output": text[-1500:]}
+        outcome = {"passed": 0, "skipped": 0, "failed": [], "exit": code}
+        parsed = json.load(open(results))
+        for suite in parsed["testsuites"]:
+            for test in suite["testsuite"]:
+                if "failures" in test:
+                    outcome["failed"].append(f"{suite['name']}.{test['name']}")
+                elif test["result"] == "SKIPPED":
+                    outcome["skipped"] += 1
+                else:
+                    outcome["passed"] += test["result"] == "COMPLETED"
+        if code != 0 and not outcome["failed"]:
+            outcome["failed"].append("the program's end")
+        if outcome["failed"]:
+            outcome["output"] = text[-3000:]
+        return outcome | {"seconds": float(parsed["time"].rstrip("s"))}
+
+    def shared_variable(self):
+        golden = self.golden_folder()
+        return {"LOCI_TEST_DATA": os.path.dirname(golden)} if golden else {}
+
+    def golden_folder(self):
+        for folder in (self.a.golden, os.path.join(self.tree, "golden") if self.a.bundle else None, os.path.join(ROOT, "../shared/golden")):
+            if folder and os.path.exists(os.path.join(folder, "check.py")):
+                return os.path.abspath(folder)
+        return None
+
+    def embedded(self):
+        return self.check([os.path.join(ROOT, "tests/golden/check_goldens.py"), self.script("loci", "fp32"), "--device", self.device],
+                          "embedded", r"^(ok|FAIL)")
+
+    def golden(self):
+        folder = self.golden_folder()
+        if not folder:
+            raise Skipped("the reference's outputs are not beside the checkout")
+        parts = ["--parts", "predict,severed"] if self.a.smoke else []
+        return self.check([os.path.join(folder, "check.py"), os.path.join(folder, "tiny-a"), "--loci", self.script("loci", "fp32"), "--device",
+                           self.device, *parts], "golden", r"^(ok|FALLS SHORT)")
+
+    def check(self, command, step, pattern):
+        code, text = self.run([sys.executable, *command], LIMITS[step])
+        lines = [line for line in text.splitlines() if re.match(pattern, line)]
+        if code != 0:
+            raise Failure(f"the check ended with {code}", {"lines": lines, "output": text[-2000:]})
+        return {"lines": lines}
+
+    def precision(self):
+        results = os.path.join(self.work, "precision.json")
+        golden = self.golden_folder()
+        flags = ["--golden", os.path.join(golden, "tiny-a")] if golden and not self.a.smoke else []
+        code, text = self.run([sys.executable, os.path.join(ROOT, "bench/precision.py"), self.script("loci"), "--device", self.device,
+                               "--precisions", ",".join(self.precisions), *flags, "--output", results], LIMITS["precision"])
+        found = json.load(open(results)) if os.path.exists(results) else {}
+        if code != 0:
+            raise Failure(f"precision.py ended with {code}", found | {"output": text[-2000:]})
+        return found
+
+    def kernels(self):
+        found, bad = {}, []
+        for precision in self.precisions:
+            results = os.path.join(self.work, f"kernels-{precision}.json")
+            shape = "smoke" if self.a.smoke else self.a.shape
+            command = [self.program("kernels_bench"), f"--device={self.device}", f"--precision={precision}", f"--shape={shape}",
+                       f"--benchmark_out={results}"]
+            if precision != self.precisions[0]:
+                command.append(f"--benchmark_filter={PRODUCTS}")
+            code, text = self.run(command, LIMITS["kernels"], own=True)
+            found[precision] = read_kernels(results)
+            errors = [row["name"] for row in found[precision]["rows"] if "error" in row]
+            if code != 0 or errors:
+                found[precision] |= {"exit": code, "output": text[-1500:]}
+                bad.append(f"{precision} ({', '.join(errors) or f'ended with {code}'})")
+        if bad:
+            raise Failure(f"wrong or unfinished: {'; '.join(bad)}", found)
+        return found
+
+    def comparison(self):
+        found, bad = {}, []
+        shape = "smoke" if self.a.smoke else self.a.shape
+        tokenizer = self.a.tokenizer or next(
+            folder for folder in (os.path.join(self.tree, "tokenizer"), f"{self.golden_folder()}/tiny-a/model", os.path.join(ROOT, "data/model"))
+            if os.path.exists(os.path.join(folder, "vocab.json")))
+        for precision in self.precisions:
+            results = os.path.join(self.work, f"comparison-{precision}.json")
+            command = [sys.executable, os.path.join(ROOT, "bench/compare.py"), "--loci", self.script("loci"), "--forward",
+                       self.script("forward_bench"), "--tokenizer", tokenizer, "--shape", shape, "--model",
+                       os.path.join(self.work, f"model-{shape}"), "--device", self.device, "--precision", precision, "--edits",
+                       2 if self.a.smoke else 16, "--jobs", self.a.jobs, "--output", results]
+            if self.a.peer_python:
+                command += ["--peer-python", self.a.peer_python]
+            if self.a.rome:
+                command += ["--rome", self.a.rome]
+            code, text = self.run(command, LIMITS["comparison"])
+            found[precision] = json.load(open(results)) if os.path.exists(results) else {}
+            found[precision] = {key: value for key, value in found[precision].items() if key in ("rows", "versions", "shape")}
+            peers = [row.get("peer_error") or row.get("error") for row in found[precision].get("rows", [])]
+            if code != 0:
+                bad.append(precision)
+                found[precision]["output"] = text[-2000:]
+            elif not self.a.rome:
+                found[precision]["reference"] = "skipped: no --rome CHECKOUT"
+            if not self.a.peer_python:
+                found[precision]["PyTorch"] = "skipped: no --peer-python PYTHON"
+            elif any(peers):
+                found[precision]["peers"] = "a peer failed; its rows say why"
+        if bad:
+            raise Failure(f"jobs failed in {', '.join(bad)}", found)
+        return found
+
+    def sanitizer(self):
+        tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+        if self.device == "cpu" or not os.path.exists(tool):
+            raise Skipped("there is no compute-sanitizer" if self.device != "cpu" else "there is no GPU")
+        found, bad = {}, []
+        for check in TOOLS:
+            for suite in SANITIZED:
+                name = f"{check} {suite}"
+                try:
+                    limit = self.left(LIMITS["sanitizer"])
+                except Skipped as reason:
+                    found[name] = f"skipped: {reason}"
+                    continue
+                code, text = self.run([tool, "--tool", check, "--error-exitcode", 9, self.program("kernels_tests"), "--gtest_brief=1",
+                                       f"--gtest_filter={suite}"], limit, own=True, LOCI_TEST_DEVICE=self.device, LOCI_TEST_SOURCE=ROOT)
+                summary = [line.strip("= ") for line in text.splitlines() if "SUMMARY" in line]
+                found[name] = {"exit": code, "summary": summary[-1] if summary else ""}
+                if code != 0:
+                    found[name]["output"] = text[:1500] + " ... " + text[-1500:]
+                    bad.append(name)
+        if bad:
+            raise Failure(f"reported: {', '.join(bad)}", found)
+        return found
+
+    def ctest(self):
+        if self.a.bundle or self.device == "cpu":
+            raise Skipped("a bundle's tests run without CTest" if self.a.bundle else "there is no GPU")
+        code, text = self.run(["ctest", "--test-dir", self.tree, "-L", "gpu", "--output-on-failure"], LIMITS["ctest"])
+        if code != 0:
+            raise Failure(f"ctest -L gpu ended with {code}", {"output": text[-3000:]})
+        return {"output": text[-400:]}
+
+    # The report
+
+    def execute(self, name):
+        start = time.time()
+        print(f"== {name}", flush=True)
+        print(f"== {name}", file=self.log, flush=True)
+        try:
+            if self.a.time_limit:
+                self.left(1e9)
+            outcome = {"status": "ok", **getattr(self, name)()}
+        except Skipped as reason:
+            outcome = {"status": "skipped", "reason": str(reason)}
+        except Failure as failure:
+            outcome = {"status": "failed", "reason": str(failure), **failure.found}
+        except Exception as error:  # a fault of this script is a failed step too
+            outcome = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+        # What ran earlier says more than that there is no time now.
+        if not (outcome["status"] == "skipped" and name in self.steps):
+            self.steps[name] = outcome | {"seconds": round(time.time() - start, 1), "date": time.strftime("%Y-%m-%d %H:%M:%S")}
+        print(f"   {outcome['status']} {outcome.get('reason', '')} ({time.time() - start:.0f} s)", flush=True)
+        return outcome["status"] != "failed"
+
+    def write(self):
+        report = {"machine": self.machine, "device": self.device, "commit": commit_of(self.steps), "date": time.strftime("%Y-%m-%d"),
+                  "targets": targets_of(self.steps), "steps": {name: self.steps[name] for name in STEPS if name in self.steps}}
+        with open(self.output + ".new", "w") as out:
+            json.dump(report, out, indent=1)
+            out.write("\n")
+        os.replace(self.output + ".new", self.output)
+        return report
+
+    def main(self):
+        fine = True
+        with open(self.output.removesuffix(".json") + ".log", "a") as self.log:
+            for name in self.a.steps.split(",") if self.a.steps else ():
+                fine &= self.execute(name)
+                report = self.write()
+        report = self.write()
+        for target in report["targets"]:
+            print(f"{'met   ' if target['met'] else 'MISSED'} {target['name']}: {target['value']:.2f} (target {target['target']:.2f})")
+        print(f"report: {self.output}")
+        if not self.a.work:
+            shutil.rmtree(self.work, ignore_errors=True)
+        return 0 if fine else 1
+
+
+def list_gpu_tests(listed):
+    """{executable: precisions} from `ctest --show-only=json-v1`."""
+    made = {}
+    for test in listed["tests"]:
+        if not test.get("command"):
+            continue
+        properties = {p["name"]: p["value"] for p in test["properties"]}
+        variables = dict(x.split("=", 1) for x in properties.get("ENVIRONMENT", []))
+        precisions = made.setdefault(os.path.basename(test["command"][0]), [])
+        if (precision := variables.get("LOCI_TEST_PRECISION", "fp32")) not in precisions:
+            precisions.append(precision)
+    return made
+
+
+def read_kernels(path):
+    """Rows of Google Benchmark's output; none where it was not written to its end."""
+    try:
+        found = json.load(open(path))
+    except (OSError, ValueError):
+        return {"rows": []}
+    context, rows = found["context"], []
+    for row in found["benchmarks"]:
+        name = row["name"].split("/iterations:")[0]
+        if row.get("error_occurred"):
+            rows.append({"name": name, "error": row["error_message"]})
+            continue
+        keys = ("GFLOP/s", "GB/s", "of_ceiling", "spread", "samples", "batch", "instances")
+        rows.append({"name": name, "milliseconds": row["real_time"], **{key: row[key] for key in keys if key in row}})
+    return {"commit": context["commit"], "device": context["device"], "ceiling_GFLOP/s": float(context["ceiling_GFLOP/s"]),
+            "ceiling_GB/s": float(context["ceiling_GB/s"]), "rows": rows}
+
+
+def commit_of(steps):
+    for precision in steps.get("kernels", {}).values():
+        if isinstance(precision, dict) and "commit" in precision:
+            return precision["commit"]
+    out = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    return out or "unknown"
+
+
+def targets_of(steps):
+    """The figures that the backend is held to: products and long attention of at least 1024 rows, row-wise ops large enough to
+    fill the card, and the forward pass beside PyTorch."""
+    made = []
+    for precision, found in steps.get("kernels", {}).items():
+        for row in found["rows"] if isinstance(found, dict) and "rows" in found else ():
+            size = re.search(r"/(\d+)x(\d+)(?:x(\d+))?$", row["name"])
+            if "of_ceiling" not in row or not size:
+                continue
+            extents = [int(x) for x in size.groups() if x]
+            if row["name"].startswith(("gemm/", "linear")) and min(extents) >= 1024:
+                made.append(("product", f"{row['name']} {precision}", row["of_ceiling"]))
+            if "GB/s" in row and extents[0] * extents[1] >= 8192 * 1600:
+                made.append(("memory", row["name"], row["of_ceiling"]))
+    for precision, found in steps.get("comparison", {}).items():
+        for row in found.get("rows", ()) if isinstance(found, dict) else ():
+            if "8x1024" in row["job"] and "ratio" in row:
+                made.append(("forward", f"{row['job']}, {row['peer']}", row["ratio"]))
+    return [{"name": f"{kind}: {name}", "value": value, "target": TARGETS[kind], "met": bool(value >= TARGETS[kind])}
+            for kind, name, value in made]
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="gpu_report.sh", description=__doc__.split("\n")[0])
+    parser.add_argument("--bundle", metavar="DIR", help="use the programs of scripts/bundle.sh")
+    parser.add_argument("--build", metavar="DIR", help="use this build tree as it is")
+    parser.add_argument("--device", help="default: cuda; with --smoke: cpu")
+    parser.add_argument("--precisions", help="default: fp32,tf32,bf16; on the CPU: fp32")
+    parser.add_argument("--steps", default=",".join(STEPS), help="default: all of them, %(default)s; an empty list only merges")
+    parser.add_argument("--shape", default="xl", choices=["small", "xl"])
+    parser.add_argument("--jobs", default="load,forward,trace,cov,edit,eval", help="of the comparison")
+    parser.add_argument("--peer-python", metavar="PYTHON", help="a Python with torch and transformers")
+    parser.add_argument("--rome", metavar="CHECKOUT", help="the unmodified reference")
+    parser.add_argument("--golden", metavar="DIR", help="the reference's outputs; default: ../shared/golden")
+    parser.add_argument("--tokenizer", metavar="DIR", help="vocab.json and merges.txt for the comparison's model")
+    parser.add_argument("--work", metavar="DIR", help="keep intermediate files and the comparison's model here")
+    parser.add_argument("--time-limit", type=float, default=0, help="seconds for everything (0: none); later steps are then skipped")
+    parser.add_argument("--merge", metavar="REPORT", action="append", default=[], help="take the steps of another report in")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes: that everything runs, on any machine")
+    parser.add_argument("--output", metavar="FILE.json", help="default: bench/results/gpu-CARD.json")
+    arguments = parser.parse_args()
+    arguments.device = arguments.device or ("cpu" if arguments.smoke else "cuda")
+    arguments.precisions = arguments.precisions or ("fp32" if arguments.device == "cpu" else "fp32,tf32,bf16")
+    unknown = set(filter(None, arguments.steps.split(","))) - set(STEPS)
+    if unknown:
+        parser.error(f"--steps: {', '.join(sorted(unknown))} is unknown; there are {', '.join(STEPS)}")
+    sys.exit(Report(arguments).main())
+
+
+if __name__ == "__main__":
+    main()
