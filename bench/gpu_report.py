@@ -58,7 +58,12 @@ class Report:
         if os.path.exists(self.output):
             self.steps = json.load(open(self.output)).get("steps", {})
         for path in arguments.merge:
-            self.steps |= json.load(open(path))["steps"]
+            other = json.load(open(path))
+            if self.machine["card"] == "none":
+                self.machine, self.device = other["machine"], other["device"]
+            for name, step in other["steps"].items():
+                if step["status"] != "skipped" or name not in self.steps:
+                    self.steps[name] = step
 
     # Running programs
 
