@@ -60,7 +60,7 @@ struct Parameter {
 };
 
 template <typename V>
-__global__ void __launch_bounds__(kSlabThreads)
+__global__ void __launch_bounds__(kSlabThreads, kResident)
     adam_kernel(StepFactors factors, Slabs slabs, ConstView gradient, View x, View first, View second) {
   const Slab slab = own_slab<kStepVectors>(slabs);
   if (slab.row >= slabs.rows) return;
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kSlabThreads)
 
 /// partial[block] = the squares of the slabs of the block's warps.
 template <typename V>
-__global__ void __launch_bounds__(kSlabThreads) square_slabs(Slabs slabs, ConstView x, double* partial) {
+__global__ void __launch_bounds__(kSlabThreads, kResident) square_slabs(Slabs slabs, ConstView x, double* partial) {
   SharedMemory shared;
   double* scratch = shared.take<double>(kWarp);
   const int64_t warps_a_block = kSlabThreads / kWarp, count = slabs.rows * slabs.per_row;
@@ -108,7 +108,7 @@ __global__ void add_partial_sums(const double* partial, int64_t count, double* t
   if (threadIdx.x == 0) *total = sum;
 }
 
-__global__ void __launch_bounds__(kThreads) clamp_kernel(ConstView limits, View x) {
+__global__ void __launch_bounds__(kThreads, kResident) clamp_kernel(ConstView limits, View x) {
   SharedMemory shared;
   double* scratch = shared.take<double>(kWarp);
   const int64_t r = blockIdx.x;

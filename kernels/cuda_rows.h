@@ -15,6 +15,11 @@ namespace loci::cuda {
 
 constexpr int kSlabThreads = 256;
 constexpr int kSlabVectors = 4;
+/// Blocks that a multiprocessor should hold at least. Asking for no more lets the compiler keep all loads of a slab
+/// under way at once, where it would otherwise save registers by waiting for some. Elementwise kernels want more
+/// blocks: while some compute, others load.
+constexpr int kResident = 4;
+constexpr int kResidentMaps = 6;
 
 template <typename V>
 constexpr int kWidth = static_cast<int>(sizeof(V) / sizeof(float));
@@ -100,7 +105,7 @@ __device__ void store_slab(V* row, int64_t first, int64_t count, const V (&value
 }
 
 template <typename V, int kVectors, typename F>
-__global__ void __launch_bounds__(kSlabThreads) map_one(F f, Slabs slabs, ConstView a, View y) {
+__global__ void __launch_bounds__(kSlabThreads, kResidentMaps) map_one(F f, Slabs slabs, ConstView a, View y) {
   const Slab slab = own_slab<kVectors>(slabs);
   if (slab.row >= slabs.rows) return;
   V values[kVectors];
@@ -111,7 +116,8 @@ __global__ void __launch_bounds__(kSlabThreads) map_one(F f, Slabs slabs, ConstV
 }
 
 template <typename V, int kVectors, typename F>
-__global__ void __launch_bounds__(kSlabThreads) map_two(F f, Slabs slabs, ConstView a, ConstView b, View y) {
+__global__ void __launch_bounds__(kSlabThreads, kResidentMaps)
+    map_two(F f, Slabs slabs, ConstView a, ConstView b, View y) {
   const Slab slab = own_slab<kVectors>(slabs);
   if (slab.row >= slabs.rows) return;
   V first[kVectors], second[kVectors];

@@ -85,7 +85,8 @@ struct Collect {
 };
 
 template <typename Rows>
-__global__ void __launch_bounds__(kThreads) move_kernel(Rows rows, int64_t count, int64_t cols, int64_t slabs_a_row) {
+__global__ void __launch_bounds__(kThreads, kResident)
+    move_kernel(Rows rows, int64_t count, int64_t cols, int64_t slabs_a_row) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + warp_index();
   const int64_t i = index / slabs_a_row;
   if (i < count) write_slab<Rows::kWrite>(rows.from(i), rows.to(i), (index - i * slabs_a_row) * kSlabColumns, cols);
@@ -134,7 +135,7 @@ struct RowIndex {
 };
 
 template <typename Entries>
-__global__ void __launch_bounds__(kThreads) index_entries(Entries entries, int count, RowIndex index) {
+__global__ void __launch_bounds__(kThreads, kResident) index_entries(Entries entries, int count, RowIndex index) {
   const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   if (i >= count) return;
   const int64_t row = entries.row(i);
@@ -200,7 +201,8 @@ __device__ void write_listed(const Entries& entries, const int* list, int listed
 }
 
 template <typename V, typename Entries>
-__global__ void __launch_bounds__(kThreads) write_in_order(Entries entries, int count, RowIndex index, View y) {
+__global__ void __launch_bounds__(kThreads, kResident)
+    write_in_order(Entries entries, int count, RowIndex index, View y) {
   SharedMemory shared;
   int* list = shared.take<int>(kListed);
   unsigned* words = shared.take<unsigned>(2 * kWarp);
@@ -253,7 +255,8 @@ struct Scale {
 };
 
 template <typename V>
-__global__ void __launch_bounds__(kSlabThreads) scale_rows_kernel(const float* factors, Slabs slabs, View y) {
+__global__ void __launch_bounds__(kSlabThreads, kResident)
+    scale_rows_kernel(const float* factors, Slabs slabs, View y) {
   const Slab slab = own_slab<kSlabVectors>(slabs);
   if (slab.row >= slabs.rows) return;
   const Scale scale{factors[slab.row]};
@@ -264,7 +267,7 @@ __global__ void __launch_bounds__(kSlabThreads) scale_rows_kernel(const float* f
   store_slab(row_of<V>(y, slab.row), slab.first, slabs.vectors, values);
 }
 
-__global__ void __launch_bounds__(kThreads) row_dots_kernel(ConstView a, ConstView b, View out) {
+__global__ void __launch_bounds__(kThreads, kResident) row_dots_kernel(ConstView a, ConstView b, View out) {
   SharedMemory shared;
   double* scratch = shared.take<double>(kWarp);
   const int64_t r = blockIdx.x;
@@ -291,7 +294,7 @@ struct Terms {
 };
 
 /// A block does all terms of its row, in order; whichever term it is, a column of y belongs to one thread.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kResident)
     add_low_rank_kernel(ConstView keys, const LowRankRows* terms, int count, View y) {
   SharedMemory shared;
   double* scratch = shared.take<double>(2 * kWarp);
@@ -355,7 +358,7 @@ struct KeepChunk {
 };
 
 template <typename V, typename Store>
-__global__ void __launch_bounds__(kThreads) sum_columns(Columns<V> x, int64_t chunk, Store store) {
+__global__ void __launch_bounds__(kThreads, kResident) sum_columns(Columns<V> x, int64_t chunk, Store store) {
   constexpr int kInFlight = 4;
   SharedMemory shared;
   double* warps = shared.take<double>(kThreads * kParts<V>);
