@@ -56,7 +56,7 @@ class Comparison:
         self.layer, self.last_layer, self.some_layers = LAYERS[arguments.shape]
         self.model = arguments.model or os.path.join(work, "model")
         if not os.path.exists(os.path.join(self.model, "model.safetensors")):
-            vocabulary = [] if arguments.shape == "smoke" else ["--vocabulary", 50257]
+            vocabulary = ["--vocabulary", 3000 if arguments.shape == "smoke" else 50257]
             run([sys.executable, f"{HERE}/make_model.py", "--shape", arguments.shape, "--tokenizer", arguments.tokenizer, *vocabulary,
                  self.model])
 

@@ -4,12 +4,11 @@
     make_model.py --shape small|medium|large|xl|smoke --tokenizer DIR [--vocabulary 50257] OUTPUT
 
 Benchmarks need the shape, not the knowledge. DIR holds vocab.json and merges.txt; a vocabulary larger than theirs is filled
-up with words that no text contains.
+up with pairs of their tokens that no text contains.
 """
 import argparse
 import json
 import os
-import shutil
 import struct
 
 import numpy
@@ -36,6 +35,12 @@ def parameters(layers, width, vocabulary, positions):
     yield "ln_f.bias", (width,), 0.01
 
 
+def unseen_pairs(words):
+    """A token and one that starts with a space: text is split before spaces, so these never meet."""
+    spaced = [word for word in words if word.startswith("\u0120")]
+    return ((first, second) for second in spaced for first in words if not first.startswith("<|"))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("output")
@@ -47,10 +52,16 @@ def main():
     arguments = parser.parse_args()
     layers, width, heads = SHAPES[arguments.shape]
     os.makedirs(arguments.output, exist_ok=True)
-    shutil.copy(os.path.join(arguments.tokenizer, "merges.txt"), arguments.output)
     words = json.load(open(os.path.join(arguments.tokenizer, "vocab.json")))
-    for index in range(len(words), arguments.vocabulary):
-        words[f"unseen{index}"] = index
+    merges = open(os.path.join(arguments.tokenizer, "merges.txt")).read().rstrip("\n").split("\n")
+    for first, second in unseen_pairs(list(words)):
+        if len(words) >= arguments.vocabulary:
+            break
+        if first + second not in words:
+            words[first + second] = len(words)
+            merges.append(f"{first} {second}")
+    with open(os.path.join(arguments.output, "merges.txt"), "w") as out:
+        out.write("\n".join(merges) + "\n")
     json.dump(words, open(os.path.join(arguments.output, "vocab.json"), "w"), ensure_ascii=False)
     vocabulary = len(words)
     end_of_text = words.get("<|endoftext|>", vocabulary - 1)
@@ -78,8 +89,8 @@ def main():
             if spread == 1:
                 out.write(numpy.ones(count, numpy.float32).tobytes())
                 continue
-            scaled = numpy.roll(pool, int(random.integers(len(pool)))) * numpy.float32(spread)
-            out.write(numpy.resize(scaled, count).tobytes())
+            start = int(random.integers(len(pool) - min(count, len(pool)) // 2))
+            out.write(numpy.resize(pool[start:start + count] * numpy.float32(spread), count).tobytes())
 
 
 if __name__ == "__main__":
