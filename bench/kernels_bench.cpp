@@ -26,6 +26,8 @@
 namespace loci::bench {
 namespace {
 
+double gelu_new_of(double x) { return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))); }
+
 struct ProductShape {
   const char* name;
   Transpose ta, tb;
@@ -84,8 +86,19 @@ Suite::Work make_linear_activation(Suite& suite, int64_t rows, int64_t inputs, i
                               y->view());
           },
           [=, &suite] {
-            return product_error(suite.context(), Transpose::no, x->view(), Transpose::no, w->view(), up->view(),
-                                 bias->view());
+            const double product = product_error(suite.context(), Transpose::no, x->view(), Transpose::no, w->view(),
+                                                 up->view(), bias->view());
+            const auto before = to_host(suite.context(), up->rows_slice(rows - 1, 1));
+            const auto after = to_host(suite.context(), y->rows_slice(rows - 1, 1));
+            // The GPU's own tanh is good to 2^-11.
+            const double allowed = suite.context().precision() == Precision::fp32 ? 1e-5 : 0x1p-10;
+            double worst = product;
+            for (size_t i = 0; i < after.size(); ++i) {
+              const double value = static_cast<double>(before[i]);
+              const double off = std::abs(static_cast<double>(after[i]) - gelu_new_of(value)) / (1 + std::abs(value));
+              worst = off <= allowed ? std::max(worst, off / allowed) : INFINITY;
+            }
+            return worst;
           }};
 }
 
@@ -143,6 +156,7 @@ class AttentionData {
     batch_.sequences = DeviceArray<AttentionSequence>(context_, std::span<const AttentionSequence>(sequences));
     batch_.segments = DeviceArray<AttentionSegment>(context_, std::span<const AttentionSegment>(segments));
     batch_.queries = q_.rows();
+    batch_.max_queries = s.queries;
     batch_.max_keys = s.segment_keys + s.queries;
   }
 
@@ -344,7 +358,6 @@ Row log_softmax_of(const Row& x) {
   for (const double value : x) total += std::exp(value);
   return each(x, [=](double value) { return value - std::log(total); });
 }
-double gelu_new_of(double x) { return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))); }
 double gelu_new_slope(double x) {
   const double c = std::sqrt(2 / M_PI), t = std::tanh(c * (x + 0.044715 * x * x * x));
   return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * c * (1 + 3 * 0.044715 * x * x);
