@@ -563,6 +563,14 @@ void sync_lanes(unsigned mask) { machine().meet_lanes(LaneOperation::barrier, ma
 uint64_t exchange(unsigned mask, uint64_t bits, int source) {
   return machine().meet_lanes(LaneOperation::exchange, mask, bits, source);
 }
+void gather(uint64_t bits, uint64_t (&all)[kWarp]) {
+  Machine& m = machine();
+  m.warp().values[m.lane()] = bits;
+  m.wait(State::at_lane_barrier, 0xffffffffu);
+  std::copy_n(m.warp().values, kWarp, all);
+  m.wait(State::at_lane_barrier, 0xffffffffu);
+}
+
 unsigned ballot(unsigned mask, bool value) {
   return static_cast<unsigned>(machine().meet_lanes(LaneOperation::ballot, mask, value, 0));
 }

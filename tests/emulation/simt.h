@@ -71,6 +71,8 @@ void sync_block();
 void sync_lanes(unsigned mask);
 /// The bits that lane `source` of the warp handed in; all lanes in `mask` take part.
 uint64_t exchange(unsigned mask, uint64_t bits, int source);
+/// What each lane of the warp handed in; all 32 take part.
+void gather(uint64_t bits, uint64_t (&all)[32]);
 /// One bit for each lane in `mask` that handed in true.
 unsigned ballot(unsigned mask, bool value);
 
