@@ -149,11 +149,11 @@ class Report:
         return {}
 
     def test_programs(self):
-        """{executable: precisions} of the tests labelled gpu."""
+        """{executable: {precision: names}} of the tests labelled gpu."""
         if self.a.bundle:
             return json.load(open(os.path.join(self.tree, "tests.json")))
         if self.device == "cpu":
-            return {"kernels_tests": ["fp32"]}
+            return {"kernels_tests": {"fp32": ["*LayerNorm*" if self.a.smoke else "*"]}}
         listed = subprocess.run(["ctest", "--test-dir", self.tree, "-L", "gpu", "--show-only=json-v1"], capture_output=True, text=True)
         return list_gpu_tests(json.loads(listed.stdout))
 
@@ -162,20 +162,21 @@ class Report:
         for program, precisions in self.test_programs().items():
             for precision in (p for p in precisions if p in self.precisions):
                 name = f"{program} {precision}"
-                found[name] = self.one_test_program(program, precision)
+                found[name] = self.one_test_program(program, precision, precisions[precision])
                 if found[name]["failed"] or not found[name]["passed"]:
                     bad.append(name)
         if bad or not found:
             raise Failure(f"failing: {', '.join(bad) or 'there are no tests'}", {"programs": found})
         return {"programs": found}
 
-    def one_test_program(self, program, precision):
+    def one_test_program(self, program, precision, names):
         results = os.path.join(self.work, f"{program}-{precision}.json")
         if os.path.exists(results):
             os.remove(results)
-        command = [self.program(program), f"--gtest_output=json:{results}", "--gtest_brief=1"]
-        if self.a.smoke:
-            command.append("--gtest_filter=*LayerNorm*")
+        flags = os.path.join(self.work, "gtest-flags")
+        with open(flags, "w") as out:
+            out.write("--gtest_filter=" + ":".join(["*LayerNorm*"] if self.a.smoke else names) + "\n")
+        command = [self.program(program), f"--gtest_flagfile={flags}", f"--gtest_output=json:{results}", "--gtest_brief=1"]
         code, text = self.run(command, LIMITS["tests"], own=True, LOCI_TEST_DEVICE=self.device, LOCI_TEST_PRECISION=precision,
                               LOCI_TEST_SOURCE=ROOT, **self.shared_variable())
         if not os.path.exists(results):
@@ -367,16 +368,15 @@ class Report:
 
 
 def list_gpu_tests(listed):
-    """{executable: precisions} from `ctest --show-only=json-v1`."""
+    """{executable: {precision: names}} from `ctest --show-only=json-v1`."""
     made = {}
     for test in listed["tests"]:
         if not test.get("command"):
             continue
         properties = {p["name"]: p["value"] for p in test["properties"]}
         variables = dict(x.split("=", 1) for x in properties.get("ENVIRONMENT", []))
-        precisions = made.setdefault(os.path.basename(test["command"][0]), [])
-        if (precision := variables.get("LOCI_TEST_PRECISION", "fp32")) not in precisions:
-            precisions.append(precision)
+        names = made.setdefault(os.path.basename(test["command"][0]), {}).setdefault(variables.get("LOCI_TEST_PRECISION", "fp32"), [])
+        names += [x.removeprefix("--gtest_filter=") for x in test["command"] if x.startswith("--gtest_filter=")]
     return made
 
 
