@@ -113,7 +113,7 @@ struct Worker {
   void* fake_stack = nullptr;  // AddressSanitizer's
 };
 
-enum class LaneOperation { barrier, exchange, ballot };
+enum class LaneOperation { barrier, exchange, gather, ballot };
 
 /// One thread of the running block.
 struct Thread {
@@ -129,6 +129,7 @@ struct Thread {
   int source = 0;
   uint64_t value = 0;
   uint64_t result = 0;
+  uint64_t* results = nullptr;  // where gather leaves all lanes' values
 };
 
 struct Warp {
@@ -149,6 +150,7 @@ class Machine {
   void run(const Job& job, const std::function<void()>& body);
   void sync_block();
   uint64_t meet_lanes(LaneOperation operation, unsigned mask, uint64_t value, int source);
+  void gather(uint64_t value, uint64_t* all);
   void* take_shared(size_t call, size_t bytes);
 
  private:
@@ -477,6 +479,11 @@ void Machine::sync_block() {
   }
 }
 
+void Machine::gather(uint64_t value, uint64_t* all) {
+  current_->results = all;
+  meet_lanes(LaneOperation::gather, ~0u, value, 0);
+}
+
 uint64_t Machine::meet_lanes(LaneOperation operation, unsigned mask, uint64_t value, int source) {
   Thread& thread = *current_;
   const size_t lane = thread.place.thread.x % kWarp;
@@ -526,6 +533,8 @@ void Machine::complete(const Thread& last) {
     thread.result = last.operation == LaneOperation::ballot ? votes
                     : named                                 ? threads_[first + static_cast<size_t>(thread.source)].value
                                                             : kNothing;
+    if (last.operation == LaneOperation::gather)
+      for (size_t i = 0; i < kWarp; ++i) thread.results[i] = threads_[first + i].value;
     thread.state = Thread::State::running;
     if (&thread != &last) make_ready(first + lane);
   });
@@ -563,14 +572,7 @@ void sync_lanes(unsigned mask) { machine().meet_lanes(LaneOperation::barrier, ma
 uint64_t exchange(unsigned mask, uint64_t bits, int source) {
   return machine().meet_lanes(LaneOperation::exchange, mask, bits, source);
 }
-void gather(uint64_t bits, uint64_t (&all)[kWarp]) {
-  Machine& m = machine();
-  m.warp().values[m.lane()] = bits;
-  m.wait(State::at_lane_barrier, 0xffffffffu);
-  std::copy_n(m.warp().values, kWarp, all);
-  m.wait(State::at_lane_barrier, 0xffffffffu);
-}
-
+void gather(uint64_t bits, uint64_t (&all)[kWarp]) { machine().gather(bits, all); }
 unsigned ballot(unsigned mask, bool value) {
   return static_cast<unsigned>(machine().meet_lanes(LaneOperation::ballot, mask, value, 0));
 }
