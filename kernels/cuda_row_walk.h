@@ -61,8 +61,10 @@ __device__ void over_packs(int packs, At at, Load load, Use use) {
   const int step = static_cast<int>(blockDim.x);
   for (int first = static_cast<int>(threadIdx.x); first < packs; first += kInFlight * step) {
     Loaded loaded[kInFlight];
+#pragma unroll
     for (int d = 0; d < kInFlight; ++d)
       if (first + d * step < packs) loaded[d] = load.template operator()<N>(at(first + d * step));
+#pragma unroll
     for (int d = 0; d < kInFlight; ++d)
       if (first + d * step < packs) use(at(first + d * step), loaded[d]);
   }
