@@ -144,6 +144,48 @@ INSTANTIATE_TEST_SUITE_P(Sizes, LayerNorm,
                                            Shape{129, 129}, Shape{64, 768}, Shape{2, 1031}),
                          [](const auto& named) { return fmt::format("{}x{}", named.param.rows, named.param.width); });
 
+// Rows on 16-byte boundaries, rows too long to be held in registers, more rows than a device sums at a time.
+class LayerNormTight : public ::testing::TestWithParam<Shape> {};
+
+TEST_P(LayerNormTight, AgreesWithTheFormulaInDouble) {
+  const Shape s = GetParam();
+  Context context(device_options());
+  std::mt19937 random(3);
+  const Values x = normal_values(random, s.rows * s.width, 2), gain = normal_values(random, s.width),
+               bias = normal_values(random, s.width), dy = normal_values(random, s.rows * s.width);
+  const Reference expected = reference(s, x, gain, bias, dy);
+  const auto tensor = [&](const Values& values, int64_t rows) {
+    return Tensor::from_host(context, values, rows, static_cast<int64_t>(values.size()) / rows);
+  };
+  const Tensor on_device = tensor(x, s.rows), gains = tensor(gain, 1), biases = tensor(bias, 1);
+  Tensor y(context, s.rows, s.width), statistics(context, s.rows, 2);
+  layer_norm(context, on_device.view(), gains.view(), biases.view(), kEpsilon, y.view(), statistics.view());
+  EXPECT_TRUE(near_relative(y.to_host(), expected.y, 4 * kEps, 4 * kEps * 16));
+  // The means lie near 0 here: their sums are fp64, of terms of order 2.
+  EXPECT_TRUE(near_relative(statistics.to_host(), expected.statistics, 2 * kEps, 1e-14));
+
+  Tensor gradients = tensor(dy, s.rows), sum = tensor(x, s.rows), dgain = Tensor::zeros(context, 1, s.width),
+         dbias = Tensor::zeros(context, 1, s.width);
+  const ConstView dy_view = gradients.view(), read_statistics = statistics.view();
+  layer_norm_backward(context, on_device.view(), gains.view(), read_statistics, dy_view, sum.view(), Write::accumulate,
+                      View(), dbias.view());
+  layer_norm_backward(context, on_device.view(), gains.view(), read_statistics, dy_view, gradients.view(),
+                      Write::assign, dgain.view(), View());
+  const Values dx = gradients.to_host();
+  Values added = x;
+  for (size_t i = 0; i < added.size(); ++i) added[i] += dx[i];
+  const double rows = static_cast<double>(s.rows);
+  EXPECT_TRUE(near(dx, expected.dx, 32 * kEps * 16));
+  EXPECT_TRUE(identical(sum.to_host(), added));
+  EXPECT_TRUE(near(dgain.to_host(), expected.dgain, 8 * kEps * 16 * (rows + 1)));
+  EXPECT_TRUE(near(dbias.to_host(), expected.dbias, 4 * kEps * 4 * (rows + 1)));
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, LayerNormTight,
+                         ::testing::Values(Shape{5, 768}, Shape{300, 132}, Shape{2, 1600}, Shape{2, 8192},
+                                           Shape{2, 8196}, Shape{2, 9001}),
+                         [](const auto& named) { return fmt::format("{}x{}", named.param.rows, named.param.width); });
+
 // The reference's derivative against central differences of its value, in fp64: so the hand-written formula is held to
 // the definition, not to itself.
 TEST(LayerNormGradient, AgreesWithCentralDifferences) {

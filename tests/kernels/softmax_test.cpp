@@ -210,6 +210,51 @@ TEST(SoftmaxNumbers, HugeLogitsTiesAndNan) {
   EXPECT_EQ(best.to_host()[1], 0);
 }
 
+TEST(SoftmaxNumbers, LogitsOfMinusInfinityHaveNoProbability) {
+  Context context(device_options());
+  const float none = -std::numeric_limits<float>::infinity();
+  Values logits(2 * 130, none);
+  for (const size_t c : {3u, 64u, 129u}) logits[c] = 7;
+  Padded x(context, 2, 130, logits), p(context, 2, 130), sums(context, 2, 1);
+  softmax(context, x.read(), p.view());
+  log_sum_exp(context, x.read(), sums.view());
+  const Values values = p.values();
+  for (size_t c = 0; c < 130; ++c) EXPECT_EQ(values[c], logits[c] == 7 ? 1.0f / 3 : 0);
+  EXPECT_NEAR(static_cast<double>(sums.values()[0]), 7 + std::log(3.0), 8 * kEps);
+  // Where every logit is -inf there are no probabilities.
+  for (size_t c = 130; c < 260; ++c) EXPECT_TRUE(std::isnan(values[c]));
+  EXPECT_TRUE(std::isnan(sums.values()[1]));
+  DeviceArray<int32_t> best(context, 2);
+  argmax_rows(context, x.read(), best);
+  EXPECT_EQ(best.to_host(), (std::vector<int32_t>{3, 0}));
+}
+
+// A device reads four elements at a time where rows share their alignment; here they do not, or in part.
+TEST(SoftmaxNumbers, AlignmentChangesLittle) {
+  Context context(device_options());
+  std::mt19937 random(5);
+  const int64_t rows = 5, cols = 1027;
+  const Values logits = normal_values(random, rows * cols, 5);
+  const Tensor tight = Tensor::from_host(context, logits, rows, cols);
+  Padded padded(context, rows, cols, logits), mixed(context, rows, cols), alike(context, rows, cols);
+  Tensor dlogits(context, rows, cols), losses(context, rows, 1);
+  Doubles expected;
+  for (const double value : reference_log_softmax(logits, cols)) expected.push_back(std::exp(value));
+  softmax(context, tight.view(), mixed.view());
+  softmax(context, padded.read(), alike.view());
+  EXPECT_TRUE(near_relative(mixed.values(), expected, kFew, 1e-44));
+  EXPECT_TRUE(near_relative(alike.values(), expected, kFew, 1e-44));
+  EXPECT_TRUE(mixed.guarded() && alike.guarded());
+  const auto targets = device(context, std::vector<int32_t>(rows, 0));
+  cross_entropy(context, padded.read(), targets, device(context, Values(rows, 1)), losses.view(), dlogits.view(),
+                Write::assign);
+  for (size_t r = 0; r < static_cast<size_t>(rows); ++r) {
+    const size_t first = r * static_cast<size_t>(cols);
+    expected[first] -= 1;
+  }
+  EXPECT_TRUE(near_relative(dlogits.to_host(), expected, kFew, kLog));
+}
+
 TEST(SoftmaxErrors, ShapesAreCheckedBeforeAnyWrite) {
   Context context(device_options());
   Padded x(context, 2, 3, Values(6, 1)), y(context, 3, 2, Values(6, 7)), loss(context, 2, 1, {7, 7});
