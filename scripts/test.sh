@@ -13,12 +13,12 @@ for argument in "$@"; do
   esac
 done
 
-# check PRESET [FOLDER...]: builds and runs the tests of these folders, all where none is named.
+# check PRESET [LABEL...]: builds and runs the tests with these labels, all where none is named.
 check() {
-  local preset=$1 folders=("${@:2}") targets=() labels=()
-  if [ ${#folders[@]} -gt 0 ]; then
-    targets=(--target "${folders[@]/%/_tests}")
-    labels=(--label-regex "$(IFS='|'; echo "${folders[*]}")")
+  local preset=$1 wanted=("${@:2}") targets=() labels=()
+  if [ ${#wanted[@]} -gt 0 ]; then
+    targets=(--target "${wanted[@]/%/_tests}")
+    labels=(--label-regex "$(IFS='|'; echo "${wanted[*]}")")
   fi
   echo "== $preset: configure and build"
   cmake --preset "$preset" >/dev/null
@@ -28,9 +28,15 @@ check() {
 }
 
 scripts/setup.sh
-check cpu
+# The cuda build has all tests of the cpu build; the sanitizer builds are without CUDA, so both kinds are built.
+if command -v nvcc >/dev/null || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; then
+  check cuda
+else
+  check cpu
+fi
 if [ "$sanitizers" = yes ]; then
   check asan
-  # The folders whose own code runs on several threads; the others issue ops from one.
-  check tsan runtime kernels model
+  # The folders whose own code runs on several threads, and the CUDA kernels under emulation; the others issue ops from
+  # one thread.
+  check tsan runtime kernels model emulation
 fi
