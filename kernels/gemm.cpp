@@ -1,5 +1,8 @@
 #include "kernels/gemm.h"
 
+#include <algorithm>
+#include <iterator>
+
 #include "kernels/backend.h"
 #include "kernels/cpu.h"
 #include "kernels/cuda.h"
@@ -44,6 +47,30 @@ void linear_activation(Context& context, ConstView x, ConstView w, ConstView bia
   if (!up.empty()) require_shape("linear_activation", "up", up, y.rows, y.cols);
   if (y.empty()) return;
   (context.on_cpu() ? cpu::linear_activation : cuda::linear_activation)(context, x, w, bias, kind, up, y);
+}
+
+ConstantOperands::ConstantOperands(Context& context, std::span<const ConstView> matrices) : context_(context) {
+  for (const ConstView& view : matrices)
+    if (!view.empty()) matrices_.try_emplace(view.data, Matrix{view, {}});
+  context_.constant_operands().push_back(this);
+}
+
+ConstantOperands::~ConstantOperands() { std::erase(context_.constant_operands(), this); }
+
+ConstantOperands::Matrix* ConstantOperands::find(Context& context, ConstView view) {
+  for (ConstantOperands* const promise : context.constant_operands())
+    if (Matrix* const matrix = promise->find_own(view)) return matrix;
+  return nullptr;
+}
+
+ConstantOperands::Matrix* ConstantOperands::find_own(ConstView view) {
+  const auto behind = matrices_.upper_bound(view.data);
+  if (behind == matrices_.begin()) return nullptr;
+  Matrix& matrix = std::prev(behind)->second;
+  const ConstView& whole = matrix.view;
+  const int64_t stride = std::max(whole.stride, whole.cols), offset = view.data - whole.data;
+  const bool inside = offset / stride + view.rows <= whole.rows && offset % stride + view.cols <= whole.cols;
+  return inside && (view.rows <= 1 || view.stride == whole.stride) ? &matrix : nullptr;
 }
 
 }  // namespace loci

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <map>
+#include <span>
+
 #include "kernels/activation.h"
-#include "runtime/context.h"
-#include "runtime/view.h"
+#include "runtime/tensor.h"
 
 namespace loci {
 
@@ -24,6 +26,31 @@ void linear(Context& context, ConstView x, ConstView w, ConstView bias, View y);
 /// y = f(x w + bias), and up = x w + bias, which the backward pass needs, where `up` is not empty; shapes as in
 /// linear(). y, up and x do not alias. In tf32 and bf16 the tanh of gelu_new may be the GPU's own, good to 2^-11.
 void linear_activation(Context& context, ConstView x, ConstView w, ConstView bias, Activation kind, View up, View y);
+
+/// A promise that matrices do not change while it lives, such as the weights of a loaded model. Products with one of
+/// them, or with some of its rows and columns, may keep it in the form in which the device reads it: in bf16 a copy in
+/// half the memory, made when it is first needed. At most the order of sums changes.
+class ConstantOperands {
+ public:
+  struct Matrix {
+    ConstView view;
+    DeviceArray<uint16_t> bf16;  ///< of a backend: its copy, once it has made one
+  };
+
+  ConstantOperands(Context& context, std::span<const ConstView> matrices);
+  ~ConstantOperands();
+  ConstantOperands(const ConstantOperands&) = delete;
+  ConstantOperands& operator=(const ConstantOperands&) = delete;
+
+  /// The matrix that `view` is a part of among all that are promised; null where there is none.
+  static Matrix* find(Context& context, ConstView view);
+
+ private:
+  Matrix* find_own(ConstView view);
+
+  Context& context_;
+  std::map<const float*, Matrix> matrices_;
+};
 
 /// The largest rate this machine reaches in fp32 GEMM is measured by bench/; this is the arithmetic of one product.
 inline double gemm_flop(double m, double n, double k) { return 2 * m * n * k; }

@@ -72,6 +72,18 @@ __global__ void convert_kernel(ConstView x, uint16_t* copy, int64_t stride, unsi
   }
 }
 
+int64_t bf16_stride(int64_t cols) { return (cols + kGroup - 1) / kGroup * kGroup; }
+
+/// [rows, bf16_stride(cols)]
+DeviceArray<uint16_t> to_bf16(Context& context, ConstView x) {
+  const int64_t stride = bf16_stride(x.cols);
+  DeviceArray<uint16_t> copy(context, x.rows * stride);
+  const unsigned spans = blocks_for(stride, kSpan);
+  launch(context, {.op = "conversion to bf16", .grid = blocks_for(x.rows * spans, kWarps), .threads = kThreads},
+         wide(x) ? convert_kernel<true> : convert_kernel<false>, x, copy.data(), stride, spans);
+  return copy;
+}
+
 /// y[r, :] = row, or 0 where there is none. A thread takes one column of several rows.
 __global__ void fill_rows_kernel(const float* row, View y, int64_t rows_per_block) {
   const int64_t column = static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x;
@@ -138,11 +150,14 @@ bool multiply_into_activation(Context& context, vendor::Product product, const f
 
 Operand make_operand(Context& context, ConstView view) {
   if (context.precision() != Precision::bf16) return {view.data, std::max(view.stride, view.cols), {}};
-  const int64_t stride = (view.cols + kGroup - 1) / kGroup * kGroup;
-  Operand operand{nullptr, stride, DeviceArray<uint16_t>(context, view.rows * stride)};
-  const unsigned spans = blocks_for(stride, kSpan);
-  launch(context, {.op = "conversion to bf16", .grid = blocks_for(view.rows * spans, kWarps), .threads = kThreads},
-         wide(view) ? convert_kernel<true> : convert_kernel<false>, view, operand.copy.data(), stride, spans);
+  if (ConstantOperands::Matrix* const constant = ConstantOperands::find(context, view)) {
+    const ConstView& whole = constant->view;
+    if (constant->bf16.empty()) constant->bf16 = to_bf16(context, whole);
+    const int64_t row = (view.data - whole.data) / whole.stride, column = (view.data - whole.data) % whole.stride;
+    const int64_t stride = bf16_stride(whole.cols);
+    return {constant->bf16.data() + row * stride + column, stride, {}};
+  }
+  Operand operand{nullptr, bf16_stride(view.cols), to_bf16(context, view)};
   operand.data = operand.copy.data();
   return operand;
 }

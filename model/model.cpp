@@ -1,6 +1,7 @@
 #include "model/model.h"
 
 #include <map>
+#include <optional>
 
 #include "kernels/gemm.h"
 #include "runtime/error.h"
@@ -13,7 +14,16 @@ namespace {
 struct LoadedWeights {
   std::vector<std::vector<float>> converted;
   std::vector<Tensor> uploaded;
+  std::optional<ConstantOperands> constants;
 };
+
+/// Promises that the matrices stay as they were loaded; edits are made on copies.
+void promise_constant(Context& context, const Parameters<const float>& parameters, LoadedWeights& weights) {
+  std::vector<ConstView> matrices{parameters.unembedding};
+  for (const BlockParameters<const float>& block : parameters.blocks)
+    matrices.insert(matrices.end(), {block.qkv_weight, block.out_weight, block.up_weight, block.down_weight});
+  weights.constants.emplace(context, matrices);
+}
 
 ConstView load_parameter(Context& context, const Checkpoint& checkpoint, const TensorInfo& info,
                          LoadedWeights& weights) {
@@ -59,6 +69,7 @@ Model Model::load(Context& context, const std::filesystem::path& dir) {
   parameters.blocks.resize(static_cast<size_t>(config.layers));
   visit_parameters(parameters, config, [&](const std::string& name, ConstView& view) { view = views.at(name); });
   if (config.tied) parameters.unembedding = parameters.token_embedding;
+  promise_constant(context, parameters, *weights);
   Model model(config, std::move(parameters), std::move(weights));
   model.checkpoint_ = std::move(checkpoint);
   return model;

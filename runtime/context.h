@@ -14,6 +14,8 @@
 
 namespace loci {
 
+class ConstantOperands;  // kernels/gemm.h
+
 enum class DeviceType { cpu, cuda };
 
 /// Where ops run. `cpu`, `cuda` or `cuda:1` on the command line.
@@ -82,6 +84,9 @@ class Context {
   /// Returns when all issued ops are done. An error of one of them is thrown here, as SystemError.
   void synchronize();
 
+  /// The promises that are alive; they enter and leave by themselves.
+  std::vector<ConstantOperands*>& constant_operands() { return constant_operands_; }
+
   /// Bytes one wave of the executor may use.
   int64_t memory_budget() const { return memory_budget_; }
   /// The most bytes that were allocated at one time.
@@ -101,6 +106,7 @@ class Context {
   int64_t live_bytes_ = 0;
   int64_t peak_bytes_ = 0;
   std::multimap<size_t, void*> free_blocks_;
+  std::vector<ConstantOperands*> constant_operands_;
 };
 
 }  // namespace loci

@@ -186,6 +186,34 @@ TEST(GemmNumbers, TheSameCallGivesTheSameBits) {
   for (const Values& result : results) EXPECT_TRUE(identical(result, results[0]));
 }
 
+TEST(GemmNumbers, APromiseThatAMatrixIsConstantChangesNothing) {
+  Context context(device_options());
+  std::mt19937 random(7);
+  const int64_t m = 9, k = 24, n = 40;
+  const Tensor x = Tensor::from_host(context, integer_values(random, m * k), m, k);
+  Tensor w = Tensor::from_host(context, integer_values(random, k * n), k, n);
+  const auto products = [&] {
+    Tensor whole(context, m, n), columns(context, m, 16), rows(context, m, n), turned(context, m, 7);
+    gemm(context, Transpose::no, x.view(), Transpose::no, w.view(), whole.view());
+    gemm(context, Transpose::no, x.view(), Transpose::no, w.view().cols_slice(8, 16), columns.view());
+    gemm(context, Transpose::no, x.view().cols_slice(0, 7), Transpose::no, w.rows_slice(5, 7), rows.view());
+    gemm(context, Transpose::no, x.view(), Transpose::yes, w.rows_slice(3, 7).cols_slice(16, 24), turned.view());
+    return std::vector<Values>{whole.to_host(), columns.to_host(), rows.to_host(), turned.to_host()};
+  };
+  const std::vector<Values> expected = products();
+  std::vector<Values> again;
+  {
+    const ConstView constant = w.view();
+    const ConstantOperands promise(context, {&constant, 1});
+    EXPECT_EQ(ConstantOperands::find(context, w.rows_slice(5, 7))->view.data, w.data());
+    EXPECT_EQ(ConstantOperands::find(context, x.view()), nullptr);
+    again = products();
+  }
+  for (size_t i = 0; i < expected.size(); ++i) EXPECT_TRUE(identical(again[i], expected[i])) << i;
+  context.fill_zero(w.data(), sizeof(float) * static_cast<size_t>(k * n));
+  EXPECT_EQ(products()[0], Values(static_cast<size_t>(m * n)));
+}
+
 TEST(GemmErrors, ShapesThatDoNotFitAreRefusedBeforeAnyWrite) {
   Context context(device_options());
   Padded a(context, 2, 3, Values(6, 1)), b(context, 4, 2, Values(8, 1)), c(context, 2, 2, Values(4, 7));
