@@ -117,25 +117,23 @@ enum class LaneOperation { barrier, exchange, gather, ballot };
 
 /// One thread of the running block.
 struct Thread {
-  enum class State { running, at_block_barrier, at_lanes, returned };
   Place place;
-  State state = State::running;
   Worker* worker = nullptr;  // the flow that it is on, from its first step to its last
   void* identity = nullptr;  // ThreadSanitizer's fiber,
   Worker* home = nullptr;    // and the flow that is kept for it
-  // What it brings to an operation of its warp, and what it takes away.
-  LaneOperation operation = LaneOperation::barrier;
-  unsigned mask = 0;
-  int source = 0;
-  uint64_t value = 0;
-  uint64_t result = 0;
-  uint64_t* results = nullptr;  // where gather leaves all lanes' values
 };
 
+/// Lanes of one warp, and what each brings to the operation at which it waits.
 struct Warp {
-  unsigned ready = 0;                  // lanes that can go on
-  unsigned arrived = 0;                // lanes that wait for others
-  std::array<char, kWarp> order = {};  // addresses for ThreadSanitizer: of barriers, by their lowest lane
+  unsigned ready = 0;    // lanes that can go on
+  unsigned waiting = 0;  // lanes that wait for others
+  std::array<LaneOperation, kWarp> operations = {};
+  std::array<unsigned, kWarp> masks = {};
+  std::array<uint64_t, kWarp> values = {};
+  std::array<int, kWarp> sources = {};
+  std::array<uint64_t, kWarp> results = {};
+  std::array<uint64_t*, kWarp> gathered = {};  // where gather leaves all lanes' values
+  std::array<char, kWarp> order = {};          // addresses for ThreadSanitizer: of barriers, by their lowest lane
 };
 
 /// One array in shared memory.
@@ -149,8 +147,7 @@ class Machine {
   ~Machine();
   void run(const Job& job, const std::function<void()>& body);
   void sync_block();
-  uint64_t meet_lanes(LaneOperation operation, unsigned mask, uint64_t value, int source);
-  void gather(uint64_t value, uint64_t* all);
+  uint64_t meet_lanes(LaneOperation operation, unsigned mask, uint64_t value, int source, uint64_t* all = nullptr);
   void* take_shared(size_t call, size_t bytes);
 
  private:
@@ -169,7 +166,7 @@ class Machine {
   void abandon();
   [[noreturn]] void fail_stuck();
 
-  void make_ready(size_t thread);
+  void take_turn(size_t thread);
   Thread* next_ready();
   void become(Thread& thread);
   void give_way();
@@ -180,11 +177,10 @@ class Machine {
   Worker& idle_worker();
   Worker& make_worker();
 
-  bool lanes_met(const Thread& thread) const;
-  void complete(const Thread& last);
+  void complete(size_t warp, size_t last);
+  void order_lanes(size_t warp, unsigned mask);
   template <typename Action>
   void as(void* identity, Action&& action) const;
-  void order(const Thread& thread, char& address) const;
 
   const Job* job_ = nullptr;
   const std::function<void()>* body_ = nullptr;
@@ -195,6 +191,7 @@ class Machine {
   size_t arrived_ = 0, returned_ = 0;
   uint64_t blocks_ = 0;  // of this launch so far
   uint64_t launches_ = 0;
+  bool backwards_ = false;
   Thread* current_ = nullptr;
   std::exception_ptr failure_;
   bool abandoning_ = false, ending_ = false;
@@ -282,7 +279,6 @@ void Machine::begin_block(const uint3& block) {
   for (size_t i = 0; i < threads_.size(); ++i) {
     Thread& thread = threads_[i];
     thread.place = {{static_cast<unsigned>(i), 0, 0}, block, size, job_->grid};
-    thread.state = Thread::State::running;
     if (!kTsan) continue;
     Identity& identity = identities_[blocks_ % 2][i];
     if (!identity.fiber) identity = {__tsan_create_fiber(0), &make_worker()};
@@ -292,7 +288,7 @@ void Machine::begin_block(const uint3& block) {
   }
   for (size_t w = 0; w < threads_.size() / kWarp; ++w) {
     warps_[w].ready = ~0u;
-    warps_[w].arrived = 0;
+    warps_[w].waiting = 0;
     ready_warps_ |= 1u << w;
   }
   arrived_ = returned_ = 0;
@@ -301,7 +297,7 @@ void Machine::begin_block(const uint3& block) {
 
 void Machine::run_block(const uint3& block) {
   begin_block(block);
-  ++blocks_;
+  backwards_ = (launches_ + ++blocks_) % 2 == 1;
   resume(next_ready());  // comes back when no thread can go on
   const bool stuck = !failure_ && returned_ < threads_.size();
   if (failure_) abandon();
@@ -333,37 +329,33 @@ void Machine::abandon() {
 }
 
 void Machine::fail_stuck() {
-  int at_block = 0, at_lanes = 0, returned = 0;
-  for (const Thread& thread : threads_) {
-    at_block += thread.state == Thread::State::at_block_barrier;
-    at_lanes += thread.state == Thread::State::at_lanes;
-    returned += thread.state == Thread::State::returned;
-  }
+  int at_lanes = 0;
+  for (size_t w = 0; w < threads_.size() / kWarp; ++w) at_lanes += std::popcount(warps_[w].waiting);
+  const size_t at_block = arrived_, returned = returned_;
   abandon();
   end_block();
   throw_error<Error>("{}: the block hangs: {} threads wait at __syncthreads, {} at a warp's barrier, {} have returned",
                      job_->op, at_block, at_lanes, returned);
 }
 
-void Machine::make_ready(size_t thread) {
-  warps_[thread / kWarp].ready |= 1u << thread % kWarp;
-  ready_warps_ |= 1u << thread / kWarp;
+/// `thread` is about to run.
+void Machine::take_turn(size_t thread) {
+  Warp& warp = warps_[thread / kWarp];
+  warp.ready &= ~(1u << thread % kWarp);
+  if (warp.ready == 0) ready_warps_ &= ~(1u << thread / kWarp);
 }
 
 /// The next thread that can go on, of the same warp while it has one. Every other block runs backwards, so that a
 /// kernel whose result depends on the order of its threads does not pass by luck.
 Thread* Machine::next_ready() {
   if (failure_ || ready_warps_ == 0) return nullptr;
-  const bool backwards = (launches_ + blocks_) % 2 == 1;
   const auto pick = [&](unsigned bits) {
-    return static_cast<size_t>(backwards ? 31 - std::countl_zero(bits) : std::countr_zero(bits));
+    return static_cast<size_t>(backwards_ ? 31 - std::countl_zero(bits) : std::countr_zero(bits));
   };
   if ((ready_warps_ >> warp_ & 1) == 0) warp_ = pick(ready_warps_);
-  Warp& warp = warps_[warp_];
-  const size_t lane = pick(warp.ready);
-  warp.ready &= ~(1u << lane);
-  if (warp.ready == 0) ready_warps_ &= ~(1u << warp_);
-  return &threads_[warp_ * kWarp + lane];
+  const size_t thread = warp_ * kWarp + pick(warps_[warp_].ready);
+  take_turn(thread);
+  return &threads_[thread];
 }
 
 void Machine::become(Thread& thread) {
@@ -443,7 +435,6 @@ void Machine::work() {
       if (!failure_) failure_ = std::current_exception();
     }
     thread.worker = nullptr;
-    thread.state = Thread::State::returned;
     ++returned_;
     Thread* next = next_ready();
     if (next && !next->worker && !next->home) {
@@ -466,79 +457,83 @@ void Machine::as(void* identity, Action&& action) const {
 /// The last thread to arrive lets the others go on; they are ordered in its name, before any of them runs again, so
 /// that nothing which they do behind the barrier is ordered with it.
 void Machine::sync_block() {
-  current_->state = Thread::State::at_block_barrier;
   if (++arrived_ < threads_.size()) return give_way();
   arrived_ = 0;
   if (kTsan) {
     for (const Thread& thread : threads_) as(thread.identity, [this] { __tsan_release(&block_barrier_); });
     for (const Thread& thread : threads_) as(thread.identity, [this] { __tsan_acquire(&block_barrier_); });
   }
-  for (size_t i = 0; i < threads_.size(); ++i) {
-    threads_[i].state = Thread::State::running;
-    if (&threads_[i] != current_) make_ready(i);
-  }
+  for (size_t w = 0; w < threads_.size() / kWarp; ++w) warps_[w].ready = ~0u;
+  ready_warps_ = ~0u >> (32 - threads_.size() / kWarp);
+  take_turn(current_->place.thread.x);
 }
 
-void Machine::gather(uint64_t value, uint64_t* all) {
-  current_->results = all;
-  meet_lanes(LaneOperation::gather, ~0u, value, 0);
-}
-
-uint64_t Machine::meet_lanes(LaneOperation operation, unsigned mask, uint64_t value, int source) {
-  Thread& thread = *current_;
-  const size_t lane = thread.place.thread.x % kWarp;
+uint64_t Machine::meet_lanes(LaneOperation operation, unsigned mask, uint64_t value, int source, uint64_t* all) {
+  const size_t w = current_->place.thread.x / kWarp, lane = current_->place.thread.x % kWarp;
   require<Error>(mask >> lane & 1, "{}: lane {} takes part in an operation of the lanes {:#x}", job_->op, lane, mask);
-  thread.state = Thread::State::at_lanes;
-  thread.operation = operation;
-  thread.mask = mask;
-  thread.source = source;
-  thread.value = value;
-  warps_[thread.place.thread.x / kWarp].arrived |= 1u << lane;
-  if (lanes_met(thread))
-    complete(thread);
+  Warp& warp = warps_[w];
+  warp.operations[lane] = operation;
+  warp.masks[lane] = mask;
+  warp.values[lane] = value;
+  warp.sources[lane] = source;
+  warp.gathered[lane] = all;
+  warp.waiting |= 1u << lane;
+  bool met = (warp.waiting & mask) == mask;
+  for (unsigned left = mask; met && left; left &= left - 1) {
+    const auto other = static_cast<size_t>(std::countr_zero(left));
+    met = warp.masks[other] == mask && warp.operations[other] == operation;
+  }
+  if (met)
+    complete(w, lane);
   else
     give_way();
-  return thread.result;
-}
-
-bool Machine::lanes_met(const Thread& thread) const {
-  const size_t warp = thread.place.thread.x / kWarp;
-  if ((warps_[warp].arrived & thread.mask) != thread.mask) return false;
-  for (unsigned left = thread.mask; left; left &= left - 1) {
-    const Thread& other = threads_[warp * kWarp + static_cast<size_t>(std::countr_zero(left))];
-    if (other.mask != thread.mask || other.operation != thread.operation) return false;
-  }
-  return true;
+  return warp.results[lane];
 }
 
 /// Does the operation of the lanes that have met. Shuffles and votes move values but do not order memory, so
 /// ThreadSanitizer is told of none.
-void Machine::complete(const Thread& last) {
-  const size_t first = last.place.thread.x / kWarp * kWarp;
-  const auto each = [&](auto&& action) {
-    for (unsigned left = last.mask; left; left &= left - 1) action(static_cast<size_t>(std::countr_zero(left)));
-  };
-  Warp& warp = warps_[first / kWarp];
-  unsigned votes = 0;
-  each([&](size_t lane) { votes |= static_cast<unsigned>(threads_[first + lane].value != 0) << lane; });
-  if (kTsan && last.operation == LaneOperation::barrier) {
-    char& address = warp.order[static_cast<size_t>(std::countr_zero(last.mask))];
-    each([&](size_t lane) { as(threads_[first + lane].identity, [&] { __tsan_release(&address); }); });
-    each([&](size_t lane) { as(threads_[first + lane].identity, [&] { __tsan_acquire(&address); }); });
-  }
+void Machine::complete(size_t w, size_t last) {
   constexpr uint64_t kNothing = 0x7ff8dead7fc0deadull;  // NaN in both precisions
-  each([&](size_t lane) {
-    Thread& thread = threads_[first + lane];
-    const bool named = last.mask >> thread.source & 1;
-    thread.result = last.operation == LaneOperation::ballot ? votes
-                    : named                                 ? threads_[first + static_cast<size_t>(thread.source)].value
-                                                            : kNothing;
-    if (last.operation == LaneOperation::gather)
-      for (size_t i = 0; i < kWarp; ++i) thread.results[i] = threads_[first + i].value;
-    thread.state = Thread::State::running;
-    if (&thread != &last) make_ready(first + lane);
-  });
-  warp.arrived &= ~last.mask;
+  Warp& warp = warps_[w];
+  const unsigned mask = warp.masks[last];
+  const auto each = [mask](auto&& action) {
+    for (unsigned left = mask; left; left &= left - 1) action(static_cast<size_t>(std::countr_zero(left)));
+  };
+  switch (warp.operations[last]) {
+    case LaneOperation::barrier:
+      if (kTsan) order_lanes(w, mask);
+      break;
+    case LaneOperation::exchange:
+      each([&](size_t lane) {
+        const auto source = static_cast<size_t>(warp.sources[lane]);
+        warp.results[lane] = mask >> source & 1 ? warp.values[source] : kNothing;
+      });
+      break;
+    case LaneOperation::ballot: {
+      uint64_t votes = 0;
+      each([&](size_t lane) { votes |= uint64_t{warp.values[lane] != 0} << lane; });
+      each([&](size_t lane) { warp.results[lane] = votes; });
+      break;
+    }
+    case LaneOperation::gather:
+      each([&](size_t lane) {
+        as(threads_[w * kWarp + lane].identity,
+           [&] { std::copy(warp.values.begin(), warp.values.end(), warp.gathered[lane]); });
+      });
+      break;
+  }
+  warp.waiting &= ~mask;
+  warp.ready |= mask;
+  ready_warps_ |= 1u << w;
+  take_turn(w * kWarp + last);
+}
+
+void Machine::order_lanes(size_t w, unsigned mask) {
+  char& address = warps_[w].order[static_cast<size_t>(std::countr_zero(mask))];
+  for (const bool arriving : {true, false})
+    for (unsigned left = mask; left; left &= left - 1)
+      as(threads_[w * kWarp + static_cast<size_t>(std::countr_zero(left))].identity,
+         [&] { arriving ? __tsan_release(&address) : __tsan_acquire(&address); });
 }
 
 /// The first thread that asks makes the array, for ThreadSanitizer in the host's name.
@@ -572,7 +567,7 @@ void sync_lanes(unsigned mask) { machine().meet_lanes(LaneOperation::barrier, ma
 uint64_t exchange(unsigned mask, uint64_t bits, int source) {
   return machine().meet_lanes(LaneOperation::exchange, mask, bits, source);
 }
-void gather(uint64_t bits, uint64_t (&all)[kWarp]) { machine().gather(bits, all); }
+void gather(uint64_t bits, uint64_t (&all)[kWarp]) { machine().meet_lanes(LaneOperation::gather, ~0u, bits, 0, all); }
 unsigned ballot(unsigned mask, bool value) {
   return static_cast<unsigned>(machine().meet_lanes(LaneOperation::ballot, mask, value, 0));
 }

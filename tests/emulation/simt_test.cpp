@@ -140,6 +140,22 @@ TEST(Simt, Votes) {
   }
 }
 
+TEST(Simt, GatherGivesEveryLaneAllValues) {
+  const auto sums = of_each_lane([](int lane) {
+    uint64_t all[32];
+    uint64_t sum = 0;
+    for (uint64_t round = 0; round < 3; ++round) {
+      emulation::gather(round + static_cast<uint64_t>(lane), all);
+      for (uint64_t i = 0; i < 32; ++i) sum += (i + 1) * all[i];
+    }
+    return sum;
+  });
+  uint64_t expected = 0;
+  for (uint64_t round = 0; round < 3; ++round)
+    for (uint64_t i = 0; i < 32; ++i) expected += (i + 1) * (round + i);
+  for (const uint64_t sum : sums) EXPECT_EQ(sum, expected);
+}
+
 TEST(Simt, BarriersOrderSharedMemory) {
   for (const int threads : {32, 64, 256, 1024}) {
     const auto count = static_cast<size_t>(threads);
