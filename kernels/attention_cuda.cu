@@ -45,32 +45,6 @@ __device__ inline float4 scaled(float factor, float4 x) {
 /// Zero where all four are finite, else NaN.
 __device__ inline float nan_unless_finite(float4 x) { return 0.0f * x.x + 0.0f * x.y + (0.0f * x.z + 0.0f * x.w); }
 
-/// Columns first .. first + 3 of a row of `width` columns, zero behind its end.
-template <bool kWide>
-__device__ float4 load_columns(const float* row, int first, int width) {
-  float4 got = make_float4(0, 0, 0, 0);
-  if (kWide) {
-    if (first < width) got = *reinterpret_cast<const float4*>(row + first);
-  } else {
-    if (first < width) got.x = row[first];
-    if (first + 1 < width) got.y = row[first + 1];
-    if (first + 2 < width) got.z = row[first + 2];
-    if (first + 3 < width) got.w = row[first + 3];
-  }
-  return got;
-}
-template <bool kWide>
-__device__ void store_columns(float* row, int first, int width, float4 x) {
-  if (kWide) {
-    if (first < width) *reinterpret_cast<float4*>(row + first) = x;
-  } else {
-    if (first < width) row[first] = x.x;
-    if (first + 1 < width) row[first + 1] = x.y;
-    if (first + 2 < width) row[first + 2] = x.z;
-    if (first + 3 < width) row[first + 3] = x.w;
-  }
-}
-
 /// What a lane holds of a row of a head: columns panel + 32 m + 4 c .. + 3 for m < kChunks.
 template <int kChunks, bool kWide>
 __device__ void load_row(const float* row, int panel, int width, float4 (&to)[kChunks]) {

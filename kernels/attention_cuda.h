@@ -68,6 +68,32 @@ __device__ inline bool aligned_rows(const float* data, int64_t stride) {
   return (reinterpret_cast<uintptr_t>(data) % 16 | static_cast<uintptr_t>(stride) % 4) == 0;
 }
 
+/// Columns first .. first + 3 of a row of `width` columns, zero behind its end.
+template <bool kWide>
+__device__ float4 load_columns(const float* row, int first, int width) {
+  float4 got = make_float4(0, 0, 0, 0);
+  if (kWide) {
+    if (first < width) got = *reinterpret_cast<const float4*>(row + first);
+  } else {
+    if (first < width) got.x = row[first];
+    if (first + 1 < width) got.y = row[first + 1];
+    if (first + 2 < width) got.z = row[first + 2];
+    if (first + 3 < width) got.w = row[first + 3];
+  }
+  return got;
+}
+template <bool kWide>
+__device__ void store_columns(float* row, int first, int width, float4 x) {
+  if (kWide) {
+    if (first < width) *reinterpret_cast<float4*>(row + first) = x;
+  } else {
+    if (first < width) row[first] = x.x;
+    if (first + 1 < width) row[first + 1] = x.y;
+    if (first + 2 < width) row[first + 2] = x.z;
+    if (first + 3 < width) row[first + 3] = x.w;
+  }
+}
+
 struct KeyRow {
   const float* key;
   const float* value;

@@ -197,6 +197,11 @@ std::vector<Sizes> all_sizes() {
       {{{1, 1, 1, {5}}, {2, 2, 1, {3, 1, 7}}, {3, 0 + 2, 0, {4}}, {1, 0, 0, {9}}}, 2, 20},
       {{{70, 100, 31, {33, 0, 64}}}, 2, 33},
       {{}, 2, 4},
+      {{{40, 40, 1, {}}, {3, 9, 4, {}}, {26, 60, 30, {7}}}, 2, 96},
+      {{{33, 33, 1, {}}}, 1, 128},
+      {{{70, 70, 1, {3}}, {5, 5, 1, {}}}, 1, 256},
+      {{{30, 30, 1, {}}, {2, 3, 2, {1}}}, 1, 260},
+      {{{130, 160, 31, {40}}}, 2, 64},
   };
 }
 
@@ -275,7 +280,33 @@ TEST_P(Attention, BackwardAgreesWithTheDerivativeInDouble) {
   EXPECT_TRUE(dq.guarded() && dk.guarded() && dv.guarded());
 }
 
-INSTANTIATE_TEST_SUITE_P(Sizes, Attention, ::testing::Range<size_t>(0, 9));
+// As above, with rows that are close together and, where the width is a multiple of 4, 16-byte aligned.
+TEST_P(Attention, AgreesOnAlignedRows) {
+  const Sizes sizes = all_sizes()[GetParam()];
+  Context context(device_options());
+  const Case c(context, sizes.specs, sizes.heads, sizes.width, 1 / std::sqrt(static_cast<float>(sizes.width)));
+  std::mt19937 random(7);
+  const Values dy_values = normal_values(random, c.queries() * c.d());
+  const auto tensor = [&](const Values& values, int64_t rows) {
+    return Tensor::from_host(context, values, rows, c.d());
+  };
+  const Tensor q = tensor(c.q(), c.queries()), k = tensor(c.k(), c.key_rows()), v = tensor(c.v(), c.key_rows());
+  const Tensor dy = tensor(dy_values, c.queries());
+  Tensor y(context, c.queries(), c.d()), log_sums(context, c.queries(), c.heads()), dq(context, c.queries(), c.d());
+  Tensor dk = Tensor::zeros(context, c.key_rows(), c.d()), dv = Tensor::zeros(context, c.key_rows(), c.d());
+  attention(context, c.batch(), c.heads(), c.scale(), q.view(), k.view(), v.view(), y.view(), log_sums.view());
+  attention_backward(context, c.batch(), c.heads(), c.scale(), q.view(), k.view(), v.view(), y.view(), log_sums.view(),
+                     dy.view(), dq.view(), dk.view(), dv.view());
+  const Case::Result expected = c.reference(dy_values);
+  const double allowed = 8 * tolerance(sizes.width) * std::sqrt(static_cast<double>(sizes.width));
+  EXPECT_TRUE(close_to(y.to_host(), expected.output, tolerance(sizes.width), expected.errors.output));
+  EXPECT_TRUE(close_to(log_sums.to_host(), expected.log_sums, tolerance(sizes.width), expected.errors.log_sums));
+  EXPECT_TRUE(close_to(dq.to_host(), expected.dq, allowed, expected.errors.dq));
+  EXPECT_TRUE(close_to(dk.to_host(), expected.dk, allowed, expected.errors.dk));
+  EXPECT_TRUE(close_to(dv.to_host(), expected.dv, allowed, expected.errors.dv));
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, Attention, ::testing::Range<size_t>(0, 14));
 
 TEST(AttentionByHand, TwoKeys) {
   Context context(device_options());
@@ -320,6 +351,42 @@ TEST(AttentionNumbers, NanComesThrough) {
   attention(context, batch, 1, 1, q.read(), k.read(), v.read(), y.view(), View());
   EXPECT_EQ(y.values()[0], 8);
   EXPECT_TRUE(std::isnan(y.values()[1]));
+}
+
+// Tiles of queries see different numbers of the same keys.
+TEST(AttentionNumbers, NanReachesOnlyTheQueriesThatSeeIt) {
+  if (device_options().device.type == DeviceType::cpu) GTEST_SKIP() << "the CPU's tiles multiply unseen values by zero";
+  for (const int64_t count : {10, 100}) {
+    Context context(device_options());
+    const int64_t width = 40, bad_value = count / 2, bad_key = count - 3;
+    const std::vector<AttentionSequence> sequences{{0, count, 0, count, 1, 0, 0}};
+    AttentionBatch batch{
+        DeviceArray<AttentionSequence>(context, std::span<const AttentionSequence>(sequences)), {}, count, count};
+    std::mt19937 random(3);
+    const Values q = normal_values(random, count * width), k = normal_values(random, count * width),
+                 v = normal_values(random, count * width);
+    const auto run = [&](const Values& keys, const Values& values) {
+      const Tensor queries = Tensor::from_host(context, q, count, width),
+                   key_rows = Tensor::from_host(context, keys, count, width),
+                   value_rows = Tensor::from_host(context, values, count, width);
+      Tensor y(context, count, width);
+      attention(context, batch, 1, 0.2f, queries.view(), key_rows.view(), value_rows.view(), y.view(), View());
+      return y.to_host();
+    };
+    Values spoiled_k = k, spoiled_v = v;
+    spoiled_k[static_cast<size_t>(bad_key * width + 5)] = kNan;
+    spoiled_v[static_cast<size_t>(bad_value * width + 7)] = kNan;
+    spoiled_v[static_cast<size_t>(bad_value * width + 33)] = std::numeric_limits<float>::infinity();
+    const Values clean = run(k, v), spoiled = run(spoiled_k, spoiled_v);
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t c = 0; c < width; ++c) {
+        const auto at = static_cast<size_t>(i * width + c);
+        if (i >= bad_key || (i >= bad_value && (c == 7 || c == 33)))
+          EXPECT_FALSE(std::isfinite(spoiled[at])) << "query " << i << ", column " << c;
+        else
+          EXPECT_EQ(spoiled[at], clean[at]) << "query " << i << ", column " << c;
+      }
+  }
 }
 
 TEST(AttentionErrors, AreThrownBeforeAnyWrite) {
