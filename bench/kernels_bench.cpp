@@ -554,6 +554,8 @@ Suite::Work make_cholesky(Suite& suite) {
   SecondMoment moment(suite.context(), n);
   moment.add(suite.context(), suite.random(2 * n, n).view());
   auto matrix = std::make_shared<std::vector<double>>(moment.sum(suite.context()));
+  for (int64_t i = 0; i < n; ++i)
+    (*matrix)[static_cast<size_t>(i * (n + 1))] += static_cast<double>(n);  // far from singular
   auto factor = std::make_shared<std::unique_ptr<Cholesky>>();
   return {[=, &suite] { *factor = std::make_unique<Cholesky>(suite.context(), *matrix, n, "C"); },
           [=] {
