@@ -58,18 +58,27 @@ std::vector<ProductShape> product_shapes(const Shapes& shapes) {
   return made;
 }
 
+// Weights do not change while a model is loaded, and the executor says so.
+std::shared_ptr<ConstantOperands> constant(Suite& suite, const Tensor& weight) {
+  const ConstView view = weight.view();
+  return std::make_shared<ConstantOperands>(suite.context(), std::span(&view, 1));
+}
+
 Suite::Work make_product(Suite& suite, const ProductShape& s) {
   auto a = s.ta == Transpose::no ? suite.shared_random(s.m, s.k) : suite.shared_random(s.k, s.m);
   auto b = s.tb == Transpose::no ? suite.shared_random(s.k, s.n) : suite.shared_random(s.n, s.k);
   auto c = suite.shared_random(s.m, s.n);
-  return {[=, &suite] { gemm(suite.context(), s.ta, a->view(), s.tb, b->view(), c->view()); },
+  auto promise = s.ta == Transpose::no ? constant(suite, *b) : nullptr;  // else b is no weight
+  return {[=, &suite, held = promise] { gemm(suite.context(), s.ta, a->view(), s.tb, b->view(), c->view()); },
           [=, &suite] { return product_error(suite.context(), s.ta, a->view(), s.tb, b->view(), c->view()); }};
 }
 
 Suite::Work make_linear(Suite& suite, int64_t rows, int64_t inputs, int64_t outputs) {
   auto x = suite.shared_random(rows, inputs), w = suite.shared_random(inputs, outputs);
   auto bias = suite.shared_random(1, outputs), y = suite.shared_random(rows, outputs);
-  return {[=, &suite] { linear(suite.context(), x->view(), w->view(), bias->view(), y->view()); },
+  return {[=, &suite, held = constant(suite, *w)] {
+            linear(suite.context(), x->view(), w->view(), bias->view(), y->view());
+          },
           [=, &suite] {
             return product_error(suite.context(), Transpose::no, x->view(), Transpose::no, w->view(), y->view(),
                                  bias->view());
@@ -81,7 +90,7 @@ Suite::Work make_linear_activation(Suite& suite, int64_t rows, int64_t inputs, i
   auto x = suite.shared_random(rows, inputs), w = suite.shared_random(inputs, outputs, 0.02f);
   auto bias = suite.shared_random(1, outputs), y = suite.shared_random(rows, outputs);
   auto up = suite.shared_random(rows, outputs);
-  return {[=, &suite] {
+  return {[=, &suite, held = constant(suite, *w)] {
             linear_activation(suite.context(), x->view(), w->view(), bias->view(), Activation::gelu_new, up->view(),
                               y->view());
           },

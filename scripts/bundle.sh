@@ -76,7 +76,7 @@ while read -r library; do
       continue 2
     fi
   done
-  ldconfig -p 2>/dev/null | grep -q "$library" || echo "run: $library was not found" >&2
+  ldconfig -p 2>/dev/null | grep "$library" >/dev/null || echo "run: $library was not found" >&2
 done <"$here/cuda-libraries"
 path=$found${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 [ "$1" != --library-path ] || { echo "$path"; exit; }
