@@ -185,6 +185,14 @@ PackedPair pack_pair(const Job& job, const AttentionSequence& s, int64_t head, P
   return pair;
 }
 
+// Whether no value is NaN or infinite.
+LOCI_SIMD bool all_finite(const float* values, int64_t count) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < count; ++i) sum += values[i] * 0.0f;
+  return sum == 0.0f;
+}
+
 void forward_tile(const Job& job, const AttentionSequence& s, int64_t head, const PackedPair& pair, int64_t first,
                   int64_t count, Scratch& scratch, View output, View log_sums) {
   const int64_t wide = packed(job.width);
@@ -202,7 +210,13 @@ void forward_tile(const Job& job, const AttentionSequence& s, int64_t head, cons
     inverse[i] = 1 / row.sum;
     if (!log_sums.empty()) log_sums.row(s.first_query + first + i)[head] = row.maximum + std::log(row.sum);
   }
-  multiply_small(count, wide, visible + count - 1, scores, padded, 1, pair.values, wide, sums, wide);
+  if (count == 1 || all_finite(pair.values + visible * wide, (count - 1) * wide)) {
+    multiply_small(count, wide, visible + count - 1, scores, padded, 1, pair.values, wide, sums, wide);
+  } else {
+    // Query by query: a value that a query does not see would meet it with weight zero, and zero times NaN is NaN.
+    for (int64_t i = 0; i < count; ++i)
+      multiply_small(1, wide, visible + i, scores + i * padded, padded, 1, pair.values, wide, sums + i * wide, wide);
+  }
   for (int64_t i = 0; i < count; ++i)
     scale_into(sums + i * wide, job.width, inverse[i], output.row(s.first_query + first + i) + head * job.width);
 }
