@@ -93,13 +93,13 @@ class StagedTiles {
 
   /// Starts the copies of keys `first` .. ; what lies behind the last key or column becomes zero.
   __device__ void fetch(int first) {
-#pragma unroll
+#pragma unroll 2
     for (int i = 0; i < Shape::kChunks; ++i) {
       const int number = i * kThreads + thread_;
       const int key = first + number / Shape::kRowChunks;
       fetch_chunk(list_.at(min(key, seen_ - 1)).key, key < seen_, number, raw_keys_ + 4 * number);
     }
-#pragma unroll
+#pragma unroll 2
     for (int i = 0; i < Shape::kChunks; ++i) {
       const int number = i / Shape::kPerWord * kThreads + thread_;
       const int key = first + number / Shape::kRowChunks * Shape::kPerWord + i % Shape::kPerWord;
