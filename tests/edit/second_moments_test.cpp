@@ -137,6 +137,7 @@ TEST_F(SecondMoments, LimitsCutTheText) {
 struct Interrupted {};
 
 TEST_F(SecondMoments, InterruptedJobsGiveTheSameBits) {
+  if (on_emulated_device()) GTEST_SKIP() << "minutes of emulation; the other tests run the same ops";
   // Long enough for two checkpoints; one layer keeps it quick.
   Documents documents;
   const auto unit = static_cast<size_t>(kSecondMomentUnit);

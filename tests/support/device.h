@@ -34,6 +34,11 @@ inline std::vector<int> thread_counts(std::initializer_list<int> on_cpu) {
   return {*on_cpu.begin()};
 }
 
+/// True on the emulated device, which is too slow for the longest tests.
+inline bool on_emulated_device() {
+  return device_options().device.type == DeviceType::cuda && CudaDevice(0).product() == "host emulation";
+}
+
 /// False in precisions that round the inputs of products. For tests whose claim is fp32's alone:
 /// `if (!products_are_fp32()) GTEST_SKIP() << kFp32Only;`
 inline bool products_are_fp32() { return device_options().precision == Precision::fp32; }
