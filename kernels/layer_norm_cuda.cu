@@ -315,7 +315,8 @@ void parameter_gradients(Context& context, ConstView x, ConstView statistics, Co
           .grid = {blocks_for(x.cols, kWarp), 2},
           .threads = kColumnWarps * kWarp,
           .shared_bytes = SharedMemory::bytes<double>(kColumnWarps * kWarp)},
-         layer_norm_add_chunks, partial.data(), chunks, x.cols, dgain.data, dbias.data);
+         layer_norm_add_chunks, partial.data(), chunks, x.cols, dgain.empty() ? nullptr : dgain.data,
+         dbias.empty() ? nullptr : dbias.data);
 }
 
 /// A block for each row, of as many threads as hold it.
