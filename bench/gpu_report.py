@@ -374,8 +374,8 @@ def list_gpu_tests(listed):
         if not test.get("command"):
             continue
         properties = {p["name"]: p["value"] for p in test["properties"]}
-        variables = dict(x.split("=", 1) for x in properties.get("ENVIRONMENT", []))
-        names = made.setdefault(os.path.basename(test["command"][0]), {}).setdefault(variables.get("LOCI_TEST_PRECISION", "fp32"), [])
+        [precision] = [x.removeprefix("LOCI_TEST_PRECISION=set:") for x in properties["ENVIRONMENT_MODIFICATION"]]
+        names = made.setdefault(os.path.basename(test["command"][0]), {}).setdefault(precision, [])
         names += [x.removeprefix("--gtest_filter=") for x in test["command"] if x.startswith("--gtest_filter=")]
     return made
 
