@@ -627,7 +627,7 @@ void attention_backward(Context& context, const AttentionBatch& batch, int64_t h
   job.key_gradients = key_gradients;
   job.value_gradients = value_gradients;
   const int64_t most = most_queries(batch);
-  const bool tiled = most >= kTiledQueries && tiled_attention_backward(context, job, most);
+  const bool tiled = most >= kTiledQueries && tiled_attention_backward(context, job, most, batch.max_keys);
   if (!tiled)
     differentiate_by_warps(context, job, most, batch.max_keys);
   else if (keep_short_sequences(batch, most, job))

@@ -11,7 +11,7 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
 
-/// A tile of queries as a block's work.
+/// A tile of queries (or of own keys) of one head as a block's work.
 struct QueryTile {
   AttentionSequence sequence;
   int head;
@@ -20,49 +20,73 @@ struct QueryTile {
   int visible;  // keys that the first query sees, once the segments are known
 
   __device__ int64_t row(int query) const { return sequence.first_query + first + query; }
+  /// Whether the warp has queries, and one of them sees this key.
+  template <int kWarpRows>
+  __device__ bool warp_sees(int key) const {
+    const int mine = static_cast<int>(threadIdx.x) / kWarp * kWarpRows;
+    return mine < count && key < visible + min(mine + kWarpRows, count) - 1;
+  }
 };
 
-/// False where there is nothing to do. The last tiles see the most keys, so they come first.
-template <int kQueries>
-__device__ bool find_tile(const AttentionJob& job, unsigned tiles, QueryTile& tile) {
+/// Whether this block has the tile of `rows` rows with this number. With equal numbers of blocks to come the longest
+/// should come first: the last queries see the most keys, and the first keys are seen by the most queries.
+__device__ inline bool place_tile(const AttentionJob& job, const AttentionTile& place, int number, int tile_rows,
+                                  int rows, QueryTile& tile) {
+  tile.head = static_cast<int>(place.head);
+  tile.first = number * tile_rows;
+  tile.count = min(tile_rows, rows - tile.first);
+  return number >= 0 && tile.count > 0 && tile.sequence.queries >= job.least_queries;
+}
+template <int kRows>
+__device__ bool find_query_tile(const AttentionJob& job, unsigned tiles, QueryTile& tile) {
   const AttentionTile place = attention_tile(blockIdx.x, tiles, job.heads);
   tile.sequence = job.sequences[place.sequence];
-  const auto queries = static_cast<int>(tile.sequence.queries);
-  const int number = (queries + kQueries - 1) / kQueries - 1 - static_cast<int>(place.tile);
-  tile.head = static_cast<int>(place.head);
-  tile.first = number * kQueries;
-  tile.count = min(kQueries, queries - tile.first);
-  return number >= 0 && queries >= job.least_queries;
+  const auto rows = static_cast<int>(tile.sequence.queries);
+  return place_tile(job, place, (rows + kRows - 1) / kRows - 1 - static_cast<int>(place.tile), kRows, rows, tile);
+}
+template <int kRows>
+__device__ bool find_key_tile(const AttentionJob& job, unsigned tiles, QueryTile& tile) {
+  const AttentionTile place = attention_tile(blockIdx.x, tiles, job.heads);
+  tile.sequence = job.sequences[place.sequence];
+  const auto rows = static_cast<int>(tile.sequence.visible_0 + tile.sequence.queries - 1);  // that are seen
+  return place_tile(job, place, static_cast<int>(place.tile), kRows, rows, tile);
 }
 
 // --- On the tensor cores ---------------------------------------------------------------------------------------------
 
-/// Sizes of a block's tiles for heads of up to kWidth columns. A warp has 16 kRowTiles queries; a tile of keys has
-/// kKeys, of which the softmax takes kPart at a time.
-template <typename Arithmetic_, int kWidth_, int kRowTiles_, int kKeys_, int kPart_>
+enum class Operands { in_registers, in_shared_memory };
+
+/// Sizes of a block's tiles for heads of up to kWidth columns. Each warp has 16 kRowTiles rows (of queries, say) as
+/// left operands and walks over tiles of kTile rows (of keys), of which it takes kPart at a time.
+template <typename Arithmetic_, int kWidth_, int kRowTiles_, int kTile_, int kPart_, Operands kOperands_>
 struct MmaShape {
   using Arithmetic = Arithmetic_;
-  static constexpr int kWidth = kWidth_, kRowTiles = kRowTiles_, kKeys = kKeys_, kPart = kPart_;
+  static constexpr int kWidth = kWidth_, kRowTiles = kRowTiles_, kTile = kTile_, kPart = kPart_;
+  static constexpr Operands kOperands = kOperands_;
   static constexpr int kPerWord = Arithmetic::kPerWord;
   static constexpr int kWords = kWidth / kPerWord;  // of a row
   static constexpr int kBlocks = kWords / 16;       // of 16 words: two products' worth
-  static constexpr int kWarpQueries = 16 * kRowTiles;
-  static constexpr int kQueries = kWarps * kWarpQueries;
-  /// Rows lie 16 (keys) and 8 (values) banks apart, so that 8 lanes' 16-byte accesses meet all banks once.
-  static constexpr int kKeyStride = kWords % 32 == 16 ? kWords : kWords + 16;
-  static constexpr int kValueStride = kWidth + 8;
-  static constexpr int kRowChunks = kWidth / 4;
-  static constexpr int kChunks = kKeys * kRowChunks / kThreads;  // of a thread
-  static constexpr bool kQueriesInRegisters = kWidth <= 128;
+  static constexpr int kWarpRows = 16 * kRowTiles;
+  static constexpr int kRows = kWarps * kWarpRows;
+  static constexpr int kPartTiles = kPart / 8;
+  static constexpr int kOutputTiles = kWidth / 8;
 
-  static constexpr int kRawFloats = kKeys * kWidth;
-  static constexpr int kKeyWords = kKeys * kKeyStride;
-  static constexpr int kValueWords = kKeys / kPerWord * kValueStride;
-  static constexpr int kQueryWords = kQueriesInRegisters ? 4 : kQueries * kWords;
-  static constexpr size_t shared_bytes() {
-    return 2 * SharedMemory::bytes<float>(kRawFloats) + SharedMemory::bytes<unsigned>(kKeyWords) +
-           SharedMemory::bytes<unsigned>(kValueWords) + SharedMemory::bytes<unsigned>(kQueryWords) +
-           SharedMemory::bytes<int>(1);
+  /// Rows of words lie 16 banks apart, words of columns 8, so that 8 lanes' 16-byte accesses meet each bank once.
+  static constexpr int kRowStride = kWords % 32 == 16 ? kWords : kWords + 16;
+  static constexpr int kColumnStride = kWidth + 8;
+  static constexpr int kRowChunks = kWidth / 4;
+  static constexpr int kChunks = kTile * kRowChunks / kThreads;  // of 16 bytes, that a thread brings of a tile
+
+  static constexpr int kRawFloats = kTile * kWidth;
+  static constexpr int kRowWords = kTile * kRowStride;
+  static constexpr int kColumnWords = kTile / kPerWord * kColumnStride;
+  static constexpr int kOperandWords = kOperands == Operands::in_registers ? 4 : kRows * kWords;
+
+  /// Of shared memory, for these many arrays of each kind.
+  static constexpr size_t bytes(int raws, int rows, int columns, int operands) {
+    return raws * SharedMemory::bytes<float>(kRawFloats) + rows * SharedMemory::bytes<unsigned>(kRowWords) +
+           columns * SharedMemory::bytes<unsigned>(kColumnWords) +
+           operands * SharedMemory::bytes<unsigned>(kOperandWords);
   }
 };
 
@@ -73,176 +97,336 @@ __device__ inline float4 finite_or_zero(float4 x) {
 }
 __device__ inline bool all_finite(float4 x) { return finite(x.x) && finite(x.y) && finite(x.z) && finite(x.w); }
 
-/// The keys and values of a tile in shared memory: copied as they are while the tile before is worked on, then rounded
-/// into words. Values lie in rows of words that meet in a product: with tf32 the keys 0, 2, 4, 6, 1, 3, 5, 7 of each 8,
-/// with bf16 a pair of keys in each word.
+enum class Values { as_they_are, zero_unless_finite };
+
+/// A tile of rows on its way into shared memory: copied as it is while the tile before is worked on, then rounded to
+/// words by the threads that brought it. The words of a right operand lie in one of two orders:
+///   rows     row r of the tile is a column of the operand: its words lie close together;
+///   columns  row r is a row of the operand: words hold column c of 1 or 2 rows. With tf32 the order of the rows is 0,
+///            2, 4, 6, 1, 3, 5, 7 of each 8, in which a lane has the results of one product as operand of the next.
 template <typename Shape>
-class StagedTiles {
+class TileStage {
   using Arithmetic = typename Shape::Arithmetic;
 
  public:
-  __device__ StagedTiles(SharedMemory& shared, const KeyList& keys, int seen, int width)
-      : raw_keys_(shared.take<float>(Shape::kRawFloats)),
-        raw_values_(shared.take<float>(Shape::kRawFloats)),
-        keys_(shared.take<unsigned>(Shape::kKeyWords)),
-        values_(shared.take<unsigned>(Shape::kValueWords)),
-        list_(keys),
-        seen_(seen),
+  __device__ TileStage(SharedMemory& shared, int width, bool wide)
+      : raw_(shared.take<float>(Shape::kRawFloats)),
         width_(width),
+        wide_(wide),
         thread_(static_cast<int>(threadIdx.x)) {}
 
-  /// Starts the copies of keys `first` .. ; what lies behind the last key or column becomes zero.
-  __device__ void fetch(int first) {
+  /// Starts the copies of `count` rows; what lies behind them, or behind the last column, becomes zero. row_at(r) is
+  /// the address of row r.
+  template <typename RowAt>
+  __device__ void fetch(int count, const RowAt& row_at) {
 #pragma unroll 2
     for (int i = 0; i < Shape::kChunks; ++i) {
-      const int number = i * kThreads + thread_;
-      const int key = first + number / Shape::kRowChunks;
-      fetch_chunk(list_.at(min(key, seen_ - 1)).key, key < seen_, number, raw_keys_ + 4 * number);
-    }
-#pragma unroll 2
-    for (int i = 0; i < Shape::kChunks; ++i) {
-      const int number = i / Shape::kPerWord * kThreads + thread_;
-      const int key = first + number / Shape::kRowChunks * Shape::kPerWord + i % Shape::kPerWord;
-      fetch_chunk(list_.at(min(key, seen_ - 1)).value, key < seen_, number, raw_values_ + 4 * (i * kThreads + thread_));
-    }
-  }
-
-  /// Rounds what this thread has fetched; other threads see it after a barrier. Values that are not finite become zero
-  /// where `clean`; returns whether there were any.
-  __device__ bool round(bool clean) {
-    await_copies();
+      const int row = row_of(i), column = column_of(i);
+      const float* from = row_at(min(row, count - 1));
+      float* to = raw_ + 4 * (i * kThreads + thread_);
+      if (wide_) {
+        const bool inside = row < count && column < width_;
+        copy_later<16>(to, inside ? from + column : from, inside);
+      } else {
 #pragma unroll
-    for (int i = 0; i < Shape::kChunks; ++i) round_key(i);
-    bool found = false;
-#pragma unroll
-    for (int i = 0; i < Shape::kChunks; i += Shape::kPerWord) found = round_values(i, clean) || found;
-    return found;
-  }
-
-  __device__ const unsigned* keys() const { return keys_; }
-  __device__ const unsigned* values() const { return values_; }
-
- private:
-  __device__ void fetch_chunk(const float* row, bool there, int number, float* to) const {
-    const int column = number % Shape::kRowChunks * 4;
-    if (list_.wide()) {
-      there = there && column < width_;
-      copy_later<16>(to, there ? row + column : row, there);
-    } else {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const bool inside = there && column + i < width_;
-        copy_later<4>(to + i, inside ? row + column + i : row, inside);
+        for (int c = 0; c < 4; ++c) {
+          const bool inside = row < count && column + c < width_;
+          copy_later<4>(to + c, inside ? from + column + c : from, inside);
+        }
       }
     }
   }
 
-  __device__ float4 raw(const float* from, int i) const {
-    return *reinterpret_cast<const float4*>(from + 4 * (i * kThreads + thread_));
-  }
-
-  __device__ void round_key(int i) {
-    const int number = i * kThreads + thread_;
-    const float4 x = raw(raw_keys_, i);
-    unsigned* to =
-        keys_ + number / Shape::kRowChunks * Shape::kKeyStride + number % Shape::kRowChunks * (4 / Shape::kPerWord);
-    if constexpr (Shape::kPerWord == 1)
-      *reinterpret_cast<uint4*>(to) = {Arithmetic::rounded(x.x), Arithmetic::rounded(x.y), Arithmetic::rounded(x.z),
-                                       Arithmetic::rounded(x.w)};
-    else
-      *reinterpret_cast<uint2*>(to) = {Arithmetic::rounded(x.x, x.y), Arithmetic::rounded(x.z, x.w)};
-  }
-
-  __device__ bool round_values(int i, bool clean) {
-    const int number = i / Shape::kPerWord * kThreads + thread_;
-    const int row = number / Shape::kRowChunks, column = number % Shape::kRowChunks * 4;
-    float4 x = raw(raw_values_, i), y = x;
-    if constexpr (Shape::kPerWord == 2) y = raw(raw_values_, i + 1);
-    bool found = false;
-    if (clean) {
-      found = !all_finite(x) || !all_finite(y);
-      x = finite_or_zero(x);
-      y = finite_or_zero(y);
+  /// What follows is for behind await_copies(); other threads see the words after a barrier.
+  __device__ void round_rows(unsigned* words) const {
+#pragma unroll
+    for (int i = 0; i < Shape::kChunks; ++i) {
+      const float4 x = raw(i);
+      unsigned* to = words + row_of(i) * Shape::kRowStride + column_of(i) / Shape::kPerWord;
+      if constexpr (Shape::kPerWord == 1)
+        *reinterpret_cast<uint4*>(to) = {Arithmetic::rounded(x.x), Arithmetic::rounded(x.y), Arithmetic::rounded(x.z),
+                                         Arithmetic::rounded(x.w)};
+      else
+        *reinterpret_cast<uint2*>(to) = {Arithmetic::rounded(x.x, x.y), Arithmetic::rounded(x.z, x.w)};
     }
-    if constexpr (Shape::kPerWord == 1) {
-      const int place = row / 8 * 8 + row % 2 * 4 + row % 8 / 2;
-      *reinterpret_cast<uint4*>(values_ + place * Shape::kValueStride + column) = {
-          Arithmetic::rounded(x.x), Arithmetic::rounded(x.y), Arithmetic::rounded(x.z), Arithmetic::rounded(x.w)};
-    } else {
-      *reinterpret_cast<uint4*>(values_ + row * Shape::kValueStride + column) = {
-          Arithmetic::rounded(x.x, y.x), Arithmetic::rounded(x.y, y.y), Arithmetic::rounded(x.z, y.z),
-          Arithmetic::rounded(x.w, y.w)};
+  }
+
+  /// Returns whether there were values that are not finite, where it was asked to replace them.
+  __device__ bool round_columns(unsigned* words, Values values) const {
+    bool found = false;
+#pragma unroll
+    for (int i = 0; i < Shape::kChunks; i += Shape::kPerWord) {
+      float4 x = raw(i), y = x;
+      if constexpr (Shape::kPerWord == 2) y = raw(i + 1);
+      if (values == Values::zero_unless_finite) {
+        found = found || !all_finite(x) || !all_finite(y);
+        x = finite_or_zero(x);
+        y = finite_or_zero(y);
+      }
+      const int row = row_of(i);
+      if constexpr (Shape::kPerWord == 1) {
+        const int place = row / 8 * 8 + row % 2 * 4 + row % 8 / 2;
+        *reinterpret_cast<uint4*>(words + place * Shape::kColumnStride + column_of(i)) = {
+            Arithmetic::rounded(x.x), Arithmetic::rounded(x.y), Arithmetic::rounded(x.z), Arithmetic::rounded(x.w)};
+      } else {
+        *reinterpret_cast<uint4*>(words + row / 2 * Shape::kColumnStride + column_of(i)) = {
+            Arithmetic::rounded(x.x, y.x), Arithmetic::rounded(x.y, y.y), Arithmetic::rounded(x.z, y.z),
+            Arithmetic::rounded(x.w, y.w)};
+      }
     }
     return found;
   }
 
-  float* raw_keys_;
-  float* raw_values_;
-  unsigned* keys_;
-  unsigned* values_;
-  const KeyList& list_;
-  int seen_, width_, thread_;
+ private:
+  /// The place in the tile of the thread's chunk i. Rows that share words are one thread's.
+  __device__ int number(int i) const { return i / Shape::kPerWord * kThreads + thread_; }
+  __device__ int row_of(int i) const { return number(i) / Shape::kRowChunks * Shape::kPerWord + i % Shape::kPerWord; }
+  __device__ int column_of(int i) const { return number(i) % Shape::kRowChunks * 4; }
+  __device__ float4 raw(int i) const { return *reinterpret_cast<const float4*>(raw_ + 4 * (i * kThreads + thread_)); }
+
+  float* raw_;
+  int width_;
+  bool wide_;
+  int thread_;
 };
 
-/// The 16 kRowTiles queries of a warp, with what they have of the softmax so far. In each product a lane has the
-/// queries g and g + 8 of each 16 (g = lane / 4, t = lane % 4). The words 4 t .. 4 t + 3 of each 16 of a row are the
-/// lane's share of two products, so that it reads them at once; which words meet in which product does not matter, as
-/// long as the other operand agrees. In the same way the columns 4 g .. 4 g + 3 of each 32 of the values are its share
-/// of four products, which leaves it the output columns 8 t .. 8 t + 7 of each 32.
+/// Where a lane is in a product: it has rows g and g + 8 of each 16 rows of a warp.
+struct MmaLane {
+  int warp = static_cast<int>(threadIdx.x) / kWarp;
+  int lane = static_cast<int>(threadIdx.x) % kWarp;
+  int g = lane / 4;
+  int t = lane % 4;
+  /// The row of the block that element 2 h or 2 h + 1 of row tile i belongs to.
+  template <typename Shape>
+  __device__ int row(int i, int h) const {
+    return warp * Shape::kWarpRows + 16 * i + 8 * h + g;
+  }
+};
+
+/// A warp's rows as left operand. The words 4 t .. 4 t + 3 of each 16 of a row are the lane's share of two products, so
+/// that it reads the other operand's words 16 bytes at a time: which words meet in which product does not matter as
+/// long as both operands agree.
 template <typename Shape>
-class MmaWarp {
+class RowOperand {
   using Arithmetic = typename Shape::Arithmetic;
-  static constexpr int kRowTiles = Shape::kRowTiles;
-  static constexpr int kPartTiles = Shape::kPart / 8;
-  static constexpr int kOutputTiles = Shape::kWidth / 8;
 
  public:
-  __device__ MmaWarp(const AttentionJob& job, const QueryTile& tile, unsigned* query_words)
-      : job_(job),
-        tile_(tile),
-        column_(static_cast<int64_t>(tile.head) * job.width),
-        first_(static_cast<int>(threadIdx.x) / kWarp * Shape::kWarpQueries),
-        g_(static_cast<int>(threadIdx.x) % kWarp / 4),
-        t_(static_cast<int>(threadIdx.x) % 4),
-        query_words_(query_words) {
+  __device__ explicit RowOperand(SharedMemory& shared) : words_(shared.take<unsigned>(Shape::kOperandWords)) {}
+
+  /// row_at(r) is the address of row r of the block.
+  template <typename RowAt>
+  __device__ void load(const RowAt& row_at, int width, bool wide) {
+    const MmaLane lane;
 #pragma unroll
-    for (int i = 0; i < kRowTiles; ++i) {
+    for (int i = 0; i < Shape::kRowTiles; ++i)
 #pragma unroll
-      for (int j = 0; j < kOutputTiles; ++j)
+      for (int b = 0; b < Shape::kBlocks; ++b) {
+        unsigned upper[4], lower[4];
+        load_words(row_at(lane.row<Shape>(i, 0)), 16 * b + 4 * lane.t, width, wide, upper);
+        load_words(row_at(lane.row<Shape>(i, 1)), 16 * b + 4 * lane.t, width, wide, lower);
+        set(i, 2 * b, {{upper[0], lower[0], upper[1], lower[1]}});
+        set(i, 2 * b + 1, {{upper[2], lower[2], upper[3], lower[3]}});
+      }
+  }
+
+  __device__ MmaOperand at(int i, int step) const {
+    if constexpr (Shape::kOperands == Operands::in_registers) {
+      return operands_[i][step];
+    } else {
+      const uint4 a = *place(i, step);
+      return {{a.x, a.y, a.z, a.w}};
+    }
+  }
+
+ private:
+  __device__ static void load_words(const float* row, int first, int width, bool wide, unsigned (&words)[4]) {
+    const auto load = [&](int column) {
+      return wide ? load_columns<true>(row, column, width) : load_columns<false>(row, column, width);
+    };
+    const float4 x = load(first * Shape::kPerWord);
+    if constexpr (Shape::kPerWord == 1) {
+      words[0] = Arithmetic::rounded(x.x);
+      words[1] = Arithmetic::rounded(x.y);
+      words[2] = Arithmetic::rounded(x.z);
+      words[3] = Arithmetic::rounded(x.w);
+    } else {
+      const float4 y = load(first * Shape::kPerWord + 4);
+      words[0] = Arithmetic::rounded(x.x, x.y);
+      words[1] = Arithmetic::rounded(x.z, x.w);
+      words[2] = Arithmetic::rounded(y.x, y.y);
+      words[3] = Arithmetic::rounded(y.z, y.w);
+    }
+  }
+
+  /// Where the lane keeps an operand that is not in registers: no other lane reads it.
+  __device__ uint4* place(int i, int step) const {
+    const MmaLane lane;
+    return reinterpret_cast<uint4*>(words_) + ((lane.warp * Shape::kRowTiles + i) * 2 * Shape::kBlocks + step) * kWarp +
+           lane.lane;
+  }
+  __device__ void set(int i, int step, const MmaOperand& a) {
+    if constexpr (Shape::kOperands == Operands::in_registers)
+      operands_[i][step] = a;
+    else
+      *place(i, step) = {a.word[0], a.word[1], a.word[2], a.word[3]};
+  }
+
+  static constexpr bool kHeld = Shape::kOperands == Operands::in_registers;
+  unsigned* words_;
+  MmaOperand operands_[kHeld ? Shape::kRowTiles : 1][kHeld ? 2 * Shape::kBlocks : 1];
+};
+
+/// Products of a warp's rows with kPart rows of a tile; a lane has columns 8 n + 2 t and 8 n + 2 t + 1.
+template <typename Shape>
+using PartProducts = float[Shape::kRowTiles][Shape::kPartTiles][4];
+/// Sums of a warp's rows over all rows of all tiles; a lane has columns 8 t .. 8 t + 7 of each 32 (output_column).
+template <typename Shape>
+using OutputSums = float[Shape::kRowTiles][Shape::kOutputTiles][4];
+
+template <int kRowTiles, int kTiles>
+__device__ void clear(float (&x)[kRowTiles][kTiles][4]) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) output_[i][j][e] = 0;
+  for (int i = 0; i < kRowTiles; ++i)
+#pragma unroll
+    for (int j = 0; j < kTiles; ++j)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) x[i][j][e] = 0;
+}
+
+/// c = A B^T, B as round_rows left it.
+template <typename Shape>
+__device__ void multiply_rows(const RowOperand<Shape>& a, const unsigned* b_rows, PartProducts<Shape>& c) {
+  const MmaLane lane;
+  clear(c);
+#pragma unroll
+  for (int b = 0; b < Shape::kBlocks; ++b) {
+    MmaOperand held[Shape::kRowTiles][2];
+#pragma unroll
+    for (int i = 0; i < Shape::kRowTiles; ++i) {
+      held[i][0] = a.at(i, 2 * b);
+      held[i][1] = a.at(i, 2 * b + 1);
+    }
+#pragma unroll
+    for (int n = 0; n < Shape::kPartTiles; ++n) {
+      const uint4 k =
+          *reinterpret_cast<const uint4*>(b_rows + (8 * n + lane.g) * Shape::kRowStride + 16 * b + 4 * lane.t);
+#pragma unroll
+      for (int i = 0; i < Shape::kRowTiles; ++i) {
+        Shape::Arithmetic::multiply(c[i][n], held[i][0], k.x, k.y);
+        Shape::Arithmetic::multiply(c[i][n], held[i][1], k.z, k.w);
+      }
+    }
+  }
+}
+
+/// The results x and y of two products (of one, twice, with tf32) as left operand of the next.
+template <typename Arithmetic>
+__device__ MmaOperand as_operand(const float (&x)[4], const float (&y)[4]) {
+  if constexpr (Arithmetic::kPerWord == 1)
+    return {
+        {Arithmetic::rounded(x[0]), Arithmetic::rounded(x[2]), Arithmetic::rounded(x[1]), Arithmetic::rounded(x[3])}};
+  else
+    return {{Arithmetic::rounded(x[0], x[1]), Arithmetic::rounded(x[2], x[3]), Arithmetic::rounded(y[0], y[1]),
+             Arithmetic::rounded(y[2], y[3])}};
+}
+
+/// c += A B, B as round_columns left it. The columns 4 g .. 4 g + 3 of each 32 of B are a lane's share of 4 products.
+template <typename Shape>
+__device__ void add_columns(const PartProducts<Shape>& a, const unsigned* b_columns, OutputSums<Shape>& c) {
+  using Arithmetic = typename Shape::Arithmetic;
+  const MmaLane lane;
+#pragma unroll
+  for (int step = 0; step < Shape::kPartTiles / Shape::kPerWord; ++step) {
+    MmaOperand held[Shape::kRowTiles];
+#pragma unroll
+    for (int i = 0; i < Shape::kRowTiles; ++i)
+      held[i] =
+          as_operand<Arithmetic>(a[i][Shape::kPerWord * step], a[i][Shape::kPerWord * step + Shape::kPerWord - 1]);
+    const unsigned* first = b_columns + (8 * step + lane.t) * Shape::kColumnStride + 4 * lane.g;
+#pragma unroll
+    for (int block = 0; block < Shape::kWidth / 32; ++block) {
+      const uint4 v = *reinterpret_cast<const uint4*>(first + 32 * block);
+      const uint4 w = *reinterpret_cast<const uint4*>(first + 4 * Shape::kColumnStride + 32 * block);
+#pragma unroll
+      for (int i = 0; i < Shape::kRowTiles; ++i) {
+        Arithmetic::multiply(c[i][4 * block], held[i], v.x, w.x);
+        Arithmetic::multiply(c[i][4 * block + 1], held[i], v.y, w.y);
+        Arithmetic::multiply(c[i][4 * block + 2], held[i], v.z, w.z);
+        Arithmetic::multiply(c[i][4 * block + 3], held[i], v.w, w.w);
+      }
+    }
+  }
+}
+
+/// The column of elements e and 2 + e of output tile j.
+__device__ inline int output_column(int j, int e) { return j / 4 * 32 + 8 * MmaLane().t + 4 * e + j % 4; }
+
+/// row = factor * sums, or +=, for the lane's columns of row tile i, half h.
+template <typename Shape>
+__device__ void store_output(const OutputSums<Shape>& sums, int i, int h, float factor, Write write, int width,
+                             bool wide, float* row) {
+#pragma unroll
+  for (int block = 0; block < Shape::kWidth / 32; ++block)
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const int first = output_column(4 * block, e);
+      float4 x = make_float4(factor * sums[i][4 * block][2 * h + e], factor * sums[i][4 * block + 1][2 * h + e],
+                             factor * sums[i][4 * block + 2][2 * h + e], factor * sums[i][4 * block + 3][2 * h + e]);
+      if (write == Write::accumulate) {
+        const float4 before = wide ? load_columns<true>(row, first, width) : load_columns<false>(row, first, width);
+        x = make_float4(before.x + x.x, before.y + x.y, before.z + x.z, before.w + x.w);
+      }
+      wide ? store_columns<true>(row, first, width, x) : store_columns<false>(row, first, width, x);
+    }
+}
+
+__device__ inline bool aligned_heads(const AttentionRows<const float>& rows, int width) {
+  return width % 4 == 0 && aligned_rows(rows.data, rows.stride);
+}
+__device__ inline bool aligned_heads(const AttentionRows<float>& rows, int width) {
+  return width % 4 == 0 && aligned_rows(rows.data, rows.stride);
+}
+
+// Forward
+
+/// The queries of a warp, with what they have of the softmax so far.
+template <typename Shape>
+class ForwardWarp {
+  static constexpr int kRowTiles = Shape::kRowTiles;
+
+ public:
+  __device__ ForwardWarp(const AttentionJob& job, const QueryTile& tile, SharedMemory& shared)
+      : job_(job), tile_(tile), column_(static_cast<int64_t>(tile.head) * job.width), queries_(shared) {
+    clear(output_);
+#pragma unroll
+    for (int i = 0; i < kRowTiles; ++i)
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         maximum_[i][h] = -INFINITY;
         sum_[i][h] = 0;
       }
-    }
-    load_queries();
-  }
-
-  /// Whether the warp has queries, and one of them sees key `key`.
-  __device__ bool sees(int key) const {
-    return first_ < tile_.count && key < tile_.visible + min(first_ + Shape::kWarpQueries, tile_.count) - 1;
+    queries_.load([&](int row) { return job.queries.at(tile.row(min(row, tile.count - 1)), column_); }, job.width,
+                  aligned_heads(job.queries, job.width));
   }
 
   /// Goes on with the tile of keys that starts with `first`.
-  __device__ void add_tile(int first, const unsigned* keys, const unsigned* values) {
+  __device__ void add_tile(int first, const unsigned* key_rows, const unsigned* value_columns) {
 #pragma unroll 1
-    for (int part = 0; part < Shape::kKeys; part += Shape::kPart) {
-      if (!sees(first + part)) break;
-      float p[kRowTiles][kPartTiles][4];
-      scores(keys + part * Shape::kKeyStride, p);
+    for (int part = 0; part < Shape::kTile; part += Shape::kPart) {
+      if (!tile_.warp_sees<Shape::kWarpRows>(first + part)) break;
+      PartProducts<Shape> p;
+      multiply_rows<Shape>(queries_, key_rows + part * Shape::kRowStride, p);
       softmax(first + part, p);
-      add_values(values + part / Shape::kPerWord * Shape::kValueStride, p);
+      add_columns<Shape>(p, value_columns + part / Shape::kPerWord * Shape::kColumnStride, output_);
     }
   }
 
-  /// For a tile whose values were cleaned: NaN for the queries that see a value that is not finite.
+  /// For a tile of whose values some became zero: NaN for the queries that see a value that is not finite.
   __device__ void spoil(const KeyList& keys, int first) {
-    for (int key = first; key < first + Shape::kKeys && sees(key); ++key) {
+    for (int key = first; key < first + Shape::kTile && tile_.warp_sees<Shape::kWarpRows>(key); ++key) {
       const float* value = keys.at(key).value;
 #pragma unroll
-      for (int j = 0; j < kOutputTiles; ++j)
+      for (int j = 0; j < Shape::kOutputTiles; ++j)
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           const int column = output_column(j, e);
@@ -257,7 +441,8 @@ class MmaWarp {
   }
 
   __device__ void store() {
-    const bool wide = job_.width % 4 == 0 && aligned_rows(job_.output.data, job_.output.stride);
+    const MmaLane lane;
+    const bool wide = aligned_heads(job_.output, job_.width);
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i)
 #pragma unroll
@@ -265,113 +450,32 @@ class MmaWarp {
         float sum = sum_[i][h];
         sum += __shfl_xor_sync(kAllLanes, sum, 1);
         sum += __shfl_xor_sync(kAllLanes, sum, 2);
-        if (first_ + 16 * i + 8 * h + g_ >= tile_.count) continue;
-        const int64_t row = tile_.row(query(i, h));
-        store_row(job_.output.at(row, column_), wide, 1 / sum, i, h);
-        if (t_ == 0 && job_.log_sums.data) *job_.log_sums.at(row, tile_.head) = (maximum_[i][h] + log2f(sum)) * kLn2;
+        const int query = lane.row<Shape>(i, h);
+        if (query >= tile_.count) continue;
+        store_output<Shape>(output_, i, h, 1 / sum, Write::assign, job_.width, wide,
+                            job_.output.at(tile_.row(query), column_));
+        if (lane.t == 0 && job_.log_sums.data)
+          *job_.log_sums.at(tile_.row(query), tile_.head) = (maximum_[i][h] + log2f(sum)) * kLn2;
       }
   }
 
  private:
-  /// The lane's query of row tile i, upper or lower half; queries behind the last one repeat it.
-  __device__ int query(int i, int h) const { return min(first_ + 16 * i + 8 * h + g_, tile_.count - 1); }
-  __device__ int output_column(int j, int e) const { return j / 4 * 32 + 8 * t_ + 4 * e + j % 4; }
-
-  __device__ void load_queries() {
-    const bool wide = job_.width % 4 == 0 && aligned_rows(job_.queries.data, job_.queries.stride);
-#pragma unroll
-    for (int i = 0; i < kRowTiles; ++i)
-#pragma unroll
-      for (int b = 0; b < Shape::kBlocks; ++b) {
-        unsigned upper[4], lower[4];
-        query_block(query(i, 0), b, wide, upper);
-        query_block(query(i, 1), b, wide, lower);
-        set_operand(i, 2 * b, {{upper[0], lower[0], upper[1], lower[1]}});
-        set_operand(i, 2 * b + 1, {{upper[2], lower[2], upper[3], lower[3]}});
-      }
-  }
-
-  /// Words 4 t .. 4 t + 3 of 16.
-  __device__ void query_block(int query, int block, bool wide, unsigned (&words)[4]) const {
-    const float* row = job_.queries.at(tile_.row(query), column_);
-    const int first = (16 * block + 4 * t_) * Shape::kPerWord;
-    const float4 x = load(row, first, wide);
-    if constexpr (Shape::kPerWord == 1) {
-      words[0] = Arithmetic::rounded(x.x);
-      words[1] = Arithmetic::rounded(x.y);
-      words[2] = Arithmetic::rounded(x.z);
-      words[3] = Arithmetic::rounded(x.w);
-    } else {
-      const float4 y = load(row, first + 4, wide);
-      words[0] = Arithmetic::rounded(x.x, x.y);
-      words[1] = Arithmetic::rounded(x.z, x.w);
-      words[2] = Arithmetic::rounded(y.x, y.y);
-      words[3] = Arithmetic::rounded(y.z, y.w);
-    }
-  }
-  __device__ float4 load(const float* row, int first, bool wide) const {
-    return wide ? load_columns<true>(row, first, job_.width) : load_columns<false>(row, first, job_.width);
-  }
-
-  /// Where the lane keeps an operand that is not in registers: no other lane reads it.
-  __device__ uint4* operand_place(int i, int step) const {
-    const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
-    return reinterpret_cast<uint4*>(query_words_) + ((warp * kRowTiles + i) * 2 * Shape::kBlocks + step) * kWarp + lane;
-  }
-  __device__ void set_operand(int i, int step, const MmaOperand& a) {
-    if constexpr (Shape::kQueriesInRegisters)
-      queries_[i][step] = a;
-    else
-      *operand_place(i, step) = {a.word[0], a.word[1], a.word[2], a.word[3]};
-  }
-  __device__ MmaOperand operand(int i, int step) const {
-    if constexpr (Shape::kQueriesInRegisters) {
-      return queries_[i][step];
-    } else {
-      const uint4 a = *operand_place(i, step);
-      return {{a.x, a.y, a.z, a.w}};
-    }
-  }
-
-  __device__ void scores(const unsigned* keys, float (&p)[kRowTiles][kPartTiles][4]) const {
-#pragma unroll
-    for (int i = 0; i < kRowTiles; ++i)
-#pragma unroll
-      for (int n = 0; n < kPartTiles; ++n)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) p[i][n][e] = 0;
-#pragma unroll
-    for (int b = 0; b < Shape::kBlocks; ++b) {
-      MmaOperand a[kRowTiles][2];
-#pragma unroll
-      for (int i = 0; i < kRowTiles; ++i) {
-        a[i][0] = operand(i, 2 * b);
-        a[i][1] = operand(i, 2 * b + 1);
-      }
-#pragma unroll
-      for (int n = 0; n < kPartTiles; ++n) {
-        const uint4 k = *reinterpret_cast<const uint4*>(keys + (8 * n + g_) * Shape::kKeyStride + 16 * b + 4 * t_);
-#pragma unroll
-        for (int i = 0; i < kRowTiles; ++i) {
-          Arithmetic::multiply(p[i][n], a[i][0], k.x, k.y);
-          Arithmetic::multiply(p[i][n], a[i][1], k.z, k.w);
-        }
-      }
-    }
-  }
+  /// Queries behind the last one repeat it.
+  __device__ int query(int i, int h) const { return min(MmaLane().row<Shape>(i, h), tile_.count - 1); }
 
   /// Scores of keys `first` .. become exp(scale score - maximum); what was summed before is brought to the new maximum.
-  __device__ void softmax(int first, float (&p)[kRowTiles][kPartTiles][4]) {
+  __device__ void softmax(int first, PartProducts<Shape>& p) {
+    const MmaLane lane;
     const float scale = job_.scale * kLog2E;
-    const bool masked = first + Shape::kPart > tile_.visible + first_;
+    const bool masked = first + Shape::kPart > tile_.visible + lane.warp * Shape::kWarpRows;
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i)
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const int visible = tile_.visible + query(i, h) - first - 2 * t_;
+        const int visible = tile_.visible + query(i, h) - first - 2 * lane.t;
         float maximum = maximum_[i][h];
 #pragma unroll
-        for (int n = 0; n < kPartTiles; ++n)
+        for (int n = 0; n < Shape::kPartTiles; ++n)
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
             float& score = p[i][n][2 * h + e];
@@ -385,7 +489,7 @@ class MmaWarp {
         maximum_[i][h] = maximum;
         float sum = sum_[i][h] * factor;
 #pragma unroll
-        for (int n = 0; n < kPartTiles; ++n)
+        for (int n = 0; n < Shape::kPartTiles; ++n)
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
             float& weight = p[i][n][2 * h + e];
@@ -394,117 +498,244 @@ class MmaWarp {
           }
         sum_[i][h] = sum;
 #pragma unroll
-        for (int j = 0; j < kOutputTiles; ++j)
+        for (int j = 0; j < Shape::kOutputTiles; ++j)
 #pragma unroll
           for (int e = 0; e < 2; ++e) output_[i][j][2 * h + e] *= factor;
-      }
-  }
-
-  __device__ void add_values(const unsigned* values, const float (&p)[kRowTiles][kPartTiles][4]) {
-#pragma unroll
-    for (int step = 0; step < kPartTiles / Shape::kPerWord; ++step) {
-      MmaOperand a[kRowTiles];
-#pragma unroll
-      for (int i = 0; i < kRowTiles; ++i)
-        a[i] = weights(p[i][Shape::kPerWord * step], p[i][Shape::kPerWord * step + Shape::kPerWord - 1]);
-      const unsigned* upper = values + (8 * step + t_) * Shape::kValueStride + 4 * g_;
-#pragma unroll
-      for (int c = 0; c < Shape::kWidth / 32; ++c) {
-        const uint4 v = *reinterpret_cast<const uint4*>(upper + 32 * c);
-        const uint4 w = *reinterpret_cast<const uint4*>(upper + 4 * Shape::kValueStride + 32 * c);
-#pragma unroll
-        for (int i = 0; i < kRowTiles; ++i) {
-          Arithmetic::multiply(output_[i][4 * c], a[i], v.x, w.x);
-          Arithmetic::multiply(output_[i][4 * c + 1], a[i], v.y, w.y);
-          Arithmetic::multiply(output_[i][4 * c + 2], a[i], v.z, w.z);
-          Arithmetic::multiply(output_[i][4 * c + 3], a[i], v.w, w.w);
-        }
-      }
-    }
-  }
-
-  /// The weights of one product's keys (with tf32 x and y are the same) as its left operand: what a lane has as a
-  /// result is what it needs here, in the order of StagedTiles.
-  __device__ static MmaOperand weights(const float (&x)[4], const float (&y)[4]) {
-    if constexpr (Shape::kPerWord == 1) {
-      return {
-          {Arithmetic::rounded(x[0]), Arithmetic::rounded(x[2]), Arithmetic::rounded(x[1]), Arithmetic::rounded(x[3])}};
-    } else {
-      return {{Arithmetic::rounded(x[0], x[1]), Arithmetic::rounded(x[2], x[3]), Arithmetic::rounded(y[0], y[1]),
-               Arithmetic::rounded(y[2], y[3])}};
-    }
-  }
-
-  __device__ void store_row(float* row, bool wide, float factor, int i, int h) const {
-#pragma unroll
-    for (int c = 0; c < Shape::kWidth / 32; ++c)
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const float4 x =
-            make_float4(factor * output_[i][4 * c][2 * h + e], factor * output_[i][4 * c + 1][2 * h + e],
-                        factor * output_[i][4 * c + 2][2 * h + e], factor * output_[i][4 * c + 3][2 * h + e]);
-        const int first = output_column(4 * c, e);
-        wide ? store_columns<true>(row, first, job_.width, x) : store_columns<false>(row, first, job_.width, x);
       }
   }
 
   const AttentionJob& job_;
   const QueryTile& tile_;
   int64_t column_;
-  int first_;  // query of the warp in the block's tile
-  int g_, t_;
-  unsigned* query_words_;
+  RowOperand<Shape> queries_;
   float maximum_[kRowTiles][2];  // of the scaled scores, in units of log 2
   float sum_[kRowTiles][2];      // over the lane's keys
-  MmaOperand queries_[Shape::kQueriesInRegisters ? kRowTiles : 1][2 * Shape::kBlocks];
-  float output_[kRowTiles][kOutputTiles][4];
+  OutputSums<Shape> output_;
 };
 
 template <typename Shape>
 __global__ void __launch_bounds__(kThreads, 2) attention_mma(AttentionJob job, unsigned tiles) {
   QueryTile tile;
-  if (!find_tile<Shape::kQueries>(job, tiles, tile)) return;
+  if (!find_query_tile<Shape::kRows>(job, tiles, tile)) return;
   const KeyList keys(job, tile.sequence, static_cast<int64_t>(tile.head) * job.width);
   tile.visible = keys.segment_keys() + static_cast<int>(tile.sequence.visible_0) + tile.first;
   const int seen = tile.visible + tile.count - 1;
 
   SharedMemory shared;
-  StagedTiles<Shape> staged(shared, keys, seen, job.width);
-  unsigned* query_words = shared.take<unsigned>(Shape::kQueryWords);
+  TileStage<Shape> key_stage(shared, job.width, keys.wide()), value_stage(shared, job.width, keys.wide());
+  unsigned* key_rows = shared.take<unsigned>(Shape::kRowWords);
+  unsigned* value_columns = shared.take<unsigned>(Shape::kColumnWords);
   int* spoiled = shared.take<int>(1);
   if (threadIdx.x == 0) *spoiled = 0;
+  const auto fetch = [&](int first) {
+    key_stage.fetch(seen - first, [&](int row) { return keys.at(first + row).key; });
+    value_stage.fetch(seen - first, [&](int row) { return keys.at(first + row).value; });
+  };
 
-  staged.fetch(0);
-  MmaWarp<Shape> warp(job, tile, query_words);
-  for (int first = 0; first < seen; first += Shape::kKeys) {
+  fetch(0);
+  ForwardWarp<Shape> warp(job, tile, shared);
+  for (int first = 0; first < seen; first += Shape::kTile) {
+    await_copies();
     __syncthreads();  // all warps are done with the tile before
     // A probability of 0 keeps out a value that its query does not see, unless the value is not finite.
-    const bool masked = first + Shape::kKeys > tile.visible;
-    if (staged.round(masked)) atomicMax(spoiled, 1);
+    const bool masked = first + Shape::kTile > tile.visible;
+    key_stage.round_rows(key_rows);
+    if (value_stage.round_columns(value_columns, masked ? Values::zero_unless_finite : Values::as_they_are))
+      atomicMax(spoiled, 1);
     __syncthreads();
-    if (first + Shape::kKeys < seen) staged.fetch(first + Shape::kKeys);
-    warp.add_tile(first, staged.keys(), staged.values());
+    if (first + Shape::kTile < seen) fetch(first + Shape::kTile);
+    warp.add_tile(first, key_rows, value_columns);
     if (masked && *spoiled) warp.spoil(keys, first);
   }
   warp.store();
 }
 
-template <typename Arithmetic, typename Visit>
-bool with_mma_shape(int width, const Visit& visit) {
-  if (width <= 32)
-    visit(MmaShape<Arithmetic, 32, 2, 64, 32>());
-  else if (width <= 64)
-    visit(MmaShape<Arithmetic, 64, 2, 64, 32>());
-  else if (width <= 128)
-    visit(MmaShape<Arithmetic, 128, 1, 32, 32>());
-  else if (width <= 256)
-    visit(MmaShape<Arithmetic, 256, 1, 16, 16>());
-  else
-    return false;
-  return true;
+// Backward, with P = exp(scale S - log_sum):  dP = dO V^T;  dS = scale P (dP - D);  dQ = dS K;  dK += dS^T Q;
+// dV += P^T dO.
+
+template <typename Shape>
+__global__ void __launch_bounds__(kThreads, 2) attention_query_gradients_mma(AttentionBackwardJob job, unsigned tiles) {
+  QueryTile tile;
+  if (!find_query_tile<Shape::kRows>(job, tiles, tile)) return;
+  const int64_t column = static_cast<int64_t>(tile.head) * job.width;
+  const KeyList keys(job, tile.sequence, column);
+  tile.visible = keys.segment_keys() + static_cast<int>(tile.sequence.visible_0) + tile.first;
+  const int seen = tile.visible + tile.count - 1;
+  const MmaLane lane;
+
+  SharedMemory shared;
+  TileStage<Shape> key_stage(shared, job.width, keys.wide()), value_stage(shared, job.width, keys.wide());
+  unsigned* key_rows = shared.take<unsigned>(Shape::kRowWords);
+  unsigned* value_rows = shared.take<unsigned>(Shape::kRowWords);
+  unsigned* key_columns = shared.take<unsigned>(Shape::kColumnWords);
+  RowOperand<Shape> queries(shared), gradients(shared);
+  const auto fetch = [&](int first) {
+    key_stage.fetch(seen - first, [&](int row) { return keys.at(first + row).key; });
+    value_stage.fetch(seen - first, [&](int row) { return keys.at(first + row).value; });
+  };
+  fetch(0);
+  const auto row_of = [&](int row) { return tile.row(min(row, tile.count - 1)); };
+  queries.load([&](int row) { return job.queries.at(row_of(row), column); }, job.width,
+               aligned_heads(job.queries, job.width));
+  gradients.load([&](int row) { return job.output_gradients.at(row_of(row), column); }, job.width,
+                 aligned_heads(job.output_gradients, job.width));
+  float log_sums[2], projections[2];
+  int visible[2];
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int row = lane.row<Shape>(0, h);
+    log_sums[h] = *job.saved_log_sums.at(row_of(row), tile.head) * kLog2E;
+    projections[h] = *job.projections.at(row_of(row), tile.head);
+    visible[h] = tile.visible + min(row, tile.count - 1) - 2 * lane.t;
+  }
+  OutputSums<Shape> sums;
+  clear(sums);
+  for (int first = 0; first < seen; first += Shape::kTile) {
+    await_copies();
+    __syncthreads();
+    key_stage.round_rows(key_rows);
+    value_stage.round_rows(value_rows);
+    // A key that is not finite makes dS NaN where it is seen; elsewhere its product with 0 must be 0.
+    key_stage.round_columns(key_columns, Values::zero_unless_finite);
+    __syncthreads();
+    if (first + Shape::kTile < seen) fetch(first + Shape::kTile);
+#pragma unroll 1
+    for (int part = 0; part < Shape::kTile; part += Shape::kPart) {
+      if (!tile.warp_sees<Shape::kWarpRows>(first + part)) break;
+      PartProducts<Shape> s, dp;
+      multiply_rows<Shape>(queries, key_rows + part * Shape::kRowStride, s);
+      multiply_rows<Shape>(gradients, value_rows + part * Shape::kRowStride, dp);
+#pragma unroll
+      for (int n = 0; n < Shape::kPartTiles; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const float p = fast_exp2(s[0][n][e] * (job.scale * kLog2E) - log_sums[e / 2]);
+          const bool sees = first + part + 8 * n + e % 2 < visible[e / 2];
+          s[0][n][e] = sees ? job.scale * p * (dp[0][n][e] - projections[e / 2]) : 0.0f;
+        }
+      add_columns<Shape>(s, key_columns + part / Shape::kPerWord * Shape::kColumnStride, sums);
+    }
+  }
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int row = lane.row<Shape>(0, h);
+    if (row < tile.count)
+      store_output<Shape>(sums, 0, h, 1, Write::assign, job.width, aligned_heads(job.query_gradients, job.width),
+                          job.query_gradients.at(tile.row(row), column));
+  }
 }
 
-/// Blocks for all tiles of `kQueries` queries, and the tiles of each sequence and head.
+/// Log sums and projections of a tile of queries, brought as TileStage brings rows.
+template <int kTile>
+class ScalarStage {
+ public:
+  __device__ explicit ScalarStage(SharedMemory& shared)
+      : raw_(shared.take<float>(2 * kTile)), values_(shared.take<float>(2 * kTile)) {}
+
+  template <typename FirstAt, typename SecondAt>
+  __device__ void fetch(int count, const FirstAt& first_at, const SecondAt& second_at) {
+    const auto i = static_cast<int>(threadIdx.x);
+    if (i >= kTile) return;
+    copy_later<4>(raw_ + i, first_at(min(i, count - 1)), i < count);
+    copy_later<4>(raw_ + kTile + i, second_at(min(i, count - 1)), i < count);
+  }
+  __device__ void publish() const {
+    for (int i = static_cast<int>(threadIdx.x); i < kTile; i += kThreads) {
+      values_[i] = raw_[i];
+      values_[kTile + i] = raw_[kTile + i];
+    }
+  }
+  __device__ float first(int i) const { return values_[i]; }
+  __device__ float second(int i) const { return values_[kTile + i]; }
+
+  static constexpr size_t bytes() { return 2 * SharedMemory::bytes<float>(2 * kTile); }
+
+ private:
+  float* raw_;
+  float* values_;
+};
+
+/// A block has a tile of own keys and walks over the queries that see them.
+template <typename Shape>
+__global__ void __launch_bounds__(kThreads, 2) attention_key_gradients_mma(AttentionBackwardJob job, unsigned tiles) {
+  QueryTile tile;  // of keys
+  if (!find_key_tile<Shape::kRows>(job, tiles, tile)) return;
+  const AttentionSequence& s = tile.sequence;
+  const int64_t column = static_cast<int64_t>(tile.head) * job.width;
+  const int queries = static_cast<int>(s.queries), visible_0 = static_cast<int>(s.visible_0);
+  const MmaLane lane;
+
+  SharedMemory shared;
+  TileStage<Shape> query_stage(shared, job.width, aligned_heads(job.queries, job.width));
+  TileStage<Shape> gradient_stage(shared, job.width, aligned_heads(job.output_gradients, job.width));
+  unsigned* query_rows = shared.take<unsigned>(Shape::kRowWords);
+  unsigned* gradient_rows = shared.take<unsigned>(Shape::kRowWords);
+  unsigned* query_columns = shared.take<unsigned>(Shape::kColumnWords);
+  unsigned* gradient_columns = shared.take<unsigned>(Shape::kColumnWords);
+  RowOperand<Shape> keys(shared), values(shared);
+  ScalarStage<Shape::kTile> scalars(shared);
+  const auto fetch = [&](int first) {
+    const int64_t row = s.first_query + first;
+    query_stage.fetch(queries - first, [&](int i) { return job.queries.at(row + i, column); });
+    gradient_stage.fetch(queries - first, [&](int i) { return job.output_gradients.at(row + i, column); });
+    scalars.fetch(
+        queries - first, [&](int i) { return job.saved_log_sums.at(row + i, tile.head); },
+        [&](int i) { return job.projections.at(row + i, tile.head); });
+  };
+  const int first_seen = max(0, tile.first + 1 - visible_0);  // by which the tile's first key is seen
+  fetch(first_seen);
+  const auto row_of = [&](int row) { return s.first_key + tile.first + min(row, tile.count - 1); };
+  keys.load([&](int row) { return job.keys.at(row_of(row), column); }, job.width, aligned_heads(job.keys, job.width));
+  values.load([&](int row) { return job.values.at(row_of(row), column); }, job.width,
+              aligned_heads(job.values, job.width));
+  OutputSums<Shape> dk, dv;
+  clear(dk);
+  clear(dv);
+  for (int first = first_seen; first < queries; first += Shape::kTile) {
+    await_copies();
+    __syncthreads();
+    query_stage.round_rows(query_rows);
+    gradient_stage.round_rows(gradient_rows);
+    query_stage.round_columns(query_columns, Values::as_they_are);
+    gradient_stage.round_columns(gradient_columns, Values::as_they_are);
+    scalars.publish();
+    __syncthreads();
+    if (first + Shape::kTile < queries) fetch(first + Shape::kTile);
+#pragma unroll 1
+    for (int part = 0; part < Shape::kTile && first + part < queries; part += Shape::kPart) {
+      // The warp's first key is the one that most queries see.
+      if (tile.first + lane.warp * Shape::kWarpRows >= visible_0 + first + part + Shape::kPart - 1) continue;
+      PartProducts<Shape> p, ds;
+      multiply_rows<Shape>(keys, query_rows + part * Shape::kRowStride, p);
+      multiply_rows<Shape>(values, gradient_rows + part * Shape::kRowStride, ds);
+#pragma unroll
+      for (int n = 0; n < Shape::kPartTiles; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int at = part + 8 * n + 2 * lane.t + e % 2, query = first + at;
+          const bool sees = query < queries && tile.first + lane.row<Shape>(0, e / 2) < visible_0 + query;
+          const float weight = fast_exp2(p[0][n][e] * (job.scale * kLog2E) - scalars.first(at) * kLog2E);
+          p[0][n][e] = sees ? weight : 0.0f;
+          ds[0][n][e] = sees ? job.scale * weight * (ds[0][n][e] - scalars.second(at)) : 0.0f;
+        }
+      add_columns<Shape>(p, gradient_columns + part / Shape::kPerWord * Shape::kColumnStride, dv);
+      add_columns<Shape>(ds, query_columns + part / Shape::kPerWord * Shape::kColumnStride, dk);
+    }
+  }
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int row = lane.row<Shape>(0, h);
+    if (row >= tile.count) continue;
+    store_output<Shape>(dk, 0, h, 1, Write::accumulate, job.width, aligned_heads(job.key_gradients, job.width),
+                        job.key_gradients.at(row_of(row), column));
+    store_output<Shape>(dv, 0, h, 1, Write::accumulate, job.width, aligned_heads(job.value_gradients, job.width),
+                        job.value_gradients.at(row_of(row), column));
+  }
+}
+
+// --- Launches --------------------------------------------------------------------------------------------------------
+
+/// Blocks for all tiles of `of` rows, and the tiles of each sequence and head.
 struct TileGrid {
   unsigned blocks, tiles;
 };
@@ -518,12 +749,42 @@ TileGrid tile_grid(const char* op, const AttentionJob& job, int64_t most, int of
 
 template <typename Arithmetic>
 bool attend_by_mma(Context& context, const AttentionJob& job, int64_t most) {
-  return with_mma_shape<Arithmetic>(job.width, [&]<typename Shape>(Shape) {
-    const TileGrid grid = tile_grid("attention", job, most, Shape::kQueries);
+  const auto issue = [&]<typename Shape>(Shape) {
+    const TileGrid grid = tile_grid("attention", job, most, Shape::kRows);
     launch(context,
-           {.op = "attention", .grid = grid.blocks, .threads = kThreads, .shared_bytes = Shape::shared_bytes()},
+           {.op = "attention",
+            .grid = grid.blocks,
+            .threads = kThreads,
+            .shared_bytes = Shape::bytes(2, 1, 1, 1) + SharedMemory::bytes<int>(1)},
            attention_mma<Shape>, job, grid.tiles);
-  });
+    return true;
+  };
+  if (job.width <= 32) return issue(MmaShape<Arithmetic, 32, 2, 64, 32, Operands::in_registers>());
+  if (job.width <= 64) return issue(MmaShape<Arithmetic, 64, 2, 64, 32, Operands::in_registers>());
+  if (job.width <= 128) return issue(MmaShape<Arithmetic, 128, 1, 32, 32, Operands::in_registers>());
+  if (job.width <= 256) return issue(MmaShape<Arithmetic, 256, 1, 16, 16, Operands::in_shared_memory>());
+  return false;
+}
+
+template <typename Arithmetic>
+bool differentiate_by_mma(Context& context, const AttentionBackwardJob& job, int64_t most, int64_t most_keys) {
+  const auto issue = [&]<typename Shape>(Shape) {
+    const char* op = "attention_backward";
+    const TileGrid queries = tile_grid(op, job, most, Shape::kRows), keys = tile_grid(op, job, most_keys, Shape::kRows);
+    launch(context, {.op = op, .grid = queries.blocks, .threads = kThreads, .shared_bytes = Shape::bytes(2, 2, 1, 2)},
+           attention_query_gradients_mma<Shape>, job, queries.tiles);
+    launch(context,
+           {.op = op,
+            .grid = keys.blocks,
+            .threads = kThreads,
+            .shared_bytes = Shape::bytes(2, 2, 2, 2) + ScalarStage<Shape::kTile>::bytes()},
+           attention_key_gradients_mma<Shape>, job, keys.tiles);
+    return true;
+  };
+  if (job.width <= 32) return issue(MmaShape<Arithmetic, 32, 1, 32, 32, Operands::in_registers>());
+  if (job.width <= 64) return issue(MmaShape<Arithmetic, 64, 1, 32, 32, Operands::in_registers>());
+  if (job.width <= 128) return issue(MmaShape<Arithmetic, 128, 1, 16, 16, Operands::in_shared_memory>());
+  return false;
 }
 
 }  // namespace
@@ -542,6 +803,18 @@ bool tiled_attention(Context& context, const AttentionJob& all, int64_t most) {
   return false;
 }
 
-bool tiled_attention_backward(Context&, const AttentionBackwardJob&, int64_t) { return false; }
+bool tiled_attention_backward(Context& context, const AttentionBackwardJob& all, int64_t most, int64_t most_keys) {
+  AttentionBackwardJob job = all;
+  job.least_queries = kTiledQueries;
+  switch (context.precision()) {
+    case Precision::tf32:
+      return differentiate_by_mma<Tf32>(context, job, most, most_keys);
+    case Precision::bf16:
+      return differentiate_by_mma<Bf16>(context, job, most, most_keys);
+    case Precision::fp32:
+      break;
+  }
+  return false;
+}
 
 }  // namespace loci::cuda
