@@ -53,11 +53,13 @@ Context CommonOptions::make_context() const {
 
 void add_machine_options(CLI::App& command, CommonOptions& options) {
   command.add_option("--device", options.device, "cpu, cuda, cuda:INDEX; auto: the first GPU where there is one")
+      ->envname("LOCI_DEVICE")
       ->capture_default_str();
   command
       .add_option("--precision", options.precision,
                   "arithmetic of matrix products; auto: tf32 on a GPU, fp32 on the CPU")
       ->check(CLI::IsMember({"auto", "fp32", "tf32", "bf16"}))
+      ->envname("LOCI_PRECISION")
       ->capture_default_str();
   command.add_option("--threads", options.threads, "CPU threads (0: all cores)")->check(CLI::Range(0, 4096));
   command.add_option("--memory", options.memory_gib, "GiB that one wave may use (0: half of what is free)")
