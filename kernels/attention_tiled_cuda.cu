@@ -421,9 +421,9 @@ class ForwardWarp {
     }
   }
 
-  /// For a tile of whose values some became zero: NaN for the queries that see a value that is not finite.
+  /// Where some of the values of keys `first` and behind became zero: NaN for the queries that see them.
   __device__ void spoil(const KeyList& keys, int first) {
-    for (int key = first; key < first + Shape::kTile && tile_.warp_sees<Shape::kWarpRows>(key); ++key) {
+    for (int key = first; tile_.warp_sees<Shape::kWarpRows>(key); ++key) {
       const float* value = keys.at(key).value;
 #pragma unroll
       for (int j = 0; j < Shape::kOutputTiles; ++j)
@@ -545,8 +545,8 @@ __global__ void __launch_bounds__(kThreads, 2) attention_mma(AttentionJob job, u
     __syncthreads();
     if (first + Shape::kTile < seen) fetch(first + Shape::kTile);
     warp.add_tile(first, key_rows, value_columns);
-    if (masked && *spoiled) warp.spoil(keys, first);
   }
+  if (*spoiled) warp.spoil(keys, tile.visible / Shape::kTile * Shape::kTile);
   warp.store();
 }
 
