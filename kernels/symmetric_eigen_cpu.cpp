@@ -1,10 +1,12 @@
+#include <cblas.h>
 #include <lapacke.h>
 
 #include "kernels/cpu.h"
 
 namespace loci::cpu {
 
-int64_t eigenvectors(Context&, std::vector<double>& matrix, int64_t n, std::vector<double>& values) {
+int64_t eigenvectors(Context& context, std::vector<double>& matrix, int64_t n, std::vector<double>& values) {
+  openblas_set_num_threads(context.threads().size());
   const auto order = static_cast<lapack_int>(n);
   return LAPACKE_dsyevd(LAPACK_ROW_MAJOR, 'V', 'L', order, matrix.data(), order, values.data());
 }

@@ -99,8 +99,9 @@ bool multiply(Context& context, const Product& product) {
   return true;
 }
 
-int64_t factor_definite(Context&, double* matrix, int64_t n) {
+int64_t factor_definite(Context& context, double* matrix, int64_t n) {
   const DeviceMemoryAccess access;
+  openblas_set_num_threads(context.threads().size());
   return LAPACKE_dpotrf_work(LAPACK_COL_MAJOR, 'U', to_lapack(n), matrix, to_lapack(n));
 }
 
@@ -116,8 +117,9 @@ void solve_lower(Context&, const double* factor, int64_t n, double* columns, int
               to_lapack(n), columns, to_lapack(n));
 }
 
-int64_t eigen_symmetric(Context&, double* matrix, int64_t n, double* values) {
+int64_t eigen_symmetric(Context& context, double* matrix, int64_t n, double* values) {
   const DeviceMemoryAccess access;
+  openblas_set_num_threads(context.threads().size());
   return LAPACKE_dsyevd(LAPACK_COL_MAJOR, 'V', 'U', to_lapack(n), matrix, to_lapack(n), values);
 }
 

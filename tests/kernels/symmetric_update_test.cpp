@@ -47,7 +47,8 @@ TEST_P(SymmetricUpdate, AddsToTheLowerTriangleOnly) {
 
 INSTANTIATE_TEST_SUITE_P(Sizes, SymmetricUpdate,
                          ::testing::Values(Shape{0, 4}, Shape{3, 0}, Shape{1, 1}, Shape{31, 33}, Shape{33, 32},
-                                           Shape{5, 97}, Shape{129, 129}, Shape{17, 385}, Shape{9, 1000}, Shape{3, 2500}),
+                                           Shape{5, 97}, Shape{129, 129}, Shape{17, 385}, Shape{9, 1000},
+                                           Shape{3, 2500}),
                          [](const auto& named) { return fmt::format("{}x{}", named.param.rows, named.param.n); });
 
 TEST(SecondMoment, SumsInDoubleWhateverTheCalls) {
