@@ -372,9 +372,9 @@ def list_gpu_tests(listed):
     """{executable: {precision: names}} from `ctest --show-only=json-v1`."""
     made = {}
     for test in listed["tests"]:
-        if not test.get("command"):
-            continue
         properties = {p["name"]: p["value"] for p in test["properties"]}
+        if not test.get("command") or "ENVIRONMENT_MODIFICATION" not in properties:
+            continue  # not built, or no GoogleTest program
         [precision] = [x.removeprefix("LOCI_TEST_PRECISION=set:") for x in properties["ENVIRONMENT_MODIFICATION"]]
         names = made.setdefault(os.path.basename(test["command"][0]), {}).setdefault(precision, [])
         names += [x.removeprefix("--gtest_filter=") for x in test["command"] if x.startswith("--gtest_filter=")]
