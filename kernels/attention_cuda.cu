@@ -33,15 +33,6 @@ __device__ inline float dot(float4 a, float4 b, float sum) {
   sum = fmaf(a.z, b.z, sum);
   return fmaf(a.w, b.w, sum);
 }
-__device__ inline void add_scaled(float factor, float4 x, float4& y) {
-  y.x = fmaf(factor, x.x, y.x);
-  y.y = fmaf(factor, x.y, y.y);
-  y.z = fmaf(factor, x.z, y.z);
-  y.w = fmaf(factor, x.w, y.w);
-}
-__device__ inline float4 scaled(float factor, float4 x) {
-  return make_float4(factor * x.x, factor * x.y, factor * x.z, factor * x.w);
-}
 /// Zero where all four are finite, else NaN.
 __device__ inline float nan_unless_finite(float4 x) { return 0.0f * x.x + 0.0f * x.y + (0.0f * x.z + 0.0f * x.w); }
 
@@ -350,16 +341,6 @@ __global__ void __launch_bounds__(kThreads)
   if (inside && threadIdx.x % kColumns == 0) projections[pair] = sum;
 }
 
-/// P and dS of a query and a key: P = exp(scale s - log_sum), dS = scale P (dP - D). Zero for a key that is not seen.
-struct Weights {
-  float p, ds;
-};
-__device__ inline Weights backward_weights(bool sees, float score, float dp, float scale, float log_sum,
-                                           float projection) {
-  const float p = exp2f((score * scale - log_sum) * kLog2E);
-  return {sees ? p : 0.0f, sees ? scale * p * (dp - projection) : 0.0f};
-}
-
 /// dQ = sum_j dS_j K_j for a few queries. A lane has the dots of its query with key `first` + row.
 template <int kQueries, int kChunks, bool kWide>
 __device__ void query_gradients(const AttentionBackwardJob& job, const WarpWork& work, const KeyList& keys) {
@@ -412,7 +393,7 @@ __device__ void query_gradients(const AttentionBackwardJob& job, const WarpWork&
       panel += kChunks * kChunk;
     } while (panel < job.width);
     if (panels) load_row<kChunks, kWide>(at.key, work.panel, job.width, k);
-    const Weights w = backward_weights(key < visible + query, score, dp, job.scale, log_sum, projection);
+    const BackwardWeights w = backward_weights(key < visible + query, score, dp, job.scale, log_sum, projection);
 #pragma unroll
     for (int i = 0; i < kQueries; ++i) {
       const float ds = of_item<kQueries>(w.ds, i);
@@ -481,7 +462,7 @@ __device__ void key_gradients(const AttentionBackwardJob& job, const WarpWork& w
       load_row<kChunks, kWide>(job.output_gradients.at(at, column), work.panel, job.width, dy);
     }
     const bool sees = query < queries && key < visible_0 + query;
-    const Weights w = backward_weights(sees, score, dp, job.scale, log_sum, projection);
+    const BackwardWeights w = backward_weights(sees, score, dp, job.scale, log_sum, projection);
 #pragma unroll
     for (int i = 0; i < kKeys; ++i) {
       const float p = of_item<kKeys>(w.p, i), ds = of_item<kKeys>(w.ds, i);

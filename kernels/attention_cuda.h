@@ -94,6 +94,26 @@ __device__ void store_columns(float* row, int first, int width, float4 x) {
   }
 }
 
+__device__ inline void add_scaled(float factor, float4 x, float4& y) {
+  y.x = fmaf(factor, x.x, y.x);
+  y.y = fmaf(factor, x.y, y.y);
+  y.z = fmaf(factor, x.z, y.z);
+  y.w = fmaf(factor, x.w, y.w);
+}
+__device__ inline float4 scaled(float factor, float4 x) {
+  return make_float4(factor * x.x, factor * x.y, factor * x.z, factor * x.w);
+}
+
+/// P and dS of a query and a key: P = exp(scale s - log_sum), dS = scale P (dP - D). Zero for a key that is not seen.
+struct BackwardWeights {
+  float p, ds;
+};
+__device__ inline BackwardWeights backward_weights(bool sees, float score, float dp, float scale, float log_sum,
+                                                   float projection) {
+  const float p = exp2f((score * scale - log_sum) * kLog2E);
+  return {sees ? p : 0.0f, sees ? scale * p * (dp - projection) : 0.0f};
+}
+
 struct KeyRow {
   const float* key;
   const float* value;
