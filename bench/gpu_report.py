@@ -70,7 +70,10 @@ class Report:
 
     def program(self, name):
         folders = {"loci": "app", "forward_bench": "bench", "kernels_bench": "bench"}
-        folder = folders.get(name) or "tests/" + name.removesuffix("_tests")
+        folder = folders.get(name) or "tests/" + name.removesuffix("_tests").removesuffix("_emulation")
+        if self.a.emulated:
+            folder, name = {"loci": ("tests/emulation", "loci_emulated"), "forward_bench": ("bench", "forward_emulation_bench"),
+                            "kernels_bench": ("bench", "kernels_emulation_bench")}.get(name, (folder, name))
         return os.path.join(self.tree, "bin" if self.a.bundle else folder, name)
 
     def left(self, limit):
@@ -128,7 +131,7 @@ class Report:
         fields = "name,driver_version,memory.total,power.limit,clocks.max.sm,compute_cap"
         card = first_line(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]).split(", ")
         made = dict(zip(("card", "driver", "memory", "power_limit", "max_sm_clock", "compute_capability"), card))
-        if not made.get("card") or self.device == "cpu":
+        if not made.get("card") or self.device == "cpu" or self.a.emulated:
             made = {"card": "none"}
         nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
         found = re.search(r"release ([0-9.]+)", subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
@@ -151,11 +154,13 @@ class Report:
 
     def test_programs(self):
         """{executable: {precision: names}} of the tests labelled gpu."""
-        if self.device == "cpu":
-            return {"kernels_tests": {"fp32": ["*"]}}
+        if self.a.smoke:
+            program = "kernels_emulation_tests" if self.a.emulated else "kernels_tests"
+            return {program: {precision: ["GemmByHand*"] for precision in self.precisions}}
         if self.a.bundle:
             return json.load(open(os.path.join(self.tree, "tests.json")))
-        listed = subprocess.run(["ctest", "--test-dir", self.tree, "-L", "gpu", "--show-only=json-v1"], capture_output=True, text=True)
+        label = "emulation" if self.a.emulated else "gpu"
+        listed = subprocess.run(["ctest", "--test-dir", self.tree, "-L", label, "--show-only=json-v1"], capture_output=True, text=True)
         return list_gpu_tests(json.loads(listed.stdout))
 
     def tests(self):
@@ -176,7 +181,7 @@ class Report:
             os.remove(results)
         flags = os.path.join(self.work, "gtest-flags")
         with open(flags, "w") as out:
-            out.write("--gtest_filter=" + ":".join(["*LayerNorm*"] if self.a.smoke else names) + "\n")
+            out.write("--gtest_filter=" + ":".join(names) + "\n")
         command = [self.program(program), f"--gtest_flagfile={flags}", f"--gtest_output=json:{results}", "--gtest_brief=1"]
         code, text = self.run(command, LIMITS["tests"], own=True, LOCI_TEST_DEVICE=self.device, LOCI_TEST_PRECISION=precision,
                               LOCI_TEST_SOURCE=ROOT, **self.shared_variable())
@@ -292,8 +297,8 @@ class Report:
 
     def sanitizer(self):
         tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
-        if self.device == "cpu" or not os.path.exists(tool):
-            raise Skipped("there is no compute-sanitizer" if self.device != "cpu" else "there is no GPU")
+        if self.machine["card"] == "none" or not os.path.exists(tool):
+            raise Skipped("there is no compute-sanitizer" if self.machine["card"] != "none" else "there is no GPU")
         found, bad = {}, []
         for check in TOOLS:
             for suite in SANITIZED:
@@ -315,7 +320,7 @@ class Report:
         return found
 
     def ctest(self):
-        if self.a.bundle or self.device == "cpu":
+        if self.a.bundle or self.machine["card"] == "none":
             raise Skipped("a bundle's tests run without CTest" if self.a.bundle else "there is no GPU")
         code, text = self.run(["ctest", "--test-dir", self.tree, "-L", "gpu", "--output-on-failure"], LIMITS["ctest"])
         if code != 0 or text.count("***Skipped") == text.count(" Test #"):
@@ -445,10 +450,11 @@ def main():
     parser.add_argument("--work", metavar="DIR", help="keep intermediate files and the comparison's model here")
     parser.add_argument("--time-limit", type=float, default=0, help="seconds for everything (0: none); later steps are then skipped")
     parser.add_argument("--merge", metavar="REPORT", action="append", default=[], help="take the steps of another report in")
+    parser.add_argument("--emulated", action="store_true", help="the programs on the emulated device of a build tree without CUDA")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: that everything runs, on any machine")
     parser.add_argument("--output", metavar="FILE.json", help="default: bench/results/gpu-CARD.json")
     arguments = parser.parse_args()
-    arguments.device = arguments.device or ("cpu" if arguments.smoke else "cuda")
+    arguments.device = arguments.device or ("cpu" if arguments.smoke and not arguments.emulated else "cuda")
     arguments.precisions = arguments.precisions or ("fp32" if arguments.device == "cpu" else "fp32,tf32,bf16")
     unknown = set(filter(None, arguments.steps.split(","))) - set(STEPS)
     if unknown:

@@ -4,6 +4,7 @@
 #   scripts/gpu_report.sh [--peer-python PYTHON] [--rome CHECKOUT]     on a machine with a GPU and the project's dependencies
 #   scripts/gpu_report.sh --bundle DIR ...                             with the programs of scripts/bundle.sh instead
 #   scripts/gpu_report.sh --smoke --build build/cpu --output FILE      that the script itself works, without a GPU
+#   scripts/gpu_report.sh --smoke --emulated --build build/cpu --output FILE     the same on the emulated device; minutes
 #   scripts/gpu_report.sh --help                                       all flags
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
