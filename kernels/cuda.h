@@ -20,6 +20,8 @@ void linear(Context& context, ConstView x, ConstView w, ConstView bias, View y);
 void linear_activation(Context& context, ConstView x, ConstView w, ConstView bias, Activation kind, View up, View y);
 
 void layer_norm(Context& context, ConstView x, ConstView gain, ConstView bias, float epsilon, View y, View statistics);
+void add_layer_norm(Context& context, ConstView update, View x, ConstView gain, ConstView bias, float epsilon, View y,
+                    View statistics);
 void layer_norm_backward(Context& context, ConstView x, ConstView gain, ConstView statistics, ConstView dy, View dx,
                          Write write, View dgain, View dbias);
 
@@ -72,8 +74,9 @@ void add_second_moment(Context& context, ConstView x, double* total);
 
 /// The Cholesky factor of the lower triangle of `matrix` [n * n] (host, row-major), n > 0.
 CholeskyAttempt factor_definite(Context& context, std::vector<double> matrix, int64_t n);
-/// Replaces `matrix` [n * n] (host, row-major, lower triangle read), n > 0, by its eigenvectors, the columns of V, in the
-/// order of their eigenvalues, ascending, in `values` [n]. Returns 0, or the number of values that did not converge.
+/// Replaces `matrix` [n * n] (host, row-major, lower triangle read), n > 0, by its eigenvectors, the columns of V, in
+/// the order of their eigenvalues, ascending, in `values` [n]. Returns 0, or the number of values that did not
+/// converge.
 int64_t eigenvectors(Context& context, std::vector<double>& matrix, int64_t n, std::vector<double>& values);
 
 }  // namespace loci::cuda

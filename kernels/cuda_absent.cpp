@@ -13,6 +13,7 @@ void gemm(Context&, Transpose, ConstView, Transpose, ConstView, View, Write, flo
 void linear(Context&, ConstView, ConstView, ConstView, View) { absent(); }
 void linear_activation(Context&, ConstView, ConstView, ConstView, Activation, View, View) { absent(); }
 void layer_norm(Context&, ConstView, ConstView, ConstView, float, View, View) { absent(); }
+void add_layer_norm(Context&, ConstView, View, ConstView, ConstView, float, View, View) { absent(); }
 void layer_norm_backward(Context&, ConstView, ConstView, ConstView, ConstView, View, Write, View, View) { absent(); }
 void activation(Context&, Activation, ConstView, View) { absent(); }
 void activation_backward(Context&, Activation, ConstView, ConstView, View) { absent(); }

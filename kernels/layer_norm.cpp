@@ -15,6 +15,18 @@ void layer_norm(Context& context, ConstView x, ConstView gain, ConstView bias, f
   (context.on_cpu() ? cpu::layer_norm : cuda::layer_norm)(context, x, gain, bias, epsilon, y, statistics);
 }
 
+void add_layer_norm(Context& context, ConstView update, View x, ConstView gain, ConstView bias, float epsilon, View y,
+                    View statistics) {
+  require_valid("add_layer_norm", "x", x);
+  require_shape("add_layer_norm", "update", update, x.rows, x.cols);
+  require_shape("add_layer_norm", "gain", gain, 1, x.cols);
+  require_shape("add_layer_norm", "bias", bias, 1, x.cols);
+  require_shape("add_layer_norm", "y", y, x.rows, x.cols);
+  if (!statistics.empty()) require_shape("add_layer_norm", "statistics", statistics, x.rows, 2);
+  (context.on_cpu() ? cpu::add_layer_norm : cuda::add_layer_norm)(context, update, x, gain, bias, epsilon, y,
+                                                                  statistics);
+}
+
 void layer_norm_backward(Context& context, ConstView x, ConstView gain, ConstView statistics, ConstView dy, View dx,
                          Write write, View dgain, View dbias) {
   require_valid("layer_norm_backward", "x", x);

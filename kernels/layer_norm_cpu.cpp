@@ -35,6 +35,19 @@ LOCI_SIMD void normalise_row(const float* x, int64_t width, const Moments& momen
     y[i] = static_cast<float>((static_cast<double>(x[i]) - mean) * rstd) * gain[i] + bias[i];
 }
 
+LOCI_SIMD void add_row(const float* update, int64_t width, float* x) {
+#pragma omp simd
+  for (int64_t i = 0; i < width; ++i) x[i] += update[i];
+}
+
+void layer_norm_row(ConstView x, int64_t r, ConstView gain, ConstView bias, float epsilon, View y, View statistics) {
+  const Moments moments = row_moments(x.row(r), x.cols, static_cast<double>(epsilon));
+  normalise_row(x.row(r), x.cols, moments, gain.data, bias.data, y.row(r));
+  if (statistics.empty()) return;
+  statistics.row(r)[0] = static_cast<float>(moments.mean);
+  statistics.row(r)[1] = static_cast<float>(moments.rstd);
+}
+
 // dx = rstd (g - mean(g) - x^ mean(g x^)) with g = dy gain and x^ = (x - mean) rstd.
 LOCI_SIMD void row_backward(const float* x, const float* gain, const float* dy, int64_t width, const float* statistics,
                             float keep, float* dx) {
@@ -105,12 +118,16 @@ void parameter_gradients(Context& context, ConstView x, ConstView statistics, Co
 
 void layer_norm(Context& context, ConstView x, ConstView gain, ConstView bias, float epsilon, View y, View statistics) {
   context.threads().parallel_for(x.rows, row_grain(x.cols), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) layer_norm_row(x, r, gain, bias, epsilon, y, statistics);
+  });
+}
+
+void add_layer_norm(Context& context, ConstView update, View x, ConstView gain, ConstView bias, float epsilon, View y,
+                    View statistics) {
+  context.threads().parallel_for(x.rows, row_grain(x.cols), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
-      const Moments moments = row_moments(x.row(r), x.cols, static_cast<double>(epsilon));
-      normalise_row(x.row(r), x.cols, moments, gain.data, bias.data, y.row(r));
-      if (statistics.empty()) continue;
-      statistics.row(r)[0] = static_cast<float>(moments.mean);
-      statistics.row(r)[1] = static_cast<float>(moments.rstd);
+      add_row(update.row(r), x.cols, x.row(r));
+      layer_norm_row(x, r, gain, bias, epsilon, y, statistics);
     }
   });
 }

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <type_traits>
 
 #include "kernels/cuda.h"
 #include "kernels/cuda_reduce.h"
@@ -95,15 +96,26 @@ struct Statistics {
   }
 };
 
-template <Access kAccess>
-__global__ void __launch_bounds__(kMaxThreads)
-    layer_norm_row(ConstView x, ConstView gain, ConstView bias, double epsilon, View y, View statistics) {
+/// What is normalised: rows as they are, or after `update` was added to them, which is then written back.
+enum class Input { rows, sums };
+template <Input kInput>
+using InputView = std::conditional_t<kInput == Input::sums, View, ConstView>;
+
+template <Access kAccess, Input kInput>
+__global__ void __launch_bounds__(kMaxThreads) layer_norm_row(ConstView update, InputView<kInput> x, ConstView gain,
+                                                              ConstView bias, double epsilon, View y, View statistics) {
   SharedMemory shared;
   double* scratch = shared.take<double>(kWarp);
   double* more_scratch = shared.take<double>(kWarp);
   const Share<kAccess> share{static_cast<int>(x.cols)};
   float values[kHeld];
   share.load(row_of(x, blockIdx.x), values);
+  if constexpr (kInput == Input::sums) {
+    float updates[kHeld];
+    share.load(row_of(update, blockIdx.x), updates);
+    for (int slot = 0; slot < kHeld; ++slot) values[slot] += updates[slot];
+    share.store(values, row_of(x, blockIdx.x));
+  }
   double sum = 0;
   for (int slot = 0; slot < kHeld; ++slot) sum += as_double(values[slot]);
   const double width = static_cast<double>(x.cols), mean = block_sum(sum, scratch) / width;
@@ -341,12 +353,26 @@ void row_gradients(Context& context, ConstView x, ConstView gain, ConstView stat
 }  // namespace
 
 void layer_norm(Context& context, ConstView x, ConstView gain, ConstView bias, float epsilon, View y, View statistics) {
+  const View out = statistics.empty() ? View() : statistics;
+  const Launch how = over_rows("layer_norm", x.rows, x.cols);
+  if (x.cols > kLongestHeld)
+    return launch(context, how, layer_norm_long_row, x, gain, bias, static_cast<double>(epsilon), y, out);
   const bool is_wide = wide(x) && wide(gain) && wide(bias) && wide(y);
-  launch(context, over_rows("layer_norm", x.rows, x.cols),
-         x.cols > kLongestHeld ? layer_norm_long_row
-         : is_wide             ? layer_norm_row<Access::wide>
-                               : layer_norm_row<Access::single>,
-         x, gain, bias, static_cast<double>(epsilon), y, statistics.empty() ? View() : statistics);
+  launch(context, how,
+         is_wide ? layer_norm_row<Access::wide, Input::rows> : layer_norm_row<Access::single, Input::rows>, ConstView(),
+         x, gain, bias, static_cast<double>(epsilon), y, out);
+}
+
+void add_layer_norm(Context& context, ConstView update, View x, ConstView gain, ConstView bias, float epsilon, View y,
+                    View statistics) {
+  if (x.cols > kLongestHeld) {
+    cuda::add(context, update, x);
+    return cuda::layer_norm(context, x, gain, bias, epsilon, y, statistics);
+  }
+  const bool is_wide = wide(update) && wide(x) && wide(gain) && wide(bias) && wide(y);
+  launch(context, over_rows("add_layer_norm", x.rows, x.cols),
+         is_wide ? layer_norm_row<Access::wide, Input::sums> : layer_norm_row<Access::single, Input::sums>, update, x,
+         gain, bias, static_cast<double>(epsilon), y, statistics.empty() ? View() : statistics);
 }
 
 void layer_norm_backward(Context& context, ConstView x, ConstView gain, ConstView statistics, ConstView dy, View dx,

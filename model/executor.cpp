@@ -202,10 +202,10 @@ class Forward {
   void take_base_rows(int64_t layer, int64_t begin, int64_t end);
   void add_joined_low_rank(int64_t layer);
   bool block(int64_t layer);
-  bool attend(int64_t layer, BlockActivations& kept);
+  std::optional<Tensor> attend(int64_t layer, BlockActivations& kept);
   float epsilon() const { return static_cast<float>(config_.layer_norm_epsilon); }
   ConstView project_qkv(int64_t layer, ConstView h, BlockActivations& kept);
-  bool feed_forward(int64_t layer, BlockActivations& kept);
+  bool feed_forward(int64_t layer, ConstView attended, BlockActivations& kept);
   std::vector<int64_t> segment_starts(int64_t s, int64_t layer) const;
   AttentionBatch attention_batch(int64_t layer) const;
   std::optional<TailRows> tail_rows(int64_t layer) const;
@@ -380,18 +380,37 @@ void Forward::take_base_rows(int64_t layer, int64_t begin, int64_t end) {
 
 /// Low-rank terms at layer - 1 of sequences that join at layer, from the keys that their bases recorded.
 void Forward::add_joined_low_rank(int64_t layer) {
-  for (const LowRankTerm& term : plan_.low_rank) {
-    const Sequence& s = sequence(term.sequence);
-    if (s.first_layer != layer || term.layer != layer - 1) continue;
-    std::vector<const float*> sources;
-    for (int64_t r = 0; r < s.row_count(); ++r)
-      sources.push_back(s.base->row(Site::mlp_key, layer - 1, s.first_position + r));
-    Tensor keys(context_, s.row_count(), config_.mlp_width);
+  std::vector<std::vector<const LowRankTerm*>> terms(plan_.sequences.size());
+  for (const LowRankTerm& term : plan_.low_rank)
+    if (sequence(term.sequence).first_layer == layer && term.layer == layer - 1)
+      terms[static_cast<size_t>(term.sequence)].push_back(&term);
+  // Rows of neighbouring sequences that have terms go through one op.
+  std::vector<const float*> sources;
+  std::vector<LowRankRows> rows;
+  int64_t first = 0;
+  const auto flush = [&] {
+    if (sources.empty()) return;
+    const auto count = static_cast<int64_t>(sources.size());
+    Tensor keys(context_, count, config_.mlp_width);
     collect_rows(context_, {context_, std::span<const float* const>(sources)}, keys.view());
-    const std::array<LowRankRows, 1> rows{{{0, s.row_count(), term.u, term.v}}};
-    add_low_rank(context_, keys.view(), {context_, std::span<const LowRankRows>(rows)},
-                 x_.rows_slice(packed_row(term.sequence, s.first_position), s.row_count()));
+    add_low_rank(context_, keys.view(), {context_, std::span<const LowRankRows>(rows)}, x_.rows_slice(first, count));
+    sources.clear();
+    rows.clear();
+  };
+  for (const int64_t s : layout_.order) {
+    const auto& own = terms[static_cast<size_t>(s)];
+    if (own.empty()) {
+      flush();
+      continue;
+    }
+    const Sequence& lane = sequence(s);
+    if (sources.empty()) first = packed_row(s, lane.first_position);
+    for (const LowRankTerm* term : own)
+      rows.push_back({static_cast<int64_t>(sources.size()), lane.row_count(), term->u, term->v});
+    for (int64_t r = 0; r < lane.row_count(); ++r)
+      sources.push_back(lane.base->row(Site::mlp_key, layer - 1, lane.first_position + r));
   }
+  flush();
 }
 
 // --- One block -------------------------------------------------------------------------------------------------------
@@ -403,12 +422,13 @@ bool Forward::block(int64_t layer) {
   BlockActivations& kept = keep_ ? activations_->blocks.back() : scratch;
   const int64_t rows = layer_rows(layer);
   if (rows == 0) return !(plan_.stop && plan_.stop->layer == layer && plan_.stop->site != Site::resid);
-  return attend(layer, kept) && feed_forward(layer, kept);
+  const std::optional<Tensor> attended = attend(layer, kept);
+  return attended && feed_forward(layer, attended->view(), kept);
 }
 
-/// The attention half of a block: x += W_o attention(W_qkv ln_1(x)). In the last block rows that nobody needs end here:
-/// they give keys and values only.
-bool Forward::attend(int64_t layer, BlockActivations& kept) {
+/// The attention half of a block: W_o attention(W_qkv ln_1(x)), still to be added to x. In the last block rows that
+/// nobody needs end here: they give keys and values only. Nothing where the plan stops here.
+std::optional<Tensor> Forward::attend(int64_t layer, BlockActivations& kept) {
   const BlockParameters<const float>& p = parameters_.blocks[static_cast<size_t>(layer)];
   const int64_t rows = layer_rows(layer);
   const View x = x_.rows_slice(0, rows);
@@ -431,9 +451,8 @@ bool Forward::attend(int64_t layer, BlockActivations& kept) {
   visit_site(Site::attn_out, layer, out.view());
   record_site(Site::attn_out, layer, out.view());
   if (records_) storage_->keep(std::move(kept.qkv));
-  if (stops_at(plan_, Site::attn_out, layer)) return false;
-  add(context_, out.view(), x_.rows_slice(0, queries.rows));
-  return true;
+  if (stops_at(plan_, Site::attn_out, layer)) return std::nullopt;
+  return out;
 }
 
 /// Keys and values of all rows; queries of all rows, or of the tail rows alone. Returns the queries.
@@ -461,17 +480,15 @@ ConstView Forward::project_qkv(int64_t layer, ConstView h, BlockActivations& kep
   return kept.queries.view();
 }
 
-/// x += W_down f(W_up ln_2(x)), with low-rank terms on the down projection.
-bool Forward::feed_forward(int64_t layer, BlockActivations& kept) {
+/// x += attended; x += W_down f(W_up ln_2(x)), with low-rank terms on the down projection.
+bool Forward::feed_forward(int64_t layer, ConstView attended, BlockActivations& kept) {
   const BlockParameters<const float>& p = parameters_.blocks[static_cast<size_t>(layer)];
   const int64_t rows = current_rows(layer);
   const View x = x_.rows_slice(0, rows);
-  if (keep_) {
-    kept.middle = copy_of(x);
-    kept.ln_2_statistics = Tensor(context_, rows, 2);
-  }
+  if (keep_) kept.ln_2_statistics = Tensor(context_, rows, 2);
   Tensor h(context_, rows, config_.width);
-  layer_norm(context_, x, p.ln_2_gain, p.ln_2_bias, epsilon(), h.view(), kept.ln_2_statistics.view());
+  add_layer_norm(context_, attended, x, p.ln_2_gain, p.ln_2_bias, epsilon(), h.view(), kept.ln_2_statistics.view());
+  if (keep_) kept.middle = copy_of(x);
   if (keep_) kept.up = Tensor(context_, rows, config_.mlp_width);
   Tensor activated(context_, rows, config_.mlp_width);
   const View key = activated.view();

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "kernels/rows.h"
 #include "tests/kernels/reference.h"
 
 namespace loci {
@@ -78,6 +79,22 @@ TEST_P(LayerNorm, AgreesWithTheFormulaInDouble) {
   EXPECT_TRUE(y.guarded() && statistics.guarded());
   layer_norm(context, x.read(), gain.read(), bias.read(), kEpsilon, x.view(), View());
   EXPECT_TRUE(identical(x.values(), y.values()));
+}
+
+TEST_P(LayerNorm, AddingFirstIsTheTwoOps) {
+  Context context(device_options());
+  Padded x(context, shape_.rows, shape_.width, x_), sum(context, shape_.rows, shape_.width, x_),
+      update(context, shape_.rows, shape_.width, dy_), gain(context, 1, shape_.width, gain_),
+      bias(context, 1, shape_.width, bias_);
+  Padded y(context, shape_.rows, shape_.width), statistics(context, shape_.rows, 2);
+  Padded expected(context, shape_.rows, shape_.width), expected_statistics(context, shape_.rows, 2);
+  add(context, update.read(), sum.view());
+  layer_norm(context, sum.read(), gain.read(), bias.read(), kEpsilon, expected.view(), expected_statistics.view());
+  add_layer_norm(context, update.read(), x.view(), gain.read(), bias.read(), kEpsilon, y.view(), statistics.view());
+  EXPECT_TRUE(identical(x.values(), sum.values()));
+  EXPECT_TRUE(identical(y.values(), expected.values()));
+  EXPECT_TRUE(identical(statistics.values(), expected_statistics.values()));
+  EXPECT_TRUE(x.guarded() && y.guarded() && statistics.guarded());
 }
 
 TEST_P(LayerNorm, BackwardAgreesWithTheDerivativeInDouble) {
