@@ -6,10 +6,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 scripts/setup.sh
 echo "== build"
-cmake --preset cpu >/dev/null
-cmake --build --preset cpu --target loci -- --quiet
+preset=cpu
+if nvidia-smi -L >/dev/null 2>&1 && { command -v nvcc >/dev/null || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; }; then
+  preset=cuda
+fi
+cmake --preset "$preset" >/dev/null
+cmake --build --preset "$preset" --target loci -- --quiet
 
-loci=build/cpu/app/loci
+loci=build/$preset/app/loci
 python=/usr/bin/python3
 model=data/model
 world=data/world
