@@ -1,7 +1,6 @@
 #include "tests/emulation/device_memory.h"
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -21,16 +20,17 @@ namespace {
 
 constexpr size_t kRegionBytes = size_t{8} << 30;
 constexpr size_t kAlignment = 256;
+constexpr size_t kPage = size_t{2} << 20;  // of the largest size: opening and closing the region costs by the page
 
 /// One range of addresses from which device memory is taken, closed to everybody except inside DeviceMemoryAccess.
 /// First fit over a list of free ranges: the Context above caches blocks, so it is asked rarely.
 class Region {
  public:
   Region() {
-    void* mapped = mmap(nullptr, kRegionBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* mapped = mmap(nullptr, kRegionBytes + kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     require<SystemError>(mapped != MAP_FAILED, "no address space for the emulated device's memory");
-    madvise(mapped, kRegionBytes, MADV_HUGEPAGE);  // opening and closing it costs by the page
-    base_ = static_cast<unsigned char*>(mapped);
+    base_ = static_cast<unsigned char*>(mapped) + (kPage - reinterpret_cast<uintptr_t>(mapped) % kPage);
+    madvise(base_, kRegionBytes, MADV_HUGEPAGE);
     free_.emplace(0, kRegionBytes);
   }
 
@@ -77,8 +77,7 @@ class Region {
 
  private:
   void grow_to(size_t end) {
-    const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-    used_ = std::max(used_, (end + page - 1) / page * page);
+    used_ = std::max(used_, (end + kPage - 1) / kPage * kPage);
     if (openings_ > 0) protect(PROT_READ | PROT_WRITE);
   }
   void protect(int access) {
