@@ -17,6 +17,8 @@ constexpr int kRows = 4;              // of a warp's lanes
 constexpr int kColumns = 8;           // lanes of a row
 constexpr int kChunk = 4 * kColumns;  // columns of a head that the lanes of a row hold at a time
 constexpr int kTileKeys = 16;
+constexpr int kSplitWarps = 8;   // that share a lone query
+constexpr int kSplitKeys = 128;  // from which on they do
 constexpr int kSteps = kTileKeys / kRows;
 
 /// Steps whose loads are in flight together, as far as registers go.
@@ -144,14 +146,7 @@ class ForwardWarp {
         query_(min(lane_ % kColumns / (kColumns / kQueries), count_ - 1)) {}
 
   __device__ void run(int head) {
-#pragma unroll
-    for (int q = 0; q < kQueries; ++q)
-#pragma unroll
-      for (int m = 0; m < kChunks; ++m) output_[q][m] = make_float4(0, 0, 0, 0);
-    load_queries(0);
-    for (int first = 0; first < seen(); first += kTileKeys) add_keys(first);
-    sum_ += __shfl_xor_sync(kAllLanes, sum_, 8);
-    sum_ += __shfl_xor_sync(kAllLanes, sum_, 16);
+    walk(0, 1);
     const float inverse = 1 / sum_;
 #pragma unroll
     for (int q = 0; q < kQueries; ++q) {
@@ -167,7 +162,50 @@ class ForwardWarp {
     if (writes && job_.log_sums.data) *job_.log_sums.at(first_row_ + query_, head) = maximum_ + logf(sum_);
   }
 
+  /// The same for a lone query by all warps of the block, which take tiles of keys in turn.
+  __device__ void run_together(int head, int warps, SharedMemory& shared) {
+    float* maxima = shared.take<float>(warps);
+    float* sums = shared.take<float>(warps);
+    float* outputs = shared.take<float>(warps * kChunks * kChunk);
+    const int warp = static_cast<int>(threadIdx.x) / kWarp;
+    walk(warp, warps);
+    sum_over_rows(output_[0]);
+    if (lane_ == 0) {
+      maxima[warp] = maximum_;
+      sums[warp] = sum_;
+    }
+    if (lane_ < kColumns)
+#pragma unroll
+      for (int m = 0; m < kChunks; ++m)
+        *reinterpret_cast<float4*>(outputs + (warp * kChunks + m) * kChunk + 4 * lane_) = output_[0][m];
+    __syncthreads();
+    float maximum = maxima[0], sum = 0;
+    for (int w = 1; w < warps; ++w) maximum = fmaxf(maximum, maxima[w]);
+    for (int w = 0; w < warps; ++w) sum += sums[w] * exp2f((maxima[w] - maximum) * kLog2E);
+    const int columns = min(kChunks * kChunk, job_.width - panel_);
+    for (int c = static_cast<int>(threadIdx.x); c < columns; c += static_cast<int>(blockDim.x)) {
+      float output = 0;
+      for (int w = 0; w < warps; ++w)
+        output += exp2f((maxima[w] - maximum) * kLog2E) * outputs[w * kChunks * kChunk + c];
+      *job_.output.at(first_row_, column_ + panel_ + c) = output / sum;
+    }
+    if (threadIdx.x == 0 && panel_ == 0 && job_.log_sums.data)
+      *job_.log_sums.at(first_row_, head) = maximum + logf(sum);
+  }
+
  private:
+  /// Takes the tiles of keys `tile`, `tile` + `step`, ...
+  __device__ void walk(int tile, int step) {
+#pragma unroll
+    for (int q = 0; q < kQueries; ++q)
+#pragma unroll
+      for (int m = 0; m < kChunks; ++m) output_[q][m] = make_float4(0, 0, 0, 0);
+    load_queries(0);
+    for (int first = tile * kTileKeys; first < seen(); first += step * kTileKeys) add_keys(first);
+    sum_ += __shfl_xor_sync(kAllLanes, sum_, 8);
+    sum_ += __shfl_xor_sync(kAllLanes, sum_, 16);
+  }
+
   __device__ int seen() const { return visible_ + count_ - 1; }  // keys that the last query sees
 
   __device__ void load_queries(int panel) {
@@ -323,6 +361,25 @@ __global__ void __launch_bounds__(kThreads, kBlocks<kChunks>)
     ForwardWarp<kQueries, kChunks, true>(job, work, keys).run(work.head);
   else
     ForwardWarp<kQueries, kChunks, false>(job, work, keys).run(work.head);
+}
+
+/// Lone queries with many keys: a block for each sequence, head and panel. Shared memory: split_bytes.
+template <int kChunks>
+__global__ void __launch_bounds__(kSplitWarps* kWarp) attention_split(AttentionJob job, unsigned panels) {
+  const AttentionTile place = attention_tile(blockIdx.x / panels, 1, job.heads);
+  const WarpWork work{job.sequences[place.sequence], static_cast<int>(place.head), 0,
+                      static_cast<int>(blockIdx.x % panels) * kChunks * kChunk};
+  if (work.sequence.queries == 0) return;
+  const KeyList keys(job, work.sequence, static_cast<int64_t>(work.head) * job.width);
+  SharedMemory shared;
+  if (keys.wide() && aligned_rows(job.queries.data, job.queries.stride))
+    ForwardWarp<1, kChunks, true>(job, work, keys).run_together(work.head, kSplitWarps, shared);
+  else
+    ForwardWarp<1, kChunks, false>(job, work, keys).run_together(work.head, kSplitWarps, shared);
+}
+template <int kChunks>
+constexpr size_t split_bytes() {
+  return 2 * SharedMemory::bytes<float>(kSplitWarps) + SharedMemory::bytes<float>(kSplitWarps * kChunks * kChunk);
 }
 
 // --- Backward --------------------------------------------------------------------------------------------------------
@@ -556,6 +613,26 @@ void attend_by_warps(Context& context, const AttentionJob& job, int64_t most) {
   });
 }
 
+void attend_lone_queries(Context& context, const AttentionJob& job) {
+  const auto issue = [&]<int kChunks>() {
+    const unsigned panels = blocks_for(job.width, kChunks * kChunk);
+    const int64_t blocks = static_cast<int64_t>(job.sequence_count) * job.heads * panels;
+    require<ShapeError>(blocks <= INT32_MAX, "attention: {} sequences are too many for one call", job.sequence_count);
+    launch(context,
+           {.op = "attention",
+            .grid = static_cast<unsigned>(blocks),
+            .threads = kSplitWarps * kWarp,
+            .shared_bytes = split_bytes<kChunks>()},
+           attention_split<kChunks>, job, panels);
+  };
+  if (job.width <= kChunk)
+    issue.template operator()<1>();
+  else if (job.width <= 2 * kChunk)
+    issue.template operator()<2>();
+  else
+    issue.template operator()<4>();
+}
+
 void differentiate_by_warps(Context& context, const AttentionBackwardJob& job, int64_t most, int64_t most_keys) {
   with_shape(job.width, most, [&]<int kQueries, int kChunks>() {
     const WarpGrid grid = warp_grid("attention_backward", job, most, kQueries, kChunks);
@@ -584,7 +661,9 @@ void attention(Context& context, const AttentionBatch& batch, int64_t heads, flo
   if (!log_sums.empty()) job.log_sums = log_sums;
   const int64_t most = most_queries(batch);
   const bool tiled = most >= kTiledQueries && tiled_attention(context, job, most);
-  if (!tiled)
+  if (most == 1 && batch.max_keys >= kSplitKeys)
+    attend_lone_queries(context, job);
+  else if (!tiled)
     attend_by_warps(context, job, most);
   else if (keep_short_sequences(batch, most, job))
     attend_by_warps(context, job, job.most_queries);

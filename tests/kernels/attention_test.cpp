@@ -202,6 +202,9 @@ std::vector<Sizes> all_sizes() {
       {{{70, 70, 1, {3}}, {5, 5, 1, {}}}, 1, 256},
       {{{30, 30, 1, {}}, {2, 3, 2, {1}}}, 1, 260},
       {{{130, 160, 31, {40}}}, 2, 64},
+      {{{1, 200, 200, {}}, {1, 3, 3, {}}, {0, 2, 1, {}}, {1, 70, 66, {100, 9}}}, 3, 64},
+      {{{1, 1, 1, {150}}, {1, 128, 128, {}}}, 2, 7},
+      {{{1, 131, 130, {}}}, 2, 140},
   };
 }
 
@@ -306,7 +309,7 @@ TEST_P(Attention, AgreesOnAlignedRows) {
   EXPECT_TRUE(close_to(dv.to_host(), expected.dv, allowed, expected.errors.dv));
 }
 
-INSTANTIATE_TEST_SUITE_P(Sizes, Attention, ::testing::Range<size_t>(0, 14));
+INSTANTIATE_TEST_SUITE_P(Sizes, Attention, ::testing::Range<size_t>(0, 17));
 
 TEST(AttentionByHand, TwoKeys) {
   Context context(device_options());
