@@ -2,17 +2,27 @@
 
 #include <gtest/gtest.h>
 
-#include <cstring>
-#include <limits>
+#include <numeric>
+#include <vector>
 
 #include "runtime/error.h"
 #include "runtime/tensor.h"
+#include "tests/support/device.h"
 
 namespace loci {
 namespace {
 
+using test::device_options;
+
 TEST(DeviceNames, AreParsedOrRefused) {
   EXPECT_EQ(Device::parse("cpu").name(), "cpu");
+  if (CudaDevice::count() > 0) {
+    EXPECT_EQ(Device::parse("cuda").name(), "cuda:0");
+    EXPECT_EQ(Device::parse("cuda:0").name(), "cuda:0");
+    EXPECT_THROW(Device::parse("cuda:1000"), InputError);
+  } else {
+    EXPECT_THROW(Device::parse("cuda"), InputError);
+  }
   for (const char* text : {"", "CPU", "gpu", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "cud"}) {
     try {
       Device::parse(text);
@@ -24,12 +34,13 @@ TEST(DeviceNames, AreParsedOrRefused) {
 }
 
 TEST(Context, MemoryIsAlignedAndCounted) {
-  Context context;
+  Context context(device_options());
   void* small = context.allocate(1);
   void* large = context.allocate(100000);
   EXPECT_EQ(reinterpret_cast<uintptr_t>(small) % 64, 0u);
   EXPECT_EQ(reinterpret_cast<uintptr_t>(large) % 64, 0u);
-  std::memset(large, 1, 100000);
+  const std::vector<char> ones(100000, 1);
+  context.copy_to_device(large, ones.data(), ones.size());
   EXPECT_GE(context.peak_bytes(), 100001);
   const int64_t peak = context.peak_bytes();
   context.release(large, 100000);
@@ -44,7 +55,7 @@ TEST(Context, MemoryIsAlignedAndCounted) {
 // The sanitizers' allocator neither keeps blocks nor returns where there is no memory.
 #ifndef LOCI_SANITIZED
 TEST(Context, ReleasedBlocksAreUsedAgain) {
-  Context context;
+  Context context(device_options());
   void* first = context.allocate(1000);
   context.release(first, 1000);
   EXPECT_EQ(context.allocate(1001), first);
@@ -52,7 +63,7 @@ TEST(Context, ReleasedBlocksAreUsedAgain) {
 }
 
 TEST(Context, NoMemoryIsASystemError) {
-  Context context;
+  Context context(device_options());
   EXPECT_THROW(context.allocate(size_t{1} << 60), SystemError);
   void* block = context.allocate(64);
   EXPECT_NE(block, nullptr);
@@ -63,25 +74,65 @@ TEST(Context, NoMemoryIsASystemError) {
 #endif
 
 TEST(Context, TheBudgetIsWhatWasAskedForOrHalfOfWhatIsFree) {
-  ContextOptions options;
+  ContextOptions options = device_options(3);
   options.memory_budget = 12345;
-  options.threads = 3;
   Context limited(options);
   EXPECT_EQ(limited.memory_budget(), 12345);
   EXPECT_EQ(limited.threads().size(), 3);
-  EXPECT_GT(Context().memory_budget(), 0);
+  EXPECT_GT(Context(device_options()).memory_budget(), 0);
 }
 
 TEST(Context, CopiesOfNothingAreFine) {
-  Context context;
+  Context context(device_options());
   context.copy_to_device(nullptr, nullptr, 0);
   context.copy_to_host(nullptr, nullptr, 0);
   context.copy_on_device(nullptr, nullptr, 0);
   context.fill_zero(nullptr, 0);
 }
 
+TEST(Context, CopiesRowsAndBlocks) {
+  Context context(device_options());
+  std::vector<int32_t> values(12);
+  std::iota(values.begin(), values.end(), 0);
+  const DeviceArray<int32_t> source(context, std::span<const int32_t>(values));
+  DeviceArray<int32_t> copy(context, 12), picked(context, 6);
+  context.copy_on_device(copy.data(), source.data(), 12 * sizeof(int32_t));
+  values.assign(12, -1);  // the source of a copy may change as soon as the call returns
+  const std::vector<int32_t> in_order{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}, columns{1, 2, 5, 6, 9, 10};
+  EXPECT_EQ(copy.to_host(), in_order);
+  // Two columns of three rows of four.
+  std::vector<int32_t> got(6);
+  context.copy_rows_to_host(got.data(), copy.data() + 1, 2 * sizeof(int32_t), 4 * sizeof(int32_t), 3);
+  EXPECT_EQ(got, columns);
+  context.copy_rows_on_device(picked.data(), copy.data() + 1, 2 * sizeof(int32_t), 4 * sizeof(int32_t), 3);
+  EXPECT_EQ(picked.to_host(), columns);
+  context.fill_zero(picked.data() + 1, 4 * sizeof(int32_t));
+  context.synchronize();
+  EXPECT_EQ(picked.to_host(), (std::vector<int32_t>{1, 0, 0, 0, 0, 10}));
+}
+
+TEST(Context, NamesItsDevice) {
+  Context context(device_options());
+  EXPECT_EQ(context.device().name(), context.on_cpu() ? "cpu" : "cuda:0");
+  EXPECT_FALSE(context.device_product().empty());
+  EXPECT_EQ(context.precision(), device_options().precision);
+}
+
+TEST(Context, TheCpuComputesInFp32Alone) {
+  for (const Precision precision : {Precision::tf32, Precision::bf16}) {
+    ContextOptions options;
+    options.precision = precision;
+    EXPECT_THROW(Context{options}, InputError);
+  }
+}
+
+TEST(Precisions, HaveTheirNames) {
+  for (const char* name : {"fp32", "tf32", "bf16"}) EXPECT_EQ(precision_name(parse_precision(name)), name);
+  for (const char* name : {"", "FP32", "fp16", "tf3"}) EXPECT_THROW(parse_precision(name), InputError);
+}
+
 TEST(DeviceArrays, OwnWhatTheyHold) {
-  Context context;
+  Context context(device_options());
   {
     const std::vector<int32_t> values{1, 2, 3};
     DeviceArray<int32_t> first(context, std::span<const int32_t>(values));
@@ -98,7 +149,7 @@ TEST(DeviceArrays, OwnWhatTheyHold) {
 }
 
 TEST(Tensors, RoundTripAndViews) {
-  Context context;
+  Context context(device_options());
   const std::vector<float> values{1, 2, 3, 4, 5, 6};
   Tensor tensor = Tensor::from_host(context, values, 2, 3);
   EXPECT_EQ(tensor.to_host(), values);
