@@ -17,7 +17,8 @@ constexpr int kRows = 4;              // of a warp's lanes
 constexpr int kColumns = 8;           // lanes of a row
 constexpr int kChunk = 4 * kColumns;  // columns of a head that the lanes of a row hold at a time
 constexpr int kTileKeys = 16;
-constexpr int kSplitWarps = 8;   // that share a lone query
+constexpr int kSplitWarps = 8;  // that share a lone query
+constexpr int kSplitThreads = kSplitWarps * kWarp;
 constexpr int kSplitKeys = 128;  // from which on they do
 constexpr int kSteps = kTileKeys / kRows;
 
@@ -365,7 +366,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<kChunks>)
 
 /// Lone queries with many keys: a block for each sequence, head and panel. Shared memory: split_bytes.
 template <int kChunks>
-__global__ void __launch_bounds__(kSplitWarps* kWarp) attention_split(AttentionJob job, unsigned panels) {
+__global__ void __launch_bounds__(kSplitThreads, kChunks <= 2 ? 2 : 1)
+    attention_split(AttentionJob job, unsigned panels) {
   const AttentionTile place = attention_tile(blockIdx.x / panels, 1, job.heads);
   const WarpWork work{job.sequences[place.sequence], static_cast<int>(place.head), 0,
                       static_cast<int>(blockIdx.x % panels) * kChunks * kChunk};
@@ -621,7 +623,7 @@ void attend_lone_queries(Context& context, const AttentionJob& job) {
     launch(context,
            {.op = "attention",
             .grid = static_cast<unsigned>(blocks),
-            .threads = kSplitWarps * kWarp,
+            .threads = kSplitThreads,
             .shared_bytes = split_bytes<kChunks>()},
            attention_split<kChunks>, job, panels);
   };
