@@ -93,9 +93,9 @@ void append_segments(const Recording* base, int64_t layer, int64_t end, std::vec
 void check_sequence(const Sequence& sequence, size_t index, const GptConfig& config) {
   const int64_t rows = sequence.row_count();
   require<ShapeError>(rows > 0, "sequence {} has no rows", index);
-  require<InputError>(sequence.first_position + rows <= config.positions,
+  require<InputError>(sequence.end_position() <= config.positions,
                       "a sequence of {} tokens is longer than the model's context of {}; shorten the prompt",
-                      sequence.first_position + rows, config.positions);
+                      sequence.end_position(), config.positions);
   require<ShapeError>(sequence.first_layer >= 0 && sequence.first_layer <= config.layers,
                       "sequence {} starts at layer {} of {}", index, sequence.first_layer, config.layers);
   if (sequence.first_layer == 0) {
@@ -105,7 +105,7 @@ void check_sequence(const Sequence& sequence, size_t index, const GptConfig& con
       require<InputError>(token >= 0 && token < config.vocabulary,
                           "token id {} is outside the model's vocabulary of {}", token, config.vocabulary);
   } else {
-    require<ShapeError>(sequence.base && sequence.base->length() >= sequence.first_position + rows,
+    require<ShapeError>(sequence.base && sequence.base->length() >= sequence.end_position(),
                         "sequence {} starts at layer {} but its base does not cover its rows", index,
                         sequence.first_layer);
   }
@@ -119,9 +119,9 @@ void check_place(const Plan& plan, int64_t sequence, int64_t position, Site site
   require<ShapeError>(sequence >= 0 && sequence < static_cast<int64_t>(plan.sequences.size()),
                       "a {} names sequence {} of {}", what, sequence, plan.sequences.size());
   const Sequence& s = plan.sequences[static_cast<size_t>(sequence)];
-  require<ShapeError>(position >= s.first_position && position < s.first_position + s.row_count(),
+  require<ShapeError>(position >= s.first_position && position < s.end_position(),
                       "a {} names position {} of a sequence whose rows are {} to {}", what, position, s.first_position,
-                      s.first_position + s.row_count() - 1);
+                      s.end_position() - 1);
   const int64_t lowest = site == Site::resid ? s.first_layer - 1 : s.first_layer;
   require<ShapeError>(site == Site::embed ? s.first_layer == 0 : layer >= lowest,
                       "a {} at layer {} lies below its sequence's first layer {}", what, layer, s.first_layer);
@@ -189,10 +189,12 @@ class Forward {
  private:
   int64_t layer_rows(int64_t layer) const { return layout_.active_rows[static_cast<size_t>(layer)]; }
   const Sequence& sequence(int64_t index) const { return plan_.sequences[static_cast<size_t>(index)]; }
+  /// The rows of a sequence that are still computed start here; none are where this is its end.
+  int64_t first_position(int64_t s) const {
+    return tail_ ? tail_->first_position[static_cast<size_t>(s)] : sequence(s).first_position;
+  }
   int64_t packed_row(int64_t s, int64_t position) const {
-    if (tail_)
-      return tail_->first_row[static_cast<size_t>(s)] + position - tail_->first_position[static_cast<size_t>(s)];
-    return layout_.first_row[static_cast<size_t>(s)] + position - sequence(s).first_position;
+    return (tail_ ? tail_->first_row : layout_.first_row)[static_cast<size_t>(s)] + position - first_position(s);
   }
 
   void check_keep() const;
@@ -525,11 +527,10 @@ AttentionBatch Forward::attention_batch(int64_t layer) const {
   for (int64_t i = 0; i < layout_.active[static_cast<size_t>(layer)]; ++i) {
     const int64_t s = layout_.order[static_cast<size_t>(i)];
     const Sequence& lane = sequence(s);
-    const int64_t first_needed = tail_ ? tail_->first_position[static_cast<size_t>(s)] : lane.first_position;
     std::vector<int64_t> starts = segment_starts(s, layer);
-    starts.push_back(lane.first_position + lane.row_count());
+    starts.push_back(lane.end_position());
     for (size_t part = 0; part + 1 < starts.size(); ++part) {
-      const int64_t first_query = std::max(first_needed, starts[part]);
+      const int64_t first_query = std::max(first_position(s), starts[part]);
       const int64_t queries = starts[part + 1] - first_query;
       if (queries <= 0) continue;
       const auto first_segment = static_cast<int64_t>(segments.size());
@@ -562,7 +563,7 @@ std::optional<TailRows> Forward::tail_rows(int64_t layer) const {
   tail.first_row.resize(count);
   for (size_t s = 0; s < count; ++s) {
     const Sequence& lane = plan_.sequences[s];
-    tail.first_position[s] = lane.record ? lane.first_position : lane.first_position + lane.row_count();
+    tail.first_position[s] = lane.record ? lane.first_position : lane.end_position();
   }
   const auto need = [&](int64_t s, int64_t position) {
     auto& first = tail.first_position[static_cast<size_t>(s)];
@@ -580,7 +581,7 @@ std::optional<TailRows> Forward::tail_rows(int64_t layer) const {
     const auto s = static_cast<size_t>(layout_.order[static_cast<size_t>(i)]);
     const Sequence& lane = plan_.sequences[s];
     tail.first_row[s] = static_cast<int64_t>(tail.rows.size());
-    for (int64_t position = tail.first_position[s]; position < lane.first_position + lane.row_count(); ++position)
+    for (int64_t position = tail.first_position[s]; position < lane.end_position(); ++position)
       tail.rows.push_back(layout_.first_row[s] + position - lane.first_position);
   }
   if (static_cast<int64_t>(tail.rows.size()) == layer_rows(layer)) return std::nullopt;
@@ -608,8 +609,7 @@ void Forward::add_low_rank_terms(int64_t layer, ConstView keys, View y) {
   for (const LowRankTerm& term : plan_.low_rank) {
     const Sequence& lane = sequence(term.sequence);
     if (term.layer != layer || lane.first_layer > layer) continue;
-    const int64_t first = tail_ ? tail_->first_position[static_cast<size_t>(term.sequence)] : lane.first_position;
-    const int64_t count = lane.first_position + lane.row_count() - first;
+    const int64_t first = first_position(term.sequence), count = lane.end_position() - first;
     if (count > 0) rows.push_back({packed_row(term.sequence, first), count, term.u, term.v});
   }
   if (!rows.empty()) add_low_rank(context_, keys, {context_, std::span<const LowRankRows>(rows)}, y);
@@ -621,10 +621,10 @@ DeviceArray<float> Forward::mlp_factors(int64_t layer, int64_t rows) const {
     const Sequence& lane = sequence(scaled.sequence);
     if (scaled.layer != layer || lane.first_layer > layer) continue;
     factors.resize(static_cast<size_t>(rows), 1.0f);
-    const int64_t first = tail_ ? tail_->first_position[static_cast<size_t>(scaled.sequence)] : lane.first_position;
-    const int64_t end = lane.first_position + lane.row_count();
-    const int64_t last = scaled.rows < 0 ? end : std::min(end, scaled.first_position + scaled.rows);
-    for (int64_t position = std::max(first, scaled.first_position); position < last; ++position)
+    int64_t end = lane.end_position();
+    if (scaled.rows >= 0) end = std::min(end, scaled.first_position + scaled.rows);
+    const int64_t first = std::max(first_position(scaled.sequence), scaled.first_position);
+    for (int64_t position = first; position < end; ++position)
       factors[static_cast<size_t>(packed_row(scaled.sequence, position))] *= scaled.factor;
   }
   if (factors.empty()) return {};

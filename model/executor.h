@@ -59,6 +59,7 @@ struct Sequence {
   bool record = false;
 
   int64_t row_count() const { return rows ? rows : static_cast<int64_t>(tokens.size()); }
+  int64_t end_position() const { return first_position + row_count(); }
 };
 
 enum class PatchMode { replace, add };
