@@ -8,22 +8,13 @@
 #include "runtime/npz.h"
 #include "tests/edit/support.h"
 #include "tests/support/compare.h"
-#include "tests/support/paths.h"
+#include "tests/support/golden_model.h"
 
 namespace loci::test {
 namespace {
 
-class GoldenEdit : public ::testing::Test {
+class GoldenEdit : public GoldenModelTest {
  protected:
-  void SetUp() override {
-    const auto shared = shared_dir();
-    if (!shared) GTEST_SKIP() << "needs the reference's outputs (LOCI_TEST_DATA)";
-    golden_ = *shared / "golden" / "tiny-a";
-    context_ = std::make_unique<Context>(ContextOptions{.device = {}, .threads = 2});
-    model_ = std::make_unique<Model>(Model::load(*context_, golden_ / "model"));
-    tokenizer_ = std::make_unique<Tokenizer>(Tokenizer::load(golden_ / "model"));
-    executor_ = std::make_unique<Executor>(*context_, *model_);
-  }
   RomeSettings settings() {
     RomeSettings made;
     made.hparams = read_hparams(golden_ / "edit" / "hparams.json");
@@ -39,12 +30,6 @@ class GoldenEdit : public ::testing::Test {
     const auto path = golden_ / "edit" / fmt::format("case_{}.npz", case_id);
     return npz_at(read_npz(path), name, path).as<float>();
   }
-
-  std::filesystem::path golden_;
-  std::unique_ptr<Context> context_;
-  std::unique_ptr<Model> model_;
-  std::unique_ptr<Tokenizer> tokenizer_;
-  std::unique_ptr<Executor> executor_;
 };
 
 // Two fp32 passes that sum in another order: three blocks of 96- and 384-term products, a few units of rounding each.

@@ -7,25 +7,17 @@
 #include "eval/evaluation.h"
 #include "runtime/json.h"
 #include "runtime/npz.h"
-#include "tests/support/paths.h"
+#include "tests/support/golden_model.h"
 
 namespace loci::test {
 namespace {
 
-/// The reference takes log softmax over 50257 logits in fp32, which alone is off by up to 6e-5 (alike for both targets of
-/// a prompt), and its NLLs move by up to 2e-4 when its attention is computed by another kernel.
+/// The reference takes log softmax over 50257 logits in fp32, which alone is off by up to 6e-5 (alike for both targets
+/// of a prompt), and its NLLs move by up to 2e-4 when its attention is computed by another kernel.
 constexpr double kNllTolerance = 2e-4;
 
-class GoldenEval : public ::testing::Test {
+class GoldenEval : public GoldenModelTest {
  protected:
-  void SetUp() override {
-    const auto shared = shared_dir();
-    if (!shared) GTEST_SKIP() << "needs the reference's outputs (LOCI_TEST_DATA)";
-    golden_ = *shared / "golden" / "tiny-a";
-    context_ = std::make_unique<Context>(ContextOptions{.device = {}, .threads = 2});
-    model_ = std::make_unique<Model>(Model::load(*context_, golden_ / "model"));
-    tokenizer_ = std::make_unique<Tokenizer>(Tokenizer::load(golden_ / "model"));
-  }
   std::vector<EvalRecord> records(Dataset dataset, const std::string& name) {
     return read_records(golden_ / "eval" / name, {.dataset = dataset}, *tokenizer_, model_->config()).records;
   }
@@ -53,20 +45,14 @@ class GoldenEval : public ::testing::Test {
       EXPECT_EQ(expected.at(std::string(prompt_kind_name(kind)) + "_prompts_probs").size(), count);
     }
   }
-
-  std::filesystem::path golden_;
-  std::unique_ptr<Context> context_;
-  std::unique_ptr<Model> model_;
-  std::unique_ptr<Tokenizer> tokenizer_;
 };
 
 TEST_F(GoldenEval, CounterFactBefore) {
   const auto all = records(Dataset::counterfact, "counterfact_records.json");
   const Json expected = parse_json_file(golden_ / "eval" / "counterfact_results.json");
   ASSERT_EQ(all.size(), expected.size());
-  Executor executor(*context_, *model_);
   const std::vector<RecordEdit> edits(all.size(), no_edit());
-  const auto results = evaluate_own_edits(executor, *tokenizer_, TeacherForcing::tokens, all, edits);
+  const auto results = evaluate_own_edits(*executor_, *tokenizer_, TeacherForcing::tokens, all, edits);
   for (size_t r = 0; r < results.size(); ++r) {
     expect_record(results[r], Phase::before, expected[r]["pre"], kNllTolerance);
     expect_record(results[r], Phase::after, expected[r]["pre"], kNllTolerance);  // an edit of nothing
@@ -77,7 +63,6 @@ TEST_F(GoldenEval, CounterFactAfterTheReferencesEdits) {
   const auto all = records(Dataset::counterfact, "counterfact_records.json");
   const Json expected = parse_json_file(golden_ / "eval" / "counterfact_results.json");
   const int64_t layer = parse_json_file(golden_ / "edit" / "hparams.json")["layers"][0].get<int64_t>();
-  Executor executor(*context_, *model_);
   int64_t compared = 0;
   for (size_t r = 0; r < all.size(); ++r) {
     const auto path = golden_ / "edit" / ("case_" + std::to_string(all[r].case_id) + ".npz");
@@ -85,12 +70,12 @@ TEST_F(GoldenEval, CounterFactAfterTheReferencesEdits) {
     const auto arrays = read_npz(path);
     const RecordEdit edit{layer, npz_at(arrays, "u", path).as<float>(), npz_at(arrays, "v", path).as<float>()};
     const std::span one(&all[r], 1);
-    const auto own = evaluate_own_edits(executor, *tokenizer_, TeacherForcing::tokens, one, std::span(&edit, 1));
+    const auto own = evaluate_own_edits(*executor_, *tokenizer_, TeacherForcing::tokens, one, std::span(&edit, 1));
     expect_record(own[0], Phase::after, expected[r]["post"], kNllTolerance);
     const double norm = expected[r].value("update_norm", own[0].update_norm);
     EXPECT_NEAR(own[0].update_norm / norm, 1, 1e-5);
     const auto joint =
-        evaluate_joint_edits(executor, *model_, *tokenizer_, TeacherForcing::tokens, one, std::span(&edit, 1));
+        evaluate_joint_edits(*executor_, *model_, *tokenizer_, TeacherForcing::tokens, one, std::span(&edit, 1));
     expect_record(joint[0], Phase::before, expected[r]["pre"], kNllTolerance);
     expect_record(joint[0], Phase::after, expected[r]["post"], kNllTolerance);
     ++compared;
@@ -102,9 +87,8 @@ TEST_F(GoldenEval, ZsreBeforeTokenForToken) {
   const auto all = records(Dataset::zsre, "zsre_records.json");
   const Json expected = parse_json_file(golden_ / "eval" / "zsre_results.json");
   ASSERT_EQ(all.size(), expected.size());
-  Executor executor(*context_, *model_);
   const std::vector<RecordEdit> edits(all.size(), no_edit());
-  const auto results = evaluate_own_edits(executor, *tokenizer_, TeacherForcing::text, all, edits);
+  const auto results = evaluate_own_edits(*executor_, *tokenizer_, TeacherForcing::text, all, edits);
   for (size_t r = 0; r < results.size(); ++r) {
     for (const PromptResult& prompt : results[r].prompts) {
       const Json& flags = expected[r]["pre"].at(std::string(prompt_kind_name(prompt.kind)) + "_prompts_correct");

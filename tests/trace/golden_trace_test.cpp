@@ -2,12 +2,10 @@
 #include <gtest/gtest.h>
 
 #include <map>
-#include <optional>
 
-#include "model/tokenizer.h"
 #include "runtime/npz.h"
 #include "tests/support/compare.h"
-#include "tests/support/paths.h"
+#include "tests/support/golden_model.h"
 #include "trace/sweep.h"
 
 namespace loci::test {
@@ -17,17 +15,13 @@ namespace {
 /// 50257 eps / 2 in the worst case; measured against fp64 it is below 5e-5, ours below 2e-7.
 constexpr double kTolerance = 6e-5;
 
-class GoldenTrace : public ::testing::Test {
+class GoldenTrace : public GoldenModelTest {
  protected:
   void SetUp() override {
-    const auto shared = shared_dir();
-    if (!shared) GTEST_SKIP() << "no reference outputs";
-    folder_ = *shared / "golden/tiny-a";
-    context_.emplace(ContextOptions{.threads = 2});
-    model_.emplace(Model::load(*context_, folder_ / "model"));
-    tokenizer_.emplace(Tokenizer::load(folder_ / "model"));
-    facts_ = read_facts(folder_ / "trace/facts.json", *tokenizer_, 160, InvalidRecords::refuse).facts;
-    const auto noise = read_npz(folder_ / "trace/noise.npz");
+    GoldenModelTest::SetUp();
+    if (IsSkipped()) return;
+    facts_ = read_facts(golden_ / "trace/facts.json", *tokenizer_, 160, InvalidRecords::refuse).facts;
+    const auto noise = read_npz(golden_ / "trace/noise.npz");
     options_.quirks = Quirks::published;
     options_.noise.level = noise.at("level").scalar<double>();
     options_.noise.rule = {NoiseRule::Kind::fixed, options_.noise.level};
@@ -35,8 +29,7 @@ class GoldenTrace : public ::testing::Test {
   }
 
   std::vector<FactTrace> trace(std::span<const Fact> facts) {
-    Executor executor(*context_, *model_);
-    return trace_facts(executor, facts, options_, [&](const Fact& fact, int32_t answer) {
+    return trace_facts(*executor_, facts, options_, [&](const Fact& fact, int32_t answer) {
       return strip(tokenizer_->decode_text(std::span(&answer, 1))) == fact.attribute;
     });
   }
@@ -49,7 +42,7 @@ class GoldenTrace : public ::testing::Test {
   }
   std::filesystem::path path_of(const std::string& set, const Fact& fact, TraceKind kind) const {
     const std::string suffix = kind == TraceKind::state ? "" : "_" + std::string(trace_kind_name(kind));
-    return folder_ / "trace" / set / ("knowledge_" + std::to_string(fact.known_id) + suffix + ".npz");
+    return golden_ / "trace" / set / ("knowledge_" + std::to_string(fact.known_id) + suffix + ".npz");
   }
   void compare(const std::string& set, int64_t expected_facts) {
     const auto facts = facts_of(set);
@@ -70,10 +63,6 @@ class GoldenTrace : public ::testing::Test {
       }
   }
 
-  std::filesystem::path folder_;
-  std::optional<Context> context_;
-  std::optional<Model> model_;
-  std::optional<Tokenizer> tokenizer_;
   std::vector<Fact> facts_;
   TraceOptions options_;
   double deviation_ = 0;
@@ -114,7 +103,7 @@ TEST_F(GoldenTrace, SeveredGraph) {
                                                                      {"no_mlp", &traces[i].severed->no_mlp},
                                                                      {"no_attn", &traces[i].severed->no_attn}};
     for (const auto& [name, scores] : series) {
-      const auto path = folder_ / "trace/severed" / (std::to_string(facts_[i].known_id) + "_" + name + ".npz");
+      const auto path = golden_ / "trace/severed" / (std::to_string(facts_[i].known_id) + "_" + name + ".npz");
       EXPECT_TRUE(near(*scores, read_npz(path).at("scores").as<float>(), kTolerance)) << path;
       ++compared;
     }
@@ -123,7 +112,7 @@ TEST_F(GoldenTrace, SeveredGraph) {
 }
 
 TEST_F(GoldenTrace, NoiseLevelOfAllSubjects) {
-  const FactFile all = read_facts(folder_ / "trace/all_facts.json", *tokenizer_, 160, InvalidRecords::skip);
+  const FactFile all = read_facts(golden_ / "trace/all_facts.json", *tokenizer_, 160, InvalidRecords::skip);
   std::vector<std::vector<int32_t>> subjects;
   for (const std::string& subject : all.subjects) subjects.push_back(tokenizer_->encode_ids(subject));
   // Rounded to fp32 by both; the reference's sum is fp32 too.
