@@ -14,6 +14,7 @@
 #include "model/checkpoint.h"
 #include "runtime/atomic_file.h"
 #include "runtime/json.h"
+#include "tests/support/byte_tokenizer.h"
 #include "tests/support/paths.h"
 #include "tests/support/tiny_model.h"
 
@@ -55,27 +56,6 @@ inline Outcome wait_for(pid_t child, const std::filesystem::path& folder) {
 inline Outcome run_loci(const std::vector<std::string>& arguments) {
   const TemporaryDir folder;
   return wait_for(start_loci(arguments, folder.path()), folder.path());
-}
-
-/// vocab.json and merges.txt of a tokenizer with one token a byte (GPT-2's spelling of bytes) and `<|endoftext|>`.
-inline void write_byte_tokenizer(const std::filesystem::path& dir) {
-  Json vocabulary = Json::object();
-  int32_t other = 0;
-  for (int byte = 0; byte < 256; ++byte) {
-    const bool printable = (byte > 32 && byte < 127) || (byte > 160 && byte != 173);
-    const int code = printable ? byte : 256 + other++;
-    std::string text;
-    if (code < 128) {
-      text += static_cast<char>(code);
-    } else {
-      text += static_cast<char>(0xC0 | (code >> 6));
-      text += static_cast<char>(0x80 | (code & 0x3F));
-    }
-    vocabulary[text] = byte;
-  }
-  vocabulary["<|endoftext|>"] = 256;
-  write_file_atomically(dir / "vocab.json", vocabulary.dump());
-  write_file_atomically(dir / "merges.txt", "#version: 0.2\n");
 }
 
 /// A Hugging Face folder with a small random model over bytes.

@@ -7,20 +7,10 @@
 #include <vector>
 
 #include "edit/rome.h"
-#include "model/tokenizer.h"
+#include "tests/support/byte_tokenizer.h"
 #include "tests/support/tiny_model.h"
 
 namespace loci::test {
-
-/// A tokenizer of the 256 bytes and nothing else: id = byte.
-inline Tokenizer byte_tokenizer() {
-  TokenizerDefinition definition;
-  for (int byte = 0; byte < 256; ++byte) {
-    definition.token_bytes.push_back(std::string(1, static_cast<char>(byte)));
-    definition.byte_tokens[static_cast<size_t>(byte)] = byte;
-  }
-  return Tokenizer(std::move(definition));
-}
 
 /// A model of odd shape that reads bytes.
 inline GptConfig byte_config(int64_t layers = 4, int64_t positions = 64) {

@@ -5,20 +5,10 @@
 #include <vector>
 
 #include "eval/metrics.h"
-#include "model/tokenizer.h"
 #include "runtime/error.h"
+#include "tests/support/byte_tokenizer.h"
 
 namespace loci::test {
-
-/// A tokenizer of the 256 bytes and nothing else: id = byte.
-inline Tokenizer byte_tokenizer() {
-  TokenizerDefinition definition;
-  for (int byte = 0; byte < 256; ++byte) {
-    definition.token_bytes.push_back(std::string(1, static_cast<char>(byte)));
-    definition.byte_tokens[static_cast<size_t>(byte)] = byte;
-  }
-  return Tokenizer(std::move(definition));
-}
 
 inline std::vector<int32_t> bytes_of(std::string_view text) {
   std::vector<int32_t> ids;

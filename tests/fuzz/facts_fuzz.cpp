@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "runtime/error.h"
+#include "tests/support/byte_tokenizer.h"
 #include "trace/facts.h"
 
 namespace {
@@ -20,12 +21,8 @@ void require(bool holds) {
 }
 
 /// One token a byte, and merges that cut characters of several bytes apart.
-loci::Tokenizer byte_tokenizer() {
-  loci::TokenizerDefinition definition;
-  for (int byte = 0; byte < 256; ++byte) {
-    definition.token_bytes.emplace_back(1, static_cast<char>(byte));
-    definition.byte_tokens[static_cast<size_t>(byte)] = byte;
-  }
+loci::Tokenizer cutting_tokenizer() {
+  loci::TokenizerDefinition definition = loci::test::byte_tokenizer_definition();
   const auto merge = [&](int32_t left, int32_t right) {
     const auto merged = static_cast<int32_t>(definition.token_bytes.size());
     definition.token_bytes.push_back(definition.token_bytes[static_cast<size_t>(left)] +
@@ -71,7 +68,7 @@ void check(std::string_view text, const loci::Tokenizer& tokenizer, loci::Invali
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const loci::Tokenizer tokenizer = byte_tokenizer();
+  static const loci::Tokenizer tokenizer = cutting_tokenizer();
   const std::string_view text(reinterpret_cast<const char*>(data), size);
   for (const auto invalid : {loci::InvalidRecords::refuse, loci::InvalidRecords::skip}) check(text, tokenizer, invalid);
   return 0;

@@ -14,32 +14,13 @@
 #include "model/training_job.h"
 #include "runtime/atomic_file.h"
 #include "runtime/error.h"
+#include "tests/support/byte_tokenizer.h"
 #include "tests/support/device.h"
 #include "tests/support/paths.h"
 #include "tests/support/tiny_model.h"
 
 namespace loci::test {
 namespace {
-
-/// A byte-level tokenizer without merges: 256 bytes and <|endoftext|>.
-void write_byte_tokenizer(const std::filesystem::path& dir) {
-  std::filesystem::create_directories(dir);
-  Json vocabulary = Json::object();
-  int next_free = 256, id = 0;
-  for (int byte = 0; byte < 256; ++byte) {
-    const bool printable = (byte >= '!' && byte <= '~') || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
-    const int code = printable ? byte : next_free++;
-    std::string symbol;
-    if (code < 0x80)
-      symbol = std::string(1, static_cast<char>(code));
-    else
-      symbol = {static_cast<char>(0xC0 | (code >> 6)), static_cast<char>(0x80 | (code & 63))};
-    vocabulary[symbol] = id++;
-  }
-  vocabulary["<|endoftext|>"] = id;
-  write_file_atomically(dir / "vocab.json", vocabulary.dump());
-  write_file_atomically(dir / "merges.txt", "#version: 0.2\n");
-}
 
 class TrainingTest : public ::testing::Test {
  protected:
