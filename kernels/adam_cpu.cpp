@@ -2,6 +2,7 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/adam_factors.h"
 #include "kernels/backend.h"
 #include "kernels/cpu.h"
 #include "kernels/simd.h"
@@ -9,34 +10,9 @@
 namespace loci::cpu {
 namespace {
 
-// The scalars of one step, in fp32 as PyTorch hands them to its loops.
-struct StepFactors {
-  float gradient_scale;
-  float keep;  // 1 - learning_rate weight_decay
-  float one_minus_beta_1;
-  float beta_2;
-  float one_minus_beta_2;
-  float root_correction_2;  // sqrt(1 - beta_2^t)
-  float epsilon;
-  float step_size;  // learning_rate / (1 - beta_1^t)
-};
-
-StepFactors step_factors(const AdamOptions& options, int64_t step, float gradient_scale) {
-  const double correction_1 = 1 - std::pow(options.beta_1, static_cast<double>(step));
-  const double correction_2 = 1 - std::pow(options.beta_2, static_cast<double>(step));
-  return {gradient_scale,
-          static_cast<float>(1 - options.learning_rate * options.weight_decay),
-          static_cast<float>(1 - options.beta_1),
-          static_cast<float>(options.beta_2),
-          static_cast<float>(1 - options.beta_2),
-          static_cast<float>(std::sqrt(correction_2)),
-          static_cast<float>(options.epsilon),
-          static_cast<float>(options.learning_rate / correction_1)};
-}
-
-LOCI_SIMD void step_row(const StepFactors& f, const float* gradient, int64_t count, float* x, float* first,
+LOCI_SIMD void step_row(const AdamFactors& f, const float* gradient, int64_t count, float* x, float* first,
                         float* second) {
-  const StepFactors factors = f;
+  const AdamFactors factors = f;
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
     const float g = factors.gradient_scale * gradient[i];
@@ -60,7 +36,7 @@ LOCI_SIMD double squares(const float* x, int64_t count) {
 
 void adam_step(Context& context, const AdamOptions& options, int64_t step, ConstView gradient, float gradient_scale,
                View x, View first, View second) {
-  const StepFactors factors = step_factors(options, step, gradient_scale);
+  const AdamFactors factors = adam_factors(options, step, gradient_scale);
   context.threads().parallel_for(x.rows, row_grain(x.cols), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r)
       step_row(factors, gradient.row(r), x.cols, x.row(r), first.row(r), second.row(r));

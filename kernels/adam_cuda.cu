@@ -1,5 +1,4 @@
-#include <cmath>
-
+#include "kernels/adam_factors.h"
 #include "kernels/cuda.h"
 #include "kernels/cuda_rows.h"
 #include "runtime/tensor.h"
@@ -11,40 +10,15 @@ constexpr int kThreads = 256;
 constexpr int kStepVectors = 2;             // of four matrices each
 constexpr int64_t kMostPartialSums = 1024;  // enough blocks to keep the memory busy; the same on every GPU
 
-// The scalars of one step, in fp32 as PyTorch hands them to its loops.
-struct StepFactors {
-  float gradient_scale;
-  float keep;  // 1 - learning_rate weight_decay
-  float one_minus_beta_1;
-  float beta_2;
-  float one_minus_beta_2;
-  float root_correction_2;  // sqrt(1 - beta_2^t)
-  float epsilon;
-  float step_size;  // learning_rate / (1 - beta_1^t)
-};
-
-StepFactors step_factors(const AdamOptions& options, int64_t step, float gradient_scale) {
-  const double correction_1 = 1 - std::pow(options.beta_1, static_cast<double>(step));
-  const double correction_2 = 1 - std::pow(options.beta_2, static_cast<double>(step));
-  return {gradient_scale,
-          static_cast<float>(1 - options.learning_rate * options.weight_decay),
-          static_cast<float>(1 - options.beta_1),
-          static_cast<float>(options.beta_2),
-          static_cast<float>(1 - options.beta_2),
-          static_cast<float>(std::sqrt(correction_2)),
-          static_cast<float>(options.epsilon),
-          static_cast<float>(options.learning_rate / correction_1)};
-}
-
 struct FirstMoment {
-  StepFactors f;
+  AdamFactors f;
   __device__ float operator()(float gradient, float m) const {
     return m + f.one_minus_beta_1 * (f.gradient_scale * gradient - m);
   }
 };
 
 struct SecondMoment {
-  StepFactors f;
+  AdamFactors f;
   __device__ float operator()(float gradient, float v) const {
     const float g = f.gradient_scale * gradient;
     return f.beta_2 * v + f.one_minus_beta_2 * g * g;
@@ -52,7 +26,7 @@ struct SecondMoment {
 };
 
 struct Parameter {
-  StepFactors f;
+  AdamFactors f;
   __device__ float operator()(float x, float m, float v) const {
     const float denominator = sqrtf(v) / f.root_correction_2 + f.epsilon;
     return f.keep * x - f.step_size * m / denominator;
@@ -61,7 +35,7 @@ struct Parameter {
 
 template <typename V>
 __global__ void __launch_bounds__(kSlabThreads, kResident)
-    adam_kernel(StepFactors factors, Slabs slabs, ConstView gradient, View x, View first, View second) {
+    adam_kernel(AdamFactors factors, Slabs slabs, ConstView gradient, View x, View first, View second) {
   const Slab slab = own_slab<kStepVectors>(slabs);
   if (slab.row >= slabs.rows) return;
   V g[kStepVectors], m[kStepVectors], v[kStepVectors], p[kStepVectors];
@@ -124,7 +98,7 @@ __global__ void __launch_bounds__(kThreads, kResident) clamp_kernel(ConstView li
 
 void adam_step(Context& context, const AdamOptions& options, int64_t step, ConstView gradient, float gradient_scale,
                View x, View first, View second) {
-  const StepFactors factors = step_factors(options, step, gradient_scale);
+  const AdamFactors factors = adam_factors(options, step, gradient_scale);
   const auto run = [&]<typename V>(ConstView g, View p, View m, View v) {
     const Slabs slabs = slabs_of<V, kStepVectors>(p.rows, p.cols);
     launch(context, {.op = "adam_step", .grid = slabs.blocks(), .threads = kSlabThreads}, adam_kernel<V>, factors,
