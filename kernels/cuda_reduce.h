@@ -1,5 +1,7 @@
 #pragma once
 
+#include <type_traits>
+
 #include "runtime/cuda_launch.h"
 
 /// Reductions and wide accesses that several kernels use. For *_cuda.cu only.
@@ -7,6 +9,9 @@ namespace loci::cuda {
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
+
+__device__ inline int lane_index() { return static_cast<int>(threadIdx.x) % kWarp; }
+__device__ inline int warp_index() { return static_cast<int>(threadIdx.x) / kWarp; }
 
 struct Sum {
   template <typename T>
@@ -42,7 +47,7 @@ __device__ T warp_max(T value) {
 template <typename Op, typename T>
 __device__ T block_reduce(T value, T none, T* scratch, Op op = {}) {
   value = warp_reduce<Op>(value, op);
-  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int lane = lane_index(), warp = warp_index();
   if (lane == 0) scratch[warp] = value;
   __syncthreads();
   value = lane < static_cast<int>(blockDim.x) / kWarp ? scratch[lane] : none;
@@ -51,6 +56,13 @@ __device__ T block_reduce(T value, T none, T* scratch, Op op = {}) {
 template <typename T>
 __device__ T block_sum(T value, T* scratch) {
   return block_reduce<Sum>(value, T(0), scratch);
+}
+
+/// Row r of a view, as elements or as vectors of them.
+template <typename V = float, typename T>
+__device__ auto row_of(const MatrixView<T>& view, int64_t r) {
+  using Element = std::conditional_t<std::is_const_v<T>, const V, V>;
+  return reinterpret_cast<Element*>(view.data + r * view.stride);
 }
 
 /// Whether the rows of a view can be read and written 16 bytes at a time.

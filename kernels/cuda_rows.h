@@ -2,7 +2,6 @@
 
 #include <concepts>
 #include <cstdint>
-#include <type_traits>
 
 #include "kernels/cuda_reduce.h"
 
@@ -23,16 +22,6 @@ constexpr int kResidentMaps = 6;
 
 template <typename V>
 constexpr int kWidth = static_cast<int>(sizeof(V) / sizeof(float));
-
-__device__ inline int lane_index() { return static_cast<int>(threadIdx.x) % kWarp; }
-__device__ inline int warp_index() { return static_cast<int>(threadIdx.x) / kWarp; }
-
-/// Row r of a view as vectors.
-template <typename V, typename T>
-__device__ auto row_of(const MatrixView<T>& view, int64_t r) {
-  using Element = std::conditional_t<std::is_const_v<T>, const V, V>;
-  return reinterpret_cast<Element*>(view.data + r * view.stride);
-}
 
 /// Whether float4 accesses at all of these addresses are aligned.
 template <typename... T>

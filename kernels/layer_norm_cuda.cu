@@ -15,11 +15,6 @@ constexpr int64_t kLongestHeld = kHeld * kMaxThreads;
 
 enum class Access { wide, single };
 
-template <typename T>
-__device__ T* row_of(const MatrixView<T>& view, int64_t r) {
-  return view.data + r * view.stride;
-}
-
 __device__ double as_double(float value) { return static_cast<double>(value); }
 
 /// The elements of a row that fall to a thread: quads of neighbours or single ones, in either case so that a warp's
@@ -267,7 +262,7 @@ __global__ void __launch_bounds__(kColumnWarps* kWarp)
     layer_norm_column_sums(ConstView x, ConstView statistics, ConstView dy, int64_t chunk_rows, double* partial) {
   SharedMemory shared;
   double* sums = shared.take<double>(kColumnWarps * 2 * kColumns);
-  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int lane = lane_index(), warp = warp_index();
   const int count = static_cast<int>(x.cols), first = static_cast<int>(blockIdx.y) * kColumns;
   const int64_t begin = blockIdx.x * chunk_rows, end = min(begin + chunk_rows, x.rows);
   ColumnSums mine;
@@ -293,7 +288,7 @@ __global__ void __launch_bounds__(kColumnWarps* kWarp)
     layer_norm_add_chunks(const double* partial, int64_t chunks, int64_t columns, float* dgain, float* dbias) {
   SharedMemory shared;
   double* sums = shared.take<double>(kColumnWarps * kWarp);
-  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int lane = lane_index(), warp = warp_index();
   const int64_t column = static_cast<int64_t>(blockIdx.x) * kWarp + lane;
   float* total = blockIdx.y == 0 ? dgain : dbias;
   if (total == nullptr) return;

@@ -139,7 +139,7 @@ __device__ void fill_bins(const Logits& logits, const Measure& measure, unsigned
   };
   for_each_logit(logits, add);
   const double sum = warp_sums(sums);
-  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int lane = lane_index(), warp = warp_index();
   if (lane % 2 == 0) scratch.warp_bins[lane / 2 * kWarps + warp] = sum;
   __syncthreads();
   if (threadIdx.x < kDigits) {
@@ -192,7 +192,7 @@ __device__ Found descend(const Logits& logits, const Measure& measure, const Scr
 
 /// The sum over the threads before this one; `total` over all. Starts with a barrier.
 __device__ int count_before(int mine, int* scratch, int& total) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int lane = lane_index(), warp = warp_index();
   int through = mine;
   for (int distance = 1; distance < kWarp; distance *= 2) {
     const int other = __shfl_up_sync(kAllLanes, through, static_cast<unsigned>(distance));
@@ -254,7 +254,7 @@ __device__ Logits contenders(const Logits& row, int k, const Scratch& scratch) {
 /// Writes the index of the n-th logit of the row, from n = 1, whose key is `key`; of the last one where they are fewer.
 /// A warp takes a stretch of the row.
 __device__ void choose(const float* row, int count, unsigned key, int n, const Scratch& scratch, int32_t* chosen) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int lane = lane_index(), warp = warp_index();
   const int stretch = (count + kThreads - 1) / kThreads * kWarp, begin = warp * stretch;
   const int end = min(begin + stretch, count);
   const auto matches = [&](int first) {

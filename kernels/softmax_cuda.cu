@@ -17,11 +17,6 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr int kNone = std::numeric_limits<int>::max();
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
-template <typename T>
-__device__ T* row_of(const MatrixView<T>& view, int64_t r) {
-  return view.data + r * view.stride;
-}
-
 // exp(x - shift) without the error of rounding the difference, which exp would multiply by |x - shift|: that error is
 // itself an fp32 number (Knuth's two-sum), and exp(s + e) = exp(s) (1 + e) to first order.
 __device__ float exp_difference(float x, float shift) {
@@ -138,6 +133,17 @@ __global__ void __launch_bounds__(1024) log_sum_exp_rows(ConstView logits, View 
   if (threadIdx.x == 0) *row_of(log_sum, r) = static_cast<float>(static_cast<double>(row.shift) + log(row.sum));
 }
 
+// y = function(x), from the end of the row, which the walk before has read last.
+template <typename Function>
+__device__ void map_row(const float* x, float* y, int count, Function function) {
+  over_row<Order::falling>(
+      row_parts(count, x, y), [=]<int N>(int i) { return load_pack<N>(x + i); },
+      [=]<int N>(int i, Pack<N> pack) {
+        for (int j = 0; j < N; ++j) pack.at[j] = function(pack.at[j]);
+        store_pack(y + i, pack);
+      });
+}
+
 __global__ void __launch_bounds__(1024) softmax_rows(ConstView logits, View probabilities) {
   SharedMemory shared;
   const Scratch scratch(shared);
@@ -146,12 +152,7 @@ __global__ void __launch_bounds__(1024) softmax_rows(ConstView logits, View prob
   float* y = row_of(probabilities, blockIdx.x);
   const Exponentials row = row_exponentials(x, count, scratch);
   const float shift = row.shift, factor = static_cast<float>(1 / row.sum);
-  over_row<Order::falling>(
-      row_parts(count, x, y), [=]<int N>(int i) { return load_pack<N>(x + i); },
-      [=]<int N>(int i, Pack<N> pack) {
-        for (int j = 0; j < N; ++j) pack.at[j] = exp_difference(pack.at[j], shift) * factor;
-        store_pack(y + i, pack);
-      });
+  map_row(x, y, count, [=](float logit) { return exp_difference(logit, shift) * factor; });
 }
 
 __global__ void __launch_bounds__(1024) log_softmax_rows(ConstView logits, View log_probabilities) {
@@ -163,12 +164,7 @@ __global__ void __launch_bounds__(1024) log_softmax_rows(ConstView logits, View 
   const Exponentials row = row_exponentials(x, count, scratch);
   const float shift = row.shift;
   const double log_sum = log(row.sum);
-  over_row<Order::falling>(
-      row_parts(count, x, y), [=]<int N>(int i) { return load_pack<N>(x + i); },
-      [=]<int N>(int i, Pack<N> pack) {
-        for (int j = 0; j < N; ++j) pack.at[j] = static_cast<float>(log_probability(pack.at[j], shift, log_sum));
-        store_pack(y + i, pack);
-      });
+  map_row(x, y, count, [=](float logit) { return static_cast<float>(log_probability(logit, shift, log_sum)); });
 }
 
 // A block for each target; where targets of one row stand next to each other, as a rule, the first one's block serves
