@@ -36,6 +36,12 @@ inline Values integer_values(std::mt19937& random, int64_t count) {
   return values;
 }
 
+/// The values in device memory.
+template <typename T>
+DeviceArray<T> device(Context& context, const std::vector<T>& values) {
+  return DeviceArray<T>(context, std::span<const T>(values));
+}
+
 /// A matrix in device memory that starts off the alignment and has a gap behind each row; everything around it is
 /// filled with a guard value that must still be there at the end.
 class Padded {

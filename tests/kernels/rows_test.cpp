@@ -9,11 +9,6 @@ namespace {
 
 using namespace test;
 
-template <typename T>
-DeviceArray<T> device(Context& context, const std::vector<T>& values) {
-  return DeviceArray<T>(context, std::span<const T>(values));
-}
-
 // Widths around the vector length; small integers, so that every sum is exact and compared as such.
 class Rows : public ::testing::TestWithParam<int64_t> {
  protected:

@@ -11,11 +11,6 @@ namespace {
 
 using namespace test;
 
-template <typename T>
-DeviceArray<T> device(Context& context, const std::vector<T>& values) {
-  return DeviceArray<T>(context, std::span<const T>(values));
-}
-
 Doubles reference_log_softmax(const Values& logits, int64_t cols) {
   Doubles out;
   for (size_t first = 0; first < logits.size(); first += static_cast<size_t>(cols)) {

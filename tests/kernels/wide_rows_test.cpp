@@ -51,11 +51,6 @@ class Laid {
   Tensor storage_;
 };
 
-template <typename T>
-DeviceArray<T> device(Context& context, const std::vector<T>& values) {
-  return DeviceArray<T>(context, std::span<const T>(values));
-}
-
 class WideRows : public ::testing::TestWithParam<Layout> {
  protected:
   Laid made(int64_t rows, const Values& values) { return {context_, layout_, rows, values}; }
