@@ -99,9 +99,27 @@ std::vector<std::string> with_configuration(std::vector<std::string> arguments) 
   return arguments;
 }
 
+UnitStore OutputOptions::open(const nlohmann::json& config) const {
+  spdlog::info("configuration: {}", config.dump());
+  return UnitStore(path, config, overwrite ? OnExisting::overwrite : OnExisting::resume);
+}
+
+bool is_complete(const UnitStore& store, const nlohmann::json& config) {
+  if (store.complete())
+    spdlog::info("{}: {} is complete already", config.at("command").get<std::string>(), store.output().string());
+  return store.complete();
+}
+
 void add_output_options(CLI::App& command, OutputOptions& options) {
   command.add_option("--output", options.path, "result file (HDF5)")->required()->option_text("FILE.h5");
   command.add_flag("--overwrite", options.overwrite, "start anew where the output exists");
+}
+
+Progress start_progress(const std::string& job, const std::string& items, const Units& units, const UnitStore& store) {
+  int64_t done = 0;
+  for (const int64_t unit : store.done_units()) done += units.size(unit);
+  if (done > 0) spdlog::info("{}: {} of {} {} were done before", job, done, units.items, items);
+  return Progress(job, items, units.items, done);
 }
 
 nlohmann::json resolved_configuration(const CLI::App& command, const CommonOptions& options) {

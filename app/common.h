@@ -1,14 +1,17 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "model/model.h"
 #include "runtime/context.h"
+#include "runtime/progress.h"
 #include "runtime/provenance.h"
 #include "runtime/unit_store.h"
 
@@ -51,9 +54,28 @@ struct OutputOptions {
   std::string path;
   bool overwrite = false;
 
-  OnExisting on_existing() const { return overwrite ? OnExisting::overwrite : OnExisting::resume; }
+  /// The job's results so far. Logs the resolved configuration, with which they must have been made.
+  UnitStore open(const nlohmann::json& config) const;
 };
 void add_output_options(CLI::App& command, OutputOptions& options);
+/// Whether nothing is left to do, which is logged.
+bool is_complete(const UnitStore& store, const nlohmann::json& config);
+
+/// The items of a job (facts, requests, records) in units of equal size for its UnitStore; the last may be smaller.
+struct Units {
+  int64_t items;
+  int64_t per_unit;
+
+  int64_t count() const { return (items + per_unit - 1) / per_unit; }
+  int64_t first(int64_t unit) const { return unit * per_unit; }
+  int64_t size(int64_t unit) const { return std::min(per_unit, items - first(unit)); }
+  template <typename T>
+  std::span<const T> slice(std::span<const T> all, int64_t unit) const {
+    return all.subspan(static_cast<size_t>(first(unit)), static_cast<size_t>(size(unit)));
+  }
+};
+/// Starts the progress line of a job ("eval") over its items ("records"); those that an earlier run did are logged.
+Progress start_progress(const std::string& job, const std::string& items, const Units& units, const UnitStore& store);
 
 /// Every option of a subcommand with its value, given or default: what is printed and stored in result files. Options
 /// that cannot change a result (--threads, --memory, --json, --output, --overwrite, --config, the index of a GPU) are

@@ -1,5 +1,4 @@
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 
 #include <charconv>
 #include <cmath>
@@ -111,11 +110,8 @@ void run(const CLI::App& app, const CovCommand& command) {
   const SecondMomentOptions options = moment_options(command, model.config());
   const Provenance provenance = job_provenance(context, model);
   const Json config = job_configuration(app, command, options, tokenizer, provenance.weights_sha256);
-  spdlog::info("configuration: {}", config.dump());
-  UnitStore store(command.output.path, config, command.output.on_existing());
-  if (store.complete()) {
-    spdlog::info("cov: {} is complete already", command.output.path);
-  } else {
+  UnitStore store = command.output.open(config);
+  if (!is_complete(store, config)) {
     Executor executor(context, model);
     const int64_t limit = options.max_tokens_per_document ? options.max_tokens_per_document : model.config().positions;
     const NextDocument next = command.text.empty() ? token_file_documents(tokenizer, command.tokens)

@@ -14,7 +14,6 @@
 #include "model/executor.h"
 #include "model/tokenizer.h"
 #include "runtime/error.h"
-#include "runtime/progress.h"
 #include "runtime/unit_store.h"
 
 namespace loci::app {
@@ -67,12 +66,8 @@ class EditJob {
   }
 
   void run() {
-    spdlog::info("configuration: {}", config_.dump());
-    UnitStore store(command_.output.path, config_, command_.output.on_existing());
-    if (store.complete()) {
-      spdlog::info("edit: {} is complete already", command_.output.path);
-      return;
-    }
+    UnitStore store = command_.output.open(config_);
+    if (is_complete(store, config_)) return;
     run_units(store);
     merge(store);
   }
@@ -87,15 +82,11 @@ class EditJob {
     return config;
   }
 
-  int64_t total() const { return static_cast<int64_t>(requests_.size()); }
-  int64_t unit_size(int64_t unit) const { return std::min(kRequestsPerUnit, total() - unit * kRequestsPerUnit); }
+  Units units() const { return {static_cast<int64_t>(requests_.size()), kRequestsPerUnit}; }
 
   void run_units(UnitStore& store) {
-    int64_t done = 0;
-    for (const int64_t unit : store.done_units()) done += unit_size(unit);
-    if (done > 0) spdlog::info("edit: {} of {} requests were done before", done, total());
-    Progress progress("edit", "requests", total(), done);
-    for (int64_t unit = 0; unit * kRequestsPerUnit < total(); ++unit) {
+    Progress progress = start_progress("edit", "requests", units(), store);
+    for (int64_t unit = 0; unit < units().count(); ++unit) {
       if (store.is_done(unit)) {
         if (command_.sequential) apply_done(store, unit);
         continue;
@@ -105,20 +96,19 @@ class EditJob {
       const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
       store.commit(unit, [&](H5File& shard) {
         for (size_t i = 0; i < edits.size(); ++i) {
-          const int64_t index = unit * kRequestsPerUnit + static_cast<int64_t>(i);
+          const int64_t index = units().first(unit) + static_cast<int64_t>(i);
           write_edit(shard, index, edits[i]);
           write_attribute(shard, fmt::format("/edits/{}", index), "seconds",
                           taken.count() / static_cast<double>(edits.size()));
         }
       });
-      progress.advance(unit_size(unit));
+      progress.advance(units().size(unit));
     }
     progress.finish();
   }
 
   std::vector<Edit> run_unit(int64_t unit) {
-    const auto requests = std::span<const EditRequest>(requests_).subspan(static_cast<size_t>(unit * kRequestsPerUnit),
-                                                                          static_cast<size_t>(unit_size(unit)));
+    const auto requests = units().slice(std::span<const EditRequest>(requests_), unit);
     if (!command_.sequential) return compute_edits(executor_, tokenizer_, settings_, requests);
     std::vector<Edit> edits;
     for (const EditRequest& request : requests) {
@@ -131,8 +121,8 @@ class EditJob {
   /// Sequential edits build on those of units that an earlier run did.
   void apply_done(const UnitStore& store, int64_t unit) {
     const H5File shard = store.open_unit(unit);
-    for (int64_t i = 0; i < unit_size(unit); ++i)
-      apply_edit(context_, model_, read_edit(shard, unit * kRequestsPerUnit + i));
+    for (int64_t i = 0; i < units().size(unit); ++i)
+      apply_edit(context_, model_, read_edit(shard, units().first(unit) + i));
   }
 
   void merge(UnitStore& store) const {

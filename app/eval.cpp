@@ -15,7 +15,6 @@
 #include "model/executor.h"
 #include "model/tokenizer.h"
 #include "runtime/error.h"
-#include "runtime/progress.h"
 #include "runtime/sha256.h"
 #include "runtime/unit_store.h"
 
@@ -87,12 +86,8 @@ class EvalJob {
   }
 
   void run() {
-    spdlog::info("configuration: {}", config_.dump());
-    UnitStore store(command_.output.path, config_, command_.output.on_existing());
-    if (store.complete()) {
-      spdlog::info("eval: {} is complete already", command_.output.path);
-      return;
-    }
+    UnitStore store = command_.output.open(config_);
+    if (is_complete(store, config_)) return;
     run_units(store);
     merge(store);
   }
@@ -132,21 +127,17 @@ class EvalJob {
 
   TeacherForcing forcing() const { return command_.common.rome() ? TeacherForcing::text : TeacherForcing::tokens; }
   bool joint() const { return command_.sequential || command_.edits; }
-  int64_t total() const { return static_cast<int64_t>(records_.size()); }
-  int64_t unit_size(int64_t unit) const { return std::min(kRecordsPerUnit, total() - unit * kRecordsPerUnit); }
+  Units units() const { return {static_cast<int64_t>(records_.size()), kRecordsPerUnit}; }
 
   void run_units(UnitStore& store) {
-    int64_t done = 0;
-    for (const int64_t unit : store.done_units()) done += unit_size(unit);
-    if (done > 0) spdlog::info("eval: {} of {} records were done before", done, total());
-    const int64_t units = (total() + kRecordsPerUnit - 1) / kRecordsPerUnit;
-    if (command_.sequential && static_cast<int64_t>(store.done_units().size()) < units) make_sequential_edits();
-    Progress progress("eval", "records", total(), done);
-    for (int64_t unit = 0; unit < units; ++unit) {
+    if (command_.sequential && static_cast<int64_t>(store.done_units().size()) < units().count())
+      make_sequential_edits();
+    Progress progress = start_progress("eval", "records", units(), store);
+    for (int64_t unit = 0; unit < units().count(); ++unit) {
       if (store.is_done(unit)) continue;
       const std::vector<RecordResult> results = run_unit(unit);
       store.commit(unit, [&](H5File& shard) { write_records(shard, results); });
-      progress.advance(unit_size(unit));
+      progress.advance(units().size(unit));
     }
     progress.finish();
   }
@@ -161,18 +152,18 @@ class EvalJob {
       joint_edits_.push_back(to_record_edit(edit));
     }
     model_.restore_down_weights();
-    edit_seconds_ = seconds_since(start) / static_cast<double>(total());
+    edit_seconds_ = seconds_since(start) / static_cast<double>(records_.size());
   }
 
   std::vector<RecordResult> run_unit(int64_t unit) {
-    const auto first = static_cast<size_t>(unit * kRecordsPerUnit);
-    const auto records = std::span<const EvalRecord>(records_).subspan(first, static_cast<size_t>(unit_size(unit)));
+    const auto records = units().slice(std::span<const EvalRecord>(records_), unit);
     std::vector<RecordResult> results;
     if (joint()) {
       results = evaluate_joint_edits(executor_, model_, tokenizer_, forcing(), records, joint_edits_);
       for (size_t r = 0; r < results.size(); ++r) {
         results[r].edit_seconds = edit_seconds_;
-        if (command_.sequential) results[r].update_norm = update_norm(joint_edits_[first + r]);
+        if (command_.sequential)
+          results[r].update_norm = update_norm(joint_edits_[static_cast<size_t>(units().first(unit)) + r]);
       }
       return results;
     }

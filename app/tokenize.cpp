@@ -1,5 +1,4 @@
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 
 #include "app/common.h"
 #include "model/token_stream.h"
@@ -61,12 +60,8 @@ void run(const CLI::App& app, const TokenizeCommand& command) {
   command.common.resolved_device();  // encoding needs none, but a wrong one is refused here as everywhere
   const Tokenizer tokenizer = Tokenizer::load(command.common.model);
   const Json config = job_configuration(app, command, tokenizer);
-  spdlog::info("configuration: {}", config.dump());
-  UnitStore store(command.output.path, config, command.output.on_existing());
-  if (store.complete()) {
-    spdlog::info("tokenize: {} is complete already", command.output.path);
-    return report(command, read_token_stream(command.output.path));
-  }
+  UnitStore store = command.output.open(config);
+  if (is_complete(store, config)) return report(command, read_token_stream(command.output.path));
   const TokenStream stream = tokenize_text(command, tokenizer);
   store.finish([&](H5File& file, const UnitStore::OpenUnit&) {
     write_token_stream(file, stream);

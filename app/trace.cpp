@@ -8,7 +8,6 @@
 #include "model/executor.h"
 #include "model/tokenizer.h"
 #include "runtime/error.h"
-#include "runtime/progress.h"
 #include "runtime/sha256.h"
 #include "runtime/text_reader.h"
 #include "trace/facts.h"
@@ -144,16 +143,11 @@ void run_units(UnitStore& store, std::span<const Fact> facts, Executor& executor
     const std::string text = tokenizer.decode_text(std::span<const int32_t>(&answer, 1), TextCleanUp::as_configured);
     return strip(text) == fact.attribute;
   };
-  const auto total = static_cast<int64_t>(facts.size());
-  const int64_t units = (total + kFactsPerUnit - 1) / kFactsPerUnit;
-  int64_t done = 0;
-  for (const int64_t unit : store.done_units()) done += std::min(kFactsPerUnit, total - unit * kFactsPerUnit);
-  if (done > 0) spdlog::info("trace: {} of {} facts were traced before", done, total);
-  Progress progress("trace", "facts", total, done);
-  for (int64_t unit = 0; unit < units; ++unit) {
+  const Units units{static_cast<int64_t>(facts.size()), kFactsPerUnit};
+  Progress progress = start_progress("trace", "facts", units, store);
+  for (int64_t unit = 0; unit < units.count(); ++unit) {
     if (store.is_done(unit)) continue;
-    const auto slice = facts.subspan(static_cast<size_t>(unit * kFactsPerUnit),
-                                     static_cast<size_t>(std::min(kFactsPerUnit, total - unit * kFactsPerUnit)));
+    const auto slice = units.slice(facts, unit);
     std::vector<FactTrace> traces = trace_facts(executor, slice, options, accept);
     store.commit(unit, [&](H5File& shard) {
       for (size_t i = 0; i < slice.size(); ++i)
@@ -312,10 +306,8 @@ void run(const CLI::App& app, const TraceCommand& command) {
   const Json config = job_configuration(app, command, options, facts, model.checkpoint().weights_sha256());
   std::span<const Fact> chosen = facts.facts;
   if (command.limit > 0) chosen = chosen.first(std::min(chosen.size(), static_cast<size_t>(command.limit)));
-  UnitStore store(command.output.path, config, command.output.on_existing());
-  if (store.complete()) {
-    spdlog::info("trace: {} is complete already", command.output.path);
-  } else {
+  UnitStore store = command.output.open(config);
+  if (!is_complete(store, config)) {
     Executor executor(context, model);
     run_units(store, chosen, executor, tokenizer, options);
     merge(store, config, command, options, facts, context, model);
