@@ -16,10 +16,6 @@ namespace {
 constexpr std::array<std::pair<RomeMethod, std::string_view>, 3> kMethods = {
     {{RomeMethod::rome, "rome"}, {RomeMethod::r_rome, "r-rome"}, {RomeMethod::p_rome, "p-rome"}}};
 
-// A wave holds as many requests as give about this many rows to optimise, and this many rows of logits.
-constexpr int64_t kWaveRows = 1024;
-constexpr int64_t kWaveLogits = 512;
-
 std::string request_name(const EditRequest& request) { return fmt::format("case {}", request.case_id); }
 
 /// Keys or values of one request: the bare prompt's and the mean over the templates, [width].
@@ -121,14 +117,18 @@ class Editor {
   TemplatePrefixes prefixes_;
 };
 
-/// How many of the requests from `begin` on make the next wave.
-size_t wave_size(std::span<const PreparedRequest> requests) {
+/// How many of the first requests make the next wave: at least one, and as many as give half a full wave of rows to
+/// optimise (each is computed forwards and backwards) and half as many rows of logits, within the memory budget.
+size_t wave_size(const Executor& executor, int64_t layer, std::span<const PreparedRequest> requests) {
+  const int64_t full = executor.full_wave_rows();
   int64_t rows = 0, logits = 0;
   for (size_t r = 0; r < requests.size(); ++r) {
     for (const EditPrompt& prompt : requests[r].prompts)
       rows += prompt.weight ? static_cast<int64_t>(prompt.tokens.size()) - prompt.lookup : 0;
     logits += static_cast<int64_t>(requests[r].prompts.size() * requests[r].target.size());
-    if (r > 0 && (rows > kWaveRows || logits > kWaveLogits)) return r;
+    const double wanted_per_row = static_cast<double>(logits) / static_cast<double>(std::max<int64_t>(1, rows));
+    const int64_t fit = executor.kept_rows_per_wave(layer + 1, wanted_per_row);
+    if (r > 0 && (rows > std::min(full / 2, fit) || logits > full / 4)) return r;
   }
   return requests.size();
 }
@@ -185,7 +185,7 @@ std::vector<Edit> compute_edits(Executor& executor, const Tokenizer& tokenizer, 
   if (requests.empty()) return edits;
   const Editor editor(executor, tokenizer, settings);
   for (size_t begin = 0; begin < requests.size();) {
-    const size_t count = wave_size(std::span(prepared).subspan(begin));
+    const size_t count = wave_size(executor, settings.hparams.layer, std::span(prepared).subspan(begin));
     editor.edit_wave(requests.subspan(begin, count), std::span(prepared).subspan(begin, count), edits);
     begin += count;
   }

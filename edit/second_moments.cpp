@@ -15,9 +15,6 @@
 namespace loci {
 namespace {
 
-// Rows of one wave: a few documents, so that the products are large and the rows stay in the caches.
-constexpr int64_t kWaveRows = 2048;
-
 std::string layer_group(int64_t layer) { return fmt::format("/layers/{}", layer); }
 
 int64_t token_count(std::span<const std::vector<int32_t>> documents) {
@@ -42,11 +39,12 @@ SecondMomentCollector::SecondMomentCollector(Executor& executor, std::vector<int
 }
 
 void SecondMomentCollector::add(std::span<const std::vector<int32_t>> documents) {
+  const int64_t most = std::min(executor_.full_wave_rows(), executor_.rows_per_wave());
   for (size_t begin = 0; begin < documents.size();) {
     size_t end = begin;
     for (int64_t rows = 0; end < documents.size(); ++end) {
       rows += static_cast<int64_t>(documents[end].size());
-      if (end > begin && rows > kWaveRows) break;
+      if (end > begin && rows > most) break;
     }
     run_wave(documents.subspan(begin, end - begin));
     begin = end;

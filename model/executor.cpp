@@ -706,14 +706,32 @@ Run Executor::run(const Plan& plan, Keep keep) {
   return Forward(context_, model_, plan, keep).run();
 }
 
+namespace {
+
+/// Rows of `floats` each within the memory budget; a wave is never planned smaller than a few prompts.
+int64_t rows_within(int64_t memory_budget, double floats, int64_t most) {
+  const double rows = static_cast<double>(memory_budget) / (sizeof(float) * floats);
+  return std::clamp(static_cast<int64_t>(std::min(rows, static_cast<double>(most))), int64_t{64}, most);
+}
+
+}  // namespace
+
 int64_t Executor::rows_per_wave(double wanted_per_row) const {
   const GptConfig& config = model_.config();
   const double floats = 9.0 * static_cast<double>(config.width) + 2.0 * static_cast<double>(config.mlp_width) +
                         wanted_per_row * static_cast<double>(config.vocabulary);
-  const double rows = static_cast<double>(context_.memory_budget()) / (sizeof(float) * floats);
-  // Beyond a few thousand rows a CPU gains nothing and only leaves its caches; a GPU is full at some ten thousand.
-  const int64_t most = context_.on_cpu() ? 4096 : 32768;
-  return std::clamp(static_cast<int64_t>(rows), int64_t{64}, most);
+  return rows_within(context_.memory_budget(), floats, 2 * full_wave_rows());
+}
+
+int64_t Executor::kept_rows_per_wave(int64_t first_layer, double wanted_per_row) const {
+  const GptConfig& config = model_.config();
+  const auto d = static_cast<double>(config.width), ff = static_cast<double>(config.mlp_width);
+  // Of each block: its input, queries, keys, values, attention output, the rows before the MLP, and `up`. Of the block
+  // under way: gradients of all of these. Of a wanted row: logits, their gradients, and what the loss compares with.
+  const double blocks = static_cast<double>(config.layers - first_layer);
+  const double floats =
+      blocks * (6 * d + ff) + 9 * d + 3 * ff + 3 * wanted_per_row * static_cast<double>(config.vocabulary);
+  return rows_within(context_.memory_budget(), floats, 2 * full_wave_rows());
 }
 
 }  // namespace loci

@@ -176,8 +176,13 @@ class Executor {
   /// Recorded bases are constants. Parameter gradients are added to `parameters` where given.
   RowGradients backward(const Run& run, ConstView logit_gradients, const Parameters<float>* parameters = nullptr);
 
-  /// How many rows one wave may hold within the memory budget, where `wanted` positions per row meet the unembedding.
+  /// Rows that keep the device busy. A wave of more gains nothing, and leaves the caches of a CPU.
+  int64_t full_wave_rows() const { return context_.on_cpu() ? 2048 : 32768; }
+  /// How many rows one wave may hold within the memory budget, where `wanted` positions per row meet the unembedding;
+  /// at most twice full_wave_rows().
   int64_t rows_per_wave(double wanted_per_row = 0) const;
+  /// The same for a run with Keep::activations whose rows join at `first_layer`, and its backward pass.
+  int64_t kept_rows_per_wave(int64_t first_layer, double wanted_per_row) const;
 
   Context& context() { return context_; }
   const Model& model() const { return model_; }

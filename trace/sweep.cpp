@@ -74,6 +74,9 @@ class Sweep {
   void run_severed_second_pass();
   void run_bases(std::vector<BaseRun> runs);
   void run_base_wave(std::span<const BaseRun> runs);
+  int64_t max_wave_rows() const {
+    return options_.max_wave_rows > 0 ? options_.max_wave_rows : executor_.full_wave_rows();
+  }
   void add_corrupted(FactWork& work, CorruptedRuns& corrupted, const std::vector<double>& noise, Corruption corruption,
                      std::vector<BaseRun>& runs);
   Plan base_plan(std::span<const BaseRun> runs) const;
@@ -165,7 +168,7 @@ void Sweep::run_bases(std::vector<BaseRun> runs) {
     for (; count < left.size(); ++count) {
       rows += left[count].work->tokens();
       const double wanted_per_row = static_cast<double>(count + 1) / static_cast<double>(rows);
-      if (count > 0 && rows > std::min(options_.max_wave_rows, executor_.rows_per_wave(wanted_per_row))) break;
+      if (count > 0 && rows > std::min(max_wave_rows(), executor_.rows_per_wave(wanted_per_row))) break;
     }
     run_base_wave(left.first(count));
     left = left.subspan(count);
@@ -401,7 +404,7 @@ void Sweep::trace(std::span<const Fact> facts, std::span<FactTrace> results,
   run_corrupted();
   run_severed_second_pass();
   for (FactWork& work : works_) plan_fact(work);
-  run_lanes(executor_, std::move(lanes_), options_.max_wave_rows);
+  run_lanes(executor_, std::move(lanes_), max_wave_rows());
   for (const Cell& cell : cells_)
     for (float* score : cell.scores) *score = static_cast<float>(mean(cell.probabilities));
   for (const FactWork& work : works_)

@@ -42,7 +42,7 @@ struct TraceOptions {
   Corruption corruption = Corruption::add;
   Quirks quirks = Quirks::none;
   Noise noise;
-  int64_t max_wave_rows = 2048;  ///< rows computed at once
+  int64_t max_wave_rows = 0;  ///< rows computed at once; 0: what keeps the device busy
 };
 
 /// The severed graph at the subject's last token: probabilities of the answer by restored layer.
