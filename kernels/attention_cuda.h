@@ -171,7 +171,7 @@ inline int64_t most_queries(const AttentionBatch& batch) {
 constexpr int kTiledQueries = 24;
 
 /// Forward and backward pass over the sequences of at least kTiledQueries queries (attention_tiled_cuda.cu); false
-/// where no tiled kernel takes the head width and nothing was issued.
+/// where no tiled kernel takes the head width on this card, and nothing was issued.
 bool tiled_attention(Context& context, const AttentionJob& job, int64_t most_queries);
 bool tiled_attention_backward(Context& context, const AttentionBackwardJob& job, int64_t most_queries,
                               int64_t most_keys);

@@ -1144,15 +1144,16 @@ TileGrid tile_grid(const char* op, const AttentionJob& job, int64_t most, int of
   return {static_cast<unsigned>(blocks), tiles};
 }
 
+/// Whether a block may take this much shared memory: 227 KiB on the data centre's cards, 99 KiB on most others.
+bool fits(Context& context, size_t shared_bytes) { return shared_bytes <= context.cuda().shared_bytes_per_block(); }
+
 template <typename Arithmetic>
 bool attend_by_mma(Context& context, const AttentionJob& job, int64_t most) {
   const auto issue = [&]<typename Shape>(Shape) {
+    const size_t bytes = Shape::bytes(2, 1, 1, 1) + SharedMemory::bytes<int>(1);
+    if (!fits(context, bytes)) return false;
     const TileGrid grid = tile_grid("attention", job, most, Shape::kRows);
-    launch(context,
-           {.op = "attention",
-            .grid = grid.blocks,
-            .threads = kThreads,
-            .shared_bytes = Shape::bytes(2, 1, 1, 1) + SharedMemory::bytes<int>(1)},
+    launch(context, {.op = "attention", .grid = grid.blocks, .threads = kThreads, .shared_bytes = bytes},
            attention_mma<Shape>, job, grid.tiles);
     return true;
   };
@@ -1167,14 +1168,13 @@ template <typename Arithmetic>
 bool differentiate_by_mma(Context& context, const AttentionBackwardJob& job, int64_t most, int64_t most_keys) {
   const auto issue = [&]<typename Shape>(Shape) {
     const char* op = "attention_backward";
+    const size_t query_bytes = Shape::bytes(2, 2, 1, 2);
+    const size_t key_bytes = Shape::bytes(2, 2, 2, 2) + ScalarStage<Shape::kTile>::bytes();
+    if (!fits(context, std::max(query_bytes, key_bytes))) return false;
     const TileGrid queries = tile_grid(op, job, most, Shape::kRows), keys = tile_grid(op, job, most_keys, Shape::kRows);
-    launch(context, {.op = op, .grid = queries.blocks, .threads = kThreads, .shared_bytes = Shape::bytes(2, 2, 1, 2)},
+    launch(context, {.op = op, .grid = queries.blocks, .threads = kThreads, .shared_bytes = query_bytes},
            attention_query_gradients_mma<Shape>, job, queries.tiles);
-    launch(context,
-           {.op = op,
-            .grid = keys.blocks,
-            .threads = kThreads,
-            .shared_bytes = Shape::bytes(2, 2, 2, 2) + ScalarStage<Shape::kTile>::bytes()},
+    launch(context, {.op = op, .grid = keys.blocks, .threads = kThreads, .shared_bytes = key_bytes},
            attention_key_gradients_mma<Shape>, job, keys.tiles);
     return true;
   };
@@ -1186,26 +1186,25 @@ bool differentiate_by_mma(Context& context, const AttentionBackwardJob& job, int
 
 bool attend_in_fp32(Context& context, const AttentionJob& job, int64_t most) {
   const auto issue = [&]<typename Shape>(Shape) {
+    const size_t bytes = Shape::bytes(1, 2, 1) + SharedMemory::bytes<int>(1);
+    if (!fits(context, bytes)) return false;
     const TileGrid grid = tile_grid("attention", job, most, Shape::kRows);
-    launch(context,
-           {.op = "attention",
-            .grid = grid.blocks,
-            .threads = kThreads,
-            .shared_bytes = Shape::bytes(1, 2, 1) + SharedMemory::bytes<int>(1)},
+    launch(context, {.op = "attention", .grid = grid.blocks, .threads = kThreads, .shared_bytes = bytes},
            attention_float<Shape>, job, grid.tiles);
     return true;
   };
   if (job.width <= 32) return issue(FloatShape<32, 64>());
-  if (job.width <= 64) return issue(FloatShape<64, 64>());
-  if (job.width <= 128) return issue(FloatShape<128, 32>());
+  if (job.width <= 64) return issue(FloatShape<64, 64>()) || issue(FloatShape<64, 32>());
+  if (job.width <= 128) return issue(FloatShape<128, 32>()) || issue(FloatShape<128, 16>());
   return false;
 }
 
 bool differentiate_in_fp32(Context& context, const AttentionBackwardJob& job, int64_t most, int64_t most_keys) {
   const auto issue = [&]<typename Shape>(Shape) {
     const char* op = "attention_backward";
-    const TileGrid queries = tile_grid(op, job, most, Shape::kRows), keys = tile_grid(op, job, most_keys, Shape::kRows);
     const size_t bytes = Shape::bytes(2, 2, 1);
+    if (!fits(context, bytes)) return false;
+    const TileGrid queries = tile_grid(op, job, most, Shape::kRows), keys = tile_grid(op, job, most_keys, Shape::kRows);
     launch(context, {.op = op, .grid = queries.blocks, .threads = kThreads, .shared_bytes = bytes},
            attention_query_gradients_float<Shape>, job, queries.tiles);
     launch(context, {.op = op, .grid = keys.blocks, .threads = kThreads, .shared_bytes = bytes},

@@ -20,6 +20,7 @@ constexpr size_t kStagedBytes = CudaHandles::Staging::kHalfBytes / 4;
 CudaHandles::CudaHandles(int index) : device(index) {
   check(cudaSetDevice(index), kOpening);
   check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, index), kOpening);
+  check(cudaDeviceGetAttribute(&shared_bytes_per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, index), kOpening);
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), kOpening);
   check(cudaMallocHost(reinterpret_cast<void**>(&staging.memory), 2 * Staging::kHalfBytes), kOpening);
   for (cudaEvent_t& event : staging.copied) check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), kOpening);
@@ -94,6 +95,10 @@ std::vector<std::string> CudaDevice::libraries() const {
   return {product(), fmt::format("CUDA driver {}.{}", driver / 1000, driver % 1000 / 10),
           fmt::format("CUDA runtime {}.{}", runtime / 1000, runtime % 1000 / 10),
           fmt::format("cuBLAS {}", cublasLtGetVersion())};
+}
+
+size_t CudaDevice::shared_bytes_per_block() const {
+  return static_cast<size_t>(handles_->shared_bytes_per_block);
 }
 
 int64_t CudaDevice::free_bytes() const {

@@ -30,6 +30,8 @@ class CudaDevice {
   std::string product() const;
   /// Product, driver, CUDA and cuBLAS with their versions, for result files.
   std::vector<std::string> libraries() const;
+  /// Shared memory that one block may take.
+  size_t shared_bytes_per_block() const;
   int64_t free_bytes() const;
   int64_t total_bytes() const;
 

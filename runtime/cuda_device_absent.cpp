@@ -18,6 +18,7 @@ CudaDevice::CudaDevice(int) { absent(); }
 CudaDevice::~CudaDevice() = default;
 std::string CudaDevice::product() const { absent(); }
 std::vector<std::string> CudaDevice::libraries() const { absent(); }
+size_t CudaDevice::shared_bytes_per_block() const { absent(); }
 int64_t CudaDevice::free_bytes() const { absent(); }
 int64_t CudaDevice::total_bytes() const { absent(); }
 void* CudaDevice::allocate(size_t) { absent(); }

@@ -21,6 +21,7 @@ struct GemmPlans;  // cached cuBLASLt algorithms, kernels/cuda_vendor.cu
 struct CudaHandles {
   int device = 0;
   int multiprocessors = 0;
+  int shared_bytes_per_block = 0;
   cudaStream_t stream = nullptr;
 
   /// Library handles, made when they are first asked for and bound to the stream.

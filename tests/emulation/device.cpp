@@ -120,6 +120,11 @@ CudaDevice::CudaDevice(int index) : handles_(std::make_unique<CudaHandles>()) {
 CudaDevice::~CudaDevice() = default;
 std::string CudaDevice::product() const { return "host emulation"; }
 std::vector<std::string> CudaDevice::libraries() const { return {product()}; }
+// As on a Hopper card, or as the tests of smaller cards say.
+size_t CudaDevice::shared_bytes_per_block() const {
+  const char* kib = std::getenv("LOCI_EMULATED_SHARED_KIB");
+  return size_t{1024} * (kib ? static_cast<size_t>(std::atoi(kib)) : 227);
+}
 int64_t CudaDevice::free_bytes() const { return int64_t{1} << 30; }
 int64_t CudaDevice::total_bytes() const { return int64_t{2} << 30; }
 
