@@ -24,6 +24,8 @@ struct CovCommand {
   int64_t max_tokens_per_document = 0;
   int64_t max_documents = 0;
   int64_t max_tokens = 0;
+  double until = 0;
+  std::string probe;
 };
 
 int64_t parse_layer(std::string_view text, const std::string& all) {
@@ -73,12 +75,28 @@ SecondMomentOptions moment_options(const CovCommand& command, const GptConfig& c
 Json job_configuration(const CLI::App& app, const CovCommand& command, const SecondMomentOptions& options,
                        const Tokenizer& tokenizer, const std::string& weights_sha256) {
   Json config = resolved_configuration(app, command.common);
-  for (const char* path : {"text", "tokens"}) config.erase(path);
+  for (const char* path : {"text", "tokens", "probe"}) config.erase(path);
+  if (!command.probe.empty()) config["probe_sha256"] = sha256_file(command.probe);
   config["layers"] = options.layers;
   config["text_sha256"] = sha256_file(command.text.empty() ? command.tokens : command.text);
   config["tokenizer_sha256"] = tokenizer.sha256();
   config["weights_sha256"] = weights_sha256;
   return config;
+}
+
+/// The facts whose directions --until watches, ready to run.
+std::vector<PreparedRequest> read_probe(const CovCommand& command, const Tokenizer& tokenizer,
+                                        const GptConfig& config) {
+  require<InputError>((command.until > 0) == !command.probe.empty(),
+                      "--until CHANGE and --probe REQUESTS.json belong together: the second names the facts that the "
+                      "first watches");
+  std::vector<PreparedRequest> prepared;
+  if (command.probe.empty()) return prepared;
+  const std::vector<std::string> bare{"{}"};
+  for (const EditRequest& request : read_requests(command.probe, tokenizer, config, InvalidRequests::refuse).requests)
+    prepared.push_back(prepare_request(request, bare, FactToken::subject_last, TargetForcing::tokens, tokenizer, config,
+                                       fmt::format("{}: case_id {}", command.probe, request.case_id)));
+  return prepared;
 }
 
 void report(const CovCommand& command) {
@@ -107,7 +125,10 @@ void run(const CLI::App& app, const CovCommand& command) {
   Context context = command.common.make_context();
   const Model model = Model::load(context, command.common.model);
   const Tokenizer tokenizer = Tokenizer::load(command.common.model);
-  const SecondMomentOptions options = moment_options(command, model.config());
+  SecondMomentOptions options = moment_options(command, model.config());
+  const std::vector<PreparedRequest> probe = read_probe(command, tokenizer, model.config());
+  options.until = command.until;
+  options.probe = probe;
   const Provenance provenance = job_provenance(context, model);
   const Json config = job_configuration(app, command, options, tokenizer, provenance.weights_sha256);
   UnitStore store = command.output.open(config);
@@ -143,6 +164,14 @@ void add_cov(CLI::App& app) {
   command->add_option("--max-tokens", options->max_tokens, "stop after N tokens (0: all)")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  command
+      ->add_option("--until", options->until,
+                   "stop where C^-1 k of the facts of --probe changes by less than this, relatively, while the tokens "
+                   "double (0: read the whole text)")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--probe", options->probe, "edit requests whose directions --until watches")
+      ->option_text("REQUESTS.json");
   command->callback([options, command] { run(*command, *options); });
 }
 

@@ -4,10 +4,12 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <bit>
 #include <charconv>
 #include <cmath>
 #include <set>
 
+#include "edit/direction_probe.h"
 #include "runtime/error.h"
 #include "runtime/npz.h"
 #include "runtime/progress.h"
@@ -90,7 +92,7 @@ class UnitReader {
   std::vector<std::vector<int32_t>> next_unit() {
     std::vector<std::vector<int32_t>> unit;
     std::vector<int32_t> document;
-    for (int64_t tokens = 0; tokens < kSecondMomentUnit && next_document(document);) {
+    for (int64_t tokens = 0; tokens < options_.unit_tokens && next_document(document);) {
       tokens += static_cast<int64_t>(document.size());
       unit.push_back(std::move(document));
     }
@@ -124,23 +126,56 @@ void write_sum(H5File& file, int64_t layer, const std::vector<double>& sum, int6
                         {.units = "1", .long_name = "sum over tokens of k k^T, k the input of the down projection"});
 }
 
+/// Stops a job where the directions of some facts have come to rest.
+class StopRule {
+ public:
+  StopRule(Executor& executor, const SecondMomentOptions& options) : until_(options.until) {
+    if (until_ > 0) probe_.emplace(executor, options.layers, options.probe);
+  }
+  bool stops() const { return probe_ && !probe_->checks().empty() && probe_->checks().back().change <= until_; }
+  /// Looks after 1, 2, 4, 8, ... units.
+  void after_unit(int64_t unit, SecondMomentCollector& collector) {
+    if (!probe_ || !std::has_single_bit(static_cast<uint64_t>(unit + 1))) return;
+    const double change = probe_->update(collector);
+    spdlog::info("cov: {} tokens: C^-1 k changed by {:.3g} at most (until {:.3g})", collector.tokens(), change, until_);
+  }
+  void write(H5File& shard) const {
+    if (probe_) probe_->write(shard);
+  }
+  void read(const H5File& shard) {
+    if (probe_) probe_->read(shard);
+  }
+  void write_outcome(H5File& output) const {
+    if (!probe_) return;
+    probe_->write_checks(output);
+    write_attribute(output, "/", "converged", static_cast<int64_t>(stops()));
+    if (!stops()) spdlog::warn("cov: the text ended before C^-1 k came to rest (--until {:.3g})", until_);
+  }
+
+ private:
+  double until_;
+  std::optional<DirectionProbe> probe_;
+};
+
 /// Takes up the state behind the latest checkpoint; returns how many units it holds.
-int64_t restore(UnitStore& store, SecondMomentCollector& collector) {
+int64_t restore(UnitStore& store, SecondMomentCollector& collector, StopRule& rule) {
   if (store.done_units().empty()) return 0;
   const int64_t latest = *store.done_units().rbegin();
   const H5File shard = store.open_unit(latest);
   const int64_t tokens = read_int_attribute(shard, "/", "tokens");
   for (size_t i = 0; i < collector.layers().size(); ++i)
     collector.restore(i, read_dataset<double>(shard, layer_group(collector.layers()[i]) + "/sum").values, tokens);
+  rule.read(shard);
   spdlog::info("cov: {} tokens were done before", tokens);
   return latest + 1;
 }
 
-void commit(UnitStore& store, int64_t unit, SecondMomentCollector& collector) {
+void commit(UnitStore& store, int64_t unit, SecondMomentCollector& collector, const StopRule& rule) {
   store.commit(unit, [&](H5File& shard) {
     write_attribute(shard, "/", "tokens", collector.tokens());
     for (size_t i = 0; i < collector.layers().size(); ++i)
       write_sum(shard, collector.layers()[i], collector.sum(i), collector.width());
+    rule.write(shard);
   });
   if (store.is_done(unit - 1)) store.discard(unit - 1);
 }
@@ -157,8 +192,8 @@ void write_health(H5File& file, Context& context, int64_t layer, std::vector<dou
   if (std::isinf(condition)) spdlog::warn("cov: layer {}: the matrix is singular; editing will need --ridge", layer);
 }
 
-void finish(UnitStore& store, Executor& executor, SecondMomentCollector& collector, int64_t documents,
-            const Json& config, const Provenance& provenance) {
+void finish(UnitStore& store, Executor& executor, SecondMomentCollector& collector, const StopRule& rule,
+            int64_t documents, const Json& config, const Provenance& provenance) {
   const int64_t width = collector.width();
   store.finish([&](H5File& output, const UnitStore::OpenUnit&) {
     write_provenance(output, config, provenance);
@@ -166,6 +201,7 @@ void finish(UnitStore& store, Executor& executor, SecondMomentCollector& collect
     write_attribute(output, "/", "tokens", collector.tokens());
     write_attribute(output, "/", "documents", documents);
     write_attribute(output, "/", "mlp_width", width);
+    rule.write_outcome(output);
     for (size_t i = 0; i < collector.layers().size(); ++i) {
       std::vector<double> sum = collector.sum(i);
       write_sum(output, collector.layers()[i], sum, width);
@@ -180,20 +216,23 @@ void collect_second_moments(Executor& executor, const NextDocument& next, const 
                             UnitStore& store, const Json& config, const Provenance& provenance) {
   SecondMomentCollector collector(executor, options.layers);
   UnitReader reader(next, options, executor.model().config().positions);
-  const int64_t done = restore(store, collector);
+  StopRule rule(executor, options);
+  const int64_t done = restore(store, collector, rule);
   for (int64_t unit = 0; unit < done; ++unit) reader.next_unit();
   Progress progress("cov", "tokens", 0, collector.tokens());
-  for (int64_t unit = done;; ++unit) {
+  for (int64_t unit = done; !rule.stops(); ++unit) {
     const std::vector<std::vector<int32_t>> documents = reader.next_unit();
     if (documents.empty()) break;
     collector.add(documents);
     progress.advance(token_count(documents));
     // The last unit goes straight into the output; a checkpoint of it would be thrown away at once.
-    if (token_count(documents) >= kSecondMomentUnit) commit(store, unit, collector);
+    if (token_count(documents) < options.unit_tokens) continue;
+    rule.after_unit(unit, collector);
+    commit(store, unit, collector, rule);
   }
   progress.finish();
   require<InputError>(collector.tokens() > 0, "{}: the text has no tokens", store.output().string());
-  finish(store, executor, collector, reader.documents(), config, provenance);
+  finish(store, executor, collector, rule, reader.documents(), config, provenance);
 }
 
 // --- Statistics that were collected before ---------------------------------------------------------------------------

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "edit/edit_prompts.h"
 #include "kernels/cholesky.h"
 #include "kernels/symmetric_update.h"
 #include "model/executor.h"
@@ -49,22 +50,29 @@ class SecondMomentCollector {
 /// Hands out the documents of a text one by one, as tokens; false after the last. Empty ones are passed over.
 using NextDocument = std::function<bool(std::vector<int32_t>& tokens)>;
 
+inline constexpr int64_t kSecondMomentUnit = 1 << 18;
+
 struct SecondMomentOptions {
-  std::vector<int64_t> layers;
+  std::vector<int64_t> layers = {};
   int64_t max_tokens_per_document = 0;  ///< documents are cut to this length; 0: the model's context
   int64_t max_documents = std::numeric_limits<int64_t>::max();
   int64_t max_tokens = std::numeric_limits<int64_t>::max();  ///< the last document is cut to give exactly this many
+  int64_t unit_tokens = kSecondMomentUnit;                   ///< tokens between checkpoints, about
+  /// Stop where C^-1 k of every fact of `probe` at every layer changed by this much at most, relatively, while the
+  /// number of units doubled; 0: never.
+  double until = 0;
+  std::span<const PreparedRequest> probe = {};
 };
 
-/// Runs the job, or continues it: a checkpoint is kept every `kSecondMomentUnit` tokens or so, at a place that depends
-/// on the text alone, so that a job that was interrupted gives the same bits. Writes root attributes `kind` =
+/// Runs the job, or continues it: a checkpoint is kept every `unit_tokens` tokens or so, at a place that depends on the
+/// text alone, so that a job that was interrupted gives the same bits. Writes root attributes `kind` =
 /// "second_moments", `tokens`, `documents`, `mlp_width`, and for each layer /layers/{l}/sum [ff, ff] fp64,
 /// /layers/{l}/dead_rows (neurons that were never active), attributes `layer`, `condition_number` (estimate in the
-/// 1-norm; infinite where singular). `config` describes the job; `provenance` holds the hash of the weights. Throws
+/// 1-norm; infinite where singular). With `until` also /probe/tokens and /probe/change (see DirectionProbe) and the
+/// attribute `converged`. `config` describes the job; `provenance` holds the hash of the weights. Throws
 /// InputError for a text without tokens.
 void collect_second_moments(Executor& executor, const NextDocument& next, const SecondMomentOptions& options,
                             UnitStore& store, const Json& config, const Provenance& provenance);
-inline constexpr int64_t kSecondMomentUnit = 1 << 18;
 
 /// C = E[k k^T] of one layer.
 struct SecondMomentMatrix {

@@ -18,6 +18,14 @@ int64_t available_bytes() { return int64_t{sysconf(_SC_AVPHYS_PAGES)} * sysconf(
 
 int64_t to_mib(int64_t bytes) { return (bytes + (int64_t{1} << 20) - 1) >> 20; }
 
+// A budget that does not change with every few MiB that another process takes: waves, and with them the last bits of
+// results, follow it.
+int64_t rounded_budget(int64_t bytes) {
+  int64_t step = 1;
+  while (step * 8 <= bytes) step *= 2;
+  return bytes / step * step;
+}
+
 // Blocks come in few sizes, so that a released one fits the next request of about the same size.
 size_t block_size(size_t bytes) {
   size_t granule = kAlignment;
@@ -77,7 +85,7 @@ Context::Context(const ContextOptions& options)
                       "--precision {} needs a GPU; the CPU computes in fp32", precision_name(precision_));
   if (!on_cpu()) cuda_ = std::make_unique<CudaDevice>(device_.index);
   const int64_t available = on_cpu() ? available_bytes() : cuda_->free_bytes();
-  memory_budget_ = options.memory_budget > 0 ? options.memory_budget : available / 2;
+  memory_budget_ = options.memory_budget > 0 ? options.memory_budget : rounded_budget(available / 2);
 }
 
 Context::~Context() { give_back_free_blocks(); }

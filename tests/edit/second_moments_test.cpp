@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "edit/document_source.h"
 #include "runtime/atomic_file.h"
 #include "runtime/npz.h"
@@ -136,36 +139,128 @@ TEST_F(SecondMoments, LimitsCutTheText) {
 /// Stops the job as a kill would, after `documents` documents.
 struct Interrupted {};
 
-TEST_F(SecondMoments, InterruptedJobsGiveTheSameBits) {
-  if (on_emulated_device()) GTEST_SKIP() << "minutes of emulation; the other tests run the same ops";
-  // Long enough for two checkpoints; one layer keeps it quick.
-  Documents documents;
-  const auto unit = static_cast<size_t>(kSecondMomentUnit);
-  for (size_t i = 0; i * 60 < 2 * unit + unit / 2; ++i)
-    documents.push_back(random_tokens(60, 256, static_cast<unsigned>(i)));
-  Model small = random_model(context_, tiny_config(1, 1, 4, 6, 256, 64), 5);
-  Executor executor(context_, small);
-  const auto run = [&](const std::string& path, size_t stop_after) {
+/// A small model and a text of some units; jobs on it that may be stopped.
+class SecondMomentJobs : public SecondMoments {
+ protected:
+  static constexpr int64_t kUnit = 600;
+  static constexpr size_t kNever = std::numeric_limits<size_t>::max();
+
+  void SetUp() override {
+    SecondMoments::SetUp();
+    for (unsigned i = 0; i < 165; ++i) documents_.push_back(random_tokens(60, 256, i));
+  }
+  void run(const std::string& path, size_t stop_after, SecondMomentOptions options = {}) {
+    options.layers = {0};
+    options.unit_tokens = unit_;
     UnitStore store(path, config(), OnExisting::resume);
-    const NextDocument whole = source_of(documents);
+    const NextDocument whole = source_of(documents_);
     size_t taken = 0;
     const NextDocument next = [&](std::vector<int32_t>& tokens) {
       if (taken++ == stop_after) throw Interrupted();
       return whole(tokens);
     };
-    collect_second_moments(executor, next, {.layers = {0}}, store, config(), current_provenance());
-  };
-  constexpr size_t never = std::numeric_limits<size_t>::max();
-  run(dir_.file("whole.h5"), never);
+    collect_second_moments(small_executor_, next, options, store, config(), current_provenance());
+  }
+  /// Two facts of eight tokens, looked up at their sixth.
+  std::vector<PreparedRequest> facts() const {
+    std::vector<PreparedRequest> made(2);
+    for (unsigned i = 0; i < 2; ++i)
+      made[i].prompts.push_back({.tokens = random_tokens(8, 256, 1000 + i), .lookup = 5});
+    return made;
+  }
+
+  Model small_ = random_model(context_, tiny_config(1, 1, 4, 6, 256, 64), 5);
+  Executor small_executor_{context_, small_};
+  Documents documents_;
+  int64_t unit_ = kUnit;
+};
+
+TEST_F(SecondMomentJobs, InterruptedOnesGiveTheSameBits) {
+  run(dir_.file("whole.h5"), kNever);
   const std::string path = dir_.file("resumed.h5");
-  EXPECT_THROW(run(path, documents.size() / 2), Interrupted);
+  EXPECT_THROW(run(path, 15), Interrupted);
   EXPECT_TRUE(std::filesystem::exists(path + ".parts/unit_000000.done"));
-  EXPECT_THROW(run(path, documents.size() - 5), Interrupted);
+  EXPECT_THROW(run(path, 27), Interrupted);
   EXPECT_TRUE(std::filesystem::exists(path + ".parts/unit_000001.done"));
   EXPECT_FALSE(std::filesystem::exists(path + ".parts/unit_000000.h5")) << "the newer checkpoint holds the older one";
-  run(path, never);
+  run(path, kNever);
   EXPECT_FALSE(std::filesystem::exists(path + ".parts"));
   EXPECT_EQ(canonical_hash(path), canonical_hash(dir_.file("whole.h5")));
+}
+
+TEST_F(SecondMomentJobs, EndWhereTheDirectionsComeToRest) {
+  const std::vector<PreparedRequest> probe = facts();
+  run(dir_.file("whole.h5"), kNever, {.until = 1e-6, .probe = probe});
+  const H5File whole = H5File::open_read(dir_.file("whole.h5"));
+  EXPECT_EQ(read_int_attribute(whole, "/", "converged"), 0);
+  EXPECT_EQ(read_int_attribute(whole, "/", "tokens"), 165 * 60);
+  const std::vector<int64_t> tokens = read_dataset<int64_t>(whole, "/probe/tokens").values;
+  const std::vector<double> changes = read_dataset<double>(whole, "/probe/change").values;
+  EXPECT_EQ(tokens, (std::vector<int64_t>{kUnit, 2 * kUnit, 4 * kUnit, 8 * kUnit, 16 * kUnit}));
+  ASSERT_EQ(changes.size(), 5u);
+  EXPECT_TRUE(std::isinf(changes[0]));
+
+  // The third change, from moments that are cut at the same places.
+  std::vector<std::vector<double>> directions;
+  for (const int64_t count : {2 * kUnit, 4 * kUnit}) {
+    const std::string path = dir_.file("cut" + std::to_string(count) + ".h5");
+    run(path, kNever, {.max_tokens = count});
+    const H5File file = H5File::open_read(path);
+    std::vector<double> mean = read_dataset<double>(file, "/layers/0/sum").values;
+    for (double& value : mean) value /= static_cast<double>(count);
+    std::vector<double>& keys = directions.emplace_back();
+    for (const PreparedRequest& fact : probe) {
+      Tensor key(context_, 1, 6);
+      Plan plan;
+      plan.sequences.push_back({.tokens = fact.prompts[0].tokens, .base = nullptr});
+      plan.taps.push_back({0, 5, Site::mlp_key, 0, 0});
+      plan.tap_output = key.view();
+      plan.stop = StopAfter{Site::mlp_key, 0};
+      small_executor_.run(plan);
+      const std::vector<float> host = key.to_host();
+      keys.insert(keys.end(), host.begin(), host.end());
+    }
+    Cholesky(context_, mean, 6, "mean").solve(keys);
+  }
+  double expected = 0;
+  for (size_t fact = 0; fact < 2; ++fact) {
+    double difference = 0, length = 0;
+    for (size_t i = fact * 6; i < fact * 6 + 6; ++i) {
+      difference += std::pow(directions[1][i] - directions[0][i], 2);
+      length += std::pow(directions[1][i], 2);
+    }
+    expected = std::max(expected, std::sqrt(difference / length));
+  }
+  // Keys of other batches differ in their last bits, and C is as good as its condition.
+  EXPECT_NEAR(changes[2], expected, 1e-3 * expected);
+
+  // A rule that the smallest change alone meets ends the job there, interrupted or not.
+  const auto least = std::min_element(changes.begin(), changes.end()) - changes.begin();
+  ASSERT_GE(least, 2);
+  const double until = changes[static_cast<size_t>(least)];
+  run(dir_.file("ended.h5"), kNever, {.until = until, .probe = probe});
+  const H5File ended = H5File::open_read(dir_.file("ended.h5"));
+  EXPECT_EQ(read_int_attribute(ended, "/", "converged"), 1);
+  EXPECT_EQ(read_int_attribute(ended, "/", "tokens"), tokens[static_cast<size_t>(least)]);
+  const std::string path = dir_.file("resumed.h5");
+  EXPECT_THROW(run(path, 15, {.until = until, .probe = probe}), Interrupted);
+  EXPECT_THROW(run(path, 35, {.until = until, .probe = probe}), Interrupted);
+  run(path, kNever, {.until = until, .probe = probe});
+  EXPECT_EQ(canonical_hash(path), canonical_hash(dir_.file("ended.h5")));
+}
+
+TEST_F(SecondMomentJobs, RestIsNotFoundInASingularMatrix) {
+  // Four keys of six values: rank four. The second check has nothing to compare with.
+  unit_ = 4;
+  documents_.resize(16);
+  for (auto& document : documents_) document.resize(4);
+  const std::vector<PreparedRequest> probe = facts();
+  run(dir_.file("a.h5"), kNever, {.until = 1e-6, .probe = probe});
+  const std::vector<double> changes =
+      read_dataset<double>(H5File::open_read(dir_.file("a.h5")), "/probe/change").values;
+  ASSERT_EQ(changes.size(), 5u);
+  EXPECT_TRUE(std::isinf(changes[0]) && std::isinf(changes[1]));
+  EXPECT_TRUE(std::isfinite(changes[4]));
 }
 
 TEST_F(SecondMoments, HealthIsReported) {

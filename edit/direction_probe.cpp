@@ -1,0 +1,109 @@
+#include "edit/direction_probe.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "kernels/rows.h"
+#include "runtime/error.h"
+
+namespace loci {
+namespace {
+
+std::string directions_name(int64_t layer) { return fmt::format("/probe/directions_{}", layer); }
+
+/// The largest |x - x'| / |x| of the rows of two matrices.
+double largest_change(const std::vector<double>& now, const std::vector<double>& before, int64_t width) {
+  double largest = 0;
+  for (size_t begin = 0; begin < now.size(); begin += static_cast<size_t>(width)) {
+    double difference = 0, length = 0;
+    for (size_t i = begin; i < begin + static_cast<size_t>(width); ++i) {
+      difference += (now[i] - before[i]) * (now[i] - before[i]);
+      length += now[i] * now[i];
+    }
+    largest = std::max(largest, std::sqrt(difference / length));
+  }
+  return largest;
+}
+
+}  // namespace
+
+DirectionProbe::DirectionProbe(Executor& executor, std::vector<int64_t> layers,
+                               std::span<const PreparedRequest> requests)
+    : context_(executor.context()), layers_(std::move(layers)), width_(executor.model().config().mlp_width) {
+  require<InputError>(!requests.empty(), "--probe: the file holds no facts");
+  Plan plan;
+  plan.stop = StopAfter{Site::mlp_key, *std::max_element(layers_.begin(), layers_.end())};
+  plan.record_sites = {Site::mlp_key};
+  for (const PreparedRequest& request : requests) {
+    const EditPrompt& bare = request.prompts[0];
+    plan.sequences.push_back(
+        {.tokens = {bare.tokens.begin(), bare.tokens.begin() + bare.lookup + 1}, .base = nullptr, .record = true});
+  }
+  const Run run = executor.run(plan);
+  for (const int64_t layer : layers_) {
+    std::vector<const float*> sources;
+    for (size_t i = 0; i < requests.size(); ++i)
+      sources.push_back(run.recordings[i]->row(Site::mlp_key, layer, requests[i].prompts[0].lookup));
+    Tensor keys(context_, static_cast<int64_t>(sources.size()), width_);
+    collect_rows(context_, {context_, std::span<const float* const>(sources)}, keys.view());
+    const std::vector<float> host = keys.to_host();
+    keys_.emplace_back(host.begin(), host.end());
+  }
+}
+
+double DirectionProbe::update(SecondMomentCollector& collector) {
+  double change = directions_.empty() ? std::numeric_limits<double>::infinity() : 0;
+  std::vector<std::vector<double>> directions;
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    std::vector<double> mean = collector.sum(l);
+    for (double& value : mean) value /= static_cast<double>(collector.tokens());
+    directions.push_back(keys_[l]);
+    try {
+      Cholesky(context_, std::move(mean), width_, "the second moment").solve(directions.back());
+    } catch (const NumericalError&) {  // too few tokens so far, or dead neurons
+      checks_.push_back({collector.tokens(), std::numeric_limits<double>::infinity()});
+      directions_.clear();
+      return checks_.back().change;
+    }
+    if (!directions_.empty()) change = std::max(change, largest_change(directions.back(), directions_[l], width_));
+  }
+  directions_ = std::move(directions);
+  checks_.push_back({collector.tokens(), change});
+  return change;
+}
+
+void DirectionProbe::write_checks(H5File& file) const {
+  std::vector<int64_t> tokens;
+  std::vector<double> changes;
+  for (const Check& check : checks_) {
+    tokens.push_back(check.tokens);
+    changes.push_back(check.change);
+  }
+  const auto count = static_cast<int64_t>(checks_.size());
+  write_dataset<int64_t>(file, "/probe/tokens", tokens, {count},
+                         {.units = "1", .long_name = "tokens when the directions were compared"});
+  write_dataset<double>(file, "/probe/change", changes, {count},
+                        {.units = "1", .long_name = "largest relative change of C^-1 k since the check before"});
+}
+
+void DirectionProbe::write(H5File& shard) const {
+  write_checks(shard);
+  const auto facts = static_cast<int64_t>(keys_[0].size()) / width_;
+  for (size_t l = 0; l < directions_.size(); ++l)
+    write_dataset<double>(shard, directions_name(layers_[l]), directions_[l], {facts, width_},
+                          {.units = "1", .long_name = "C^-1 k at the last check"});
+}
+
+void DirectionProbe::read(const H5File& shard) {
+  const std::vector<int64_t> tokens = read_dataset<int64_t>(shard, "/probe/tokens").values;
+  const std::vector<double> changes = read_dataset<double>(shard, "/probe/change").values;
+  for (size_t i = 0; i < tokens.size(); ++i) checks_.push_back({tokens[i], changes[i]});
+  if (!h5_exists(shard, directions_name(layers_[0]))) return;
+  for (size_t l = 0; l < layers_.size(); ++l)
+    directions_.push_back(read_dataset<double>(shard, directions_name(layers_[l])).values);
+}
+
+}  // namespace loci
