@@ -2,12 +2,20 @@
 
 #include <gtest/gtest.h>
 
+#include <ostream>
+
 #include <numbers>
 
 #include "kernels/simd_math.h"
 #include "tests/kernels/reference.h"
 
 namespace loci {
+
+// Tests are listed by it.
+void PrintTo(Activation kind, std::ostream* out) {
+  *out << (kind == Activation::gelu_new ? "gelu_new" : kind == Activation::gelu ? "gelu" : "relu");
+}
+
 namespace {
 
 using namespace test;

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <numbers>
+#include <ostream>
 
 #include "tests/kernels/reference.h"
 
@@ -15,6 +16,9 @@ using namespace test;
 struct Shape {
   int64_t m, n, k;
 };
+
+// Tests are listed by it.
+void PrintTo(const Shape& shape, std::ostream* out) { *out << shape.m << "x" << shape.n << "x" << shape.k; }
 
 // op(a) op(b) in fp64, with the sums of magnitudes for the tolerance.
 struct Reference {

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <ostream>
+
 #include "kernels/rows.h"
 #include "tests/kernels/reference.h"
 
@@ -15,6 +17,9 @@ constexpr float kEpsilon = 1e-5f;
 struct Shape {
   int64_t rows, width;
 };
+
+// Tests are listed by it.
+void PrintTo(const Shape& shape, std::ostream* out) { *out << shape.rows << "x" << shape.width; }
 
 // In fp64: the normalised rows, the statistics, and the gradients of sum(dy * y).
 struct Reference {

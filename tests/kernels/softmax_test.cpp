@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <ostream>
 
 #include "tests/kernels/reference.h"
 
@@ -26,6 +27,9 @@ Doubles reference_log_softmax(const Values& logits, int64_t cols) {
 struct Shape {
   int64_t rows, cols;
 };
+
+// Tests are listed by it.
+void PrintTo(const Shape& shape, std::ostream* out) { *out << shape.rows << "x" << shape.cols; }
 
 class Softmax : public ::testing::TestWithParam<Shape> {
  protected:

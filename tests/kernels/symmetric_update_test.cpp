@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <ostream>
+
 #include "tests/kernels/reference.h"
 
 namespace loci {
@@ -22,6 +24,9 @@ Doubles gram(const Values& x, int64_t n) {
 struct Shape {
   int64_t rows, n;
 };
+
+// Tests are listed by it.
+void PrintTo(const Shape& shape, std::ostream* out) { *out << shape.rows << "x" << shape.n; }
 
 class SymmetricUpdate : public ::testing::TestWithParam<Shape> {};
 

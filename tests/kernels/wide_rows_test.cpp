@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <ostream>
 
 #include "kernels/activation.h"
 #include "kernels/adam.h"
@@ -19,6 +20,9 @@ struct Layout {
   const char* name;
   int64_t cols, stride, offset;
 };
+
+// Tests are listed by it.
+void PrintTo(const Layout& value, std::ostream* out) { *out << value.name; }
 
 /// A matrix of a layout. What lies around it must stay as it was.
 class Laid {

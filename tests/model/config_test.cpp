@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <ostream>
 
 #include "runtime/atomic_file.h"
 #include "tests/support/errors.h"
@@ -93,6 +94,9 @@ struct BadConfig {
   Json value;  ///< discarded: the field is removed
   std::string cause;
 };
+
+// Tests are listed by it.
+void PrintTo(const BadConfig& value, std::ostream* out) { *out << value.name; }
 
 class BadConfigTest : public testing::TestWithParam<BadConfig> {};
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <ostream>
 #include <random>
 
 #include "kernels/softmax.h"
@@ -77,6 +78,9 @@ struct GradientCase {
   const char* name;
   GptConfig config;
 };
+
+// Tests are listed by it.
+void PrintTo(const GradientCase& value, std::ostream* out) { *out << value.name; }
 
 std::vector<GradientCase> gradient_cases() {
   GptConfig untied = tiny_config(2, 5, 4, 33, 31, 16);  // width 20, no multiple of 64

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <ostream>
 
 #include "runtime/atomic_file.h"
 #include "tests/support/errors.h"
@@ -38,6 +39,9 @@ struct BadText {
   std::string text;
   std::string cause;
 };
+
+// Tests are listed by it.
+void PrintTo(const BadText& value, std::ostream* out) { *out << value.name; }
 
 class BadJson : public testing::TestWithParam<BadText> {};
 

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <ostream>
 
 #include "runtime/atomic_file.h"
 #include "tests/support/errors.h"
@@ -153,6 +154,9 @@ struct BadNpy {
   std::string bytes;
   std::string cause;
 };
+
+// Tests are listed by it.
+void PrintTo(const BadNpy& value, std::ostream* out) { *out << value.name; }
 
 class BadNpyTest : public testing::TestWithParam<BadNpy> {};
 

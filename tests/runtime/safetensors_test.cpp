@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <limits>
+#include <ostream>
 
 #include "runtime/atomic_file.h"
 #include "tests/support/errors.h"
@@ -75,6 +76,9 @@ struct BadFile {
   std::string bytes;
   std::vector<std::string> parts;
 };
+
+// Tests are listed by it.
+void PrintTo(const BadFile& value, std::ostream* out) { *out << value.name; }
 
 std::string entry(const std::string& fields) { return "{\"t\":{" + fields + "}}"; }
 

@@ -1,9 +1,11 @@
 #include "runtime/unit_store.h"
 
 #include <gtest/gtest.h>
+
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <ostream>
 
 #include <chrono>
 #include <thread>
@@ -195,6 +197,9 @@ struct Damage {
   std::function<void(const std::string& shard, const std::string& mark)> apply;
   std::string cause;
 };
+
+// Tests are listed by it.
+void PrintTo(const Damage& value, std::ostream* out) { *out << value.name; }
 
 class DamagedUnit : public testing::TestWithParam<Damage> {};
 
