@@ -27,7 +27,8 @@ class SecondMomentCollector {
   /// `layers` are distinct. Throws InputError for a layer that the model does not have.
   SecondMomentCollector(Executor& executor, std::vector<int64_t> layers);
 
-  /// Adds every token of the documents. They run in waves that depend on their lengths alone.
+  /// Adds every token of the documents. They run in waves that depend on their lengths, the device and its memory
+  /// budget.
   void add(std::span<const std::vector<int32_t>> documents);
 
   const std::vector<int64_t>& layers() const { return layers_; }
