@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "kernels/cuda.h"
+#include "kernels/cuda_mma.h"
 #include "kernels/cuda_products.h"
 #include "kernels/cuda_reduce.h"
 
@@ -14,22 +15,6 @@ constexpr int kWarps = kThreads / kWarp;
 constexpr int kGroup = 8;                        // elements of a bf16 row that are written at once, 16 bytes
 constexpr int kGroups = 4;                       // of them per thread, all loads issued before the first use
 constexpr int kSpan = kWarp * kGroup * kGroups;  // columns of one row that a warp converts
-
-/// Two values rounded to the nearest bf16, ties to even, `low` in the lower half.
-__device__ unsigned pack_bf16(float low, float high) {
-#ifdef __CUDACC__
-  unsigned packed;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-  return packed;
-#else
-  const auto round = [](float value) {
-    const unsigned bits = __float_as_uint(value);
-    if (value != value) return 0x7fffu;
-    return (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
-  };
-  return round(low) | round(high) << 16;
-#endif
-}
 
 /// Eight elements of a row from `column` on; zeros behind its end.
 template <bool wide_rows>
@@ -64,10 +49,10 @@ __global__ void convert_kernel(ConstView x, uint16_t* copy, int64_t stride, unsi
     const int64_t column = first + g * kWarp * kGroup;
     if (column >= stride) return;
     uint4 packed;
-    packed.x = pack_bf16(groups[g][0], groups[g][1]);
-    packed.y = pack_bf16(groups[g][2], groups[g][3]);
-    packed.z = pack_bf16(groups[g][4], groups[g][5]);
-    packed.w = pack_bf16(groups[g][6], groups[g][7]);
+    packed.x = Bf16::rounded(groups[g][0], groups[g][1]);
+    packed.y = Bf16::rounded(groups[g][2], groups[g][3]);
+    packed.z = Bf16::rounded(groups[g][4], groups[g][5]);
+    packed.w = Bf16::rounded(groups[g][6], groups[g][7]);
     *reinterpret_cast<uint4*>(copy + r * stride + column) = packed;
   }
 }
@@ -103,17 +88,17 @@ void fill_rows(Context& context, const float* row, View y) {
          fill_rows_kernel, row, y, kRowsPerBlock);
 }
 
-/// x w (+ y) -> y in the context's precision. The operands must live until the product is issued.
-vendor::Product linear_product(const Operand& x, const Operand& w, int64_t in, View y) {
-  return {.m = y.rows,
-          .n = y.cols,
-          .k = in,
-          .a = x.data,
-          .lda = x.stride,
-          .b = w.data,
-          .ldb = w.stride,
-          .c = y.data,
-          .ldc = std::max(y.stride, y.cols)};
+/// c = a b in the context's precision. The operands must live until the product is issued.
+vendor::Product product_of(const Operand& a, const Operand& b, int64_t k, View c) {
+  return {.m = c.rows,
+          .n = c.cols,
+          .k = k,
+          .a = a.data,
+          .lda = a.stride,
+          .b = b.data,
+          .ldb = b.stride,
+          .c = c.data,
+          .ldc = std::max(c.stride, c.cols)};
 }
 
 /// y = x w + bias by a product with the bias in it, or onto rows that hold the bias already.
@@ -170,25 +155,18 @@ void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transp
     return;
   }
   const Operand left = make_operand(context, a), right = make_operand(context, b);
-  vendor::multiply(context, {.transpose_a = transpose_a,
-                             .transpose_b = transpose_b,
-                             .m = c.rows,
-                             .n = c.cols,
-                             .k = k,
-                             .a = left.data,
-                             .lda = left.stride,
-                             .b = right.data,
-                             .ldb = right.stride,
-                             .c = c.data,
-                             .ldc = std::max(c.stride, c.cols),
-                             .alpha = alpha,
-                             .beta = write == Write::assign ? 0.0f : 1.0f});
+  vendor::Product product = product_of(left, right, k, c);
+  product.transpose_a = transpose_a;
+  product.transpose_b = transpose_b;
+  product.alpha = alpha;
+  product.beta = write == Write::assign ? 0.0f : 1.0f;
+  vendor::multiply(context, product);
 }
 
 void linear(Context& context, ConstView x, ConstView w, ConstView bias, View y) {
   if (w.rows == 0) return fill_rows(context, bias.data, y);
   const Operand left = make_operand(context, x), right = make_operand(context, w);
-  multiply_onto_bias(context, linear_product(left, right, w.rows, y), bias.data, y);
+  multiply_onto_bias(context, product_of(left, right, w.rows, y), bias.data, y);
 }
 
 void linear_activation(Context& context, ConstView x, ConstView w, ConstView bias, Activation kind, View up, View y) {
@@ -197,8 +175,8 @@ void linear_activation(Context& context, ConstView x, ConstView w, ConstView bia
     fill_rows(context, bias.data, sum);
   } else {
     const Operand left = make_operand(context, x), right = make_operand(context, w);
-    if (multiply_into_activation(context, linear_product(left, right, w.rows, y), bias.data, kind, up)) return;
-    multiply_onto_bias(context, linear_product(left, right, w.rows, sum), bias.data, sum);
+    if (multiply_into_activation(context, product_of(left, right, w.rows, y), bias.data, kind, up)) return;
+    multiply_onto_bias(context, product_of(left, right, w.rows, sum), bias.data, sum);
   }
   cuda::activation(context, kind, sum, y);
 }
