@@ -22,7 +22,7 @@ endif()
 # -Wno-restrict: GCC 12 warns wrongly of string assignments in optimised builds (GCC bug 105651).
 add_library(loci_options INTERFACE)
 add_library(loci::options ALIAS loci_options)
-target_compile_options(loci_options INTERFACE $<BUILD_INTERFACE:$<$<COMPILE_LANGUAGE:C,CXX>:-Wall;-Wextra;-Wshadow;-Wconversion;-Wno-sign-conversion;-Wno-restrict;-Werror>>)
+target_compile_options(loci_options INTERFACE $<BUILD_INTERFACE:$<$<COMPILE_LANGUAGE:C,CXX>:-Wall;-Wextra;-Wshadow;-Wconversion;-Wno-sign-conversion;$<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>;-Werror>>)
 target_include_directories(loci_options INTERFACE $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}>)
 target_compile_features(loci_options INTERFACE cxx_std_20)
 
