@@ -18,8 +18,6 @@
 /// What every subcommand shares: common flags, the JSON configuration file, the resolved configuration, the outcome.
 namespace loci::app {
 
-enum class Compat { none, rome };
-
 /// Flags that every subcommand takes.
 struct CommonOptions {
   std::string model;               ///< Hugging Face directory

@@ -37,10 +37,6 @@ template <typename T>
 __device__ T warp_sum(T value) {
   return warp_reduce<Sum>(value);
 }
-template <typename T>
-__device__ T warp_max(T value) {
-  return warp_reduce<Max>(value);
-}
 
 /// The reduction over a block of at most 1024 threads, in each of them. `scratch` is shared memory for
 /// blockDim.x / 32 values, free for use again after the next barrier. `none` is the value that changes nothing.

@@ -107,12 +107,6 @@ int64_t CudaDevice::free_bytes() const {
   return static_cast<int64_t>(free);
 }
 
-int64_t CudaDevice::total_bytes() const {
-  size_t free = 0, total = 0;
-  check(cudaMemGetInfo(&free, &total), kOpening);
-  return static_cast<int64_t>(total);
-}
-
 void* CudaDevice::allocate(size_t bytes) {
   void* block = nullptr;
   const cudaError_t status = cudaMalloc(&block, bytes);

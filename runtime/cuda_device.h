@@ -33,7 +33,6 @@ class CudaDevice {
   /// Shared memory that one block may take.
   size_t shared_bytes_per_block() const;
   int64_t free_bytes() const;
-  int64_t total_bytes() const;
 
   /// Device memory, 256-byte aligned; null where there is none left.
   void* allocate(size_t bytes);

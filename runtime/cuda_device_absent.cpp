@@ -20,7 +20,6 @@ std::string CudaDevice::product() const { absent(); }
 std::vector<std::string> CudaDevice::libraries() const { absent(); }
 size_t CudaDevice::shared_bytes_per_block() const { absent(); }
 int64_t CudaDevice::free_bytes() const { absent(); }
-int64_t CudaDevice::total_bytes() const { absent(); }
 void* CudaDevice::allocate(size_t) { absent(); }
 void CudaDevice::free(void*) noexcept {}
 void CudaDevice::copy_to_device(void*, const void*, size_t) { absent(); }

@@ -168,6 +168,27 @@ class SecondMomentJobs : public SecondMoments {
       made[i].prompts.push_back({.tokens = random_tokens(8, 256, 1000 + i), .lookup = 5});
     return made;
   }
+  /// C^-1 k of each fact, with C the mean over the first `tokens` tokens and k tapped on its own.
+  std::vector<double> directions(int64_t tokens, const std::vector<PreparedRequest>& facts) {
+    const std::string path = dir_.file("cut" + std::to_string(tokens) + ".h5");
+    run(path, kNever, {.max_tokens = tokens});
+    std::vector<double> mean = read_dataset<double>(H5File::open_read(path), "/layers/0/sum").values;
+    for (double& value : mean) value /= static_cast<double>(tokens);
+    std::vector<double> keys;
+    for (const PreparedRequest& fact : facts) {
+      Tensor key(context_, 1, 6);
+      Plan plan;
+      plan.sequences.push_back({.tokens = fact.prompts[0].tokens, .base = nullptr});
+      plan.taps.push_back({0, fact.prompts[0].lookup, Site::mlp_key, 0, 0});
+      plan.tap_output = key.view();
+      plan.stop = StopAfter{Site::mlp_key, 0};
+      small_executor_.run(plan);
+      const std::vector<float> host = key.to_host();
+      keys.insert(keys.end(), host.begin(), host.end());
+    }
+    Cholesky(context_, mean, 6, "mean").solve(keys);
+    return keys;
+  }
 
   Model small_ = random_model(context_, tiny_config(1, 1, 4, 6, 256, 64), 5);
   Executor small_executor_{context_, small_};
@@ -201,33 +222,13 @@ TEST_F(SecondMomentJobs, EndWhereTheDirectionsComeToRest) {
   EXPECT_TRUE(std::isinf(changes[0]));
 
   // The third change, from moments that are cut at the same places.
-  std::vector<std::vector<double>> directions;
-  for (const int64_t count : {2 * kUnit, 4 * kUnit}) {
-    const std::string path = dir_.file("cut" + std::to_string(count) + ".h5");
-    run(path, kNever, {.max_tokens = count});
-    const H5File file = H5File::open_read(path);
-    std::vector<double> mean = read_dataset<double>(file, "/layers/0/sum").values;
-    for (double& value : mean) value /= static_cast<double>(count);
-    std::vector<double>& keys = directions.emplace_back();
-    for (const PreparedRequest& fact : probe) {
-      Tensor key(context_, 1, 6);
-      Plan plan;
-      plan.sequences.push_back({.tokens = fact.prompts[0].tokens, .base = nullptr});
-      plan.taps.push_back({0, 5, Site::mlp_key, 0, 0});
-      plan.tap_output = key.view();
-      plan.stop = StopAfter{Site::mlp_key, 0};
-      small_executor_.run(plan);
-      const std::vector<float> host = key.to_host();
-      keys.insert(keys.end(), host.begin(), host.end());
-    }
-    Cholesky(context_, mean, 6, "mean").solve(keys);
-  }
+  const std::vector<double> before = directions(2 * kUnit, probe), after = directions(4 * kUnit, probe);
   double expected = 0;
   for (size_t fact = 0; fact < 2; ++fact) {
     double difference = 0, length = 0;
     for (size_t i = fact * 6; i < fact * 6 + 6; ++i) {
-      difference += std::pow(directions[1][i] - directions[0][i], 2);
-      length += std::pow(directions[1][i], 2);
+      difference += std::pow(after[i] - before[i], 2);
+      length += std::pow(after[i], 2);
     }
     expected = std::max(expected, std::sqrt(difference / length));
   }

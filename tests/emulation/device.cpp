@@ -126,7 +126,6 @@ size_t CudaDevice::shared_bytes_per_block() const {
   return size_t{1024} * (kib ? static_cast<size_t>(std::atoi(kib)) : 227);
 }
 int64_t CudaDevice::free_bytes() const { return int64_t{1} << 30; }
-int64_t CudaDevice::total_bytes() const { return int64_t{2} << 30; }
 
 // Fresh memory is filled with NaN, so that a read before the first write shows.
 void* CudaDevice::allocate(size_t bytes) {

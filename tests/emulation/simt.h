@@ -32,9 +32,6 @@ struct alignas(8) float2 {
 struct alignas(16) float4 {
   float x, y, z, w;
 };
-struct alignas(16) double2 {
-  double x, y;
-};
 struct alignas(8) uint2 {
   unsigned x, y;
 };
@@ -43,7 +40,6 @@ struct alignas(16) uint4 {
 };
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-inline double2 make_double2(double x, double y) { return {x, y}; }
 
 namespace loci::emulation {
 
@@ -121,10 +117,6 @@ T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32) {
   return loci::emulation::shuffle(mask, value, source >= own / width * width ? source : own);
 }
 
-template <typename T>
-T __ldg(const T* address) {
-  return *address;
-}
 /// Blocks run one after another and fibers switch at barriers only, so a plain update is atomic; ThreadSanitizer is
 /// told by the atomic builtin. Integers only: kernels sum floats in a fixed order.
 inline int atomicAdd(int* address, int value) { return __atomic_fetch_add(address, value, __ATOMIC_RELAXED); }
@@ -139,11 +131,7 @@ inline int atomicMax(int* address, int value) {
   return seen;
 }
 
-inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
-inline float __expf(float x) { return std::exp(x); }
-inline float __logf(float x) { return std::log(x); }
-inline float __fdividef(float a, float b) { return a / b; }
 inline unsigned __float_as_uint(float x) {
   unsigned bits;
   std::memcpy(&bits, &x, sizeof(bits));
@@ -154,7 +142,6 @@ inline float __uint_as_float(unsigned bits) {
   std::memcpy(&x, &bits, sizeof(x));
   return x;
 }
-inline int __float_as_int(float x) { return static_cast<int>(__float_as_uint(x)); }
 inline long long __double_as_longlong(double x) {
   long long bits;
   std::memcpy(&bits, &x, sizeof(bits));
