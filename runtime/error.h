@@ -43,6 +43,18 @@ class SystemError : public Error {
   explicit SystemError(const std::string& message) : Error(message, 5) {}
 };
 
+/// Ranks of the job did not come to a collective in time: they hang or were lost. Exit code 6.
+class LostRankError : public Error {
+ public:
+  explicit LostRankError(const std::string& message) : Error(message, 6) {}
+};
+
+/// Another rank of this process failed, and says why itself: this one ends without a word. Exit code 6.
+class PeerFailedError : public Error {
+ public:
+  explicit PeerFailedError(const std::string& message) : Error(message, 6) {}
+};
+
 /// `throw_error<InputError>("{}: field {} is missing", path, field)`.
 template <typename E, typename... Args>
 [[noreturn]] void throw_error(fmt::format_string<Args...> format, Args&&... args) {

@@ -6,6 +6,7 @@ packages=(
   g++ cmake ninja-build ccache pkg-config git ca-certificates
   libdnnl-dev libopenblas-dev liblapacke-dev libhdf5-dev libarchive-dev libssl-dev zlib1g-dev
   libcli11-dev libspdlog-dev libfmt-dev nlohmann-json3-dev
+  libopenmpi-dev openmpi-bin slurmctld slurmd slurm-client
   libgtest-dev libboost-context-dev libicu-dev libbenchmark-dev
   python3 python3-numpy python3-h5py python3-matplotlib python3-regex zstd
 )

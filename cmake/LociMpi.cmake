@@ -1,0 +1,18 @@
+# LOCI_MPI=AUTO|ON|OFF decides whether `mpirun` and `srun` can start several ranks. AUTO: where there is an MPI.
+set(LOCI_MPI AUTO CACHE STRING "Build with MPI: AUTO (where it is found), ON or OFF")
+set_property(CACHE LOCI_MPI PROPERTY STRINGS AUTO ON OFF)
+if(NOT LOCI_MPI MATCHES "^(AUTO|ON|OFF)$")
+  message(FATAL_ERROR "LOCI_MPI=${LOCI_MPI} is unknown; use AUTO, ON or OFF")
+endif()
+
+set(LOCI_WITH_MPI OFF)
+if(NOT LOCI_MPI STREQUAL "OFF")
+  # The C interface; the C++ one is gone from MPI.
+  find_package(MPI COMPONENTS C)
+  if(MPI_C_FOUND)
+    set(LOCI_WITH_MPI ON)
+  elseif(LOCI_MPI STREQUAL "ON")
+    message(FATAL_ERROR "LOCI_MPI=ON, but no MPI was found; install libopenmpi-dev or set MPI_HOME")
+  endif()
+endif()
+message(STATUS "MPI: ${LOCI_WITH_MPI}")
