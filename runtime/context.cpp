@@ -85,7 +85,7 @@ Context::Context(const ContextOptions& options)
                       "--precision {} needs a GPU; the CPU computes in fp32", precision_name(precision_));
   if (!on_cpu()) cuda_ = std::make_unique<CudaDevice>(device_.index);
   const int64_t available = on_cpu() ? available_bytes() : cuda_->free_bytes();
-  memory_budget_ = options.memory_budget > 0 ? options.memory_budget : rounded_budget(available / 2);
+  memory_budget_ = options.memory_budget > 0 ? options.memory_budget : rounded_budget(available / 2 / options.sharers);
 }
 
 Context::~Context() { give_back_free_blocks(); }

@@ -46,7 +46,8 @@ struct ContextOptions {
   Device device = {};
   Precision precision = Precision::fp32;
   int threads = 0;            ///< CPU threads; 0: as many as the process may use
-  int64_t memory_budget = 0;  ///< bytes that one wave may use; 0: half of what is free
+  int64_t memory_budget = 0;  ///< bytes that one wave may use; 0: half of what is free, shared among `sharers`
+  int sharers = 1;            ///< ranks that use this device
 };
 
 /// Everything an op needs: device, threads, memory. One per process and device; ops take it first. Not thread-safe: one

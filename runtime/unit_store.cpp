@@ -7,11 +7,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <cstring>
 #include <optional>
 #include <system_error>
+#include <thread>
 
 #include "runtime/atomic_file.h"
 #include "runtime/error.h"
@@ -84,9 +87,36 @@ std::string mark_fault(const fs::path& shard, const fs::path& mark) {
   }
 }
 
+/// Whether it is there, at once or soon.
+bool appears(const fs::path& path, UnitStore::Patience patience) {
+  const auto limit = std::chrono::steady_clock::now() + patience;
+  std::error_code ignored;
+  while (!fs::exists(path, ignored)) {
+    if (std::chrono::steady_clock::now() > limit) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  return true;
+}
+
+/// "process 1234 on node7"
+std::string this_process() {
+  std::array<char, 256> host{};
+  return fmt::format("process {} on {}", ::getpid(),
+                     ::gethostname(host.data(), host.size() - 1) == 0 ? host.data() : "");
+}
+
+/// A configuration as it is after it went through text, that equal values compare equal.
+Json as_stored(const Json& config, const fs::path& output) {
+  require<ShapeError>(config.is_object(), "{}: a configuration must be a JSON object", output.string());
+  return parse_json(canonical_json(config), "the configuration");
+}
+
+constexpr std::string_view kClaims = "claims_";
+
 }  // namespace
 
-/// An exclusive lock on a file in the work folder, held until destruction; the system drops it when the process dies.
+/// An exclusive lock on a file in the work folder, which says who holds it, until destruction; the system drops it when
+/// the process dies, on network file systems too where they support flock.
 struct UnitStore::Lock {
   Lock(const fs::path& path, const fs::path& output) {
     // The holder may remove the file between our open and our lock: then the lock is on nothing, so look again.
@@ -100,15 +130,18 @@ struct UnitStore::Lock {
       require<SystemError>(fd_ >= 0, "{}: cannot be created: {}", path.string(), std::strerror(errno));
       if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
         const int cause = errno;
+        const std::string holder = cause == EWOULDBLOCK ? read_holder() : "";
         release();
         require<SystemError>(cause != EWOULDBLOCK,
-                             "{}: another job is writing this output; wait for it, or choose another", output.string());
+                             "{}: another job{} is writing this output; wait for it, or choose another",
+                             output.string(), holder);
         throw_error<SystemError>("{}: cannot be locked: {}", path.string(), std::strerror(cause));
       }
       struct stat held {};
       struct stat named {};
       if (::fstat(fd_, &held) == 0 && ::stat(path.c_str(), &named) == 0 && held.st_ino == named.st_ino &&
           held.st_dev == named.st_dev) {
+        write_holder();
         return;
       }
       release();
@@ -120,6 +153,16 @@ struct UnitStore::Lock {
   Lock& operator=(const Lock&) = delete;
 
  private:
+  /// Only for the sentence that another job prints, so failures do not matter.
+  void write_holder() const {
+    const std::string text = this_process();
+    if (::ftruncate(fd_, 0) == 0 && ::pwrite(fd_, text.data(), text.size(), 0) < 0)
+      spdlog::debug("the lock's holder cannot be written");
+  }
+  std::string read_holder() const {
+    std::array<char, 320> text{};
+    return ::pread(fd_, text.data(), text.size() - 1, 0) > 0 ? fmt::format(" ({})", text.data()) : "";
+  }
   void release() {
     if (fd_ >= 0) ::close(fd_);
     fd_ = -1;
@@ -127,11 +170,8 @@ struct UnitStore::Lock {
   int fd_ = -1;
 };
 
-UnitStore::UnitStore(fs::path output, Json config, OnExisting on_existing)
-    : output_(std::move(output)), parts_(output_.string() + ".parts"), config_(std::move(config)) {
-  require<ShapeError>(config_.is_object(), "{}: a configuration must be a JSON object", output_.string());
-  // What was stored went through text; so does this one, that equal values compare equal.
-  config_ = parse_json(canonical_json(config_), "the configuration");
+UnitStore::UnitStore(fs::path output, const Json& config, OnExisting on_existing)
+    : output_(std::move(output)), parts_(output_.string() + ".parts"), config_(as_stored(config, output_)) {
   const AtomicPath writable(output_);
   check_output(on_existing);
   if (complete()) return;
@@ -147,8 +187,32 @@ UnitStore::UnitStore(fs::path output, Json config, OnExisting on_existing)
   scan_units();
 }
 
+UnitStore UnitStore::join(fs::path output, const Json& config, const std::string& launch, std::set<int64_t> done_units,
+                          Patience patience) {
+  return UnitStore(std::move(output), config, launch, std::move(done_units), patience);
+}
+
+UnitStore::UnitStore(fs::path output, const Json& config, const std::string& launch, std::set<int64_t> done_units,
+                     Patience patience)
+    : output_(std::move(output)), parts_(output_.string() + ".parts"), config_(as_stored(config, output_)) {
+  done_ = std::move(done_units);
+  const fs::path claims = parts_ / (std::string(kClaims) + launch);
+  require<SystemError>(
+      appears(claims, patience),
+      "{}: the folder that rank 0 made cannot be seen from here ({}); all ranks must write to the same "
+      "file system",
+      claims.string(), this_process());
+  const std::string difference = first_difference(parse_json_file(parts_ / "config.json"), config_, "");
+  require<InputError>(
+      difference.empty(),
+      "{}: this rank came with another configuration than rank 0 ({}); all need the same flags and files",
+      output_.string(), difference);
+  claims_ = claims;
+}
+
 UnitStore::~UnitStore() {
-  if (!lock_ || complete()) return;
+  // What others may still be writing to is theirs; the next launch sweeps it.
+  if (!lock_ || complete() || !claims_.empty()) return;
   // A job that has not come to its first unit leaves nothing behind.
   std::error_code ignored;
   if (done_.empty()) fs::remove_all(parts_, ignored);
@@ -212,6 +276,9 @@ void UnitStore::scan_units() {
   for (const fs::path& file : files) {
     const auto unit = unit_of(file.filename().string(), ".h5");
     if (file.extension() == ".tmp" || (unit && !done_.contains(*unit))) fs::remove(file);
+    // A rank of a dead launch may be writing there still: what it adds stays behind, and matters to nobody.
+    std::error_code ignored;
+    if (file.filename().string().starts_with(kClaims)) fs::remove_all(file, ignored);
   }
 }
 
@@ -222,11 +289,77 @@ fs::path UnitStore::mark_path(int64_t unit) const { return parts_ / fmt::format(
 void UnitStore::commit(int64_t unit, const std::function<void(H5File& shard)>& write) {
   require<ShapeError>(!complete() && unit >= 0 && !is_done(unit), "{}: unit {} cannot be written {}", output_.string(),
                       unit, complete() ? "to a finished output" : "twice");
-  const fs::path shard = shard_path(unit);
-  write_hdf5_atomically(shard, write);
-  const Json mark = {{"size", fs::file_size(shard)}, {"sha256", sha256_file(shard)}};
-  write_file_atomically(mark_path(unit), mark.dump() + "\n");
+  const fs::path shard = shard_path(unit), mark = mark_path(unit);
+  const fs::path& folder = claims_.empty() ? parts_ : claims_;
+  write_hdf5_atomically(folder / shard.filename(), write);
+  const Json vouched = {{"size", fs::file_size(folder / shard.filename())},
+                        {"sha256", sha256_file(folder / shard.filename())}};
+  move_into_place(folder / shard.filename(), shard);
+  write_file_atomically(folder / mark.filename(), vouched.dump() + "\n");
+  move_into_place(folder / mark.filename(), mark);
   done_.insert(unit);
+}
+
+void UnitStore::move_into_place(const fs::path& from, const fs::path& to) const {
+  if (from == to) return;
+  require<SystemError>(::rename(from.c_str(), to.c_str()) == 0, "{}: cannot be renamed to {}: {}", from.string(),
+                       to.string(), std::strerror(errno));
+  sync_folder(parts_);
+}
+
+void UnitStore::share(const std::string& launch) {
+  require<ShapeError>(!complete() && lock_ && claims_.empty(), "{}: cannot be shared", output_.string());
+  const fs::path claims = parts_ / (std::string(kClaims) + launch);
+  std::error_code error;
+  const bool made = fs::create_directory(claims, error);
+  require<SystemError>(made, "{}: the folder cannot be made: {}", claims.string(),
+                       error ? error.message() : "it is there already");
+  claims_ = claims;
+}
+
+bool UnitStore::claim(int64_t unit) {
+  if (is_done(unit)) return false;
+  if (claims_.empty()) return true;
+  const fs::path path = claims_ / fmt::format("unit_{:06}.claim", unit);
+  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (fd < 0 && errno == EEXIST) return false;
+  require<SystemError>(fd >= 0, "{}: cannot be created: {}", path.string(), std::strerror(errno));
+  ::close(fd);
+  return true;
+}
+
+void UnitStore::ask_to_stop() {
+  if (claims_.empty()) return;
+  const fs::path path = claims_ / "stop";
+  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+  require<SystemError>(fd >= 0, "{}: cannot be created: {}", path.string(), std::strerror(errno));
+  ::close(fd);
+}
+
+bool UnitStore::asked_to_stop() const {
+  std::error_code ignored;
+  return !claims_.empty() && fs::exists(claims_ / "stop", ignored);
+}
+
+std::set<int64_t> UnitStore::marked_units() const {
+  std::set<int64_t> units;
+  for (const auto& entry : fs::directory_iterator(parts_))
+    if (const auto unit = unit_of(entry.path().filename().string(), ".done")) units.insert(*unit);
+  return units;
+}
+
+void UnitStore::adopt(const std::set<int64_t>& committed, Patience patience) {
+  for (const int64_t unit : committed) {
+    if (is_done(unit)) continue;
+    require<SystemError>(
+        appears(mark_path(unit), patience) && appears(shard_path(unit), patience),
+        "{}: unit {} was done, but its files are not there; run the command again, which does it again",
+        parts_.string(), unit);
+    done_.insert(unit);
+  }
+  std::error_code ignored;
+  fs::remove_all(claims_, ignored);
+  claims_.clear();
 }
 
 void UnitStore::discard(int64_t unit) {

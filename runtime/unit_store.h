@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -22,13 +23,27 @@ enum class OnExisting { resume, overwrite };
 /// shard `unit_000012.h5` a unit, and its completion mark `unit_000012.done` (JSON: size and SHA-256 of the shard). A
 /// unit counts as done only if its mark verifies; a shard that does not is reported and done again. finish() merges the
 /// shards into `output`, whose root attribute `config` says what it is, and removes the folder.
+///
+/// Several ranks of one launch may work on it: one opens it and calls share(), the others join(). Then a unit belongs
+/// to the rank that claim() says so to, by exclusive creation of a file in the folder `claims_{launch}` among the
+/// parts; shards are written there and moved when whole, so what a rank of a dead launch still writes reaches nothing:
+/// the next launch removes the folder. In the end the rank that opened the store hears what all have committed:
+/// adopt().
 class UnitStore {
  public:
+  /// How long network file systems may take to show what another machine made.
+  using Patience = std::chrono::milliseconds;
+  static constexpr Patience kPatience = std::chrono::seconds(60);
+
   /// `config` is the resolved configuration without anything that may change between runs (paths of outputs, threads).
   /// Throws InputError if `output` or its parts were made with another configuration (naming the first key that
-  /// differs), SystemError if another job holds the lock. OnExisting::overwrite removes old parts; an old output stays
-  /// until finish() replaces it.
-  UnitStore(std::filesystem::path output, Json config, OnExisting on_existing);
+  /// differs), SystemError if another job holds the lock (naming its process and host). OnExisting::overwrite removes
+  /// old parts; an old output stays until finish() replaces it.
+  UnitStore(std::filesystem::path output, const Json& config, OnExisting on_existing);
+  /// The store that another rank has opened and shared under the name `launch`, with the units that it found done.
+  /// Throws SystemError if its folder cannot be seen from here, InputError if it belongs to another configuration.
+  static UnitStore join(std::filesystem::path output, const Json& config, const std::string& launch,
+                        std::set<int64_t> done_units, Patience patience = kPatience);
   ~UnitStore();
   UnitStore(const UnitStore&) = delete;
   UnitStore& operator=(const UnitStore&) = delete;
@@ -45,6 +60,20 @@ class UnitStore {
 
   /// Writes the shard of `unit` (atomically) and then its mark. A unit that is done may not be committed again.
   void commit(int64_t unit, const std::function<void(H5File& shard)>& write);
+  /// Opens the store to the other ranks of a launch; `launch` is a name that no other launch has.
+  void share(const std::string& launch);
+  /// Whether this rank is to do `unit`: it is not done, and no other rank has claimed it. A store that is not shared
+  /// has no other ranks.
+  bool claim(int64_t unit);
+  /// Tells the ranks of the launch, without a message, to take no more units.
+  void ask_to_stop();
+  bool asked_to_stop() const;
+  /// The units that have a mark, whoever wrote it; for progress: nothing is verified.
+  std::set<int64_t> marked_units() const;
+  /// After the other ranks have left: what they have committed is done too. Throws SystemError, naming the unit, if a
+  /// shard cannot be seen from here.
+  void adopt(const std::set<int64_t>& committed, Patience patience = kPatience);
+
   /// Takes back a done unit and removes its shard: for jobs whose later units hold all that earlier ones do.
   void discard(int64_t unit);
   /// The shard of a done unit, verified again.
@@ -59,16 +88,20 @@ class UnitStore {
   enum class Phase { running, complete };
   struct Lock;
 
+  UnitStore(std::filesystem::path output, const Json& config, const std::string& launch, std::set<int64_t> done_units,
+            Patience patience);
   void check_output(OnExisting on_existing);
   void open_parts(OnExisting on_existing);
   void scan_units();
+  void move_into_place(const std::filesystem::path& from, const std::filesystem::path& to) const;
   std::filesystem::path shard_path(int64_t unit) const;
   std::filesystem::path mark_path(int64_t unit) const;
 
   std::filesystem::path output_;
   std::filesystem::path parts_;
   Json config_;
-  std::unique_ptr<Lock> lock_;
+  std::unique_ptr<Lock> lock_;    // null for a store that was joined
+  std::filesystem::path claims_;  // empty while the store is not shared
   std::set<int64_t> done_;
   std::vector<std::string> repaired_;
   Phase phase_ = Phase::running;

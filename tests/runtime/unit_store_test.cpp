@@ -159,7 +159,7 @@ TEST_F(UnitStoreTest, OverwriteStartsAnewButKeepsTheOldOutputUntilTheEnd) {
 TEST_F(UnitStoreTest, OnlyOneJobAtATime) {
   const UnitStore store(output_, kConfig, OnExisting::resume);
   expect_message(error_of<SystemError>([&] { UnitStore second(output_, kConfig, OnExisting::resume); }),
-                 {output_, "another job"});
+                 {output_, "another job", "process " + std::to_string(getpid()) + " on "});
   expect_message(error_of<SystemError>([&] { UnitStore second(output_, kConfig, OnExisting::overwrite); }),
                  {output_, "another job"});
   EXPECT_TRUE(fs::exists(output_ + ".parts/config.json"));
@@ -317,6 +317,173 @@ TEST_F(UnitStoreTest, DamagedConfigOfAnInterruptedRunIsRefused) {
 TEST_F(UnitStoreTest, MissingFolderIsNamed) {
   expect_message(error_of<InputError>([&] { UnitStore store(dir_.file("no/out.h5"), kConfig, OnExisting::resume); }),
                  {dir_.file("no/out.h5"), "does not exist"});
+}
+
+// ---- several ranks ----
+
+constexpr UnitStore::Patience kNoPatience{0};
+
+/// Runs what is not done in child processes, as ranks of one launch do.
+void run_in_children(const std::string& output, int children, const std::string& launch,
+                     const std::set<int64_t>& done) {
+  std::vector<pid_t> ids;
+  for (int child = 0; child < children; ++child) {
+    ids.push_back(fork());
+    if (ids.back() != 0) continue;
+    UnitStore store = UnitStore::join(output, kConfig, launch, done);
+    for (int64_t unit = 0; unit < kUnits; ++unit)
+      if (store.claim(unit)) write_unit(store, unit);
+    _exit(0);
+  }
+  for (const pid_t id : ids) {
+    int status = 0;
+    waitpid(id, &status, 0);
+    EXPECT_EQ(status, 0);
+  }
+}
+
+void merge_scores(UnitStore& store) {
+  store.finish([&](H5File& file, const UnitStore::OpenUnit& open_unit) {
+    create_dataset<float>(file, "/scores", {kUnits, 100});
+    for (int64_t unit = 0; unit < kUnits; ++unit)
+      write_rows<float>(file, "/scores", unit, 1, read_dataset<float>(open_unit(unit), "/scores").values);
+    write_attribute(file, "/", "date", "now");
+  });
+}
+
+std::set<int64_t> all_units() {
+  std::set<int64_t> units;
+  for (int64_t unit = 0; unit < kUnits; ++unit) units.insert(unit);
+  return units;
+}
+
+TEST_F(UnitStoreTest, RanksShareTheUnits) {
+  run_job(output_);
+  const std::string shared = dir_.file("shared.h5");
+  run_job(shared, 1);
+  {
+    UnitStore store(shared, kConfig, OnExisting::resume);
+    store.share("a");
+    run_in_children(shared, 3, "a", store.done_units());
+    for (int64_t unit = 0; unit < kUnits; ++unit) EXPECT_FALSE(store.claim(unit)) << unit;
+    EXPECT_EQ(store.marked_units(), all_units());
+    EXPECT_EQ(store.done_units(), std::set<int64_t>{0});
+    store.adopt(all_units());
+    EXPECT_EQ(store.done_units(), all_units());
+    merge_scores(store);
+  }
+  EXPECT_EQ(canonical_hash(shared), canonical_hash(output_));
+  EXPECT_FALSE(fs::exists(shared + ".parts"));
+}
+
+TEST_F(UnitStoreTest, AUnitIsClaimedOnce) {
+  UnitStore store(output_, kConfig, OnExisting::resume);
+  EXPECT_TRUE(store.claim(0));
+  EXPECT_TRUE(store.claim(0));  // nobody else is there
+  store.share("a");
+  UnitStore other = UnitStore::join(output_, kConfig, "a", {});
+  EXPECT_TRUE(store.claim(0));
+  EXPECT_FALSE(other.claim(0));
+  EXPECT_TRUE(other.claim(1));
+  EXPECT_FALSE(store.claim(1));
+  write_unit(other, 1);
+  EXPECT_FALSE(other.claim(1));
+  EXPECT_TRUE(UnitStore::join(output_, kConfig, "a", {}).claim(5));
+  error_of<ShapeError>([&] { store.share("b"); });
+  error_of<ShapeError>([&] { other.share("b"); });
+}
+
+TEST_F(UnitStoreTest, ClaimsOfADeadLaunchBlockNothing) {
+  {
+    UnitStore store(output_, kConfig, OnExisting::resume);
+    store.share("a");
+    write_unit(store, 2);
+    EXPECT_TRUE(store.claim(3));
+  }
+  UnitStore left = UnitStore::join(output_, kConfig, "a", {2});  // of that launch, and still running
+  UnitStore store(output_, kConfig, OnExisting::resume);
+  EXPECT_EQ(store.done_units(), std::set<int64_t>{2});
+  EXPECT_FALSE(fs::exists(output_ + ".parts/claims_a"));
+  store.share("b");
+  EXPECT_TRUE(store.claim(3));
+  EXPECT_FALSE(store.claim(2));
+  // What it writes now reaches nothing.
+  EXPECT_THROW(left.claim(4), SystemError);
+  EXPECT_THROW(write_unit(left, 3), Error);
+  EXPECT_FALSE(fs::exists(shard(3)) || fs::exists(mark(3)));
+}
+
+TEST_F(UnitStoreTest, RanksThatDoNotFitAreRefused) {
+  UnitStore store(output_, kConfig, OnExisting::resume);
+  store.share("a");
+  Json other = kConfig;
+  other["samples"] = 3;
+  expect_message(error_of<InputError>([&] { UnitStore::join(output_, other, "a", {}, kNoPatience); }),
+                 {output_, "samples", "rank 0"});
+  expect_message(error_of<SystemError>([&] { UnitStore::join(output_, kConfig, "b", {}, kNoPatience); }),
+                 {"claims_b", "same file system"});
+  expect_message(error_of<SystemError>([&] { UnitStore::join(dir_.file("x.h5"), kConfig, "a", {}, kNoPatience); }),
+                 {"x.h5", "same file system"});
+}
+
+TEST_F(UnitStoreTest, UnitsOfOtherRanksThatAreNotThereAreNamed) {
+  UnitStore store(output_, kConfig, OnExisting::resume);
+  store.share("a");
+  UnitStore other = UnitStore::join(output_, kConfig, "a", {});
+  write_unit(store, 0);
+  write_unit(other, 1);
+  write_unit(other, 2);
+  fs::remove(shard(2));
+  expect_message(error_of<SystemError>([&] {
+                   store.adopt({0, 1, 2}, kNoPatience);
+                 }),
+                 {"unit 2", "not there", "run the command again"});
+  fs::remove(mark(2));
+  store.adopt({0, 1});
+  EXPECT_EQ(store.done_units(), (std::set<int64_t>{0, 1}));
+}
+
+TEST_F(UnitStoreTest, ADamagedShardOfAnotherRankStopsTheMerge) {
+  {
+    UnitStore store(output_, kConfig, OnExisting::resume);
+    store.share("a");
+    run_in_children(output_, 2, "a", {});
+    store.adopt(all_units());
+    flip_byte(shard(4));
+    expect_message(error_of<SystemError>([&] { merge_scores(store); }), {"unit_000004.h5", "SHA-256"});
+    EXPECT_FALSE(fs::exists(output_));
+  }
+  const UnitStore again(output_, kConfig, OnExisting::resume);
+  EXPECT_EQ(again.done_units(), (std::set<int64_t>{0, 1, 2, 3, 5}));
+}
+
+TEST_F(UnitStoreTest, RanksAskEachOtherToStop) {
+  UnitStore alone(dir_.file("alone.h5"), kConfig, OnExisting::resume);
+  alone.ask_to_stop();
+  EXPECT_FALSE(alone.asked_to_stop());
+  {
+    UnitStore store(output_, kConfig, OnExisting::resume);
+    store.share("a");
+    UnitStore other = UnitStore::join(output_, kConfig, "a", {});
+    EXPECT_FALSE(store.asked_to_stop());
+    other.ask_to_stop();
+    other.ask_to_stop();
+    EXPECT_TRUE(store.asked_to_stop());
+    EXPECT_TRUE(other.asked_to_stop());
+    store.adopt({});
+  }
+  EXPECT_FALSE(fs::exists(output_ + ".parts"));  // nothing was done
+  UnitStore next(output_, kConfig, OnExisting::resume);
+  next.share("b");
+  EXPECT_FALSE(next.asked_to_stop());
+}
+
+TEST_F(UnitStoreTest, RanksLeaveTheFolderToEachOther) {
+  UnitStore store(output_, kConfig, OnExisting::resume);
+  store.share("a");
+  { const UnitStore other = UnitStore::join(output_, kConfig, "a", {}); }
+  EXPECT_TRUE(fs::exists(output_ + ".parts/claims_a"));
+  error_of<SystemError>([&] { UnitStore second(output_, kConfig, OnExisting::resume); });
 }
 
 TEST_F(UnitStoreTest, CanonicalHashSeesDataNotStorage) {
