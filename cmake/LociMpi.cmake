@@ -7,7 +7,7 @@ endif()
 
 set(LOCI_WITH_MPI OFF)
 if(NOT LOCI_MPI STREQUAL "OFF")
-  # The C interface; the C++ one is gone from MPI.
+  # The C interface; MPI has none for C++ any more.
   find_package(MPI COMPONENTS C)
   if(MPI_C_FOUND)
     set(LOCI_WITH_MPI ON)
