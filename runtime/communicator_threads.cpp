@@ -40,8 +40,8 @@ struct ThreadTeam {
   void fail(int rank, const std::exception_ptr& error);
   void throw_if_failed() const;
   std::vector<int> missing() const;
-  /// Whether a rank that is not at the meeting has ended, so that the meeting cannot take place.
-  bool somebody_left() const;
+  /// A rank that ended without coming to the meeting, which cannot take place then; -1 where there is none.
+  int left() const;
 
   std::mutex mutex;
   std::condition_variable changed;
@@ -71,10 +71,10 @@ std::vector<int> ThreadTeam::missing() const {
   return ranks;
 }
 
-bool ThreadTeam::somebody_left() const {
-  for (const Member& member : members)
-    if (member.ended && !member.here) return true;
-  return false;
+int ThreadTeam::left() const {
+  for (size_t rank = 0; rank < members.size(); ++rank)
+    if (members[rank].ended && !members[rank].here) return static_cast<int>(rank);
+  return -1;
 }
 
 class ThreadRank final : public Communicator {
@@ -94,6 +94,8 @@ class ThreadRank final : public Communicator {
   void arrive(const Call& call);
   void part();
   void end_round();
+  template <typename Check>
+  void fail_with(const Check& check);
   void expect_same_calls() const;
   void copy() const;
   const Call& call_of(int rank) const { return team_.members[static_cast<size_t>(rank)].rank->call_; }
@@ -117,22 +119,27 @@ void ThreadRank::arrive(const Call& call) {
   self.rank = this;
   self.here = true;
   if (++team_.here == size()) {
-    try {
-      expect_same_calls();
-    } catch (const Error&) {
-      team_.fail(rank(), std::current_exception());
-      throw;
-    }
+    fail_with([&] { expect_same_calls(); });
     end_round();
     return;
   }
   const uint64_t round = team_.round;
   team_.changed.wait_for(lock, time_limit(),
-                         [&] { return team_.round != round || team_.failure || team_.somebody_left(); });
+                         [&] { return team_.round != round || team_.failure || team_.left() >= 0; });
   if (team_.round != round) return;
   team_.throw_if_failed();
-  try {
+  fail_with([&] {
+    require<LostRankError>(team_.left() < 0, "rank {} of {} ended and did not come to {}", team_.left(), size(),
+                           call.what);
     throw_lost(call, team_.missing());
+  });
+}
+
+/// Runs what may throw, and makes its error that of the team before any rank can go on.
+template <typename Check>
+void ThreadRank::fail_with(const Check& check) {
+  try {
+    check();
   } catch (const Error&) {
     team_.fail(rank(), std::current_exception());
     throw;
