@@ -44,12 +44,14 @@ Precision CommonOptions::resolved_precision() const {
   return resolved_device().type == DeviceType::cpu ? Precision::fp32 : Precision::tf32;
 }
 
-Context CommonOptions::make_context() const {
-  return Context({.device = resolved_device(),
-                  .precision = resolved_precision(),
-                  .threads = threads,
-                  .memory_budget = static_cast<int64_t>(memory_gib * 1024 * 1024 * 1024)});
+ContextOptions CommonOptions::context_options() const {
+  return {.device = resolved_device(),
+          .precision = resolved_precision(),
+          .threads = threads,
+          .memory_budget = static_cast<int64_t>(memory_gib * 1024 * 1024 * 1024)};
 }
+
+Context CommonOptions::make_context() const { return Context(context_options()); }
 
 void add_machine_options(CLI::App& command, CommonOptions& options) {
   command.add_option("--device", options.device, "cpu, cuda, cuda:INDEX; auto: the first GPU where there is one")
@@ -61,7 +63,8 @@ void add_machine_options(CLI::App& command, CommonOptions& options) {
       ->check(CLI::IsMember({"auto", "fp32", "tf32", "bf16"}))
       ->envname("LOCI_PRECISION")
       ->capture_default_str();
-  command.add_option("--threads", options.threads, "CPU threads (0: all cores)")->check(CLI::Range(0, 4096));
+  command.add_option("--threads", options.threads, "CPU threads (0: all cores, shared by the ranks of a machine)")
+      ->check(CLI::Range(0, 4096));
   command.add_option("--memory", options.memory_gib, "GiB that one wave may use (0: half of what is free)")
       ->check(CLI::NonNegativeNumber);
 }
@@ -123,8 +126,8 @@ Progress start_progress(const std::string& job, const std::string& items, const 
 }
 
 nlohmann::json resolved_configuration(const CLI::App& command, const CommonOptions& options) {
-  static const std::set<std::string> kWithoutEffect = {"threads", "memory",    "json", "output",
-                                                       "config",  "overwrite", "help", "model"};
+  static const std::set<std::string> kWithoutEffect = {"threads",   "memory", "json",  "output", "config",
+                                                       "overwrite", "help",   "model", "ranks",  "rank-timeout"};
   nlohmann::json resolved = {{"command", command.get_name()}};
   for (const CLI::Option* option : command.get_options()) {
     const std::string name = option->get_single_name();
@@ -146,9 +149,10 @@ nlohmann::json resolved_configuration(const CLI::App& command, const CommonOptio
   return resolved;
 }
 
-Provenance job_provenance(const Context& context, const Model& model) {
+Provenance job_provenance(const Context& context, const Model& model, int64_t ranks) {
   Provenance provenance = current_provenance();
   for (std::string& library : numeric_libraries(context)) provenance.libraries.push_back(std::move(library));
+  provenance.world_size = ranks;
   provenance.weights_sha256 = model.checkpoint().weights_sha256();
   return provenance;
 }

@@ -34,6 +34,7 @@ struct CommonOptions {
   /// What `auto` stands for here. Throws InputError for a device or a precision that does not exist.
   Device resolved_device() const;
   Precision resolved_precision() const;
+  ContextOptions context_options() const;
   /// Throws InputError where the device or the precision is not to be had.
   Context make_context() const;
 };
@@ -76,22 +77,25 @@ struct Units {
 Progress start_progress(const std::string& job, const std::string& items, const Units& units, const UnitStore& store);
 
 /// Every option of a subcommand with its value, given or default: what is printed and stored in result files. Options
-/// that cannot change a result (--threads, --memory, --json, --output, --overwrite, --config, the index of a GPU) are
-/// left out.
+/// that cannot change a result (--threads, --memory, --json, --output, --overwrite, --config, --ranks, --rank-timeout,
+/// the index of a GPU) are left out.
 nlohmann::json resolved_configuration(const CLI::App& command, const CommonOptions& options);
 
-/// Where a result made with this model on this context's device comes from.
-Provenance job_provenance(const Context& context, const Model& model);
+/// Where a result made with this model on this context's device, by so many ranks, comes from.
+Provenance job_provenance(const Context& context, const Model& model, int64_t ranks = 1);
 
-/// One function per subcommand: makes it, with its flags, and its callback that runs it.
+class Launcher;  // app/ranks.h
+
+/// One function per subcommand: makes it, with its flags, and its callback that runs it; with a launcher, as several
+/// ranks.
 void add_info(CLI::App& app);
 void add_predict(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_cov(CLI::App& app);
-void add_trace(CLI::App& app);
-void add_edit(CLI::App& app);
-void add_eval(CLI::App& app);
+void add_trace(CLI::App& app, Launcher& launcher);
+void add_edit(CLI::App& app, Launcher& launcher);
+void add_eval(CLI::App& app, Launcher& launcher);
 void add_train(CLI::App& app);
 void add_export(CLI::App& app);
 

@@ -7,6 +7,8 @@
 
 #include "app/common.h"
 #include "app/edit_options.h"
+#include "app/ranks.h"
+#include "app/unit_runner.h"
 #include "edit/edit_file.h"
 #include "edit/edited_checkpoint.h"
 #include "edit/requests.h"
@@ -24,6 +26,7 @@ constexpr int64_t kRequestsPerUnit = 16;
 
 struct EditCommand {
   CommonOptions common;
+  RankOptions ranks;
   EditOptions edit;
   EditsOption edits;
   OutputOptions output;
@@ -45,15 +48,16 @@ struct EditCommand {
 /// The job: requests in, an edit file out.
 class EditJob {
  public:
-  EditJob(const CLI::App& app, const EditCommand& command)
-      : command_(command),
-        context_(command.common.make_context()),
-        model_(Model::load(context_, command.common.model)),
+  EditJob(const Ranks& ranks, const CLI::App& app, const EditCommand& command)
+      : ranks_(ranks),
+        command_(command),
+        context_(make_rank_context(ranks, command.common)),
+        model_(load_rank_model(ranks, context_, command.common)),
         tokenizer_(Tokenizer::load(command.common.model)),
         executor_(context_, model_) {
     LoadedRequests loaded = read_requests(command.requests, tokenizer_, model_.config(),
                                           command.skip_invalid ? InvalidRequests::skip : InvalidRequests::refuse);
-    for (const std::string& reason : loaded.skipped) spdlog::warn("skipped: {}", reason);
+    log_skipped(ranks, loaded.skipped);
     requests_ = std::move(loaded.requests);
     if (command.limit > 0 && command.limit < static_cast<int64_t>(requests_.size()))
       requests_.resize(static_cast<size_t>(command.limit));
@@ -66,10 +70,17 @@ class EditJob {
   }
 
   void run() {
-    UnitStore store = command_.output.open(config_);
-    if (is_complete(store, config_)) return;
-    run_units(store);
-    merge(store);
+    run_units(ranks_, command_.output, config_,
+              {.name = "edit",
+               .items = "requests",
+               .units = units(),
+               .order = command_.sequential ? UnitOrder::one_by_one : UnitOrder::any,
+               .compute = [&](int64_t unit) { return run_unit(unit); },
+               .pass =
+                   [&](const UnitStore& store, int64_t unit) {
+                     if (command_.sequential) apply_done(store, unit);
+                   },
+               .merge = [&](UnitStore& store) { merge(store); }});
   }
 
  private:
@@ -84,31 +95,22 @@ class EditJob {
 
   Units units() const { return {static_cast<int64_t>(requests_.size()), kRequestsPerUnit}; }
 
-  void run_units(UnitStore& store) {
-    Progress progress = start_progress("edit", "requests", units(), store);
-    for (int64_t unit = 0; unit < units().count(); ++unit) {
-      if (store.is_done(unit)) {
-        if (command_.sequential) apply_done(store, unit);
-        continue;
+  WriteShard run_unit(int64_t unit) {
+    const auto start = std::chrono::steady_clock::now();
+    const int64_t first = units().first(unit);
+    std::vector<Edit> edits = make_edits(units().slice(std::span<const EditRequest>(requests_), unit));
+    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+    return [first, edits = std::move(edits), taken](H5File& shard) {
+      for (size_t i = 0; i < edits.size(); ++i) {
+        const int64_t index = first + static_cast<int64_t>(i);
+        write_edit(shard, index, edits[i]);
+        write_attribute(shard, fmt::format("/edits/{}", index), "seconds",
+                        taken.count() / static_cast<double>(edits.size()));
       }
-      const auto start = std::chrono::steady_clock::now();
-      const std::vector<Edit> edits = run_unit(unit);
-      const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
-      store.commit(unit, [&](H5File& shard) {
-        for (size_t i = 0; i < edits.size(); ++i) {
-          const int64_t index = units().first(unit) + static_cast<int64_t>(i);
-          write_edit(shard, index, edits[i]);
-          write_attribute(shard, fmt::format("/edits/{}", index), "seconds",
-                          taken.count() / static_cast<double>(edits.size()));
-        }
-      });
-      progress.advance(units().size(unit));
-    }
-    progress.finish();
+    };
   }
 
-  std::vector<Edit> run_unit(int64_t unit) {
-    const auto requests = units().slice(std::span<const EditRequest>(requests_), unit);
+  std::vector<Edit> make_edits(std::span<const EditRequest> requests) {
     if (!command_.sequential) return compute_edits(executor_, tokenizer_, settings_, requests);
     std::vector<Edit> edits;
     for (const EditRequest& request : requests) {
@@ -127,7 +129,7 @@ class EditJob {
 
   void merge(UnitStore& store) const {
     store.finish([&](H5File& output, const UnitStore::OpenUnit& open_unit) {
-      write_provenance(output, config_, job_provenance(context_, model_));
+      write_provenance(output, config_, job_provenance(context_, model_, ranks_.communicator.size()));
       write_attribute(output, "/", "kind", "edits");
       write_attribute(output, "/", "mode", edit_mode_name(command_.mode()));
       write_strings(output, "/context_templates", settings_.templates,
@@ -141,6 +143,7 @@ class EditJob {
     });
   }
 
+  const Ranks& ranks_;
   const EditCommand& command_;
   Context context_;
   Model model_;
@@ -209,22 +212,23 @@ void check_command(const EditCommand& command) {
   require<InputError>(makes || !command.export_dir.empty(), "--export DIR is missing: the folder for the checkpoint");
 }
 
-void run(const CLI::App& app, const EditCommand& command) {
+void run(const Ranks& ranks, const CLI::App& app, const EditCommand& command) {
   check_command(command);
+  if (!command.requests.empty()) EditJob(ranks, app, command).run();
+  if (!ranks.is_root()) return;  // the rest is quick
   if (command.revert) {
     write_reverted_checkpoint(command.common.model, command.export_dir, command.on_existing_checkpoint());
     spdlog::info("edit: the original model is in {}", command.export_dir);
     return;
   }
   if (command.edits) return export_edits(command, command.edits);
-  EditJob(app, command).run();
   if (!command.export_dir.empty()) export_edits(command, {command.output.path, -1});
   report(command);
 }
 
 }  // namespace
 
-void add_edit(CLI::App& app) {
+void add_edit(CLI::App& app, Launcher& launcher) {
   auto options = std::make_shared<EditCommand>();
   CLI::App* command = app.add_subcommand("edit", "write facts into a model by rank-one edits");
   add_common_options(*command, options->common);
@@ -233,17 +237,21 @@ void add_edit(CLI::App& app) {
       ->option_text("FILE.json");
   command->add_option("--output", options->output.path, "edit file (HDF5)")->option_text("FILE.h5");
   command->add_flag("--overwrite", options->output.overwrite, "start anew where the output exists");
+  add_rank_options(*command, options->ranks);
   command->add_option("--limit", options->limit, "the first N requests only (0: all)")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command->add_flag("--skip-invalid", options->skip_invalid, "leave out requests that cannot be run, and count them");
-  command->add_flag("--sequential", options->sequential, "apply each edit before the next one is made");
+  command->add_flag("--sequential", options->sequential,
+                    "apply each edit before the next one is made; rank 0 alone does it, other ranks wait");
   command->add_option("--export", options->export_dir, "write the edited model as a Hugging Face checkpoint")
       ->option_text("DIR");
   add_edits_option(*command, options->edits);
   command->add_flag("--revert", options->revert,
                     "MODEL was written by --export: write the model it was made from to --export DIR");
-  command->callback([options, command] { run(*command, *options); });
+  command->callback([options, command, &launcher] {
+    launcher.run(options->ranks, [&](const Ranks& ranks) { run(ranks, *command, *options); });
+  });
 }
 
 }  // namespace loci::app

@@ -7,6 +7,8 @@
 
 #include "app/common.h"
 #include "app/edit_options.h"
+#include "app/ranks.h"
+#include "app/unit_runner.h"
 #include "edit/edit_file.h"
 #include "edit/edit_prompts.h"
 #include "edit/rome.h"
@@ -26,6 +28,7 @@ constexpr int64_t kRecordsPerUnit = 16;
 
 struct EvalCommand {
   CommonOptions common;
+  RankOptions ranks;
   EditOptions edit;
   EditsOption edits;
   OutputOptions output;
@@ -65,10 +68,11 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 /// The job: records in, an evaluation out.
 class EvalJob {
  public:
-  EvalJob(const CLI::App& app, const EvalCommand& command)
-      : command_(command),
-        context_(command.common.make_context()),
-        model_(Model::load(context_, command.common.model)),
+  EvalJob(const Ranks& ranks, const CLI::App& app, const EvalCommand& command)
+      : ranks_(ranks),
+        command_(command),
+        context_(make_rank_context(ranks, command.common)),
+        model_(load_rank_model(ranks, context_, command.common)),
         tokenizer_(Tokenizer::load(command.common.model)),
         executor_(context_, model_) {
     LoadedRecords loaded = read_records(command.records, command.record_options(), tokenizer_, model_.config());
@@ -80,16 +84,25 @@ class EvalJob {
       read_given_edits();
     else
       prepare_own_edits();
-    for (const std::string& reason : skipped_) spdlog::warn("skipped: {}", reason);
+    log_skipped(ranks, skipped_);
     config_["records_sha256"] = sha256_file(command.records);
     config_["weights_sha256"] = model_.checkpoint().weights_sha256();
   }
 
   void run() {
-    UnitStore store = command_.output.open(config_);
-    if (is_complete(store, config_)) return;
-    run_units(store);
-    merge(store);
+    run_units(ranks_, command_.output, config_,
+              {.name = "eval",
+               .items = "records",
+               .units = units(),
+               .order = command_.sequential ? UnitOrder::one_by_one : UnitOrder::any,
+               .compute = [&](int64_t unit) -> WriteShard {
+                 return [results = run_unit(unit)](H5File& shard) { write_records(shard, results); };
+               },
+               .begin =
+                   [&] {
+                     if (command_.sequential) make_sequential_edits();
+                   },
+               .merge = [&](UnitStore& store) { merge(store); }});
   }
 
  private:
@@ -128,19 +141,6 @@ class EvalJob {
   TeacherForcing forcing() const { return command_.common.rome() ? TeacherForcing::text : TeacherForcing::tokens; }
   bool joint() const { return command_.sequential || command_.edits; }
   Units units() const { return {static_cast<int64_t>(records_.size()), kRecordsPerUnit}; }
-
-  void run_units(UnitStore& store) {
-    if (command_.sequential && static_cast<int64_t>(store.done_units().size()) < units().count())
-      make_sequential_edits();
-    Progress progress = start_progress("eval", "records", units(), store);
-    for (int64_t unit = 0; unit < units().count(); ++unit) {
-      if (store.is_done(unit)) continue;
-      const std::vector<RecordResult> results = run_unit(unit);
-      store.commit(unit, [&](H5File& shard) { write_records(shard, results); });
-      progress.advance(units().size(unit));
-    }
-    progress.finish();
-  }
 
   /// Each edit is made from the model with all earlier ones applied; then all are scored together.
   void make_sequential_edits() {
@@ -186,7 +186,7 @@ class EvalJob {
       for (const int64_t unit : store.done_units()) {
         for (RecordResult& result : read_records(open_unit(unit))) results.push_back(std::move(result));
       }
-      write_provenance(output, config_, job_provenance(context_, model_));
+      write_provenance(output, config_, job_provenance(context_, model_, ranks_.communicator.size()));
       write_attribute(output, "/", "kind", "eval");
       write_attribute(output, "/", "dataset", command_.dataset);
       write_attribute(output, "/", "skipped", std::span<const std::string>(skipped_));
@@ -196,6 +196,7 @@ class EvalJob {
     });
   }
 
+  const Ranks& ranks_;
   const EvalCommand& command_;
   Context context_;
   Model model_;
@@ -251,7 +252,7 @@ void check_command(const EvalCommand& command, const CLI::App& app) {
 
 }  // namespace
 
-void add_eval(CLI::App& app) {
+void add_eval(CLI::App& app, Launcher& launcher) {
   auto options = std::make_shared<EvalCommand>();
   CLI::App* command = app.add_subcommand("eval", "edit every record of a data set and score it before and after");
   add_common_options(*command, options->common);
@@ -264,19 +265,24 @@ void add_eval(CLI::App& app) {
   add_edit_options(*command, options->edit);
   add_edits_option(*command, options->edits);
   add_output_options(*command, options->output);
+  add_rank_options(*command, options->ranks);
   command->add_option("--limit", options->limit, "the first N records only (0: all)")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command->add_option("--zsre-target", options->zsre_target, "edit towards answers[0] (answers) or the field alt (alt)")
       ->check(CLI::IsMember({"answers", "alt"}))
       ->capture_default_str();
-  command->add_flag("--sequential", options->sequential,
-                    "make each edit on the model with all earlier ones, then score all records together");
+  command->add_flag(
+      "--sequential", options->sequential,
+      "make each edit on the model with all earlier ones, then score all records together; rank 0 alone does it, "
+      "other ranks wait");
   command->add_flag("--skip-invalid", options->skip_invalid, "leave out records that cannot be run, and count them");
-  command->callback([options, command] {
+  command->callback([options, command, &launcher] {
     check_command(*options, *command);
-    EvalJob(*command, *options).run();
-    report(*options);
+    launcher.run(options->ranks, [&](const Ranks& ranks) {
+      EvalJob(ranks, *command, *options).run();
+      if (ranks.is_root()) report(*options);
+    });
   });
 }
 

@@ -1,19 +1,37 @@
-#include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <chrono>
 #include <new>
+#include <optional>
+#include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "app/common.h"
+#include "app/ranks.h"
+#include "runtime/communicator_mpi.h"
 #include "runtime/error.h"
+#include "runtime/interruption.h"
+#include "runtime/launched_ranks.h"
 #include "runtime/provenance.h"
 
 namespace {
 
-int run(int argc, char** argv) {
+constexpr int kUnexpected = 70;
+
+/// Help and mistakes in flags are the same on all ranks: rank 0 speaks.
+int explain(const CLI::App& app, const CLI::ParseError& error, bool speaks) {
+  std::ostringstream out, err;
+  const int code = app.exit(error, out, err) == 0 ? 0 : 2;
+  if (speaks) fmt::print("{}", out.str());
+  if (speaks) fmt::print(stderr, "{}", err.str());
+  return code;
+}
+
+int run(std::vector<std::string> arguments, loci::Communicator* launched, loci::app::Launcher& launcher) {
   CLI::App app{"loci: locates factual associations in GPT models, edits them, and measures what the edit did", "loci"};
   app.set_version_flag("--version", "loci " + loci::loci_version() + " (" + loci::loci_git_commit() + ")");
   app.require_subcommand(1);
@@ -22,28 +40,28 @@ int run(int argc, char** argv) {
   loci::app::add_generate(app);
   loci::app::add_tokenize(app);
   loci::app::add_cov(app);
-  loci::app::add_trace(app);
-  loci::app::add_edit(app);
-  loci::app::add_eval(app);
+  loci::app::add_trace(app, launcher);
+  loci::app::add_edit(app, launcher);
+  loci::app::add_eval(app, launcher);
   loci::app::add_train(app);
   loci::app::add_export(app);
+  launcher.refuse_others(app);
   try {
-    std::vector<std::string> arguments = loci::app::with_configuration({argv + 1, argv + argc});
+    arguments = loci::app::with_configuration(std::move(arguments));
     std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back
     app.parse(std::move(arguments));
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
+    return explain(app, error, !launched || launched->is_root());
   }
   return 0;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  spdlog::set_default_logger(spdlog::stderr_color_mt("loci"));
-  spdlog::set_pattern("%^%l%$: %v");
+/// The exit code of the error that is being handled, which is logged.
+int report_error() {
   try {
-    return run(argc, argv);
+    throw;
+  } catch (const loci::PeerFailedError& error) {
+    return error.exit_code();
   } catch (const loci::Error& error) {
     spdlog::error("{}", error.what());
     return error.exit_code();
@@ -52,6 +70,42 @@ int main(int argc, char** argv) {
     return 5;
   } catch (const std::exception& error) {
     spdlog::error("unexpected: {}", error.what());
-    return 70;
+    return kUnexpected;
+  }
+}
+
+/// One of several processes that a launcher started. All leave with the same code: where they agree, each by itself,
+/// else the first to fail ends them.
+int run_launched(const std::vector<std::string>& arguments, loci::Communicator& ranks, loci::app::Launcher& launcher) {
+  int code = kUnexpected;
+  try {
+    return run(arguments, &ranks, launcher);
+  } catch (const loci::InterruptedError& error) {
+    if (ranks.is_root()) spdlog::error("{}", error.what());
+    return error.exit_code();
+  } catch (const loci::InputError&) {
+    // Most likely rank 0 finds the same fault: once is enough to say it.
+    if (!ranks.is_root()) std::this_thread::sleep_for(std::chrono::seconds(2));
+    code = report_error();
+  } catch (...) {
+    code = report_error();
+  }
+  ranks.abort(code);
+  return code;  // for compilers that do not know of a virtual function that it never returns
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  std::optional<loci::app::Launcher> launcher(std::in_place, nullptr);
+  try {
+    const loci::LaunchedRanks launched = loci::detect_launch();
+    if (!launched.uses_mpi()) return run(arguments, nullptr, *launcher);
+    loci::MpiSession session(launched);
+    launcher.emplace(&session.communicator());
+    return run_launched(arguments, session.communicator(), *launcher);
+  } catch (...) {
+    return report_error();
   }
 }

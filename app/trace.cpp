@@ -5,6 +5,8 @@
 #include <cmath>
 
 #include "app/common.h"
+#include "app/ranks.h"
+#include "app/unit_runner.h"
 #include "model/executor.h"
 #include "model/tokenizer.h"
 #include "runtime/error.h"
@@ -23,6 +25,7 @@ constexpr int64_t kFactsPerUnit = 4;
 
 struct TraceCommand {
   CommonOptions common;
+  RankOptions ranks;
   OutputOptions output;
   std::string facts;
   std::vector<std::string> kinds = {"state", "mlp", "attn"};
@@ -136,26 +139,16 @@ StoredTrace stored_trace(const Fact& fact, FactTrace trace, const TraceOptions& 
   return stored;
 }
 
-/// Traces what an earlier run has not.
-void run_units(UnitStore& store, std::span<const Fact> facts, Executor& executor, const Tokenizer& tokenizer,
-               const TraceOptions& options) {
+/// Traces the facts of a unit; what is returned writes them to its shard.
+WriteShard trace_unit(std::span<const Fact> facts, Executor& executor, const Tokenizer& tokenizer,
+                      const TraceOptions& options) {
   const auto accept = [&](const Fact& fact, int32_t answer) {
     const std::string text = tokenizer.decode_text(std::span<const int32_t>(&answer, 1), TextCleanUp::as_configured);
     return strip(text) == fact.attribute;
   };
-  const Units units{static_cast<int64_t>(facts.size()), kFactsPerUnit};
-  Progress progress = start_progress("trace", "facts", units, store);
-  for (int64_t unit = 0; unit < units.count(); ++unit) {
-    if (store.is_done(unit)) continue;
-    const auto slice = units.slice(facts, unit);
-    std::vector<FactTrace> traces = trace_facts(executor, slice, options, accept);
-    store.commit(unit, [&](H5File& shard) {
-      for (size_t i = 0; i < slice.size(); ++i)
-        write_trace(shard, stored_trace(slice[i], std::move(traces[i]), options, tokenizer));
-    });
-    progress.advance(static_cast<int64_t>(slice.size()));
-  }
-  progress.finish();
+  return [&, facts, traces = trace_facts(executor, facts, options, accept)](H5File& shard) {
+    for (size_t i = 0; i < facts.size(); ++i) write_trace(shard, stored_trace(facts[i], traces[i], options, tokenizer));
+  };
 }
 
 RowRule row_rule(const TraceOptions& options) {
@@ -182,10 +175,10 @@ void write_file_attributes(H5File& file, const TraceCommand& command, const Trac
   write_attribute(file, "/", "skipped_records", std::span<const std::string>(facts.skipped));
 }
 
-void merge(UnitStore& store, const Json& config, const TraceCommand& command, const TraceOptions& options,
-           const FactFile& facts, const Context& context, const Model& model) {
+void merge(const Ranks& ranks, UnitStore& store, const Json& config, const TraceCommand& command,
+           const TraceOptions& options, const FactFile& facts, const Context& context, const Model& model) {
   store.finish([&](H5File& output, const UnitStore::OpenUnit& open_unit) {
-    write_provenance(output, config, job_provenance(context, model));
+    write_provenance(output, config, job_provenance(context, model, ranks.communicator.size()));
     write_file_attributes(output, command, options, facts);
     write_layer_scale(output, model.config().layers);
     for (const int64_t unit : store.done_units()) {
@@ -293,35 +286,39 @@ void report(const TraceCommand& command, const TraceOptions& options, const Fact
   if (command.common.json) print_json(summary);
 }
 
-void run(const CLI::App& app, const TraceCommand& command) {
+void run(const Ranks& ranks, const CLI::App& app, const TraceCommand& command) {
   check_command(command);
-  Context context = command.common.make_context();
-  const Model model = Model::load(context, command.common.model);
+  Context context = make_rank_context(ranks, command.common);
+  const Model model = load_rank_model(ranks, context, command.common);
   const Tokenizer tokenizer = Tokenizer::load(command.common.model);
   const FactFile facts = read_facts(command.facts, tokenizer, model.config().positions,
                                     command.skip_invalid ? InvalidRecords::skip : InvalidRecords::refuse);
-  for (const std::string& reason : facts.skipped) spdlog::warn("skipped: {}", reason);
+  log_skipped(ranks, facts.skipped);
   const TraceOptions options = trace_options(command, measure_noise(command, facts, context, model, tokenizer));
   spdlog::info("trace: noise {} of level {:.6g}", command.noise, options.noise.level);
   const Json config = job_configuration(app, command, options, facts, model.checkpoint().weights_sha256());
   std::span<const Fact> chosen = facts.facts;
   if (command.limit > 0) chosen = chosen.first(std::min(chosen.size(), static_cast<size_t>(command.limit)));
-  UnitStore store = command.output.open(config);
-  if (!is_complete(store, config)) {
-    Executor executor(context, model);
-    run_units(store, chosen, executor, tokenizer, options);
-    merge(store, config, command, options, facts, context, model);
-  }
-  report(command, options, facts, model.config().layers);
+  Executor executor(context, model);
+  const Units units{static_cast<int64_t>(chosen.size()), kFactsPerUnit};
+  run_units(
+      ranks, command.output, config,
+      {.name = "trace",
+       .items = "facts",
+       .units = units,
+       .compute = [&](int64_t unit) { return trace_unit(units.slice(chosen, unit), executor, tokenizer, options); },
+       .merge = [&](UnitStore& store) { merge(ranks, store, config, command, options, facts, context, model); }});
+  if (ranks.is_root()) report(command, options, facts, model.config().layers);
 }
 
 }  // namespace
 
-void add_trace(CLI::App& app) {
+void add_trace(CLI::App& app, Launcher& launcher) {
   auto options = std::make_shared<TraceCommand>();
   CLI::App* command = app.add_subcommand("trace", "causal traces: where a model recalls facts");
   add_common_options(*command, options->common);
   add_output_options(*command, options->output);
+  add_rank_options(*command, options->ranks);
   command->add_option("--facts", options->facts, "JSON list of facts: known_id, subject, attribute, prompt")
       ->required()
       ->option_text("FILE.json");
@@ -353,7 +350,9 @@ void add_trace(CLI::App& app) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command->add_flag("--skip-invalid", options->skip_invalid, "leave out records that cannot be traced, and count them");
-  command->callback([options, command] { run(*command, *options); });
+  command->callback([options, command, &launcher] {
+    launcher.run(options->ranks, [&](const Ranks& ranks) { run(ranks, *command, *options); });
+  });
 }
 
 }  // namespace loci::app

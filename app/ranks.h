@@ -1,0 +1,61 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "app/common.h"
+#include "runtime/communicator.h"
+#include "runtime/interruption.h"
+
+/// The ranks that a subcommand runs as: processes that mpirun or srun started, or threads of this one (`--ranks N`).
+namespace loci::app {
+
+class RankLog;
+
+/// --ranks and --rank-timeout of subcommands that several ranks can share.
+struct RankOptions {
+  int ranks = 1;
+  double timeout_seconds = 1800;
+};
+void add_rank_options(CLI::App& command, RankOptions& options);
+
+/// One rank's view of its job.
+struct Ranks {
+  Communicator& communicator;
+  const Interruption& interruption;
+
+  bool is_root() const { return communicator.is_root(); }
+};
+
+/// The device of this rank: of several GPUs, `auto` and `cuda` give rank r of a machine the one of number r modulo
+/// their count. Collective. CPU threads and memory that are not given are this rank's share of what its machine has.
+/// Throws as CommonOptions::make_context().
+Context make_rank_context(const Ranks& ranks, const CommonOptions& options);
+/// The model that all ranks use.
+Model load_rank_model(const Ranks& ranks, Context& context, const CommonOptions& options);
+
+/// Says on rank 0's log, as warnings, why records were left out.
+void log_skipped(const Ranks& ranks, const std::vector<std::string>& reasons);
+
+/// Starts the ranks of subcommands. One per process; says on the log who speaks.
+class Launcher {
+ public:
+  /// `launched`: this process among those that a launcher started; null where it was started alone.
+  explicit Launcher(Communicator* launched);
+
+  /// Runs `rank_main` once a rank of this process and returns when all have returned. Errors of a rank are thrown.
+  /// Throws InputError for --ranks where a launcher has started several.
+  void run(const RankOptions& options, const std::function<void(const Ranks&)>& rank_main);
+  /// Lets the subcommands that have no --ranks refuse, with an InputError, to run as several ranks. After all are
+  /// added.
+  void refuse_others(CLI::App& app) const;
+
+ private:
+  Communicator* launched_;
+  std::shared_ptr<RankLog> log_;
+};
+
+}  // namespace loci::app

@@ -1,0 +1,172 @@
+#include "app/unit_runner.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <chrono>
+#include <optional>
+#include <random>
+#include <vector>
+
+#include "runtime/error.h"
+
+namespace loci::app {
+namespace {
+
+/// A name that no other launch on the same output has.
+std::string draw_launch_name() {
+  std::random_device device;
+  return fmt::format("{:08x}{:08x}", device(), device());
+}
+
+/// One byte for the signal that stopped a rank, then a bit a unit that it knows to be done.
+std::vector<std::byte> pack_report(int signal, const std::set<int64_t>& done, int64_t units) {
+  std::vector<std::byte> report(static_cast<size_t>(1 + (units + 7) / 8));
+  report[0] = static_cast<std::byte>(signal);
+  for (const int64_t unit : done) report.at(static_cast<size_t>(1 + unit / 8)) |= std::byte{1} << (unit % 8);
+  return report;
+}
+
+void add_done(std::span<const std::byte> report, int64_t units, std::set<int64_t>& done) {
+  for (int64_t unit = 0; unit < units; ++unit)
+    if ((report[static_cast<size_t>(1 + unit / 8)] & (std::byte{1} << (unit % 8))) != std::byte{0}) done.insert(unit);
+}
+
+/// The progress of all ranks, on rank 0's log.
+class SharedProgress {
+ public:
+  SharedProgress(const Ranks& ranks, const UnitJob& job, const UnitStore& store) : job_(job), store_(store) {
+    if (ranks.is_root()) progress_.emplace(start_progress(job.name, job.items, job.units, store));
+  }
+
+  /// After a unit. Looking at the folder is not free on a network file system.
+  void update() {
+    if (!progress_ || Clock::now() - last_look_ < std::chrono::seconds(1)) return;
+    advance_to(store_.marked_units());
+    last_look_ = Clock::now();
+  }
+  /// After the ranks have met.
+  void finish() {
+    if (!progress_) return;
+    advance_to(store_.done_units());
+    progress_->finish();
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  void advance_to(const std::set<int64_t>& units) {
+    int64_t items = 0;
+    for (const int64_t unit : units) items += job_.units.size(unit);
+    progress_->advance(items - progress_->done());
+  }
+
+  const UnitJob& job_;
+  const UnitStore& store_;
+  std::optional<Progress> progress_;
+  Clock::time_point last_look_ = Clock::now();
+};
+
+void take_units(JobStore& jobs, const UnitJob& job, SharedProgress& progress) {
+  UnitStore& store = jobs.store();
+  if (job.begin && static_cast<int64_t>(store.done_units().size()) < job.units.count()) job.begin();
+  for (int64_t unit = 0; unit < job.units.count() && !jobs.should_stop(); ++unit) {
+    if (store.is_done(unit)) {
+      if (job.pass) job.pass(store, unit);
+      continue;
+    }
+    if (!store.claim(unit)) continue;
+    store.commit(unit, job.compute(unit));
+    progress.update();
+  }
+}
+
+/// The longest wait of a communicator: rank 0 may need days for units that depend on each other.
+class NoTimeLimit {
+ public:
+  explicit NoTimeLimit(Communicator& communicator) : communicator_(communicator), before_(communicator.time_limit()) {
+    communicator.set_time_limit(std::chrono::hours(24 * 30));
+  }
+  ~NoTimeLimit() { communicator_.set_time_limit(before_); }
+  NoTimeLimit(const NoTimeLimit&) = delete;
+  NoTimeLimit& operator=(const NoTimeLimit&) = delete;
+
+ private:
+  Communicator& communicator_;
+  std::chrono::milliseconds before_;
+};
+
+}  // namespace
+
+JobStore::JobStore(const Ranks& ranks, const OutputOptions& output, const Json& config)
+    : ranks_(ranks), job_(config.at("command").get<std::string>()) {
+  std::string described;
+  if (ranks.is_root()) described = open_as_root(output, config);
+  if (ranks.communicator.size() == 1) return;
+  ranks.communicator.broadcast(described, 0, "the opening of the output");
+  if (ranks.is_root()) return;
+  const Json opened = parse_json(described, "rank 0's store");
+  if (opened.at("complete").get<bool>()) return;
+  store_.reset(new UnitStore(UnitStore::join(output.path, config, opened.at("launch").get<std::string>(),
+                                             opened.at("done").get<std::set<int64_t>>())));
+}
+
+std::string JobStore::open_as_root(const OutputOptions& output, const Json& config) {
+  store_.reset(new UnitStore(output.open(config)));
+  if (is_complete(*store_, config)) {
+    store_.reset();
+    return Json({{"complete", true}}).dump();
+  }
+  const std::string launch = draw_launch_name();
+  if (ranks_.communicator.size() > 1) store_->share(launch);
+  return Json({{"complete", false}, {"launch", launch}, {"done", store_->done_units()}}).dump();
+}
+
+bool JobStore::should_stop() {
+  ranks_.communicator.check_peers();
+  if (stopping_) return true;
+  if (ranks_.interruption.signal() != 0) store_->ask_to_stop();
+  stopping_ = ranks_.interruption.signal() != 0 || store_->asked_to_stop();
+  return stopping_;
+}
+
+void JobStore::close(int64_t units) {
+  Communicator& communicator = ranks_.communicator;
+  const int own_signal = stopping_ ? ranks_.interruption.signal() : 0;
+  const std::vector<std::byte> own = pack_report(own_signal, store_->done_units(), units);
+  std::vector<std::byte> all(own.size() * static_cast<size_t>(communicator.size()));
+  communicator.all_gather(own, all, "the end of the units");
+  std::set<int64_t> done;
+  int signal = 0;
+  for (size_t rank = 0; rank < static_cast<size_t>(communicator.size()); ++rank) {
+    const auto report = std::span<const std::byte>(all).subspan(rank * own.size(), own.size());
+    signal = std::max(signal, static_cast<int>(report[0]));
+    add_done(report, units, done);
+  }
+  if (ranks_.is_root()) store_->adopt(done);
+  const auto missing = units - static_cast<int64_t>(done.size());
+  if (missing == 0) return;
+  require<InterruptedError>(signal == 0,
+                            "{}: interrupted by {}, {} of {} units are left; run the same command again to continue",
+                            job_, signal_name(signal), missing, units);
+  throw_error<SystemError>(
+      "{}: {} of {} units were taken by a rank that did not write them; run the same command again", job_, missing,
+      units);
+}
+
+void run_units(const Ranks& ranks, const OutputOptions& output, const Json& config, const UnitJob& job) {
+  JobStore jobs(ranks, output, config);
+  if (jobs.complete()) return;
+  {
+    SharedProgress progress(ranks, job, jobs.store());
+    const bool alone = job.order == UnitOrder::one_by_one;
+    std::optional<NoTimeLimit> patience;
+    if (alone) patience.emplace(ranks.communicator);
+    if (!alone || ranks.is_root()) take_units(jobs, job, progress);
+    jobs.close(job.units.count());
+    progress.finish();
+  }
+  if (ranks.is_root()) job.merge(jobs.store());
+}
+
+}  // namespace loci::app

@@ -1,0 +1,71 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <set>
+#include <string>
+
+#include "app/common.h"
+#include "app/ranks.h"
+
+/// Jobs that consist of units of work, on one rank or several.
+namespace loci::app {
+
+/// A job's store as its ranks share it. Rank 0 opens it and holds its lock, the others join. All ranks make the same
+/// calls of the constructor and close().
+class JobStore {
+ public:
+  /// Throws on rank 0 what OutputOptions::open() does, on the others what UnitStore::join() does.
+  JobStore(const Ranks& ranks, const OutputOptions& output, const Json& config);
+
+  /// Nothing is left to do (which rank 0 has logged), and there is no store().
+  bool complete() const { return !store_; }
+  UnitStore& store() { return *store_; }
+
+  /// Whether to take no more units: this rank got a signal, or another one that shares the store. Throws where another
+  /// rank of this process has failed.
+  bool should_stop();
+  /// After the last unit that this rank takes: waits for the others. Then rank 0's store has all that was committed,
+  /// and the other ranks are through. Throws InterruptedError, on all ranks, where some of the units are missing
+  /// because a rank was asked to stop; SystemError where they are for no reason.
+  void close(int64_t units);
+
+ private:
+  /// Returns what the others need to join.
+  std::string open_as_root(const OutputOptions& output, const Json& config);
+
+  const Ranks& ranks_;
+  std::string job_;
+  std::unique_ptr<UnitStore> store_;
+  bool stopping_ = false;
+};
+
+enum class UnitOrder {
+  any,         ///< units do not depend on each other: ranks take them as they come
+  one_by_one,  ///< rank 0 does all in order, the others wait
+};
+
+/// Writes the results of a unit to its shard.
+using WriteShard = std::function<void(H5File& shard)>;
+
+/// What a job does with its units.
+struct UnitJob {
+  std::string name;   ///< "trace"
+  std::string items;  ///< "facts"
+  Units units;
+  UnitOrder order = UnitOrder::any;
+  /// Does a unit; what it returns is called once, at once.
+  std::function<WriteShard(int64_t unit)> compute;
+  /// Before the first unit, on a rank that will look for some. May be empty.
+  std::function<void()> begin = {};
+  /// For one_by_one: a unit that was done before is passed. May be empty.
+  std::function<void(const UnitStore& store, int64_t unit)> pass = {};
+  /// On rank 0, when all units are done: to call UnitStore::finish().
+  std::function<void(UnitStore& store)> merge;
+};
+
+/// Does the units that no earlier run has done, and merges them: afterwards the output is complete. Collective. Throws
+/// what JobStore does, and what the callbacks do.
+void run_units(const Ranks& ranks, const OutputOptions& output, const Json& config, const UnitJob& job);
+
+}  // namespace loci::app
