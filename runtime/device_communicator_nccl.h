@@ -1,0 +1,24 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <memory>
+
+#include "runtime/device_communicator.h"
+
+/// The part of make_device_communicator that NCCL does: device_communicator_nccl.cpp, or
+/// device_communicator_nccl_absent.cpp in a build without it.
+namespace loci::nccl {
+
+/// Whether this build has NCCL.
+bool available();
+
+/// What tells the GPU of a context from all other GPUs of the world.
+using DeviceIdentity = std::array<std::byte, 16>;
+DeviceIdentity identity(Context& context);
+
+/// Collective. Each rank's context has a GPU of its own. Throws SystemError where NCCL fails, LostRankError where ranks
+/// do not come.
+std::unique_ptr<DeviceCommunicator> make_communicator(Communicator& ranks, Context& context);
+
+}  // namespace loci::nccl

@@ -1,0 +1,15 @@
+#include "runtime/device_communicator_nccl.h"
+#include "runtime/error.h"
+
+// A build without NCCL: the other functions are never reached.
+namespace loci::nccl {
+
+bool available() { return false; }
+
+DeviceIdentity identity(Context&) { throw_error<SystemError>("this build has no NCCL"); }
+
+std::unique_ptr<DeviceCommunicator> make_communicator(Communicator&, Context&) {
+  throw_error<SystemError>("this build has no NCCL");
+}
+
+}  // namespace loci::nccl
