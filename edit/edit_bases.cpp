@@ -46,10 +46,12 @@ void record_prefixes(Executor& executor, const TemplatePrefixes& prefixes, std::
   for (size_t s = 0; s < entry_of.size(); ++s) entries[entry_of[s]].prefix = run.recordings[s];
 }
 
-/// Runs the rows from the fact tokens on up to block `layer`, and taps the keys of the first `keys.rows()` entries.
+/// Runs the rows from the fact tokens on up to block `layer` and the queries, keys and values of the next, and taps the
+/// keys of the first `keys.rows()` entries.
 std::vector<RecordingPtr> record_rest(Executor& executor, int64_t layer, std::span<const Entry> entries, Tensor& keys) {
   Plan plan;
-  plan.stop = StopAfter{Site::resid, layer};
+  const bool last = layer + 1 == executor.model().config().layers;
+  plan.stop = last ? StopAfter{Site::resid, layer} : StopAfter{Site::attn_out, layer + 1};
   plan.tap_output = keys.view();
   for (size_t i = 0; i < entries.size(); ++i) {
     const EditPrompt& prompt = *entries[i].prompt;

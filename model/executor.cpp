@@ -206,8 +206,14 @@ class Forward {
   bool block(int64_t layer);
   std::optional<Tensor> attend(int64_t layer, BlockActivations& kept);
   float epsilon() const { return static_cast<float>(config_.layer_norm_epsilon); }
+  std::optional<ReusedRows> reused_rows(int64_t layer) const;
+  std::vector<bool> changed_joining(int64_t layer) const;
+  void project_rows(int64_t layer, ConstView h, const std::optional<ReusedRows>& reused, View qkv) const;
   ConstView project_qkv(int64_t layer, ConstView h, BlockActivations& kept);
   bool feed_forward(int64_t layer, ConstView attended, BlockActivations& kept);
+  bool mlp(int64_t layer, View h, BlockActivations& kept);
+  DeviceArray<int64_t> rows_through_mlp(int64_t layer, int64_t rows) const;
+  void mlp_of_rows(int64_t layer, const DeviceArray<int64_t>& rows, View h) const;
   std::vector<int64_t> segment_starts(int64_t s, int64_t layer) const;
   AttentionBatch attention_batch(int64_t layer) const;
   std::optional<TailRows> tail_rows(int64_t layer) const;
@@ -268,6 +274,7 @@ void Forward::start_recordings() {
     made->rows = s.row_count();
     made->keys.resize(layers);
     made->values.resize(layers);
+    made->qkv.resize(layers);
     made->resid.resize(layers + 1);
     made->attn_out.resize(layers);
     made->mlp_out.resize(layers);
@@ -457,6 +464,64 @@ std::optional<Tensor> Forward::attend(int64_t layer, BlockActivations& kept) {
   return out;
 }
 
+/// Which of the rows that join at `layer` (from the packed buffer's row active_rows[layer - 1] on) are not their
+/// base's.
+std::vector<bool> Forward::changed_joining(int64_t layer) const {
+  const int64_t first = layer_rows(layer - 1);
+  std::vector<bool> changed(static_cast<size_t>(layer_rows(layer) - first), false);
+  const auto mark = [&](int64_t s, int64_t position, int64_t rows) {
+    const auto begin = changed.begin() + packed_row(s, position) - first;
+    std::fill(begin, begin + rows, true);
+  };
+  for (const RowPatch* patch : sites_.joining(layer).patches) mark(patch->sequence, patch->position, 1);
+  for (const LowRankTerm& term : plan_.low_rank) {
+    const Sequence& lane = sequence(term.sequence);
+    if (lane.first_layer == layer && term.layer == layer - 1)
+      mark(term.sequence, lane.first_position, lane.row_count());
+  }
+  return changed;
+}
+
+/// The joined rows whose queries, keys and values their bases have; nothing where there are none.
+std::optional<ReusedRows> Forward::reused_rows(int64_t layer) const {
+  if (layer == 0 || layer_rows(layer) == layer_rows(layer - 1)) return std::nullopt;
+  ReusedRows reused;
+  reused.first_joined = layer_rows(layer - 1);
+  const std::vector<bool> changed = changed_joining(layer);
+  for (int64_t i = layout_.active[static_cast<size_t>(layer - 1)]; i < layout_.active[static_cast<size_t>(layer)];
+       ++i) {
+    const int64_t s = layout_.order[static_cast<size_t>(i)];
+    const Sequence& lane = sequence(s);
+    for (int64_t position = lane.first_position; position < lane.end_position(); ++position) {
+      const int64_t row = packed_row(s, position);
+      const bool own = changed[static_cast<size_t>(row - reused.first_joined)];
+      const float* source = own ? nullptr : lane.base->qkv_row(layer, position);
+      if (source)
+        reused.sources.push_back({row, source, Write::assign});
+      else
+        reused.changed.push_back(row);
+    }
+  }
+  if (reused.sources.empty()) return std::nullopt;
+  reused.device_changed = {context_, std::span<const int64_t>(reused.changed)};
+  return reused;
+}
+
+/// qkv = h W_qkv + b, but for the rows that bases have.
+void Forward::project_rows(int64_t layer, ConstView h, const std::optional<ReusedRows>& reused, View qkv) const {
+  const BlockParameters<const float>& p = parameters_.blocks[static_cast<size_t>(layer)];
+  const int64_t computed = reused ? reused->first_joined : h.rows;
+  linear(context_, h.rows_slice(0, computed), p.qkv_weight, p.qkv_bias, qkv.rows_slice(0, computed));
+  if (!reused) return;
+  patch_rows(context_, {context_, std::span<const RowSource>(reused->sources)}, qkv);
+  if (reused->changed.empty()) return;
+  const auto changed = static_cast<int64_t>(reused->changed.size());
+  Tensor changed_h(context_, changed, h.cols), changed_qkv(context_, changed, qkv.cols);
+  gather_rows(context_, h, reused->device_changed, changed_h.view());
+  linear(context_, changed_h.view(), p.qkv_weight, p.qkv_bias, changed_qkv.view());
+  scatter_rows(context_, changed_qkv.view(), reused->device_changed, qkv, Write::assign);
+}
+
 /// Keys and values of all rows; queries of all rows, or of the tail rows alone. Returns the queries.
 ConstView Forward::project_qkv(int64_t layer, ConstView h, BlockActivations& kept) {
   const BlockParameters<const float>& p = parameters_.blocks[static_cast<size_t>(layer)];
@@ -464,11 +529,14 @@ ConstView Forward::project_qkv(int64_t layer, ConstView h, BlockActivations& kep
   kept.qkv = Tensor(context_, h.rows, 3 * d);
   const View qkv = kept.qkv.view();
   std::optional<TailRows> tail = tail_rows(layer);
-  if (!tail)
-    linear(context_, h, p.qkv_weight, p.qkv_bias, qkv);
-  else
+  if (!tail) {
+    kept.reused = reused_rows(layer);
+    project_rows(layer, h, kept.reused, qkv);
+  } else {
     linear(context_, h, p.qkv_weight.cols_slice(d, 2 * d), p.qkv_bias.cols_slice(d, 2 * d), qkv.cols_slice(d, 2 * d));
+  }
   if (records_) {
+    if (!tail) record_views(&Recording::qkv, layer, qkv, layer);
     record_views(&Recording::keys, layer, qkv_keys(qkv), layer);
     record_views(&Recording::values, layer, qkv_values(qkv), layer);
   }
@@ -491,25 +559,66 @@ bool Forward::feed_forward(int64_t layer, ConstView attended, BlockActivations& 
   Tensor h(context_, rows, config_.width);
   add_layer_norm(context_, attended, x, p.ln_2_gain, p.ln_2_bias, epsilon(), h.view(), kept.ln_2_statistics.view());
   if (keep_) kept.middle = copy_of(x);
-  if (keep_) kept.up = Tensor(context_, rows, config_.mlp_width);
-  Tensor activated(context_, rows, config_.mlp_width);
-  const View key = activated.view();
-  linear_activation(context_, h.view(), p.up_weight, p.up_bias, config_.activation, kept.up.view(), key);
-  visit_site(Site::mlp_key, layer, key);
-  record_site(Site::mlp_key, layer, key);
-  if (stops_at(plan_, Site::mlp_key, layer)) return false;
-
   const View out = h.view();
-  linear(context_, key, p.down_weight, p.down_bias, out);
-  add_low_rank_terms(layer, key, out);
-  kept.mlp_factors = mlp_factors(layer, rows);
-  if (!kept.mlp_factors.empty()) scale_rows(context_, kept.mlp_factors, out);
+  if (const DeviceArray<int64_t> some = rows_through_mlp(layer, rows); !some.empty()) {
+    mlp_of_rows(layer, some, out);
+  } else if (!mlp(layer, out, kept)) {
+    return false;
+  }
   visit_site(Site::mlp_out, layer, out);
   record_site(Site::mlp_out, layer, out);
   if (stops_at(plan_, Site::mlp_out, layer)) return false;
   add(context_, out, x);
   visit_site(Site::resid, layer, x);
   return true;
+}
+
+/// h = W_down f(W_up h), with the sites on the way. False where the plan stops at the keys.
+bool Forward::mlp(int64_t layer, View h, BlockActivations& kept) {
+  const BlockParameters<const float>& p = parameters_.blocks[static_cast<size_t>(layer)];
+  if (keep_) kept.up = Tensor(context_, h.rows, config_.mlp_width);
+  Tensor activated(context_, h.rows, config_.mlp_width);
+  const View key = activated.view();
+  linear_activation(context_, h, p.up_weight, p.up_bias, config_.activation, kept.up.view(), key);
+  visit_site(Site::mlp_key, layer, key);
+  record_site(Site::mlp_key, layer, key);
+  if (stops_at(plan_, Site::mlp_key, layer)) return false;
+  linear(context_, key, p.down_weight, p.down_bias, h);
+  add_low_rank_terms(layer, key, h);
+  kept.mlp_factors = mlp_factors(layer, h.rows);
+  if (!kept.mlp_factors.empty()) scale_rows(context_, kept.mlp_factors, h);
+  return true;
+}
+
+/// The rows whose MLP output is not replaced afterwards; none where that is the rule, or where something else than the
+/// residual stream sees the keys.
+DeviceArray<int64_t> Forward::rows_through_mlp(int64_t layer, int64_t rows) const {
+  const SiteWork &outputs = sites_.at(Site::mlp_out, layer), &keys = sites_.at(Site::mlp_key, layer);
+  // Fewer replaced rows are not worth the copies of the others.
+  constexpr size_t kShare = 32;
+  const bool plain = !keep_ && plan_.low_rank.empty() && plan_.mlp_scales.empty() && !records_site(Site::mlp_key) &&
+                     !stops_at(plan_, Site::mlp_key, layer) && keys.patches.empty() && keys.taps.empty() &&
+                     !keys.observed;
+  if (!plain || outputs.patches.size() * kShare < static_cast<size_t>(rows)) return {};
+  std::vector<bool> replaced(static_cast<size_t>(rows), false);
+  for (const RowPatch* patch : outputs.patches)
+    if (patch->mode == PatchMode::replace)
+      replaced[static_cast<size_t>(packed_row(patch->sequence, patch->position))] = true;
+  std::vector<int64_t> computed;
+  for (int64_t row = 0; row < rows; ++row)
+    if (!replaced[static_cast<size_t>(row)]) computed.push_back(row);
+  if (static_cast<int64_t>(computed.size()) == rows) return {};
+  return {context_, std::span<const int64_t>(computed)};
+}
+
+/// The same as mlp() for some of the rows; the others are left as they are.
+void Forward::mlp_of_rows(int64_t layer, const DeviceArray<int64_t>& rows, View h) const {
+  const BlockParameters<const float>& p = parameters_.blocks[static_cast<size_t>(layer)];
+  Tensor some(context_, rows.size(), h.cols), key(context_, rows.size(), config_.mlp_width);
+  gather_rows(context_, h, rows, some.view());
+  linear_activation(context_, some.view(), p.up_weight, p.up_bias, config_.activation, {}, key.view());
+  linear(context_, key.view(), p.down_weight, p.down_bias, some.view());
+  scatter_rows(context_, some.view(), rows, h, Write::assign);
 }
 
 /// The first positions of the segments within which a sequence's rows attend in this block; one segment as a rule.
@@ -699,6 +808,13 @@ const float* Recording::row(Site site, int64_t layer, int64_t position) const {
   require<ShapeError>(position < length() && index < list.size() && list[index].data,
                       "position {} at layer {} was not recorded", position, layer);
   return list[index].row(position - first_position);
+}
+
+const float* Recording::qkv_row(int64_t layer, int64_t position) const {
+  if (position < first_position || layer < first_layer) return base ? base->qkv_row(layer, position) : nullptr;
+  const auto index = static_cast<size_t>(layer);
+  const bool recorded = position < length() && index < qkv.size() && qkv[index].data;
+  return recorded ? qkv[index].row(position - first_position) : nullptr;
 }
 
 Run Executor::run(const Plan& plan, Keep keep) {

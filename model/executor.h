@@ -36,6 +36,7 @@ struct Recording {
   int64_t rows = 0;
   std::vector<ConstView> keys;    ///< per layer, [rows, d]; empty below first_layer: those of `base`
   std::vector<ConstView> values;  ///< per layer, [rows, d]
+  std::vector<ConstView> qkv;     ///< per layer, [rows, 3d] with the queries before them; empty where those are missing
   std::vector<ConstView> resid;   ///< [l + 1] holds the rows at resid(l), l = -1 .. L-1; empty below first_layer - 1
   std::vector<ConstView> attn_out, mlp_out, mlp_key;  ///< per layer, where Plan::record_sites asked for them
   std::shared_ptr<void> storage;
@@ -44,12 +45,16 @@ struct Recording {
   /// The row of `position` at a recorded site, in device memory; follows the bases. Throws Error where it was not
   /// recorded.
   const float* row(Site site, int64_t layer, int64_t position) const;
+  /// The query, key and value of `position` at a layer, 3d floats in device memory; follows the bases. Null where they
+  /// were not recorded together.
+  const float* qkv_row(int64_t layer, int64_t position) const;
 };
 using RecordingPtr = std::shared_ptr<const Recording>;
 
 /// One sequence of a plan. Without a base it is a plain sequence from position 0. With a base and first_layer = 0 it
 /// continues behind a shared prefix (first_position <= base length). With first_layer = l + 1 > 0 its rows start as the
-/// base's rows at resid(l) of positions first_position .. first_position + rows - 1, and `tokens` are not read.
+/// base's rows at resid(l) of positions first_position .. first_position + rows - 1, and `tokens` are not read; rows
+/// that no patch or low-rank term changes there also take their queries, keys and values of block l + 1 from the base.
 struct Sequence {
   std::vector<int32_t> tokens;  ///< of its own rows; needed where first_layer = 0
   int64_t rows = 0;             ///< 0: tokens.size()
@@ -158,8 +163,10 @@ enum class Keep { nothing, activations };
 
 /// Gradients of a loss with regard to the rows of a run.
 struct RowGradients {
-  Tensor joined;  ///< [all rows, d]: at each sequence's rows as they joined (before their position embedding
-                  ///< where first_layer = 0), sequences in plan order
+  /// [all rows, d]: at each sequence's rows as they joined (before their position embedding where first_layer = 0),
+  /// sequences in plan order. Rows that a sequence took from its base as they are, are constants like the base: their
+  /// entries mean nothing.
+  Tensor joined;
   std::vector<int64_t> first_row;  ///< of each sequence in `joined`
 };
 
@@ -173,7 +180,8 @@ class Executor {
   Run run(const Plan& plan, Keep keep = Keep::nothing);
 
   /// The backward pass of a run made with Keep::activations. `logit_gradients` [wanted, V] = d loss / d logits.
-  /// Recorded bases are constants. Parameter gradients are added to `parameters` where given.
+  /// Recorded bases are constants. Parameter gradients are added to `parameters` where given: for sequences that
+  /// start from tokens, else ShapeError.
   RowGradients backward(const Run& run, ConstView logit_gradients, const Parameters<float>* parameters = nullptr);
 
   /// Rows that keep the device busy. A wave of more gains nothing, and leaves the caches of a CPU.

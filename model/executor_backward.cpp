@@ -57,6 +57,7 @@ class Backward {
   void attend(int64_t layer);
   Tensor qkv_gradients(int64_t layer, ConstView dattended);
   void through_qkv(int64_t layer, ConstView dqkv);
+  Tensor before_qkv(int64_t layer, ConstView dqkv) const;
   void weight_gradients(ConstView x, ConstView dy, View weight, View bias);
   Tensor normalised(ConstView x, ConstView gain, ConstView bias) const;
   void embed();
@@ -206,14 +207,33 @@ void Backward::through_qkv(int64_t layer, ConstView dqkv) {
   const BlockActivations& kept = block(layer);
   const BlockParameters<const float>& p = parameters(layer);
   const BlockParameters<float>* g = gradients(layer);
-  const int64_t d = config_.width;
   if (g)
     weight_gradients(normalised(kept.input.view(), p.ln_1_gain, p.ln_1_bias).view(), dqkv, g->qkv_weight, g->qkv_bias);
-  Tensor dh(context_, dqkv.rows, d);
-  gemm(context_, Transpose::no, dqkv, Transpose::yes, p.qkv_weight, dh.view());
+  const Tensor dh = before_qkv(layer, dqkv);
   layer_norm_backward(context_, kept.input.view(), p.ln_1_gain, kept.ln_1_statistics.view(), dh.view(),
                       dx_.rows_slice(0, dqkv.rows), Write::accumulate, g ? g->ln_1_gain : View{},
                       g ? g->ln_1_bias : View{});
+}
+
+/// dqkv W_qkv^T; 0 for the rows that bases gave.
+Tensor Backward::before_qkv(int64_t layer, ConstView dqkv) const {
+  const ConstView weight = parameters(layer).qkv_weight;
+  const std::optional<ReusedRows>& reused = block(layer).reused;
+  if (!reused) {
+    Tensor dh(context_, dqkv.rows, config_.width);
+    gemm(context_, Transpose::no, dqkv, Transpose::yes, weight, dh.view());
+    return dh;
+  }
+  Tensor dh = Tensor::zeros(context_, dqkv.rows, config_.width);
+  const int64_t first = reused->first_joined;
+  gemm(context_, Transpose::no, dqkv.rows_slice(0, first), Transpose::yes, weight, dh.rows_slice(0, first));
+  const auto changed = static_cast<int64_t>(reused->changed.size());
+  if (changed == 0) return dh;
+  Tensor changed_dqkv(context_, changed, dqkv.cols), changed_dh(context_, changed, config_.width);
+  gather_rows(context_, dqkv, reused->device_changed, changed_dqkv.view());
+  gemm(context_, Transpose::no, changed_dqkv.view(), Transpose::yes, weight, changed_dh.view());
+  scatter_rows(context_, changed_dh.view(), reused->device_changed, dh.view(), Write::assign);
+  return dh;
 }
 
 void Backward::embed() {
@@ -227,6 +247,10 @@ void Backward::embed() {
 
 RowGradients Executor::backward(const Run& run, ConstView logit_gradients, const Parameters<float>* parameters) {
   require<ShapeError>(run.activations != nullptr, "the run was made without Keep::activations");
+  const auto& first_layers = run.activations->first_layers;
+  require<ShapeError>(
+      !parameters || std::all_of(first_layers.begin(), first_layers.end(), [](int64_t l) { return l == 0; }),
+      "parameters have no gradients in runs whose sequences start from bases");
   return Backward(context_, model_, *run.activations, parameters).run(logit_gradients);
 }
 

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/rows.h"
 #include "model/executor.h"
 
 /// What the forward and the backward pass of the executor share. Not for other folders.
@@ -30,6 +31,14 @@ struct TailRows {
   DeviceArray<int64_t> device_rows;
 };
 
+/// Rows that join a block as their bases have them take their queries, keys and values from there.
+struct ReusedRows {
+  int64_t first_joined = 0;        ///< packed rows before this one are computed
+  std::vector<RowSource> sources;  ///< the rows taken from bases, of 3d floats
+  std::vector<int64_t> changed;    ///< the other joined rows, ascending
+  DeviceArray<int64_t> device_changed;
+};
+
 /// One block's inputs and intermediate results, as far as its backward pass needs them.
 struct BlockActivations {
   Tensor input;            ///< [R, d] residual stream
@@ -42,6 +51,7 @@ struct BlockActivations {
   Tensor ln_2_statistics;  ///< [R or tail, 2]
   Tensor up;               ///< [R or tail, ff] before the activation function
   AttentionBatch attention;
+  std::optional<ReusedRows> reused;
   DeviceArray<float> mlp_factors;  ///< per row, empty where no MLP is scaled
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <map>
 #include <numeric>
 #include <span>
 #include <utility>
@@ -33,8 +34,55 @@ Plan plan_of(std::span<const Lane> lanes, Recorded recorded) {
   return plan;
 }
 
+/// The first rows of lanes whose first block is `layer`, through that block alone; rows of `outputs` follow the lanes.
+Plan first_row_plan(std::span<Lane* const> lanes, int64_t layer, View outputs) {
+  Plan plan;
+  plan.stop = StopAfter{Site::resid, layer};
+  plan.tap_output = outputs;
+  for (const Lane* lane : lanes) {
+    const auto index = static_cast<int64_t>(plan.sequences.size());
+    Sequence sequence;
+    sequence.rows = 1;
+    if (!lane->tokens.empty()) sequence.tokens = {lane->tokens.front()};
+    sequence.first_position = lane->first_position;
+    sequence.first_layer = layer;
+    sequence.base = lane->base;
+    plan.sequences.push_back(std::move(sequence));
+    for (const Lane::Patch& patch : lane->patches)
+      if (patch.position == lane->first_position && patch.layer <= layer)
+        plan.patches.push_back({index, patch.position, patch.site, patch.layer, patch.mode, patch.source});
+    plan.taps.push_back({index, lane->first_position, Site::resid, layer, index});
+  }
+  return plan;
+}
+
+/// The lane behind its first block, whose first row is `row` there.
+void skip_first_block(Lane& lane, const float* row) {
+  const int64_t layer = lane.first_layer++;
+  lane.first_block = FirstBlock::all_rows;
+  lane.tokens.clear();
+  std::erase_if(lane.patches, [&](const Lane::Patch& patch) { return patch.layer <= layer; });
+  lane.patches.insert(lane.patches.begin(), {lane.first_position, Site::resid, layer, PatchMode::replace, row});
+}
+
+/// Takes the lanes that change one row only in their first block through it. Their rows there must outlive the lanes.
+std::vector<Tensor> run_first_rows(Executor& executor, std::span<Lane> lanes) {
+  std::map<int64_t, std::vector<Lane*>> by_layer;
+  for (Lane& lane : lanes)
+    if (lane.first_block == FirstBlock::first_row) by_layer[lane.first_layer].push_back(&lane);
+  std::vector<Tensor> rows;
+  for (const auto& [layer, some] : by_layer) {
+    const Tensor& outputs =
+        rows.emplace_back(executor.context(), static_cast<int64_t>(some.size()), executor.model().config().width);
+    executor.run(first_row_plan(some, layer, rows.back().view()));
+    for (size_t i = 0; i < some.size(); ++i) skip_first_block(*some[i], outputs.row(static_cast<int64_t>(i)));
+  }
+  return rows;
+}
+
 /// Runs one wave; recordings come back in the order of the lanes.
-std::vector<RecordingPtr> run_wave(Executor& executor, std::span<const Lane> lanes, Recorded recorded) {
+std::vector<RecordingPtr> run_wave(Executor& executor, std::span<Lane> lanes, Recorded recorded) {
+  const std::vector<Tensor> first_rows = run_first_rows(executor, lanes);
   const Run run = executor.run(plan_of(lanes, recorded));
   std::vector<int32_t> answers;
   for (const Lane& lane : lanes) answers.push_back(lane.answer);
@@ -61,7 +109,7 @@ void sort_by_depth(std::vector<Lane>& lanes) {
 
 void run_plain(Executor& executor, std::vector<Lane> lanes, int64_t max_rows) {
   sort_by_depth(lanes);
-  for (std::span<const Lane> left = lanes; !left.empty();) {
+  for (std::span<Lane> left = lanes; !left.empty();) {
     const size_t count = wave_length(executor, left, max_rows);
     run_wave(executor, left.first(count), Recorded::no);
     left = left.subspan(count);

@@ -7,6 +7,10 @@
 
 namespace loci {
 
+/// What a lane's first block changes: all its rows, or only the first one, as where a module's output is replaced
+/// there: its other rows then go on behind that block as their base has them.
+enum class FirstBlock { all_rows, first_row };
+
 /// One intervention on one corrupted sequence: rows first_position .. first_position + rows - 1 from block first_layer
 /// on. It asks for the probability of one token behind its last row.
 struct Lane {
@@ -22,6 +26,7 @@ struct Lane {
   int64_t first_layer = 0;
   int64_t first_position = 0;
   int64_t rows = 0;
+  FirstBlock first_block = FirstBlock::all_rows;
   std::vector<int32_t> tokens;  ///< of its rows, where first_layer = 0
   std::vector<Patch> patches;
   int32_t answer = 0;

@@ -288,7 +288,8 @@ void Sweep::start_from_tokens(const FactWork& work, size_t sample, Lane& lane) c
 }
 
 /// A module's outputs in a window of layers as in the clean run. The first restored MLP needs no computation: its
-/// block's output is the corrupted stream plus the corrupted attention output plus the clean MLP output.
+/// block's output is the corrupted stream plus the corrupted attention output plus the clean MLP output. In the block
+/// of the first restored attention output only the restored row changes.
 Lane Sweep::window_lane(const FactWork& work, size_t sample, TraceKind kind, int64_t position, LayerWindow window,
                         float* probability) {
   const RecordingPtr& base = work.swept.runs[sample];
@@ -301,6 +302,7 @@ Lane Sweep::window_lane(const FactWork& work, size_t sample, TraceKind kind, int
                     {position, Site::resid, layer, PatchMode::add, base->row(Site::attn_out, layer, position)},
                     {position, Site::resid, layer, PatchMode::add, work.clean->row(Site::mlp_out, layer, position)}};
   }
+  if (!mlp) lane.first_block = FirstBlock::first_row;
   if (lane.first_layer == 0) start_from_tokens(work, sample, lane);
   for (int64_t layer = lane.first_layer; layer < window.end; ++layer)
     lane.patches.push_back({position, site, layer, PatchMode::replace, work.clean->row(site, layer, position)});
@@ -340,8 +342,11 @@ void Sweep::plan_window_group(FactWork& work, TraceKind kind, int64_t position, 
   for (size_t s = 0; s < static_cast<size_t>(options_.samples); ++s) {
     const auto& [longest, trunk_cell] = cells.back();
     Lane trunk = window_lane(work, s, kind, position, {begin, longest}, &trunk_cell->probabilities[s]);
-    for (size_t i = 0; i + 1 < cells.size(); ++i)
-      trunk.branches.push_back(lane_at(work, nullptr, position, cells[i].first, &cells[i].second->probabilities[s]));
+    for (size_t i = 0; i + 1 < cells.size(); ++i) {
+      Lane branch = lane_at(work, nullptr, position, cells[i].first, &cells[i].second->probabilities[s]);
+      branch.first_block = FirstBlock::first_row;  // the trunk's, but for the module that only the trunk restores
+      trunk.branches.push_back(std::move(branch));
+    }
     lanes_.push_back(std::move(trunk));
   }
 }

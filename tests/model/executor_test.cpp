@@ -149,6 +149,30 @@ TEST_F(ExecutorTest, PatchesOfOneRowApplyInOrder) {
   expect_close(rebuilt, last_logits(tokens));
 }
 
+/// Rows whose MLP output is replaced do not run their MLP; those next to them do.
+TEST_F(ExecutorTest, ReplacedMlpOutputsLeaveOtherRowsAsTheyAre) {
+  const auto tokens = random_tokens(20, config_.vocabulary, 21);
+  const auto other = record(random_tokens(20, config_.vocabulary, 22), {Site::mlp_out});
+  Tensor keys(context_, 1, 50);
+  for (const int64_t replaced : {1, 7, 19}) {
+    Plan plan;
+    plan.sequences = {plain(random_tokens(20, config_.vocabulary, 23)), plain(tokens)};
+    for (int64_t i = 0; i < replaced; ++i)
+      plan.patches.push_back({1, 18 - i, Site::mlp_out, 1, PatchMode::replace, other->row(Site::mlp_out, 1, 18 - i)});
+    plan.patches.push_back({1, 19, Site::mlp_out, 1, PatchMode::add, other->row(Site::mlp_out, 1, 19)});
+    plan.wanted = {{1, 19}};
+    Plan whole = plan;  // somebody looks at the keys, so that all are computed
+    whole.taps = {{1, 18, Site::mlp_key, 1, 0}};
+    whole.tap_output = keys.view();
+    Executor executor(context_, model_);
+    const auto logits = executor.run(plan).logits.to_host();
+    expect_close(logits, executor.run(whole).logits.to_host());
+    if (replaced == 1) continue;
+    plan.patches.erase(plan.patches.begin());
+    EXPECT_NE(logits, executor.run(plan).logits.to_host());
+  }
+}
+
 TEST_F(ExecutorTest, LanesOfLanes) {
   const auto tokens = random_tokens(11, config_.vocabulary, 9);
   const auto other = record(random_tokens(11, config_.vocabulary, 10));
