@@ -15,6 +15,8 @@ FAULTS = {
     "stop": (6, "rank 1 of 3 did not come to the end of the test within 2 s; it hangs or was lost: see its log"),
     "hang": (6, "rank 1 of 3 did not come to the end of the test within 2 s; it hangs or was lost: see its log"),
     "kill": (137, "on signal 9 (Killed)"),
+    "stop_anywhere": (6, "within 2 s; it hangs or was lost"),
+    "kill_anywhere": (137, "on signal 9 (Killed)"),
     "mismatch": (4, "the ranks are out of step"),
 }
 

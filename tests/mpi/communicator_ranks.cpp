@@ -1,7 +1,10 @@
 // One rank of the tests of MPI, started by mpirun: communicator_ranks SCENARIO. tests/mpi/check_communicator.py tells
 // what is expected of each.
+#include <unistd.h>
+
 #include <csignal>
 #include <cstdio>
+#include <random>
 #include <string>
 #include <thread>
 
@@ -40,11 +43,31 @@ void meet(Communicator& ranks, const std::string& scenario) {
   ranks.barrier("the end of the test");
 }
 
+/// Collectives without an end, in the middle of which one rank gets a signal.
+void exchange_until(int signal, Communicator& ranks) {
+  ranks.barrier("the start");
+  std::thread culprit;
+  if (ranks.rank() == kCulprit)
+    culprit = std::thread([signal] {
+      std::this_thread::sleep_for(milliseconds(200 + std::random_device()() % 200));
+      kill(getpid(), signal);
+    });
+  for (;;) {
+    test::check_broadcasts(ranks, 100000);
+    test::check_all_gather(ranks, 100000);
+    test::check_all_to_all(ranks, 100000);
+  }
+}
+
 void run(Communicator& ranks, const std::string& scenario) {
   if (scenario == "collectives")
     test::check_collectives(ranks, 3000001);
   else if (scenario == "pieces")
     test::check_collectives(ranks, 300001);
+  else if (scenario == "stop_anywhere")
+    exchange_until(SIGSTOP, ranks);
+  else if (scenario == "kill_anywhere")
+    exchange_until(SIGKILL, ranks);
   else
     meet(ranks, scenario);
   if (ranks.is_root()) std::printf("%d ranks are done\n", ranks.size());
