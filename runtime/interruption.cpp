@@ -17,11 +17,20 @@ void remember(int signal) {
   first_signal.compare_exchange_strong(none, signal);
 }
 
+sigset_t taken_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int signal : kSignals) sigaddset(&set, signal);
+  return set;
+}
+
 }  // namespace
 
 Interruption::Interruption() {
   require<ShapeError>(!in_use.exchange(true), "signals are taken by one job at a time");
   first_signal = 0;
+  const sigset_t signals = taken_signals();
+  pthread_sigmask(SIG_BLOCK, &signals, &mask_before_);
   for (size_t i = 0; i < kSignals.size(); ++i) {
     struct sigaction action {};
     action.sa_handler = remember;
@@ -31,10 +40,25 @@ Interruption::Interruption() {
     if (kSignals[i] == SIGINT) action.sa_flags |= static_cast<int>(SA_RESETHAND);
     sigaction(kSignals[i], &action, &before_[i]);
   }
+  listener_ = std::thread([this] { listen(); });
+}
+
+void Interruption::listen() {
+  const sigset_t signals = taken_signals();
+  pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return ended_; });
 }
 
 Interruption::~Interruption() {
+  {
+    std::lock_guard lock(mutex_);
+    ended_ = true;
+  }
+  changed_.notify_all();
+  listener_.join();
   for (size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &before_[i], nullptr);
+  pthread_sigmask(SIG_SETMASK, &mask_before_, nullptr);
   in_use = false;
 }
 

@@ -5,6 +5,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <thread>
+
 #include "tests/support/errors.h"
 
 namespace loci {
@@ -12,12 +14,19 @@ namespace {
 
 using test::error_of;
 
+/// Sends this process a signal, and waits until it has arrived.
+void send(int signal, const Interruption& interruption) {
+  const int expected = interruption.signal() == 0 ? signal : interruption.signal();
+  kill(getpid(), signal);
+  for (int i = 0; i < 10000 && interruption.signal() != expected; ++i) usleep(1000);
+}
+
 class TakenSignal : public testing::TestWithParam<int> {};
 
 TEST_P(TakenSignal, IsRememberedInsteadOfEndingTheProcess) {
   const Interruption interruption;
   EXPECT_EQ(interruption.signal(), 0);
-  raise(GetParam());
+  send(GetParam(), interruption);
   EXPECT_EQ(interruption.signal(), GetParam());
 }
 
@@ -27,8 +36,8 @@ INSTANTIATE_TEST_SUITE_P(Interruption, TakenSignal, testing::Values(SIGUSR1, SIG
 TEST(Interruption, TheFirstSignalCountsAndANewObjectForgetsIt) {
   {
     const Interruption interruption;
-    raise(SIGTERM);
-    raise(SIGUSR1);
+    send(SIGTERM, interruption);
+    send(SIGUSR1, interruption);
     EXPECT_EQ(interruption.signal(), SIGTERM);
   }
   const Interruption again;
@@ -38,8 +47,24 @@ TEST(Interruption, TheFirstSignalCountsAndANewObjectForgetsIt) {
 TEST(Interruption, ThereIsOneAtATime) {
   const Interruption interruption;
   error_of<ShapeError>([] { const Interruption second; });
-  raise(SIGUSR1);
+  send(SIGUSR1, interruption);
   EXPECT_EQ(interruption.signal(), SIGUSR1);
+}
+
+TEST(Interruption, ThreadsThatComputeDoNotGetTheSignals) {
+  const auto blocked = [](int signal) {
+    sigset_t mask;
+    pthread_sigmask(SIG_SETMASK, nullptr, &mask);
+    return sigismember(&mask, signal) == 1;
+  };
+  {
+    const Interruption interruption;
+    for (const int signal : {SIGUSR1, SIGTERM, SIGINT}) {
+      EXPECT_TRUE(blocked(signal));
+      std::thread([&] { EXPECT_TRUE(blocked(signal)); }).join();
+    }
+  }
+  for (const int signal : {SIGUSR1, SIGTERM, SIGINT}) EXPECT_FALSE(blocked(signal));
 }
 
 /// The signal that ended a child process which runs `child`; 0 if it ended by itself.
@@ -58,15 +83,16 @@ int ending_signal(const F& child) {
 TEST(Interruption, ASecondInterruptEndsTheProcess) {
   EXPECT_EQ(ending_signal([] {
               const Interruption interruption;
-              raise(SIGINT);
-              raise(SIGINT);
+              send(SIGINT, interruption);
+              kill(getpid(), SIGINT);
+              sleep(60);
             }),
             SIGINT);
   EXPECT_EQ(ending_signal([] {
               const Interruption interruption;
-              raise(SIGINT);
-              raise(SIGTERM);
-              raise(SIGTERM);
+              send(SIGINT, interruption);
+              send(SIGTERM, interruption);
+              send(SIGTERM, interruption);
             }),
             0);
 }
