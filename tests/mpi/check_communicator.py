@@ -9,6 +9,8 @@ import sys
 import tempfile
 import time
 
+import mpirun
+
 # Scenario: exit code, and what standard error must hold, for 3 ranks of which rank 1 is at fault.
 FAULTS = {
     "throw": (2, "rank 1: the culprit found a fault"),
@@ -21,19 +23,17 @@ FAULTS = {
 }
 
 
-def run(mpirun, ranks, program, scenario):
-    # Containers often lack the right to read another process's memory, which Open MPI would use for long messages.
-    environment = dict(os.environ, OMPI_MCA_btl_vader_single_copy_mechanism="none")
-    command = [mpirun, "--allow-run-as-root", "--oversubscribe", "-np", str(ranks), program, scenario]
+def run(launcher, ranks, program, scenario):
+    command = mpirun.command(launcher, ranks) + [program, scenario]
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         begin = time.monotonic()
-        code = subprocess.run(command, env=environment, stdout=output, stderr=errors, timeout=240).returncode
+        code = subprocess.run(command, env=mpirun.environment(), stdout=output, stderr=errors, timeout=240).returncode
         output.seek(0), errors.seek(0)
         return code, output.read(), errors.read(), time.monotonic() - begin
 
 
-def check(mpirun, ranks, program, scenario):
-    code, output, errors, seconds = run(mpirun, ranks, program, scenario)
+def check(launcher, ranks, program, scenario):
+    code, output, errors, seconds = run(launcher, ranks, program, scenario)
     expected_code, expected_text = FAULTS.get(scenario, (0, ""))
     done = f"{ranks} ranks are done" in output
     good = code == expected_code and expected_text in errors and done == (expected_code == 0)
@@ -44,11 +44,11 @@ def check(mpirun, ranks, program, scenario):
 
 
 def main():
-    program, mpirun, ranks, *scenarios = sys.argv[1:]
-    if not os.path.exists(mpirun):
+    program, launcher, ranks, *scenarios = sys.argv[1:]
+    if not os.path.exists(launcher):
         print("skipped: no mpirun, or a build without MPI")
         return 77
-    results = [check(mpirun, int(ranks), program, scenario) for scenario in scenarios]
+    results = [check(launcher, int(ranks), program, scenario) for scenario in scenarios]
     return 0 if all(results) else 1
 
 
