@@ -15,8 +15,8 @@ enum class Write { assign, accumulate };
 
 /// c = alpha op(a) op(b)   or   c += alpha op(a) op(b).
 /// op(a) [m, k], op(b) [k, n], c [m, n]; c aliases neither. k = 0 leaves a sum of nothing. Throws ShapeError before any
-/// write. Equal inputs and shapes give equal bits with the same number of threads; another number of threads, or other
-/// rows beside a row, may change the order of its sums and so the last bits.
+/// write. Equal inputs and shapes give equal bits with any number of threads; other rows beside a row may change the order
+/// of its sums and so the last bits.
 void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transpose_b, ConstView b, View c,
           Write write = Write::assign, float alpha = 1);
 

@@ -26,6 +26,20 @@ const float* slab_of(Transpose transpose, const float* data, int64_t stride, int
   return transpose == Transpose::no ? data + first_row * stride + first_col : data + first_col * stride + first_row;
 }
 
+Product columns_of(Product p, int64_t first, int64_t count) {
+  p.b = slab_of(p.transpose_b, p.b, p.ldb, 0, first);
+  p.c += first;
+  p.n = count;
+  return p;
+}
+
+Product rows_of(Product p, int64_t first, int64_t count) {
+  p.a = slab_of(p.transpose_a, p.a, p.lda, first, 0);
+  p.c += first * p.ldc;
+  p.m = count;
+  return p;
+}
+
 // Calls `multiply_slab(product)` for the slabs of a product, spread over the threads.
 template <typename Slab>
 void over_slabs(Context& context, const Product& whole, const Slab& multiply_slab) {
@@ -39,18 +53,51 @@ void over_slabs(Context& context, const Product& whole, const Slab& multiply_sla
   context.threads().parallel_for(units, grain_units(units, flop), [&](int64_t begin, int64_t end) {
     const int64_t first = begin * unit;
     const int64_t count = std::min(extent, end * unit) - first;
-    Product slab = whole;
-    if (by_columns) {
-      slab.n = count;
-      slab.b = slab_of(whole.transpose_b, whole.b, whole.ldb, 0, first);
-      slab.c = whole.c + first;
-    } else {
-      slab.m = count;
-      slab.a = slab_of(whole.transpose_a, whole.a, whole.lda, first, 0);
-      slab.c = whole.c + first * whole.ldc;
-    }
-    multiply_slab(slab, by_columns ? first : 0);
+    multiply_slab(by_columns ? columns_of(whole, first, count) : rows_of(whole, first, count), by_columns ? first : 0);
   });
+}
+
+// The library sums a product with b transposed in an order that depends on its extents (the other three kinds do not),
+// so bits would follow the number of threads. Such products are cut into parts that their shape alone decides ...
+constexpr int64_t kPartRows = 256;
+constexpr int64_t kPartColumns = 192;
+// ... or, from so many rows on, b is transposed first where that copy stays small.
+constexpr int64_t kRowsWorthTransposing = 512;
+constexpr int64_t kMostTransposed = int64_t{1} << 24;
+
+struct Range {
+  int64_t first, count;
+};
+
+// The i-th of `parts` nearly equal ranges of `extent`, cut at multiples of `unit`.
+Range part_of(int64_t extent, int64_t unit, int64_t parts, int64_t i) {
+  const int64_t units = (extent + unit - 1) / unit;
+  const int64_t first = std::min(extent, units * i / parts * unit);
+  return {first, std::min(extent, units * (i + 1) / parts * unit) - first};
+}
+
+void multiply_in_fixed_parts(Context& context, const Product& whole) {
+  const int64_t down = std::max<int64_t>(1, whole.m / kPartRows);
+  const int64_t across = std::max<int64_t>(1, whole.n / kPartColumns);
+  context.threads().parallel_for(down * across, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Range rows = part_of(whole.m, kRowUnit, down, i % down);
+      const Range columns = part_of(whole.n, kColumnUnit, across, i / down);
+      multiply(rows_of(columns_of(whole, columns.first, columns.count), rows.first, rows.count));
+    }
+  });
+}
+
+// b^T for b [rows, cols], row by row.
+Tensor transposed(Context& context, const float* b, int64_t stride, int64_t rows, int64_t cols) {
+  Tensor made(context, cols, rows);
+  constexpr int64_t kBlock = 16;
+  context.threads().parallel_for((cols + kBlock - 1) / kBlock, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t r = 0; r < rows; r += kBlock)
+      for (int64_t c = begin * kBlock; c < std::min(cols, end * kBlock); ++c)
+        for (int64_t i = r; i < std::min(rows, r + kBlock); ++i) made.row(c)[i] = b[i * stride + c];
+  });
+  return made;
 }
 
 // Up to this many rows, a product with a transposed operand (the unembedding of a few positions) is bound by reading
@@ -111,9 +158,10 @@ LOCI_SIMD void multiply_few_rows(const Product& p) {
   for (; col < p.n; ++col) dot_columns<1>(p, col);
 }
 
-bool few_rows(const Product& p) {
-  return p.m <= kFewRows && p.transpose_a == Transpose::no && p.transpose_b == Transpose::yes;
-}
+// Whether b alone is transposed.
+bool by_rows_of_b(const Product& p) { return p.transpose_a == Transpose::no && p.transpose_b == Transpose::yes; }
+
+bool few_rows(const Product& p) { return p.m <= kFewRows && by_rows_of_b(p); }
 
 }  // namespace
 
@@ -136,20 +184,28 @@ void multiply(const Product& p) {
 void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transpose_b, ConstView b, View c, Write write,
           float alpha) {
   const int64_t k = transpose_a == Transpose::no ? a.cols : a.rows;
-  const Product whole{transpose_a,
-                      transpose_b,
-                      c.rows,
-                      c.cols,
-                      k,
-                      alpha,
-                      a.data,
-                      std::max(a.stride, a.cols),
-                      b.data,
-                      std::max(b.stride, b.cols),
-                      write == Write::assign ? 0.0f : 1.0f,
-                      c.data,
-                      std::max(c.stride, c.cols)};
-  over_slabs(context, whole, [](const Product& slab, int64_t) { multiply(slab); });
+  Product whole{transpose_a,
+                transpose_b,
+                c.rows,
+                c.cols,
+                k,
+                alpha,
+                a.data,
+                std::max(a.stride, a.cols),
+                b.data,
+                std::max(b.stride, b.cols),
+                write == Write::assign ? 0.0f : 1.0f,
+                c.data,
+                std::max(c.stride, c.cols)};
+  const auto multiply_slabs = [&] { over_slabs(context, whole, [](const Product& slab, int64_t) { multiply(slab); }); };
+  if (!by_rows_of_b(whole) || few_rows(whole)) return multiply_slabs();
+  if (whole.m < kRowsWorthTransposing || whole.n * whole.k > kMostTransposed)
+    return multiply_in_fixed_parts(context, whole);
+  const Tensor plain_b = transposed(context, whole.b, whole.ldb, whole.n, whole.k);
+  whole.transpose_b = Transpose::no;
+  whole.b = plain_b.data();
+  whole.ldb = whole.n;
+  multiply_slabs();
 }
 
 void linear(Context& context, ConstView x, ConstView w, ConstView bias, View y) {

@@ -111,7 +111,40 @@ TEST_P(CholeskyTest, ConditionNumberIsFound) {
 INSTANTIATE_TEST_SUITE_P(Spectra, CholeskyTest,
                          ::testing::Values(std::pair<int64_t, double>{1, 1.0}, std::pair<int64_t, double>{2, 10.0},
                                            std::pair<int64_t, double>{33, 1e3}, std::pair<int64_t, double>{129, 1e8},
-                                           std::pair<int64_t, double>{300, 1e6}));
+                                           std::pair<int64_t, double>{300, 1e6}, std::pair<int64_t, double>{557, 1e6}));
+
+/// Results must not follow how many ranks share a machine's cores.
+TEST(CholeskyNumbers, BitsDoNotFollowTheNumberOfThreads) {
+  if (device_options().device.type != DeviceType::cpu) GTEST_SKIP() << "a GPU's blocks do not follow the CPU's threads";
+  const int64_t n = 600;
+  std::mt19937 random(3);
+  const Doubles matrix = planted(n, geometric_spectrum(n, 1e4), random);
+  Doubles right_sides(static_cast<size_t>(20 * n));
+  for (double& value : right_sides) value = std::normal_distribution<double>()(random);
+  std::vector<Doubles> solutions;
+  for (const int threads : {1, 2, 5}) {
+    Context context(device_options(threads));
+    const Cholesky factor(context, matrix, n, "C");
+    solutions.push_back(right_sides);
+    factor.solve(solutions.back());
+    factor.forward_solve(solutions.back());
+  }
+  EXPECT_EQ(solutions[1], solutions[0]);
+  EXPECT_EQ(solutions[2], solutions[0]);
+}
+
+TEST(CholeskyErrors, NameTheRowInALaterTile) {
+  Context context(device_options(2));
+  const int64_t n = 530;
+  Doubles matrix(static_cast<size_t>(n * n));
+  for (int64_t i = 0; i < n; ++i) matrix[static_cast<size_t>(i * n + i)] = i == 517 ? -1 : 2;
+  try {
+    const Cholesky factor(context, matrix, n, "C");
+    FAIL() << "an indefinite matrix was factored";
+  } catch (const NumericalError& error) {
+    EXPECT_NE(std::string(error.what()).find("517"), std::string::npos) << error.what();
+  }
+}
 
 TEST(CholeskyByHand, TwoByTwo) {
   Context context(one_thread());

@@ -160,7 +160,8 @@ INSTANTIATE_TEST_SUITE_P(Sizes, Gemm,
                          ::testing::Values(Shape{0, 3, 2}, Shape{3, 0, 2}, Shape{2, 3, 0}, Shape{1, 1, 1},
                                            Shape{1, 129, 33}, Shape{31, 32, 33}, Shape{33, 31, 32}, Shape{129, 1, 31},
                                            Shape{2, 515, 129}, Shape{300, 20, 129}, Shape{129, 129, 129},
-                                           Shape{4, 1031, 96}, Shape{24, 64, 48}),
+                                           Shape{4, 1031, 96}, Shape{24, 64, 48}, Shape{529, 45, 19},
+                                           Shape{530, 401, 37}),
                          [](const auto& named) {
                            return fmt::format("{}x{}x{}", named.param.m, named.param.n, named.param.k);
                          });
@@ -188,6 +189,27 @@ TEST(GemmNumbers, TheSameCallGivesTheSameBits) {
     results.push_back(c.values());
   }
   for (const Values& result : results) EXPECT_TRUE(identical(result, results[0]));
+}
+
+/// Results must not follow how many ranks share a machine's cores.
+TEST(GemmNumbers, BitsDoNotFollowTheNumberOfThreads) {
+  if (device_options().device.type != DeviceType::cpu) GTEST_SKIP() << "a GPU's blocks do not follow the CPU's threads";
+  for (const Shape s : {Shape{20, 768, 768}, {100, 3072, 768}, {231, 768, 3072}, {300, 128, 1024}, {600, 768, 512}})
+    for (const Transpose ta : {Transpose::no, Transpose::yes})
+      for (const Transpose tb : {Transpose::no, Transpose::yes}) {
+        std::vector<Values> results;
+        for (const int threads : {1, 2, 3, 7}) {
+          Context context(device_options(threads));
+          std::mt19937 random(4);
+          Padded a = make(context, ta, s.m, s.k, normal_values(random, s.m * s.k));
+          Padded b = make(context, tb, s.k, s.n, normal_values(random, s.k * s.n));
+          Padded c(context, s.m, s.n);
+          gemm(context, ta, a.read(), tb, b.read(), c.view());
+          results.push_back(c.values());
+        }
+        for (const Values& other : results)
+          EXPECT_TRUE(identical(other, results[0])) << s.m << "x" << s.n << "x" << s.k;
+      }
 }
 
 TEST(GemmNumbers, APromiseThatAMatrixIsConstantChangesNothing) {
