@@ -14,6 +14,7 @@
 #include "app/ranks.h"
 #include "runtime/communicator_mpi.h"
 #include "runtime/error.h"
+#include "runtime/hdf5.h"
 #include "runtime/interruption.h"
 #include "runtime/launched_ranks.h"
 #include "runtime/provenance.h"
@@ -97,6 +98,7 @@ int run_launched(const std::vector<std::string>& arguments, loci::Communicator& 
 }  // namespace
 
 int main(int argc, char** argv) {
+  loci::leave_hdf5_at_exit();
   const std::vector<std::string> arguments(argv + 1, argv + argc);
   std::optional<loci::app::Launcher> launcher(std::in_place, nullptr);
   try {

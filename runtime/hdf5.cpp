@@ -353,6 +353,8 @@ bool natural_less(const std::string& a, const std::string& b) {
 
 // ---- files ----
 
+void leave_hdf5_at_exit() { H5dont_atexit(); }
+
 H5File H5File::create(const std::filesystem::path& path) {
   silence_hdf5();
   H5Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose);

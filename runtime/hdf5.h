@@ -15,6 +15,10 @@
 
 namespace loci {
 
+/// For main, before anything else: at the end of the process the library then does nothing. Left to itself it visits
+/// files whose closing failed, as on a full disk, and crashes. Every file is closed before.
+void leave_hdf5_at_exit();
+
 /// Owns any HDF5 identifier and closes it with the function it was made with.
 class H5Handle {
  public:
