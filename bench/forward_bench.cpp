@@ -1,5 +1,6 @@
 // Seconds of one forward pass through the executor, as JSON: the counterpart of bench/peers/forward.py.
-//   forward_bench MODEL --shape 11x12 --shape 8x128 [--device cuda] [--precision tf32] [--repeats 7] [--threads N]
+//   forward_bench MODEL --shape 11x12 --shape 8x128 [--device cuda] [--precision tf32] [--repeats 7]
+//     [--threads N] [--matrix-extent 2048]
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -8,6 +9,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "bench/ceilings.h"
 #include "model/executor.h"
 #include "runtime/error.h"
 
@@ -40,6 +42,7 @@ struct Options {
   std::string device = "cpu", precision = "fp32";
   int repeats = 7, threads = 0;
   double memory_gib = 0;
+  int64_t extent = 0;
 };
 
 // From the plan on the host to logits on the device, all issued work done.
@@ -64,6 +67,9 @@ void run(const Options& options) {
                    .threads = options.threads,
                    .memory_budget = static_cast<int64_t>(options.memory_gib * 1024 * 1024 * 1024)});
   const Model model = Model::load(context, options.model);
+  // What the device multiplies at best, before it has worked for long and after.
+  const auto matrix_rate = [&] { return options.extent ? bench::square_product_flops(context, options.extent) : 0.0; };
+  double rate = matrix_rate();
   Executor executor(context, model);
   nlohmann::json results = nlohmann::json::array();
   for (const std::string& shape : options.shapes) {
@@ -78,7 +84,9 @@ void run(const Options& options) {
                        {"seconds", median_seconds(executor, all, options.repeats)},
                        {"seconds_last_position_only", median_seconds(executor, last, options.repeats)}});
   }
+  rate = std::max(rate, matrix_rate());
   fmt::print("{}\n", nlohmann::json{{"threads", context.threads().size()},
+                                    {"matrix_flops", rate},
                                     {"device", context.device_product()},
                                     {"precision", precision_name(context.precision())},
                                     {"peak_device_bytes", context.peak_bytes()},
@@ -98,6 +106,7 @@ int main(int argc, char** argv) {
   app.add_option("--repeats", options.repeats)->check(CLI::Range(1, 1000));
   app.add_option("--threads", options.threads);
   app.add_option("--memory", options.memory_gib);
+  app.add_option("--matrix-extent", options.extent, "also measure the rate of square products of this extent");
   CLI11_PARSE(app, argc, argv);
   try {
     run(options);

@@ -8,6 +8,14 @@
 #include "kernels/cuda.h"
 
 namespace loci {
+namespace {
+
+void count(Context& context, View product, int64_t summed) {
+  context.count_matrix_flop(
+      gemm_flop(static_cast<double>(product.rows), static_cast<double>(product.cols), static_cast<double>(summed)));
+}
+
+}  // namespace
 
 void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transpose_b, ConstView b, View c, Write write,
           float alpha) {
@@ -22,6 +30,7 @@ void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transp
   else
     require_shape("gemm", "b (transposed)", b, c.cols, k);
   if (c.empty()) return;
+  count(context, c, k);
   (context.on_cpu() ? cpu::gemm : cuda::gemm)(context, transpose_a, a, transpose_b, b, c, write, alpha);
 }
 
@@ -39,6 +48,7 @@ void require_linear(const char* op, ConstView x, ConstView w, ConstView bias, Vi
 void linear(Context& context, ConstView x, ConstView w, ConstView bias, View y) {
   require_linear("linear", x, w, bias, y);
   if (y.empty()) return;
+  count(context, y, x.cols);
   (context.on_cpu() ? cpu::linear : cuda::linear)(context, x, w, bias, y);
 }
 
@@ -46,6 +56,7 @@ void linear_activation(Context& context, ConstView x, ConstView w, ConstView bia
   require_linear("linear_activation", x, w, bias, y);
   if (!up.empty()) require_shape("linear_activation", "up", up, y.rows, y.cols);
   if (y.empty()) return;
+  count(context, y, x.cols);
   (context.on_cpu() ? cpu::linear_activation : cuda::linear_activation)(context, x, w, bias, kind, up, y);
 }
 

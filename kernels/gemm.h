@@ -52,7 +52,7 @@ class ConstantOperands {
   std::map<const float*, Matrix> matrices_;
 };
 
-/// The largest rate this machine reaches in fp32 GEMM is measured by bench/; this is the arithmetic of one product.
+/// The arithmetic of one product.
 inline double gemm_flop(double m, double n, double k) { return 2 * m * n * k; }
 
 }  // namespace loci

@@ -10,7 +10,14 @@
 namespace loci {
 namespace {
 
+/// Half a product: the lower triangle.
+void count(Context& context, ConstView x) {
+  const auto width = static_cast<double>(x.cols);
+  context.count_matrix_flop(static_cast<double>(x.rows) * width * (width + 1));
+}
+
 void add_product(Context& context, ConstView x, double* total) {
+  count(context, x);
   (context.on_cpu() ? cpu::add_second_moment : cuda::add_second_moment)(context, x, total);
 }
 
@@ -19,6 +26,7 @@ void add_product(Context& context, ConstView x, double* total) {
 void symmetric_update(Context& context, ConstView x, View sum) {
   require_valid("symmetric_update", "x", x);
   require_shape("symmetric_update", "sum", sum, x.cols, x.cols);
+  count(context, x);
   (context.on_cpu() ? cpu::symmetric_update : cuda::symmetric_update)(context, x, sum);
 }
 

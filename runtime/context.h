@@ -88,6 +88,10 @@ class Context {
   /// The promises that are alive; they enter and leave by themselves.
   std::vector<ConstantOperands*>& constant_operands() { return constant_operands_; }
 
+  /// Operations in matrix products so far, attention's own not counted: what a job spent, for its report.
+  double matrix_flop() const { return matrix_flop_; }
+  void count_matrix_flop(double flop) { matrix_flop_ += flop; }
+
   /// Bytes one wave of the executor may use.
   int64_t memory_budget() const { return memory_budget_; }
   /// The most bytes that were allocated at one time.
@@ -106,6 +110,7 @@ class Context {
   int64_t memory_budget_ = 0;
   int64_t live_bytes_ = 0;
   int64_t peak_bytes_ = 0;
+  double matrix_flop_ = 0;
   std::multimap<size_t, void*> free_blocks_;
   std::vector<ConstantOperands*> constant_operands_;
 };

@@ -191,6 +191,17 @@ TEST(GemmNumbers, TheSameCallGivesTheSameBits) {
   for (const Values& result : results) EXPECT_TRUE(identical(result, results[0]));
 }
 
+TEST(GemmNumbers, ArithmeticIsCounted) {
+  Context context(device_options());
+  const Tensor a = Tensor::zeros(context, 3, 5), b = Tensor::zeros(context, 5, 7), bias = Tensor::zeros(context, 1, 7);
+  Tensor c(context, 3, 7);
+  gemm(context, Transpose::no, a.view(), Transpose::no, b.view(), c.view());
+  EXPECT_EQ(context.matrix_flop(), 2 * 3 * 5 * 7);
+  linear(context, a.view(), b.view(), bias.view(), c.view());
+  linear_activation(context, a.view(), b.view(), bias.view(), Activation::gelu_new, {}, c.view());
+  EXPECT_EQ(context.matrix_flop(), 3 * 2 * 3 * 5 * 7);
+}
+
 /// Results must not follow how many ranks share a machine's cores.
 TEST(GemmNumbers, BitsDoNotFollowTheNumberOfThreads) {
   if (device_options().device.type != DeviceType::cpu) GTEST_SKIP() << "a GPU's blocks do not follow the CPU's threads";
