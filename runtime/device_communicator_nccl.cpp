@@ -1,13 +1,16 @@
 #include "runtime/device_communicator_nccl.h"
 
 #include <cuda_runtime.h>
+#include <fmt/format.h>
 #include <nccl.h>
 #include <spdlog/spdlog.h>
 
+#include <array>
 #include <chrono>
-#include <cstdint>
 #include <cstring>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "runtime/cuda_handles.h"
 #include "runtime/error.h"
@@ -35,7 +38,7 @@ class NcclDeviceCommunicator final : public DeviceCommunicator {
   void all_to_all(const void* own, void* received, size_t bytes, std::string_view what) override;
 
  private:
-  enum class Operation : int { broadcast, all_gather, all_to_all };
+  enum class Operation { broadcast, all_gather, all_to_all };
 
   template <typename Issue>
   void run(Operation operation, size_t bytes, int root, std::string_view what, const Issue& issue);
@@ -125,14 +128,18 @@ void NcclDeviceCommunicator::run(Operation operation, size_t bytes, int root, st
 void NcclDeviceCommunicator::expect_same_calls(Operation operation, size_t bytes, int root, std::string_view what) {
   struct Call {
     size_t bytes;
-    int operation, root;
+    Operation operation;
+    int root;
     bool operator==(const Call&) const = default;
+    std::string text() const {
+      constexpr std::array kNames{"broadcast", "all-gather", "all-to-all"};
+      return fmt::format("{} of {} bytes with root {}", kNames[static_cast<size_t>(operation)], bytes, root);
+    }
   };
-  const Call own{bytes, static_cast<int>(operation), root};
-  for (const Call& other : ranks().all_gather_value(own, what))
-    require<ShapeError>(other == own,
-                        "the ranks are out of step at {}: one has {} bytes from rank {}, another {} from {}", what,
-                        own.bytes, own.root, other.bytes, other.root);
+  const std::vector<Call> calls = ranks().all_gather_value(Call{bytes, operation, root}, what);
+  for (size_t rank = 1; rank < calls.size(); ++rank)
+    require<ShapeError>(calls[rank] == calls[0], "the ranks are out of step at {}: rank 0 makes the {}, rank {} the {}",
+                        what, calls[0].text(), rank, calls[rank].text());
 }
 
 void NcclDeviceCommunicator::check(ncclResult_t status, std::string_view what) {

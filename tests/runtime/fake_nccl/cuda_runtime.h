@@ -1,0 +1,20 @@
+#pragma once
+
+/// The part of the CUDA runtime that runtime/device_communicator_nccl.cpp uses, for a build of it in which NCCL is
+/// fake_nccl.cpp: its GPUs are host memory, and a stream is what the operations of one communicator wait in.
+
+enum cudaError_t { cudaSuccess = 0, cudaErrorUnknown = 999, cudaErrorNotReady = 600 };
+
+struct FakeStream;
+using cudaStream_t = FakeStream*;
+
+struct cudaDeviceProp {
+  struct {
+    char bytes[16];
+  } uuid;
+};
+
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
+cudaError_t cudaStreamQuery(cudaStream_t stream);
+const char* cudaGetErrorString(cudaError_t status);
