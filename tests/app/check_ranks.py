@@ -19,7 +19,8 @@ import numpy
 HERE = os.path.dirname(os.path.abspath(__file__))
 DATA = os.path.join(HERE, "../../data")
 GOLDEN = os.path.join(HERE, "../golden/embedded")
-sys.path.insert(0, os.path.join(HERE, "../golden"))
+sys.path += [os.path.join(HERE, "../golden"), os.path.join(HERE, "../mpi")]
+import mpirun  # noqa: E402
 from golden_inputs import editing_moment  # noqa: E402
 
 KINDS = ("trace", "edit", "eval")
@@ -84,8 +85,7 @@ class Run:
 
     def __init__(self, command, prepare=None):
         self.out, self.err = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
-        # Containers often lack the right to read another process's memory, which Open MPI would use for long messages.
-        environment = dict(os.environ, OMPI_MCA_btl_vader_single_copy_mechanism="none", LOCI_DEVICE="cpu")
+        environment = dict(mpirun.environment(), LOCI_DEVICE="cpu")
         self.process = subprocess.Popen(command, stdout=self.out, stderr=self.err, env=environment, preexec_fn=prepare)
 
     def ranks(self):
@@ -124,8 +124,8 @@ class Run:
 
 
 class Bench:
-    def __init__(self, loci, mpirun, work):
-        self.loci, self.mpirun, self.work = loci, mpirun, work
+    def __init__(self, loci, launcher, work):
+        self.loci, self.launcher, self.work = loci, launcher, work
         self.random = random.Random(6)
         width = json.load(open(f"{DATA}/model/config.json"))["n_inner"]
         layer = json.load(open(f"{GOLDEN}/hparams.json"))["layers"][0]
@@ -136,22 +136,21 @@ class Bench:
     def path(self, name):
         return os.path.join(self.work, name)
 
-    def loci_command(self, kind, output, limit, *more):
+    def loci_command(self, kind, output, limit, *more, threads=1):
         edits = ["--cov", self.moment, "--hparams", f"{GOLDEN}/hparams.json", "--context-templates", f"{GOLDEN}/templates.json"]
         records = f"{DATA}/world/records_tune.json"
         flags = {"trace": ["--facts", f"{DATA}/world/known_facts.json", "--samples", "2", "--window", "3"],
                  "edit": ["--requests", records, *edits],
                  "eval": ["--dataset", "counterfact", "--records", records, *edits]}[kind]
-        # One thread: the last bits of a product may follow their number.
-        return [self.loci, kind, f"{DATA}/model", *flags, "--limit", str(limit), "--output", self.path(output), "--threads", "1",
-                *more]
+        return [self.loci, kind, f"{DATA}/model", *flags, "--limit", str(limit), "--output", self.path(output), "--threads",
+                str(threads), *more]
 
     def under_mpirun(self, ranks, command):
-        return [self.mpirun, "--allow-run-as-root", "--oversubscribe", "-np", str(ranks), *command]
+        return [*mpirun.command(self.launcher, ranks), *command]
 
-    def start(self, kind, output, limit, *more, ranks=0, prepare=None):
+    def start(self, kind, output, limit, *more, ranks=0, threads=1, prepare=None):
         """`ranks` 0: no launcher."""
-        command = self.loci_command(kind, output, limit, *more)
+        command = self.loci_command(kind, output, limit, *more, threads=threads)
         return Run(self.under_mpirun(ranks, command) if ranks else command, prepare)
 
     def wait_for_units(self, run, output, units):
@@ -175,10 +174,10 @@ LONG = 64  # facts of a trace that takes a second or two: 16 units
 
 
 def whole(bench, kind="trace", limit=LONG):
-    """The result of one undisturbed run of one rank."""
+    """The result of one undisturbed run of one rank, with another number of threads than the ranks have."""
     name = f"whole_{kind}_{limit}.h5"
     if not os.path.exists(bench.path(name)):
-        bench.start(kind, name, limit).wait(0)
+        bench.start(kind, name, limit, threads=2).wait(0)
     return bench.path(name)
 
 
@@ -326,8 +325,8 @@ SCENARIOS = {"threads": threads, "identical": identical, "refusals": refusals, "
 
 
 def main():
-    loci, mpirun, *names = sys.argv[1:]
-    if not os.path.exists(mpirun) and names != ["threads"]:
+    loci, launcher, *names = sys.argv[1:]
+    if not os.path.exists(launcher) and names != ["threads"]:
         print("skipped: no mpirun, or a build without MPI")
         return 77
     bad = 0
@@ -335,7 +334,7 @@ def main():
         begin = time.monotonic()
         with tempfile.TemporaryDirectory() as work:
             try:
-                SCENARIOS[name](Bench(os.path.abspath(loci), mpirun, work))
+                SCENARIOS[name](Bench(os.path.abspath(loci), launcher, work))
                 print(f"ok: {name}, {time.monotonic() - begin:.1f} s", flush=True)
             except Failure as failure:
                 bad += 1
