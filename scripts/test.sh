@@ -38,5 +38,5 @@ if [ "$sanitizers" = yes ]; then
   check asan
   # The folders whose own code runs on several threads, and the CUDA kernels under emulation; the others issue ops from
   # one thread.
-  check tsan runtime kernels model emulation kernels_emulation model_emulation
+  check tsan runtime ranks kernels model emulation kernels_emulation model_emulation
 fi

@@ -1,0 +1,179 @@
+// The runner of units over ranks that are threads; ThreadSanitizer sees it.
+#include "app/unit_runner.h"
+
+#include <gtest/gtest.h>
+
+#include <unistd.h>
+
+#include <atomic>
+#include <mutex>
+
+#include "runtime/communicator_threads.h"
+#include "tests/support/errors.h"
+#include "tests/support/paths.h"
+
+namespace loci::app {
+namespace {
+
+using test::error_of;
+using test::expect_message;
+using test::TemporaryDir;
+
+constexpr Units kUnits{25, 2};
+const Json kConfig = {{"command", "count"}, {"items", 25}};
+
+/// A job that writes down which rank did which unit.
+class CountingJob {
+ public:
+  explicit CountingJob(std::string path) : output_{.path = std::move(path), .overwrite = false} {}
+
+  void run(const Ranks& ranks) {
+    run_units(ranks, output_, kConfig,
+              {.name = "count",
+               .items = "items",
+               .units = kUnits,
+               .order = order,
+               .compute = [&](int64_t unit) { return compute(ranks, unit); },
+               .begin = [&] { ++begun; },
+               .pass =
+                   [&](const UnitStore& store, int64_t unit) {
+                     EXPECT_TRUE(store.is_done(unit));
+                     ++passed;
+                   },
+               .merge = [&](UnitStore& store) { merge(ranks, store); }});
+  }
+  void run_as(int ranks) {
+    const Interruption interruption;
+    run_threads(ranks, {}, [&](Communicator& communicator) { run({communicator, interruption}); });
+  }
+
+  const std::string& path() const { return output_.path; }
+
+  UnitOrder order = UnitOrder::any;
+  std::function<void(const Ranks& ranks, int64_t unit)> before_unit = {};
+  std::vector<std::pair<int, int64_t>> done;  ///< rank and unit, in order
+  std::atomic<int> begun = 0, passed = 0, merged = 0;
+
+ private:
+  WriteShard compute(const Ranks& ranks, int64_t unit) {
+    if (before_unit) before_unit(ranks, unit);
+    {
+      std::lock_guard lock(mutex_);
+      done.emplace_back(ranks.communicator.rank(), unit);
+    }
+    return [unit](H5File& shard) {
+      const std::vector<int64_t> values(static_cast<size_t>(kUnits.size(unit)), unit);
+      write_dataset(shard, "/values", values, {kUnits.size(unit)});
+    };
+  }
+
+  void merge(const Ranks& ranks, UnitStore& store) {
+    EXPECT_TRUE(ranks.is_root());
+    ++merged;
+    store.finish([&](H5File& file, const UnitStore::OpenUnit& open_unit) {
+      for (const int64_t unit : store.done_units())
+        copy_object(open_unit(unit), "/values", file, "/values_" + std::to_string(unit));
+    });
+  }
+
+  OutputOptions output_;
+  std::mutex mutex_;
+};
+
+class UnitRunner : public testing::Test {
+ protected:
+  std::string whole() {
+    CountingJob job(dir_.file("whole.h5"));
+    job.run_as(1);
+    return canonical_hash(job.path());
+  }
+  TemporaryDir dir_;
+};
+
+TEST_F(UnitRunner, EachUnitIsDoneOnceWhateverTheNumberOfRanks) {
+  const std::string hash = whole();
+  for (const int ranks : {1, 2, 3, 4}) {
+    CountingJob job(dir_.file(std::to_string(ranks) + ".h5"));
+    job.run_as(ranks);
+    std::set<int64_t> units;
+    for (const auto& [rank, unit] : job.done) EXPECT_TRUE(units.insert(unit).second) << unit;
+    EXPECT_EQ(static_cast<int64_t>(units.size()), kUnits.count());
+    EXPECT_EQ(job.merged, 1);
+    EXPECT_EQ(job.begun, ranks);
+    EXPECT_EQ(canonical_hash(job.path()), hash);
+    CountingJob again(job.path());
+    again.run_as(ranks);
+    EXPECT_TRUE(again.done.empty() && again.begun == 0 && again.merged == 0);
+  }
+}
+
+TEST_F(UnitRunner, SeveralRanksTakePart) {
+  CountingJob job(dir_.file("out.h5"));
+  job.before_unit = [](const Ranks&, int64_t) { usleep(5000); };
+  job.run_as(3);
+  std::set<int> ranks;
+  for (const auto& [rank, unit] : job.done) ranks.insert(rank);
+  EXPECT_EQ(ranks, (std::set<int>{0, 1, 2}));
+}
+
+TEST_F(UnitRunner, ASignalStopsAllRanksBetweenUnits) {
+  CountingJob job(dir_.file("out.h5"));
+  std::atomic<int> started = 0;
+  job.before_unit = [&](const Ranks& ranks, int64_t) {
+    if (++started == 5) kill(getpid(), SIGUSR1);
+    for (int i = 0; started >= 5 && i < 10000 && ranks.interruption.signal() == 0; ++i) usleep(1000);
+  };
+  const std::string message = error_of<InterruptedError>([&] { job.run_as(3); });
+  expect_message(message, {"count", "SIGUSR1", "run the same command again"});
+  EXPECT_GE(job.done.size(), 5u);
+  EXPECT_LT(static_cast<int64_t>(job.done.size()), kUnits.count());
+  EXPECT_EQ(job.merged, 0);
+  const size_t before = job.done.size();
+  job.before_unit = {};
+  job.run_as(2);
+  EXPECT_EQ(static_cast<int64_t>(job.done.size()), kUnits.count());
+  EXPECT_EQ(static_cast<size_t>(job.passed), 2 * before);  // by each of the two ranks
+  EXPECT_EQ(canonical_hash(job.path()), whole());
+}
+
+TEST_F(UnitRunner, AnErrorInOneRankEndsAll) {
+  CountingJob job(dir_.file("out.h5"));
+  job.before_unit = [&](const Ranks&, int64_t unit) {
+    if (unit == 7) throw NumericalError("unit 7 diverges");
+  };
+  expect_message(error_of<NumericalError>([&] { job.run_as(3); }), {"unit 7 diverges"});
+  EXPECT_EQ(job.merged, 0);
+  job.before_unit = {};
+  job.done.clear();
+  job.run_as(4);
+  EXPECT_FALSE(job.done.empty());
+  EXPECT_EQ(canonical_hash(job.path()), whole());
+}
+
+TEST_F(UnitRunner, UnitsThatDependOnEachOtherAreRankZeros) {
+  CountingJob job(dir_.file("out.h5"));
+  job.order = UnitOrder::one_by_one;
+  job.before_unit = [&](const Ranks&, int64_t unit) {
+    if (unit == 4) throw NumericalError("unit 4 diverges");
+  };
+  error_of<NumericalError>([&] { job.run_as(3); });
+  job.before_unit = {};
+  job.begun = 0;
+  job.run_as(3);
+  EXPECT_EQ(job.passed, 4);
+  EXPECT_EQ(job.begun, 1);
+  ASSERT_EQ(static_cast<int64_t>(job.done.size()), kUnits.count());
+  for (int64_t unit = 0; unit < kUnits.count(); ++unit)
+    EXPECT_EQ(job.done[static_cast<size_t>(unit)], (std::pair<int, int64_t>(0, unit)));
+  EXPECT_EQ(canonical_hash(job.path()), whole());
+}
+
+TEST_F(UnitRunner, RefusalsOfTheStoreEndAllRanks) {
+  CountingJob job(dir_.file("out.h5"));
+  const UnitStore other(job.path(), kConfig, OnExisting::resume);
+  expect_message(error_of<SystemError>([&] { job.run_as(3); }), {"another job"});
+  EXPECT_TRUE(job.done.empty());
+}
+
+}  // namespace
+}  // namespace loci::app
