@@ -92,7 +92,7 @@ void add_info(CLI::App& app);
 void add_predict(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_tokenize(CLI::App& app);
-void add_cov(CLI::App& app);
+void add_cov(CLI::App& app, Launcher& launcher);
 void add_trace(CLI::App& app, Launcher& launcher);
 void add_edit(CLI::App& app, Launcher& launcher);
 void add_eval(CLI::App& app, Launcher& launcher);

@@ -4,6 +4,8 @@
 #include <cmath>
 
 #include "app/common.h"
+#include "app/ranks.h"
+#include "app/unit_runner.h"
 #include "edit/document_source.h"
 #include "edit/second_moments.h"
 #include "model/executor.h"
@@ -18,6 +20,7 @@ namespace {
 struct CovCommand {
   CommonOptions common;
   OutputOptions output;
+  RankOptions ranks;
   std::string text;
   std::string tokens;
   std::string layers = "all";
@@ -99,7 +102,7 @@ std::vector<PreparedRequest> read_probe(const CovCommand& command, const Tokeniz
   return prepared;
 }
 
-void report(const CovCommand& command) {
+void report(const CovCommand& command, double matrix_flop) {
   const H5File file = H5File::open_read(command.output.path);
   const int64_t tokens = read_int_attribute(file, "/", "tokens"),
                 documents = read_int_attribute(file, "/", "documents");
@@ -117,38 +120,45 @@ void report(const CovCommand& command) {
       fmt::print("  layer {:<3} condition number {:.3g}, {} dead rows\n", name, condition, dead);
   }
   if (command.common.json)
-    print_json({{"output", command.output.path}, {"tokens", tokens}, {"documents", documents}, {"layers", layers}});
+    print_json({{"output", command.output.path},
+                {"tokens", tokens},
+                {"documents", documents},
+                {"layers", layers},
+                {"matrix_flop", matrix_flop}});
 }
 
-void run(const CLI::App& app, const CovCommand& command) {
+void run(const Ranks& ranks, const CLI::App& app, const CovCommand& command) {
   require<InputError>(command.text.empty() != command.tokens.empty(), "give one of --text FILE and --tokens FILE.h5");
-  Context context = command.common.make_context();
-  const Model model = Model::load(context, command.common.model);
+  Context context = make_rank_context(ranks, command.common);
+  const Model model = load_rank_model(ranks, context, command.common);
   const Tokenizer tokenizer = Tokenizer::load(command.common.model);
   SecondMomentOptions options = moment_options(command, model.config());
   const std::vector<PreparedRequest> probe = read_probe(command, tokenizer, model.config());
   options.until = command.until;
   options.probe = probe;
-  const Provenance provenance = job_provenance(context, model);
-  const Json config = job_configuration(app, command, options, tokenizer, provenance.weights_sha256);
-  UnitStore store = command.output.open(config);
-  if (!is_complete(store, config)) {
+  const Json config = job_configuration(app, command, options, tokenizer, model.checkpoint().weights_sha256());
+  JobStore jobs(ranks, command.output, config);
+  if (!jobs.complete()) {
     Executor executor(context, model);
     const int64_t limit = options.max_tokens_per_document ? options.max_tokens_per_document : model.config().positions;
     const NextDocument next = command.text.empty() ? token_file_documents(tokenizer, command.tokens)
                                                    : text_documents(context, tokenizer, command.text, limit);
-    collect_second_moments(executor, next, options, store, config, provenance);
+    const SecondMomentRanks all{ranks.communicator, ranks.is_root() ? &jobs.store() : nullptr, &ranks.interruption};
+    collect_second_moments(executor, next, options, all, config,
+                           job_provenance(context, model, ranks.communicator.size()));
   }
-  report(command);
+  const double matrix_flop = matrix_flop_of_all(ranks, context);
+  if (ranks.is_root()) report(command, matrix_flop);
 }
 
 }  // namespace
 
-void add_cov(CLI::App& app) {
+void add_cov(CLI::App& app, Launcher& launcher) {
   auto options = std::make_shared<CovCommand>();
   CLI::App* command = app.add_subcommand("cov", "second moments of the keys of any set of layers, in one pass");
   add_common_options(*command, options->common);
   add_output_options(*command, options->output);
+  add_rank_options(*command, options->ranks);
   command->add_option("--text", options->text, "documents: one a line, or JSON lines, plain or compressed")
       ->option_text("FILE");
   command->add_option("--tokens", options->tokens, "documents as loci tokenize wrote them")->option_text("FILE.h5");
@@ -172,7 +182,9 @@ void add_cov(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--probe", options->probe, "edit requests whose directions --until watches")
       ->option_text("REQUESTS.json");
-  command->callback([options, command] { run(*command, *options); });
+  command->callback([options, command, &launcher] {
+    launcher.run(options->ranks, [&](const Ranks& ranks) { run(ranks, *command, *options); });
+  });
 }
 
 }  // namespace loci::app

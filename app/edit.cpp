@@ -69,7 +69,8 @@ class EditJob {
     config_ = job_configuration(app, prepared.config, loaded.sha256);
   }
 
-  void run() {
+  /// Operations in matrix products that the ranks spent.
+  double run() {
     run_units(ranks_, command_.output, config_,
               {.name = "edit",
                .items = "requests",
@@ -81,6 +82,7 @@ class EditJob {
                      if (command_.sequential) apply_done(store, unit);
                    },
                .merge = [&](UnitStore& store) { merge(store); }});
+    return matrix_flop_of_all(ranks_, context_);
   }
 
  private:
@@ -188,7 +190,7 @@ Json edit_json(const Edit& edit) {
           {"last_loss", edit.loss_curve.back().total}, {"update_norm", length(edit.u) * length(edit.v)}};
 }
 
-void report(const EditCommand& command) {
+void report(const EditCommand& command, double matrix_flop) {
   const EditFile file = read_edit_file(command.output.path);
   Json edits = Json::array();
   for (const Edit& edit : file.edits) {
@@ -200,7 +202,10 @@ void report(const EditCommand& command) {
                  length(edit.u) * length(edit.v));
   }
   if (command.common.json)
-    print_json({{"output", command.output.path}, {"mode", edit_mode_name(file.mode)}, {"edits", std::move(edits)}});
+    print_json({{"output", command.output.path},
+                {"mode", edit_mode_name(file.mode)},
+                {"edits", std::move(edits)},
+                {"matrix_flop", matrix_flop}});
 }
 
 void check_command(const EditCommand& command) {
@@ -214,7 +219,7 @@ void check_command(const EditCommand& command) {
 
 void run(const Ranks& ranks, const CLI::App& app, const EditCommand& command) {
   check_command(command);
-  if (!command.requests.empty()) EditJob(ranks, app, command).run();
+  const double matrix_flop = command.requests.empty() ? 0 : EditJob(ranks, app, command).run();
   if (!ranks.is_root()) return;  // the rest is quick
   if (command.revert) {
     write_reverted_checkpoint(command.common.model, command.export_dir, command.on_existing_checkpoint());
@@ -223,7 +228,7 @@ void run(const Ranks& ranks, const CLI::App& app, const EditCommand& command) {
   }
   if (command.edits) return export_edits(command, command.edits);
   if (!command.export_dir.empty()) export_edits(command, {command.output.path, -1});
-  report(command);
+  report(command, matrix_flop);
 }
 
 }  // namespace

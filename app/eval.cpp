@@ -89,7 +89,8 @@ class EvalJob {
     config_["weights_sha256"] = model_.checkpoint().weights_sha256();
   }
 
-  void run() {
+  /// Operations in matrix products that the ranks spent.
+  double run() {
     run_units(ranks_, command_.output, config_,
               {.name = "eval",
                .items = "records",
@@ -103,6 +104,7 @@ class EvalJob {
                      if (command_.sequential) make_sequential_edits();
                    },
                .merge = [&](UnitStore& store) { merge(store); }});
+    return matrix_flop_of_all(ranks_, context_);
   }
 
  private:
@@ -211,7 +213,7 @@ class EvalJob {
 };
 
 /// Prints what the file holds, whether it was made now or before.
-void report(const EvalCommand& command) {
+void report(const EvalCommand& command, double matrix_flop) {
   const H5File file = H5File::open_read(command.output.path);
   const std::vector<RecordResult> results = read_records(file);
   const auto summary = summarize(command.record_options().dataset, results);
@@ -230,6 +232,7 @@ void report(const EvalCommand& command) {
                 {"edit_seconds_per_record", edit_seconds / records},
                 {"score_seconds_per_record", score_seconds / records},
                 {"peak_memory_bytes", peak},
+                {"matrix_flop", matrix_flop},
                 {"summary", summary_to_json(summary)}});
     return;
   }
@@ -280,8 +283,8 @@ void add_eval(CLI::App& app, Launcher& launcher) {
   command->callback([options, command, &launcher] {
     check_command(*options, *command);
     launcher.run(options->ranks, [&](const Ranks& ranks) {
-      EvalJob(ranks, *command, *options).run();
-      if (ranks.is_root()) report(*options);
+      const double matrix_flop = EvalJob(ranks, *command, *options).run();
+      if (ranks.is_root()) report(*options, matrix_flop);
     });
   });
 }

@@ -40,7 +40,7 @@ int run(std::vector<std::string> arguments, loci::Communicator* launched, loci::
   loci::app::add_predict(app);
   loci::app::add_generate(app);
   loci::app::add_tokenize(app);
-  loci::app::add_cov(app);
+  loci::app::add_cov(app, launcher);
   loci::app::add_trace(app, launcher);
   loci::app::add_edit(app, launcher);
   loci::app::add_eval(app, launcher);

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <chrono>
+#include <numeric>
 
 #include "app/rank_log.h"
 #include "runtime/communicator_threads.h"
@@ -80,6 +81,11 @@ Context make_rank_context(const Ranks& ranks, const CommonOptions& common) {
 
 Model load_rank_model(const Ranks&, Context& context, const CommonOptions& options) {
   return Model::load(context, options.model);
+}
+
+double matrix_flop_of_all(const Ranks& ranks, const Context& context) {
+  const auto all = ranks.communicator.all_gather_value(context.matrix_flop(), "the count of arithmetic");
+  return std::accumulate(all.begin(), all.end(), 0.0);
 }
 
 void log_skipped(const Ranks& ranks, const std::vector<std::string>& reasons) {

@@ -37,6 +37,9 @@ Context make_rank_context(const Ranks& ranks, const CommonOptions& options);
 /// The model that all ranks use.
 Model load_rank_model(const Ranks& ranks, Context& context, const CommonOptions& options);
 
+/// Operations in matrix products that all ranks have spent. Collective.
+double matrix_flop_of_all(const Ranks& ranks, const Context& context);
+
 /// Says on rank 0's log, as warnings, why records were left out.
 void log_skipped(const Ranks& ranks, const std::vector<std::string>& reasons);
 

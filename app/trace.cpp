@@ -254,7 +254,8 @@ void print_severed(const SeveredAverages& averages) {
   line("attention severed", averages.no_attn);
 }
 
-void report(const TraceCommand& command, const TraceOptions& options, const FactFile& facts, int64_t layers) {
+void report(const TraceCommand& command, const TraceOptions& options, const FactFile& facts, int64_t layers,
+            double matrix_flop) {
   const H5File file = H5File::open_read(command.output.path);
   const auto traces = read_traces(file);
   const auto correct = std::count_if(traces.begin(), traces.end(), [](const auto& t) { return t.trace.correct; });
@@ -265,7 +266,8 @@ void report(const TraceCommand& command, const TraceOptions& options, const Fact
                   {"traced", correct},
                   {"answered_otherwise", static_cast<int64_t>(traces.size()) - correct},
                   {"invalid", facts.skipped.size()},
-                  {"noise_level", options.noise.level}};
+                  {"noise_level", options.noise.level},
+                  {"matrix_flop", matrix_flop}};
   if (!command.common.json)
     fmt::print("{} facts traced, {} answered otherwise, {} invalid, noise level {:.6g}\n", correct,
                static_cast<int64_t>(traces.size()) - correct, facts.skipped.size(), options.noise.level);
@@ -308,7 +310,8 @@ void run(const Ranks& ranks, const CLI::App& app, const TraceCommand& command) {
        .units = units,
        .compute = [&](int64_t unit) { return trace_unit(units.slice(chosen, unit), executor, tokenizer, options); },
        .merge = [&](UnitStore& store) { merge(ranks, store, config, command, options, facts, context, model); }});
-  if (ranks.is_root()) report(command, options, facts, model.config().layers);
+  const double matrix_flop = matrix_flop_of_all(ranks, context);
+  if (ranks.is_root()) report(command, options, facts, model.config().layers, matrix_flop);
 }
 
 }  // namespace

@@ -2,13 +2,18 @@
 """loci and its peers on the same machine in one run: forward pass, trace, second moments, edit, scores. Writes one JSON report.
 
     compare.py --loci build/cpu/app/loci --forward build/cpu/bench/forward_bench --tokenizer DIR [--text FILE]
-               [--peer-python PYTHON] [--rome CHECKOUT] [--shape small] [--edits 32] [--device cuda] [--precision tf32]
-               --output bench/results/NAME.json
+               [--peer-python PYTHON] [--rome CHECKOUT] [--shape small] [--edits 32] [--records FILE.json]
+               [--golden DIR] [--device cuda] [--precision tf32] --output bench/results/NAME.json
 
-Without --peer-python there are no peers; without --rome only PyTorch's forward pass. Without --text second moments are those of
-random words. Every job is one process; seconds are those of the job without loading the model for the peers, and of the whole
-process, loading included, for loci: the first row tells what that is. Peak memory is the process's largest resident set.
-A job that fails is a row with its error, and the exit code is 1.
+Without --peer-python there are no peers; without --rome only PyTorch's own. Without --text second moments are those of random
+words, without --records the scored records are made up. --golden takes a folder with a small trained model and the inputs of the
+reference's outputs on it. Every job is one process; seconds are those of the job without loading the model for the peers, and of
+the whole process, loading included, for loci: the row `load` tells what that is. Peak memory is the process's largest
+resident set. What a peer does one by one (edits, records) it does for the first few, and the time of one is multiplied.
+
+Arithmetic is that of matrix products: `needed` by bench/arithmetic.py, `spent` as loci counted it; `of_ceiling` is spent over
+the process's seconds, in relation to square products in the same run. A job that fails is a row with its error, and the exit
+code is 1.
 """
 import argparse
 import json
@@ -21,12 +26,20 @@ import tempfile
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)
+import arithmetic  # noqa: E402
+from make_model import SHAPES  # noqa: E402
+
 # Layers of GPT-2: edited, last, and those whose second moments are collected together.
 LAYERS = {"small": (5, 11, "4,5,6,7"), "medium": (8, 23, "6,7,8,9"), "large": (12, 35, "10,11,12,13"), "xl": (17, 47, "13,14,15,16,17"),
           "smoke": (1, 2, "0,1")}
 FORWARD_SHAPES = {"xl": ("2000x12", "8x1024", "1x1024", "1x12"), "smoke": ("2x5", "1x16")}
-PROMPT = "{} plays the sport of basketball in the big city of"  # 12 tokens with a subject of two
+# 12 tokens with a subject of two, from token 0 and from token 4 on.
+PROMPT = "{} plays the sport of basketball in the big city of"
+LATER_PROMPT = "They say that now {} plays the sport of basketball in"
+TOKENS = 12
 SUBJECT = "Michael Jordan"
+PEER_RECORDS = 2
 TEMPLATES = ["{}"] + [f"{text}. {{}}" for text in (
     "The first of the", "In the end he", "A new report from", "It was not the", "They said that it",
     "One of the most", "There are two other", "For the past few", "When you look at", "We have seen this",
@@ -50,9 +63,27 @@ def run(command, **options):
         return seconds, usage.ru_maxrss * 1024, out.read()
 
 
+def read_records(path, count):
+    """Records with as many prompts as CounterFact has: 2 paraphrases, 10 neighbours, 10 attribute prompts. EasyEdit's form has one
+    of the first two each; the others are those of the records that follow."""
+    records = json.load(open(path))
+    if "requested_rewrite" in records[0]:
+        return records[:count]
+    fits = [r for r in records if r["prompt"].count(r["subject"]) == 1]
+    return [{
+        "case_id": r["case_id"],
+        "requested_rewrite": {"prompt": r["prompt"].replace(r["subject"], "{}"), "subject": r["subject"], "relation_id": "none",
+                              "target_new": {"str": r["target_new"]}, "target_true": {"str": r["ground_truth"]}},
+        "paraphrase_prompts": [n["rephrase_prompt"] for n in fits[i:i + 2]],
+        "neighborhood_prompts": [n["locality_prompt"] for n in fits[i:i + 10]],
+        "attribute_prompts": [n["locality_prompt"] for n in fits[i + 10:i + 20]],
+        "generation_prompts": []} for i, r in enumerate(fits[:count])]
+
+
 class Comparison:
     def __init__(self, arguments, work):
         self.a, self.work, self.rows, self.failed = arguments, work, [], False
+        self.records = read_records(arguments.records, arguments.record_count) if arguments.records else None
         self.layer, self.last_layer, self.some_layers = LAYERS[arguments.shape]
         self.model = arguments.model or os.path.join(work, "model")
         if not os.path.exists(os.path.join(self.model, "model.safetensors")):
@@ -71,17 +102,27 @@ class Comparison:
         machine = [] if arguments[0] == "export" else ["--device", self.a.device, "--precision", self.a.precision]
         return run([self.a.loci, *arguments, *machine, "--json"])
 
-    def reference(self, *arguments):
-        if not (self.a.rome and self.a.peer_python):
-            return {}
+    def peer(self, *command):
+        """What one of the peers printed; {"error": ...} where it failed: another version of its libraries, say."""
         try:
-            out = run([self.a.peer_python, f"{HERE}/peers/reference.py", self.a.rome, self.model, *arguments, "--device", self.a.device])[2]
-            return json.loads(out.strip().splitlines()[-1])
-        except RuntimeError as error:  # another version of its libraries, say: ours is still measured
+            return json.loads(run([self.a.peer_python, *command, "--device", self.a.device])[2].strip().splitlines()[-1])
+        except RuntimeError as error:  # ours is still measured
             return {"error": str(error)[-1000:]}
 
-    def add(self, job, ours, our_peak, peer, peer_name, peer_peak=None, **more):
-        row = {"job": job, "loci_seconds": ours, "loci_peak_bytes": our_peak, **more}
+    def reference(self, job, *arguments, model=None):
+        if not (self.a.rome and self.a.peer_python):
+            return {}
+        return self.peer(f"{HERE}/peers/reference.py", self.a.rome, model or self.model, job, *arguments)
+
+    def dimensions(self):
+        """(layers, width, vocabulary) of the model."""
+        config = json.load(open(os.path.join(self.model, "config.json")))
+        return config["n_layer"], config["n_embd"], config["vocab_size"]
+
+    def add(self, job, ours, our_peak, peer, peer_name, peer_peak=None, needed=None, spent=None, **more):
+        row = {"job": job, "loci_seconds": ours, "loci_peak_bytes": our_peak, "needed_flop": needed, "spent_flop": spent, **more}
+        if spent and self.ceiling:
+            row["of_ceiling"] = spent / ours / self.ceiling
         if peer:
             row |= {"peer": peer_name, "peer_seconds": peer, "peer_peak_bytes": peer_peak, "ratio": peer / ours}
         row = {key: value for key, value in row.items() if value is not None}
@@ -116,8 +157,11 @@ class Comparison:
 
     def forward(self):
         shapes = sum((["--shape", s] for s in FORWARD_SHAPES.get(self.a.shape, ("11x12", "8x128", "1x1024"))), [])
-        _, peak, out = run([self.a.forward, self.model, *shapes, "--device", self.a.device, "--precision", self.a.precision])
+        extent = {"smoke": 64}.get(self.a.shape, 2048 if self.a.device == "cpu" else 8192)
+        _, peak, out = run([self.a.forward, self.model, *shapes, "--device", self.a.device, "--precision", self.a.precision,
+                            "--matrix-extent", extent])
         ours, failure = json.loads(out), None
+        self.ceiling = ours["matrix_flops"]
         peak = ours["peak_device_bytes"] if self.a.device != "cpu" else peak
         try:
             peers = self.forward_peers(shapes)
@@ -129,13 +173,25 @@ class Comparison:
                          peer_peak, last_position_only=r["seconds_last_position_only"], peer_error=failure)
 
     def trace(self):
-        prompt = PROMPT.format(SUBJECT)
+        self.trace_from(PROMPT, 0)
+        self.trace_from(LATER_PROMPT, 4)
+
+    def trace_from(self, template, begin):
+        prompt = template.format(SUBJECT)
         top = json.loads(self.loci("predict", self.model, "--prompt", prompt, "--top", 1)[2])["results"][0]["tokens"][0]
-        facts = self.write("facts.json", [{"known_id": 1, "subject": SUBJECT, "attribute": top["text"].strip(), "template": PROMPT,
+        facts = self.write("facts.json", [{"known_id": 1, "subject": SUBJECT, "attribute": top["text"].strip(), "template": template,
                                            "prediction": top["text"], "prompt": prompt, "relation_id": "none"}])
-        seconds, peak, _ = self.loci("trace", self.model, "--facts", facts, "--output", self.path("trace.h5"), "--noise", 0.1,
-                                     "--kinds", "state,mlp,attn")
-        self.add_reference("full trace of one fact (state, mlp, attn)", seconds, peak, self.reference("trace", "--facts", facts))
+        seconds, peak, out = self.loci("trace", self.model, "--facts", facts, "--output", self.path("trace.h5"), "--overwrite",
+                                       "--noise", 0.1, "--kinds", "state,mlp,attn")
+        layers, width, vocabulary = self.dimensions()
+        counts = {"needed": arithmetic.trace(layers, width, vocabulary, TOKENS, begin), "spent": json.loads(out).get("matrix_flop")}
+        job = f"full trace of one fact, subject from token {begin}"
+        self.add_reference(job, seconds, peak, self.reference("trace", "--facts", facts), **counts)
+        if self.a.peer_python:
+            precision = ["--precision", "tf32"] if self.a.precision == "tf32" else []
+            batched = self.peer(f"{HERE}/peers/batched_trace.py", self.model, "--facts", facts, *precision)
+            self.add(job, seconds, peak, batched.get("seconds"), "PyTorch, batched", batched.get("peak_bytes"),
+                     peer_error=batched.get("error"), **counts)
 
     def add_reference(self, job, seconds, peak, peer, times=1, **more):
         scaled = peer["seconds"] * times if "seconds" in peer else None
@@ -153,9 +209,11 @@ class Comparison:
                     break
         for number, layers in enumerate((str(self.layer), self.some_layers)):
             moments = self.path(f"cov{number}.h5")
-            seconds, peak, _ = self.loci("cov", self.model, "--text", documents, "--layers", layers, "--output", moments)
-            peer = self.reference("cov", "--documents", documents, "--layers", layers)
-            self.add_reference(f"second moments, layers {layers}", seconds, peak, peer, tokens=peer.get("tokens"))
+            seconds, peak, out = self.loci("cov", self.model, "--text", documents, "--layers", layers, "--output", moments)
+            peer, ours = self.reference("cov", "--documents", documents, "--layers", layers), json.loads(out)
+            needed = arithmetic.second_moments(self.dimensions()[1], ours["tokens"], [int(n) for n in layers.split(",")])
+            self.add_reference(f"second moments, layers {layers}", seconds, peak, peer, tokens=ours["tokens"],
+                               peer_tokens=peer.get("tokens"), needed=needed, spent=ours.get("matrix_flop"))
         self.loci("export", self.path("cov0.h5"), "--format", "npz", "--output", self.path("npz"))
 
     def texts(self):
@@ -188,21 +246,57 @@ class Comparison:
 
     def edit(self):
         one, many, flags, peer_flags = self.edit_inputs()
-        seconds, peak, _ = self.loci("edit", self.model, *flags, "--requests", one, "--output", self.path("edit.h5"))
+        seconds, peak, out = self.loci("edit", self.model, *flags, "--requests", one, "--output", self.path("edit.h5"))
         peer = self.reference("edit", "--requests", one, *peer_flags)
-        self.add_reference("one ROME edit", seconds, peak, peer)
+        layers, width, vocabulary = self.dimensions()
+        # The fact token is the subject's second one; the essence prompt needs that row alone.
+        prompts = [(TOKENS - 1, 1)] * len(TEMPLATES) + [(1, 1)]
+        needed = arithmetic.edit(layers, width, vocabulary, self.layer, prompts)
+        self.add_reference("one ROME edit", seconds, peak, peer, needed=needed, spent=json.loads(out).get("matrix_flop"))
         if self.a.edits > 1:
-            seconds, peak, _ = self.loci("edit", self.model, *flags, "--requests", many, "--output", self.path("edits.h5"))
-            self.add_reference(f"{self.a.edits} ROME edits in one call (peer: {self.a.edits} x one)", seconds, peak, peer, self.a.edits)
+            seconds, peak, out = self.loci("edit", self.model, *flags, "--requests", many, "--output", self.path("edits.h5"))
+            self.add_reference(f"{self.a.edits} ROME edits in one call (peer: {self.a.edits} x one)", seconds, peak, peer, self.a.edits,
+                               spent=json.loads(out).get("matrix_flop"))
 
     def eval(self):
-        one, many, flags, peer_flags = self.edit_inputs()
-        seconds, peak, _ = self.loci("eval", self.model, "--dataset", "counterfact", *flags, "--records", many, "--output",
-                                     self.path("eval.h5"))
-        peer = self.reference("eval", "--requests", one, *peer_flags)
-        self.add_reference(f"{self.a.edits} records edited and scored (peer: {self.a.edits} x one)", seconds, peak, peer, self.a.edits)
+        _, many, flags, peer_flags = self.edit_inputs()
+        records = self.records or json.load(open(many))
+        count = len(records)
+        seconds, peak, out = self.loci("eval", self.model, "--dataset", "counterfact", *flags, "--records",
+                                       self.write("records.json", records), "--output", self.path("eval.h5"))
+        few = records[:PEER_RECORDS]
+        peer = self.reference("eval", "--requests", self.write("few.json", few), *peer_flags)
+        self.add_reference(f"{count} records edited and scored (peer: {count} / {len(few)} x {len(few)})", seconds, peak, peer,
+                           count / len(few), spent=json.loads(out).get("matrix_flop"))
+
+    def golden(self):
+        """The small trained model, where not arithmetic but overhead is everything."""
+        if not self.a.golden:
+            return
+        folder, peers = os.path.abspath(self.a.golden), 2
+        model = f"{folder}/model"
+        facts = json.load(open(f"{folder}/trace/facts.json"))
+        path = self.write("golden_facts.json", facts)
+        seconds, peak, _ = self.loci("trace", model, "--facts", path, "--output", self.path("golden_trace.h5"), "--noise", 0.1,
+                                     "--compat", "rome")
+        peer = self.reference("trace", "--facts", self.write("golden_few.json", facts[:peers]), model=model)
+        self.add_reference(f"golden model: {len(facts)} facts traced (peer: from {peers})", seconds, peak, peer, len(facts) / peers)
+        hparams, templates = f"{folder}/edit/hparams.json", f"{folder}/edit/context_templates.json"
+        layer = json.load(open(hparams))["layers"][0]
+        moment = f"{folder}/cov/transformer.h.{layer}.mlp.c_proj_float32_mom2.npz"
+        flags = ["--method", "rome", "--cov", moment, "--hparams", hparams, "--context-templates", templates, "--compat", "rome"]
+        peer_flags = ["--hparams", hparams, "--templates", templates, "--moment", moment]
+        path = f"{folder}/eval/counterfact_records.json"
+        records = json.load(open(path))
+        few = self.write("golden_few.json", records[:peers])
+        for job, name, input_flag in (("edit", "edits", "--requests"), ("eval", "records edited and scored", "--records")):
+            more = ["--dataset", "counterfact"] if job == "eval" else []
+            seconds, peak, _ = self.loci(job, model, *more, *flags, input_flag, path, "--output", self.path(f"golden_{job}.h5"))
+            peer = self.reference(job, "--requests", few, *peer_flags, model=model)
+            self.add_reference(f"golden model: {len(records)} {name} (peer: from {peers})", seconds, peak, peer, len(records) / peers)
 
     versions = {}
+    ceiling = None
 
 
 def machine():
@@ -225,10 +319,13 @@ def main():
     parser.add_argument("--rome")
     parser.add_argument("--shape", default="small")
     parser.add_argument("--edits", type=int, default=32)
-    parser.add_argument("--jobs", default="load,forward,trace,cov,edit,eval")
+    parser.add_argument("--records", help="CounterFact records, in the reference's form or EasyEdit's")
+    parser.add_argument("--record-count", type=int, default=100)
+    parser.add_argument("--golden")
+    parser.add_argument("--jobs", default="load,forward,trace,cov,edit,eval,golden")
     parser.add_argument("--output", required=True)
     arguments = parser.parse_args()
-    for name in ("loci", "forward", "tokenizer", "text", "rome", "model"):
+    for name in ("loci", "forward", "tokenizer", "text", "rome", "model", "records"):
         if getattr(arguments, name):
             setattr(arguments, name, os.path.abspath(getattr(arguments, name)))
     with tempfile.TemporaryDirectory() as work:
@@ -237,7 +334,7 @@ def main():
             comparison.attempt(job)
     commit = subprocess.run(["git", "-C", HERE, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     report = {"machine": machine(), "commit": commit, "shape": arguments.shape, "device": arguments.device,
-              "precision": arguments.precision, "versions": comparison.versions,
+              "precision": arguments.precision, "versions": comparison.versions, "matrix_flops": comparison.ceiling,
               "date": time.strftime("%Y-%m-%d"), "rows": comparison.rows}
     os.makedirs(os.path.dirname(os.path.abspath(arguments.output)), exist_ok=True)
     with open(arguments.output, "w") as out:

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/cholesky.h"
 #include "kernels/rows.h"
 #include "runtime/error.h"
 
@@ -54,24 +55,29 @@ DirectionProbe::DirectionProbe(Executor& executor, std::vector<int64_t> layers,
   }
 }
 
-double DirectionProbe::update(SecondMomentCollector& collector) {
+double DirectionProbe::update(int64_t tokens, const std::function<std::vector<double>(size_t layer)>& sum) {
   double change = directions_.empty() ? std::numeric_limits<double>::infinity() : 0;
+  bool singular = false;
   std::vector<std::vector<double>> directions;
   for (size_t l = 0; l < layers_.size(); ++l) {
-    std::vector<double> mean = collector.sum(l);
-    for (double& value : mean) value /= static_cast<double>(collector.tokens());
+    std::vector<double> mean = sum(l);
+    if (singular) continue;
+    for (double& value : mean) value /= static_cast<double>(tokens);
     directions.push_back(keys_[l]);
     try {
       Cholesky(context_, std::move(mean), width_, "the second moment").solve(directions.back());
     } catch (const NumericalError&) {  // too few tokens so far, or dead neurons
-      checks_.push_back({collector.tokens(), std::numeric_limits<double>::infinity()});
-      directions_.clear();
-      return checks_.back().change;
+      singular = true;
+      continue;
     }
     if (!directions_.empty()) change = std::max(change, largest_change(directions.back(), directions_[l], width_));
   }
+  if (singular) {
+    change = std::numeric_limits<double>::infinity();
+    directions.clear();
+  }
   directions_ = std::move(directions);
-  checks_.push_back({collector.tokens(), change});
+  checks_.push_back({tokens, change});
   return change;
 }
 

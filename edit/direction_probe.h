@@ -1,11 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
 #include "edit/edit_prompts.h"
-#include "edit/second_moments.h"
 #include "model/executor.h"
 #include "runtime/hdf5.h"
 
@@ -18,9 +18,10 @@ class DirectionProbe {
   /// Runs each request's bare prompt up to its fact token, once, and keeps the keys there at every layer.
   DirectionProbe(Executor& executor, std::vector<int64_t> layers, std::span<const PreparedRequest> requests);
 
-  /// Solves C x = k for every layer and fact, with C the mean so far. The largest relative change |x - x'| / |x| since
-  /// the last call; infinite at the first one, and where C is singular.
-  double update(SecondMomentCollector& collector);
+  /// Solves C x = k for every layer and fact, with C the mean over `tokens` tokens; `sum(i)` gives the sum of the i-th
+  /// layer and is called once for each, in their order. The largest relative change |x - x'| / |x| since the last call;
+  /// infinite at the first one, and where C is singular.
+  double update(int64_t tokens, const std::function<std::vector<double>(size_t layer)>& sum);
 
   /// The checks so far: the tokens that C held, and the change that was found.
   struct Check {

@@ -10,6 +10,7 @@
 #include <set>
 
 #include "edit/direction_probe.h"
+#include "edit/moment_totals.h"
 #include "runtime/error.h"
 #include "runtime/npz.h"
 #include "runtime/progress.h"
@@ -68,9 +69,9 @@ void SecondMomentCollector::run_wave(std::span<const std::vector<int32_t>> docum
 
 std::vector<double> SecondMomentCollector::sum(size_t index) { return moments_[index].sum(executor_.context()); }
 
-void SecondMomentCollector::restore(size_t index, std::span<const double> sum, int64_t tokens) {
-  moments_[index].restore(executor_.context(), sum, tokens);
-  tokens_ = tokens;
+void SecondMomentCollector::clear() {
+  for (SecondMoment& moment : moments_) moment.clear(executor_.context());
+  tokens_ = 0;
 }
 
 // --- The job ---------------------------------------------------------------------------------------------------------
@@ -99,8 +100,6 @@ class UnitReader {
     return unit;
   }
 
-  int64_t documents() const { return documents_; }
-
  private:
   bool next_document(std::vector<int32_t>& document) {
     do {
@@ -126,60 +125,6 @@ void write_sum(H5File& file, int64_t layer, const std::vector<double>& sum, int6
                         {.units = "1", .long_name = "sum over tokens of k k^T, k the input of the down projection"});
 }
 
-/// Stops a job where the directions of some facts have come to rest.
-class StopRule {
- public:
-  StopRule(Executor& executor, const SecondMomentOptions& options) : until_(options.until) {
-    if (until_ > 0) probe_.emplace(executor, options.layers, options.probe);
-  }
-  bool stops() const { return probe_ && !probe_->checks().empty() && probe_->checks().back().change <= until_; }
-  /// Looks after 1, 2, 4, 8, ... units.
-  void after_unit(int64_t unit, SecondMomentCollector& collector) {
-    if (!probe_ || !std::has_single_bit(static_cast<uint64_t>(unit + 1))) return;
-    const double change = probe_->update(collector);
-    spdlog::info("cov: {} tokens: C^-1 k changed by {:.3g} at most (until {:.3g})", collector.tokens(), change, until_);
-  }
-  void write(H5File& shard) const {
-    if (probe_) probe_->write(shard);
-  }
-  void read(const H5File& shard) {
-    if (probe_) probe_->read(shard);
-  }
-  void write_outcome(H5File& output) const {
-    if (!probe_) return;
-    probe_->write_checks(output);
-    write_attribute(output, "/", "converged", static_cast<int64_t>(stops()));
-    if (!stops()) spdlog::warn("cov: the text ended before C^-1 k came to rest (--until {:.3g})", until_);
-  }
-
- private:
-  double until_;
-  std::optional<DirectionProbe> probe_;
-};
-
-/// Takes up the state behind the latest checkpoint; returns how many units it holds.
-int64_t restore(UnitStore& store, SecondMomentCollector& collector, StopRule& rule) {
-  if (store.done_units().empty()) return 0;
-  const int64_t latest = *store.done_units().rbegin();
-  const H5File shard = store.open_unit(latest);
-  const int64_t tokens = read_int_attribute(shard, "/", "tokens");
-  for (size_t i = 0; i < collector.layers().size(); ++i)
-    collector.restore(i, read_dataset<double>(shard, layer_group(collector.layers()[i]) + "/sum").values, tokens);
-  rule.read(shard);
-  spdlog::info("cov: {} tokens were done before", tokens);
-  return latest + 1;
-}
-
-void commit(UnitStore& store, int64_t unit, SecondMomentCollector& collector, const StopRule& rule) {
-  store.commit(unit, [&](H5File& shard) {
-    write_attribute(shard, "/", "tokens", collector.tokens());
-    for (size_t i = 0; i < collector.layers().size(); ++i)
-      write_sum(shard, collector.layers()[i], collector.sum(i), collector.width());
-    rule.write(shard);
-  });
-  if (store.is_done(unit - 1)) store.discard(unit - 1);
-}
-
 void write_health(H5File& file, Context& context, int64_t layer, std::vector<double> sum, int64_t width) {
   const std::string group = layer_group(layer);
   const std::vector<int64_t> dead = dead_rows(sum, width);
@@ -192,47 +137,223 @@ void write_health(H5File& file, Context& context, int64_t layer, std::vector<dou
   if (std::isinf(condition)) spdlog::warn("cov: layer {}: the matrix is singular; editing will need --ridge", layer);
 }
 
-void finish(UnitStore& store, Executor& executor, SecondMomentCollector& collector, const StopRule& rule,
-            int64_t documents, const Json& config, const Provenance& provenance) {
-  const int64_t width = collector.width();
-  store.finish([&](H5File& output, const UnitStore::OpenUnit&) {
+/// A unit's share of the text.
+struct UnitSize {
+  int64_t tokens = 0;
+  int64_t documents = 0;
+};
+
+/// The units that the ranks compute side by side, one each.
+struct Round {
+  std::vector<UnitSize> sizes;            ///< by rank; fewer than there are ranks at the end of the text
+  std::vector<std::vector<int32_t>> own;  ///< the documents of this rank's unit
+};
+
+/// One collection of second moments, on one of its ranks.
+class MomentJob {
+ public:
+  MomentJob(Executor& executor, const NextDocument& next, const SecondMomentOptions& options,
+            const SecondMomentRanks& ranks)
+      : options_(options),
+        ranks_(ranks),
+        context_(executor.context()),
+        collector_(executor, options.layers),
+        totals_(ranks.communicator, options.layers.size(), collector_.width()),
+        reader_(next, options, executor.model().config().positions) {
+    if (is_root() && options.until > 0) probe_.emplace(executor, options.layers, options.probe);
+  }
+
+  void run(const Json& config, const Provenance& provenance) {
+    restore();
+    Progress progress("cov", "tokens", 0, done_.tokens);
+    for (bool more = !at_rest(); more;) {
+      const int64_t before = done_.tokens;
+      more = do_round();
+      if (is_root()) progress.advance(done_.tokens - before);
+    }
+    if (is_root()) progress.finish();
+    require<InputError>(done_.tokens > 0, "the text has no tokens");
+    finish(config, provenance);
+  }
+
+ private:
+  bool is_root() const { return ranks_.communicator.is_root(); }
+  int64_t layer(size_t index) const { return collector_.layers()[index]; }
+
+  void restore();
+  Round read_round();
+  bool do_round();
+  void add_units(const Round& round, size_t first, size_t end, std::vector<std::vector<double>>& exchanged);
+  bool is_check(int64_t unit) const;
+  bool at_rest();
+  void check_directions();
+  void commit();
+  void leave_if_asked();
+  void finish(const Json& config, const Provenance& provenance);
+  void write_checks(H5File& output) const;
+
+  const SecondMomentOptions& options_;
+  const SecondMomentRanks& ranks_;
+  Context& context_;
+  SecondMomentCollector collector_;
+  MomentTotals totals_;
+  UnitReader reader_;
+  std::optional<DirectionProbe> probe_;  // on rank 0, with --until
+  int64_t units_ = 0;                    // in totals_
+  UnitSize done_;                        // likewise
+};
+
+/// Takes up the state behind the latest checkpoint.
+void MomentJob::restore() {
+  std::optional<H5File> shard;
+  if (is_root() && !ranks_.store->done_units().empty()) {
+    units_ = *ranks_.store->done_units().rbegin() + 1;
+    shard = ranks_.store->open_unit(units_ - 1);
+    if (probe_) probe_->read(*shard);
+  }
+  ranks_.communicator.broadcast_value(units_, 0, "the broadcast of a checkpoint");
+  if (units_ == 0) return;
+  for (size_t i = 0; i < collector_.layers().size(); ++i) {
+    std::vector<double> total;
+    if (shard) total = read_dataset<double>(*shard, layer_group(layer(i)) + "/sum").values;
+    totals_.restore(i, std::move(total));
+  }
+  for (int64_t unit = 0; unit < units_; ++unit) {
+    const auto documents = reader_.next_unit();
+    done_.tokens += token_count(documents);
+    done_.documents += static_cast<int64_t>(documents.size());
+  }
+  if (is_root()) spdlog::info("cov: {} tokens were done before", done_.tokens);
+}
+
+Round MomentJob::read_round() {
+  Round round;
+  for (int rank = 0; rank < ranks_.communicator.size(); ++rank) {
+    auto documents = reader_.next_unit();
+    if (documents.empty()) break;
+    round.sizes.push_back({token_count(documents), static_cast<int64_t>(documents.size())});
+    if (rank == ranks_.communicator.rank()) round.own = std::move(documents);
+  }
+  return round;
+}
+
+/// False where the text has ended, or the directions have come to rest.
+bool MomentJob::do_round() {
+  const Round round = read_round();
+  if (round.sizes.empty()) return false;
+  if (!round.own.empty()) collector_.add(round.own);
+  std::vector<std::vector<double>> exchanged(collector_.layers().size());
+  for (size_t first = 0; first < round.sizes.size();) {
+    size_t end = first + 1;
+    while (end < round.sizes.size() && !is_check(units_ + static_cast<int64_t>(end - first) - 1)) ++end;
+    add_units(round, first, end, exchanged);
+    first = end;
+    // The last unit of a text goes straight into the output: a checkpoint of it would be thrown away at once.
+    if (round.sizes[end - 1].tokens < options_.unit_tokens) return false;
+    if (!is_check(units_ - 1)) continue;
+    check_directions();
+    if (at_rest()) return false;
+  }
+  collector_.clear();
+  commit();
+  leave_if_asked();
+  return true;
+}
+
+/// Adds the units [first, end) of a round. What the ranks have exchanged is kept for the rest of the round, if there is
+/// one.
+void MomentJob::add_units(const Round& round, size_t first, size_t end, std::vector<std::vector<double>>& exchanged) {
+  for (size_t i = 0; i < exchanged.size(); ++i) {
+    if (first == 0) exchanged[i] = totals_.exchange(round.own.empty() ? std::vector<double>{} : collector_.sum(i));
+    for (size_t rank = first; rank < end; ++rank) totals_.add(i, exchanged[i], static_cast<int>(rank));
+    if (end == round.sizes.size()) exchanged[i] = {};
+  }
+  for (size_t rank = first; rank < end; ++rank) {
+    ++units_;
+    done_.tokens += round.sizes[rank].tokens;
+    done_.documents += round.sizes[rank].documents;
+  }
+}
+
+/// Whether the directions are looked at after `unit`: after 1, 2, 4, 8, ... units.
+bool MomentJob::is_check(int64_t unit) const {
+  return options_.until > 0 && std::has_single_bit(static_cast<uint64_t>(unit + 1));
+}
+
+bool MomentJob::at_rest() {
+  if (options_.until <= 0) return false;
+  bool rest = probe_ && !probe_->checks().empty() && probe_->checks().back().change <= options_.until;
+  ranks_.communicator.broadcast_value(rest, 0, "the decision to go on");
+  return rest;
+}
+
+void MomentJob::check_directions() {
+  if (!is_root()) {
+    for (size_t i = 0; i < collector_.layers().size(); ++i) totals_.gather(i);
+    return;
+  }
+  const double change = probe_->update(done_.tokens, [&](size_t i) { return totals_.gather(i); });
+  spdlog::info("cov: {} tokens: C^-1 k changed by {:.3g} at most (until {:.3g})", done_.tokens, change, options_.until);
+}
+
+/// A checkpoint holds all that earlier ones do.
+void MomentJob::commit() {
+  if (!is_root()) {
+    for (size_t i = 0; i < collector_.layers().size(); ++i) totals_.gather(i);
+    return;
+  }
+  UnitStore& store = *ranks_.store;
+  const std::set<int64_t> earlier = store.done_units();
+  store.commit(units_ - 1, [&](H5File& shard) {
+    write_attribute(shard, "/", "tokens", done_.tokens);
+    for (size_t i = 0; i < collector_.layers().size(); ++i)
+      write_sum(shard, layer(i), totals_.gather(i), totals_.width());
+    if (probe_) probe_->write(shard);
+  });
+  for (const int64_t unit : earlier) store.discard(unit);
+}
+
+void MomentJob::leave_if_asked() {
+  if (!ranks_.interruption) return;
+  const int signal = ranks_.communicator.agree(ranks_.interruption->signal(), "the end of a round");
+  require<InterruptedError>(signal == 0,
+                            "cov: interrupted by {} after {} tokens; run the same command again to continue",
+                            signal_name(signal), done_.tokens);
+}
+
+void MomentJob::finish(const Json& config, const Provenance& provenance) {
+  if (!is_root()) {
+    for (size_t i = 0; i < collector_.layers().size(); ++i) totals_.gather(i);
+    return;
+  }
+  ranks_.store->finish([&](H5File& output, const UnitStore::OpenUnit&) {
     write_provenance(output, config, provenance);
     write_attribute(output, "/", "kind", "second_moments");
-    write_attribute(output, "/", "tokens", collector.tokens());
-    write_attribute(output, "/", "documents", documents);
-    write_attribute(output, "/", "mlp_width", width);
-    rule.write_outcome(output);
-    for (size_t i = 0; i < collector.layers().size(); ++i) {
-      std::vector<double> sum = collector.sum(i);
-      write_sum(output, collector.layers()[i], sum, width);
-      write_health(output, executor.context(), collector.layers()[i], std::move(sum), width);
+    write_attribute(output, "/", "tokens", done_.tokens);
+    write_attribute(output, "/", "documents", done_.documents);
+    write_attribute(output, "/", "mlp_width", totals_.width());
+    write_checks(output);
+    for (size_t i = 0; i < collector_.layers().size(); ++i) {
+      std::vector<double> sum = totals_.gather(i);
+      write_sum(output, layer(i), sum, totals_.width());
+      write_health(output, context_, layer(i), std::move(sum), totals_.width());
     }
   });
+}
+
+void MomentJob::write_checks(H5File& output) const {
+  if (!probe_) return;
+  probe_->write_checks(output);
+  const bool rest = !probe_->checks().empty() && probe_->checks().back().change <= options_.until;
+  write_attribute(output, "/", "converged", static_cast<int64_t>(rest));
+  if (!rest) spdlog::warn("cov: the text ended before C^-1 k came to rest (--until {:.3g})", options_.until);
 }
 
 }  // namespace
 
 void collect_second_moments(Executor& executor, const NextDocument& next, const SecondMomentOptions& options,
-                            UnitStore& store, const Json& config, const Provenance& provenance) {
-  SecondMomentCollector collector(executor, options.layers);
-  UnitReader reader(next, options, executor.model().config().positions);
-  StopRule rule(executor, options);
-  const int64_t done = restore(store, collector, rule);
-  for (int64_t unit = 0; unit < done; ++unit) reader.next_unit();
-  Progress progress("cov", "tokens", 0, collector.tokens());
-  for (int64_t unit = done; !rule.stops(); ++unit) {
-    const std::vector<std::vector<int32_t>> documents = reader.next_unit();
-    if (documents.empty()) break;
-    collector.add(documents);
-    progress.advance(token_count(documents));
-    // The last unit goes straight into the output; a checkpoint of it would be thrown away at once.
-    if (token_count(documents) < options.unit_tokens) continue;
-    rule.after_unit(unit, collector);
-    commit(store, unit, collector, rule);
-  }
-  progress.finish();
-  require<InputError>(collector.tokens() > 0, "{}: the text has no tokens", store.output().string());
-  finish(store, executor, collector, rule, reader.documents(), config, provenance);
+                            const SecondMomentRanks& ranks, const Json& config, const Provenance& provenance) {
+  MomentJob(executor, next, options, ranks).run(config, provenance);
 }
 
 // --- Statistics that were collected before ---------------------------------------------------------------------------

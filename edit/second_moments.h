@@ -14,7 +14,9 @@
 #include "kernels/cholesky.h"
 #include "kernels/symmetric_update.h"
 #include "model/executor.h"
+#include "runtime/communicator.h"
 #include "runtime/hdf5.h"
+#include "runtime/interruption.h"
 #include "runtime/provenance.h"
 #include "runtime/unit_store.h"
 
@@ -32,12 +34,13 @@ class SecondMomentCollector {
   void add(std::span<const std::vector<int32_t>> documents);
 
   const std::vector<int64_t>& layers() const { return layers_; }
+  /// Added since the start or clear().
   int64_t tokens() const { return tokens_; }
   int64_t width() const { return executor_.model().config().mlp_width; }
   /// The sum of one of the layers [ff * ff], on the host. Splits the products into blocks at this place.
   std::vector<double> sum(size_t index);
-  /// Goes on from an earlier state, layer by layer.
-  void restore(size_t index, std::span<const double> sum, int64_t tokens);
+  /// Starts again from nothing.
+  void clear();
 
  private:
   void run_wave(std::span<const std::vector<int32_t>> documents);
@@ -65,15 +68,24 @@ struct SecondMomentOptions {
   std::span<const PreparedRequest> probe = {};
 };
 
-/// Runs the job, or continues it: a checkpoint is kept every `unit_tokens` tokens or so, at a place that depends on the
-/// text alone, so that a job that was interrupted gives the same bits. Writes root attributes `kind` =
-/// "second_moments", `tokens`, `documents`, `mlp_width`, and for each layer /layers/{l}/sum [ff, ff] fp64,
-/// /layers/{l}/dead_rows (neurons that were never active), attributes `layer`, `condition_number` (estimate in the
-/// 1-norm; infinite where singular). With `until` also /probe/tokens and /probe/change (see DirectionProbe) and the
-/// attribute `converged`. `config` describes the job; `provenance` holds the hash of the weights. Throws
-/// InputError for a text without tokens.
+/// The ranks that do the job.
+struct SecondMomentRanks {
+  Communicator& communicator;
+  UnitStore* store;                            ///< on rank 0
+  const Interruption* interruption = nullptr;  ///< looked at after every checkpoint
+};
+
+/// Runs the job, or continues it; collective. The text is cut into units of about `unit_tokens` tokens, at places that
+/// depend on the text alone. In a round each rank takes one unit; their sums are added in the order of units, and rank
+/// 0 keeps a checkpoint. So the bits depend neither on the number of ranks nor on interruptions. Each rank reads the
+/// whole text from its `next`. Writes root attributes `kind` = "second_moments", `tokens`, `documents`, `mlp_width`,
+/// and for each layer /layers/{l}/sum [ff, ff] fp64, /layers/{l}/dead_rows (neurons that were never active), attributes
+/// `layer`, `condition_number` (estimate in the 1-norm; infinite where singular). With `until` also /probe/tokens and
+/// /probe/change (see DirectionProbe) and the attribute `converged`. `config` describes the job; `provenance` holds the
+/// hash of the weights. Throws InputError for a text without tokens, InterruptedError behind a checkpoint where a rank
+/// was asked to stop.
 void collect_second_moments(Executor& executor, const NextDocument& next, const SecondMomentOptions& options,
-                            UnitStore& store, const Json& config, const Provenance& provenance);
+                            const SecondMomentRanks& ranks, const Json& config, const Provenance& provenance);
 
 /// C = E[k k^T] of one layer.
 struct SecondMomentMatrix {

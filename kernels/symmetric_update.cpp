@@ -31,7 +31,13 @@ void symmetric_update(Context& context, ConstView x, View sum) {
 }
 
 SecondMoment::SecondMoment(Context& context, int64_t width) : width_(width), total_(context, width * width) {
+  clear(context);
+}
+
+void SecondMoment::clear(Context& context) {
   context.fill_zero(total_.data(), sizeof(double) * static_cast<size_t>(total_.size()));
+  count_ = 0;
+  pending_ = 0;
 }
 
 void SecondMoment::add(Context& context, ConstView x) {
@@ -71,14 +77,6 @@ std::vector<double> SecondMoment::sum(Context& context) {
   for (size_t r = 0; r < n; ++r)
     for (size_t c = r + 1; c < n; ++c) full[r * n + c] = full[c * n + r];
   return full;
-}
-
-void SecondMoment::restore(Context& context, std::span<const double> sum, int64_t count) {
-  require<ShapeError>(static_cast<int64_t>(sum.size()) == width_ * width_,
-                      "SecondMoment::restore: the sum has {} elements, expected {} x {}", sum.size(), width_, width_);
-  context.copy_to_device(total_.data(), sum.data(), sum.size_bytes());
-  count_ = count;
-  pending_ = 0;
 }
 
 }  // namespace loci

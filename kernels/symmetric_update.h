@@ -23,13 +23,13 @@ class SecondMoment {
   static int64_t flush_rows(const Context& context) { return context.on_cpu() ? 1024 : 4096; }
   /// Adds the rows of x [rows, width]. Throws ShapeError before any write.
   void add(Context& context, ConstView x);
-  /// Rows added so far.
+  /// Rows added since the start.
   int64_t count() const { return count_; }
   int64_t width() const { return width_; }
   /// The full symmetric sum [width * width], row-major, in fp64, on the host. Ends the block under way.
   std::vector<double> sum(Context& context);
-  /// Replaces the state by an earlier sum of `count` rows (resume); the lower triangle is read.
-  void restore(Context& context, std::span<const double> sum, int64_t count);
+  /// Starts again from nothing.
+  void clear(Context& context);
 
  private:
   void gather(Context& context, ConstView rows);

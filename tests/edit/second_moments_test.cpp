@@ -8,6 +8,7 @@
 
 #include "edit/document_source.h"
 #include "runtime/atomic_file.h"
+#include "runtime/communicator_threads.h"
 #include "runtime/npz.h"
 #include "tests/edit/support.h"
 #include "tests/support/compare.h"
@@ -68,7 +69,8 @@ class SecondMoments : public ::testing::Test {
     UnitStore store(path, config(), OnExisting::resume);
     Provenance provenance = current_provenance();
     provenance.weights_sha256 = "abc";
-    collect_second_moments(executor_, next, options, store, config(), provenance);
+    SelfCommunicator self;
+    collect_second_moments(executor_, next, options, {self, &store}, config(), provenance);
   }
   SecondMomentMatrix read(const std::filesystem::path& path, int64_t layer = 2) {
     return read_second_moment(path, layer, model_.config().mlp_width, "abc");
@@ -159,7 +161,27 @@ class SecondMomentJobs : public SecondMoments {
       if (taken++ == stop_after) throw Interrupted();
       return whole(tokens);
     };
-    collect_second_moments(small_executor_, next, options, store, config(), current_provenance());
+    SelfCommunicator self;
+    collect_second_moments(small_executor_, next, options, {self, &store}, config(), current_provenance());
+  }
+  /// The same as several ranks, each with a model of its own.
+  void run_as(int ranks, const std::string& path, size_t stop_after, SecondMomentOptions options = {}) {
+    options.layers = {0};
+    options.unit_tokens = unit_;
+    UnitStore store(path, config(), OnExisting::resume);
+    run_threads(ranks, {}, [&](Communicator& communicator) {
+      Context context(device_options(1));
+      const Model model = random_model(context, tiny_config(1, 1, 4, 6, 256, 64), 5);
+      Executor executor(context, model);
+      const NextDocument whole = source_of(documents_);
+      size_t taken = 0;
+      const NextDocument next = [&](std::vector<int32_t>& tokens) {
+        if (taken++ == stop_after) throw Interrupted();
+        return whole(tokens);
+      };
+      collect_second_moments(executor, next, options, {communicator, communicator.is_root() ? &store : nullptr},
+                             config(), current_provenance());
+    });
   }
   /// Two facts of eight tokens, looked up at their sixth.
   std::vector<PreparedRequest> facts() const {
@@ -207,6 +229,31 @@ TEST_F(SecondMomentJobs, InterruptedOnesGiveTheSameBits) {
   run(path, kNever);
   EXPECT_FALSE(std::filesystem::exists(path + ".parts"));
   EXPECT_EQ(canonical_hash(path), canonical_hash(dir_.file("whole.h5")));
+}
+
+/// Two to four ranks: units are added in their order, whoever computed them.
+TEST_F(SecondMomentJobs, RanksGiveTheBitsOfOne) {
+  const std::vector<PreparedRequest> probe = facts();
+  run(dir_.file("one.h5"), kNever, {.until = 1e-6, .probe = probe});
+  const std::string expected = canonical_hash(dir_.file("one.h5"));
+  for (const int ranks : {2, 3, 4}) {
+    const std::string path = dir_.file("of" + std::to_string(ranks) + ".h5");
+    run_as(ranks, path, kNever, {.until = 1e-6, .probe = probe});
+    EXPECT_EQ(canonical_hash(path), expected) << ranks << " ranks";
+  }
+}
+
+/// A checkpoint of one number of ranks is continued by another.
+TEST_F(SecondMomentJobs, RanksContinueTheWorkOfOthers) {
+  run(dir_.file("one.h5"), kNever);
+  const std::string path = dir_.file("continued.h5");
+  EXPECT_THROW(run_as(3, path, 45), Interrupted);
+  EXPECT_TRUE(std::filesystem::exists(path + ".parts/unit_000002.done"));
+  EXPECT_THROW(run_as(2, path, 75), Interrupted);
+  EXPECT_TRUE(std::filesystem::exists(path + ".parts/unit_000006.done"));
+  EXPECT_FALSE(std::filesystem::exists(path + ".parts/unit_000002.done"));
+  run(path, kNever);
+  EXPECT_EQ(canonical_hash(path), canonical_hash(dir_.file("one.h5")));
 }
 
 TEST_F(SecondMomentJobs, EndWhereTheDirectionsComeToRest) {

@@ -1,0 +1,44 @@
+#include "edit/moment_totals.h"
+
+#include "runtime/error.h"
+
+namespace loci {
+
+MomentTotals::MomentTotals(Communicator& ranks, size_t layers, int64_t width)
+    : ranks_(ranks), width_(width), rows_((width + ranks.size() - 1) / ranks.size()) {
+  totals_.assign(layers, std::vector<double>(block()));
+}
+
+std::vector<double> MomentTotals::exchange(std::vector<double> own) const {
+  require<ShapeError>(own.empty() || static_cast<int64_t>(own.size()) == width_ * width_,
+                      "a second moment of {} elements where [{}, {}] is expected", own.size(), width_, width_);
+  own.resize(block() * static_cast<size_t>(ranks_.size()));
+  if (ranks_.size() == 1) return own;
+  std::vector<double> received(own.size());
+  ranks_.all_to_all(std::as_bytes(std::span(own)), std::as_writable_bytes(std::span(received)),
+                    "the sum of second moments");
+  return received;
+}
+
+void MomentTotals::add(size_t layer, std::span<const double> exchanged, int rank) {
+  const std::span<const double> unit = exchanged.subspan(block() * static_cast<size_t>(rank), block());
+  std::vector<double>& total = totals_[layer];
+  for (size_t i = 0; i < total.size(); ++i) total[i] += unit[i];
+}
+
+std::vector<double> MomentTotals::gather(size_t layer) const {
+  std::vector<double> all(block() * static_cast<size_t>(ranks_.size()));
+  ranks_.all_gather(std::as_bytes(std::span(totals_[layer])), std::as_writable_bytes(std::span(all)),
+                    "the gathering of second moments");
+  all.resize(static_cast<size_t>(width_ * width_));
+  return all;
+}
+
+void MomentTotals::restore(size_t layer, std::vector<double> total) {
+  total.resize(block() * static_cast<size_t>(ranks_.size()));
+  ranks_.broadcast(std::as_writable_bytes(std::span(total)), 0, "the broadcast of a checkpoint");
+  const auto first = total.begin() + static_cast<std::ptrdiff_t>(block()) * ranks_.rank();
+  totals_[layer].assign(first, first + static_cast<std::ptrdiff_t>(block()));
+}
+
+}  // namespace loci

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "runtime/communicator.h"
+
+namespace loci {
+
+/// Sums of second moments over the units of a text, kept by several ranks together: each holds some rows of every
+/// layer's matrix. Units are added one after the other in their order, whoever computed them, so that the bits do not
+/// depend on the number of ranks. fp64, on the host. All members are collective but add() and accessors.
+class MomentTotals {
+ public:
+  /// Matrices [width, width], zero at first.
+  MomentTotals(Communicator& ranks, size_t layers, int64_t width);
+
+  /// One layer of the units that the ranks have computed, one each. `own` [width * width], or empty where this rank has
+  /// none. Returns this rank's rows of all of them, for add().
+  std::vector<double> exchange(std::vector<double> own) const;
+  /// Adds the unit of one rank to a layer.
+  void add(size_t layer, std::span<const double> exchanged, int rank);
+
+  /// A layer's total [width * width].
+  std::vector<double> gather(size_t layer) const;
+  /// Goes on from a total that rank 0 has; `total` is read there alone.
+  void restore(size_t layer, std::vector<double> total);
+
+  int64_t width() const { return width_; }
+
+ private:
+  size_t block() const { return static_cast<size_t>(rows_ * width_); }
+
+  Communicator& ranks_;
+  int64_t width_;
+  int64_t rows_;                             // of a rank; the last ranks' may lie behind the matrix
+  std::vector<std::vector<double>> totals_;  // per layer, [rows_, width]
+};
+
+}  // namespace loci
