@@ -58,6 +58,12 @@ inline Outcome run_loci(const std::vector<std::string>& arguments) {
   return wait_for(start_loci(arguments, folder.path()), folder.path());
 }
 
+/// What a summary says about the result, without the arithmetic that this run spent on it.
+inline Json result_of(Json summary) {
+  EXPECT_EQ(summary.erase("matrix_flop"), 1u);
+  return summary;
+}
+
 /// A Hugging Face folder with a small random model over bytes.
 inline void write_random_model(const std::filesystem::path& dir, unsigned seed, int64_t mlp_width = 20) {
   GptConfig config = tiny_config(3, 3, 4, mlp_width, 257, 96);
