@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Writes a GPT-2 of a given shape with random weights as a Hugging Face directory.
 
-    make_model.py --shape small|medium|large|xl|smoke --tokenizer DIR [--vocabulary 50257] OUTPUT
+    make_model.py --shape small|medium|large|xl|smoke --tokenizer DIR [--vocabulary 50257] [--layers L] [--width D] OUTPUT
 
 Benchmarks need the shape, not the knowledge. DIR holds vocab.json and merges.txt; a vocabulary larger than theirs is filled
 up with pairs of their tokens that no text contains.
@@ -48,9 +48,14 @@ def main():
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--vocabulary", type=int, default=0)
     parser.add_argument("--positions", type=int, default=1024)
+    parser.add_argument("--layers", type=int, help="instead of the shape's")
+    parser.add_argument("--width", type=int, help="instead of the shape's, with heads of 64")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     layers, width, heads = SHAPES[arguments.shape]
+    layers = arguments.layers or layers
+    if arguments.width:
+        width, heads = arguments.width, arguments.width // 64
     os.makedirs(arguments.output, exist_ok=True)
     words = json.load(open(os.path.join(arguments.tokenizer, "vocab.json")))
     merges = open(os.path.join(arguments.tokenizer, "merges.txt")).read().rstrip("\n").split("\n")

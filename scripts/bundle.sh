@@ -52,13 +52,13 @@ ldd "$target"/bin/* | awk '$2 == "=>" && $3 ~ /^\// {print $1, $3}' | sort -u |
   while read -r name path; do
     case "$name" in
       libc.so*|libm.so*|libdl.so*|libpthread.so*|librt.so*|libresolv.so*|libstdc++.so*|libgcc_s.so*|libcuda.so*) ;;
-      libcublas*|libcusolver*|libcusparse*|libnvJitLink*|libcudart*|libnvrtc*) echo "$name" >>"$target/cuda-libraries" ;;
+      libcublas*|libcusolver*|libcusparse*|libnvJitLink*|libcudart*|libnvrtc*|libnccl*) echo "$name" >>"$target/cuda-libraries" ;;
       *) cp -L "$path" "$target/lib/$name" ;;
     esac
   done
 # Nothing but these may come from the system, or the other machine would have to have it.
 missing=$(ldd "$target"/bin/* | awk '$2 == "=>" {print $1, $3}' | grep -v " $(realpath "$target")/" | sort -u |
-  grep -Ev '^(libc|libm|libdl|libpthread|librt|libresolv|libstdc\+\+|libgcc_s|libcublas|libcublasLt|libcusolver|libcusparse|libnvJitLink|libcudart|libnvrtc)\.so' || true)
+  grep -Ev '^(libc|libm|libdl|libpthread|librt|libresolv|libstdc\+\+|libgcc_s|libcublas|libcublasLt|libcusolver|libcusparse|libnvJitLink|libcudart|libnvrtc|libnccl)\.so' || true)
 [ -z "$missing" ] || { echo "bundle.sh: not taken along: $missing" >&2; exit 1; }
 find "$target/bin" "$target/lib" -type f -exec chmod u+w {} + -exec strip --strip-unneeded {} +
 
