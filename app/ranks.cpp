@@ -10,6 +10,7 @@
 
 #include "app/rank_log.h"
 #include "runtime/communicator_threads.h"
+#include "runtime/device_communicator.h"
 #include "runtime/error.h"
 
 namespace loci::app {
@@ -79,8 +80,8 @@ Context make_rank_context(const Ranks& ranks, const CommonOptions& common) {
   return Context(options);
 }
 
-Model load_rank_model(const Ranks&, Context& context, const CommonOptions& options) {
-  return Model::load(context, options.model);
+Model load_rank_model(const Ranks& ranks, Context& context, const CommonOptions& options) {
+  return Model::load(context, options.model, *make_device_communicator(ranks.communicator, context));
 }
 
 double matrix_flop_of_all(const Ranks& ranks, const Context& context) {

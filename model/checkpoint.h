@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "model/config.h"
@@ -50,6 +51,8 @@ class Checkpoint {
   /// SHA-256 over the parameters: for each, sorted by canonical name, the line "name dtype [shape]\n" and its stored
   /// bytes. The same for any sharding, prefix and order. Reads every weight once; the result is kept.
   std::string weights_sha256() const;
+  /// Takes the hash from a rank that has computed it, so that the weights need not be read here.
+  void adopt_weights_sha256(std::string hash) { sha256_ = std::move(hash); }
 
  private:
   struct Place {

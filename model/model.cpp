@@ -25,6 +25,21 @@ void promise_constant(Context& context, const Parameters<const float>& parameter
   weights.constants.emplace(context, matrices);
 }
 
+/// A parameter that rank 0 reads from its checkpoint and all have in device memory then.
+ConstView broadcast_parameter(Context& context, const Checkpoint& checkpoint, const TensorInfo& info,
+                              DeviceCommunicator& ranks, LoadedWeights& weights) {
+  const int64_t rows = info.shape.size() == 2 ? info.shape[0] : 1;
+  const int64_t cols = info.shape.back();
+  Tensor& tensor = weights.uploaded.emplace_back(context, rows, cols);
+  const size_t bytes = sizeof(float) * static_cast<size_t>(rows * cols);
+  if (ranks.ranks().is_root()) {
+    std::vector<float> scratch;
+    context.copy_to_device(tensor.data(), checkpoint.f32(info.name, scratch).data(), bytes);
+  }
+  ranks.broadcast(tensor.data(), bytes, 0, "the broadcast of the weights");
+  return std::as_const(tensor).view();
+}
+
 ConstView load_parameter(Context& context, const Checkpoint& checkpoint, const TensorInfo& info,
                          LoadedWeights& weights) {
   const int64_t rows = info.shape.size() == 2 ? info.shape[0] : 1;
@@ -58,12 +73,33 @@ void check_shapes(Parameters<const float>& parameters, const GptConfig& config) 
 }  // namespace
 
 Model Model::load(Context& context, const std::filesystem::path& dir) {
-  auto checkpoint = std::make_shared<const Checkpoint>(Checkpoint::open(dir));
+  return load(context, std::make_shared<const Checkpoint>(Checkpoint::open(dir)), nullptr);
+}
+
+Model Model::load(Context& context, const std::filesystem::path& dir, DeviceCommunicator& ranks) {
+  auto checkpoint = std::make_shared<Checkpoint>(Checkpoint::open(dir));
+  Communicator& communicator = ranks.ranks();
+  if (communicator.size() == 1) return load(context, std::move(checkpoint), nullptr);
+  const std::string own_config = gpt_config_to_json(checkpoint->config()).dump();
+  std::string config = own_config;
+  communicator.broadcast(config, 0, "the broadcast of the model's configuration");
+  require<InputError>(config == own_config,
+                      "{}: config.json on rank {} is not that of rank 0; give all ranks one folder", dir.string(),
+                      communicator.rank());
+  std::string hash = communicator.is_root() ? checkpoint->weights_sha256() : "";
+  communicator.broadcast(hash, 0, "the broadcast of the weights' hash");
+  checkpoint->adopt_weights_sha256(std::move(hash));
+  const bool all_on_gpus = communicator.agree(context.on_cpu() ? 1 : 0, "the agreement about weights") == 0;
+  return load(context, std::move(checkpoint), all_on_gpus ? &ranks : nullptr);
+}
+
+Model Model::load(Context& context, std::shared_ptr<const Checkpoint> checkpoint, DeviceCommunicator* broadcast) {
   const GptConfig& config = checkpoint->config();
   auto weights = std::make_shared<LoadedWeights>();
   std::map<std::string, ConstView> views;
   for (const TensorInfo& info : gpt_parameters(config))
-    views.emplace(info.name, load_parameter(context, *checkpoint, info, *weights));
+    views.emplace(info.name, broadcast ? broadcast_parameter(context, *checkpoint, info, *broadcast, *weights)
+                                       : load_parameter(context, *checkpoint, info, *weights));
 
   Parameters<const float> parameters;
   parameters.blocks.resize(static_cast<size_t>(config.layers));

@@ -9,6 +9,7 @@
 #include "model/checkpoint.h"
 #include "model/config.h"
 #include "runtime/context.h"
+#include "runtime/device_communicator.h"
 #include "runtime/tensor.h"
 
 namespace loci {
@@ -44,6 +45,11 @@ class Model {
  public:
   /// Opens a Hugging Face directory: config.json, weights and tokenizer. Throws InputError.
   static Model load(Context& context, const std::filesystem::path& dir);
+  /// The model that several ranks use; collective. Each rank opens `dir` and checks it. Where all ranks are on GPUs,
+  /// rank 0 alone reads the weights and broadcasts them. On the CPU nothing is copied: each rank maps the file, and
+  /// those of one machine share its pages. Rank 0 alone hashes the weights; the others adopt its hash, so `dir` must
+  /// hold the same on all machines. Throws InputError where a rank finds another config.json than rank 0.
+  static Model load(Context& context, const std::filesystem::path& dir, DeviceCommunicator& ranks);
   /// Takes parameters that are already in memory (tests, training). `storage` keeps them alive.
   Model(GptConfig config, Parameters<const float> parameters, std::shared_ptr<void> storage);
 
@@ -61,6 +67,8 @@ class Model {
   void restore_down_weights();
 
  private:
+  /// `broadcast`: for weights that rank 0 alone reads; null where this rank reads them.
+  static Model load(Context& context, std::shared_ptr<const Checkpoint> checkpoint, DeviceCommunicator* broadcast);
   /// The block's own copy of its down projection.
   Tensor& own_down_weight(Context& context, int64_t layer);
 

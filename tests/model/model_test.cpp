@@ -3,8 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include "runtime/atomic_file.h"
+#include "runtime/communicator_threads.h"
 #include "runtime/error.h"
 #include "tests/support/device.h"
+#include "tests/support/errors.h"
 #include "tests/support/paths.h"
 #include "tests/support/tiny_model.h"
 
@@ -95,6 +98,75 @@ TEST_F(ModelTest, WrongShapesAndLayersAreRefused) {
   EXPECT_THROW(Model(config_, wrong, nullptr), ShapeError);
   wrong.blocks.pop_back();
   EXPECT_THROW(Model(config_, wrong, nullptr), ShapeError);
+}
+
+/// A folder whose config.json and tensors' names are those of `dir`, and whose weights are all zero.
+std::filesystem::path without_weights(const std::filesystem::path& dir, const std::filesystem::path& made) {
+  const Checkpoint checkpoint = Checkpoint::open(dir);
+  std::map<std::string, std::vector<float>> zeros;
+  std::map<std::string, std::span<const float>> spans;
+  for (const TensorInfo& info : gpt_parameters(checkpoint.config())) {
+    std::vector<float> scratch;
+    zeros[info.name].resize(checkpoint.f32(info.name, scratch).size());
+    spans[info.name] = zeros[info.name];
+  }
+  write_checkpoint(made, checkpoint.config(), spans);
+  return made;
+}
+
+TEST_F(ModelTest, RanksLoadTheSameWeights) {
+  const Model model = random_model(context_, config_, 6);
+  const std::filesystem::path dir = saved(model);
+  const std::string hash = Checkpoint::open(dir).weights_sha256();
+  for (const int ranks : {1, 2, 3})
+    run_threads(ranks, {}, [&](Communicator& communicator) {
+      Context context(device_options(1));
+      HostStagedDeviceCommunicator device(communicator, context);
+      const Model loaded = Model::load(context, dir, device);
+      EXPECT_EQ(loaded.checkpoint().weights_sha256(), hash);
+      Parameters<const float> ours = loaded.parameters();
+      visit_parameters(ours, config_, [&](const std::string& name, ConstView view) {
+        std::vector<float> scratch;
+        const std::span<const float> stored = loaded.checkpoint().f32(name, scratch);
+        EXPECT_EQ(to_host(context, view), std::vector<float>(stored.begin(), stored.end())) << name;
+      });
+    });
+}
+
+// The other ranks' folders hold zeros: what they have is then rank 0's.
+TEST_F(ModelTest, RankZeroAloneReadsTheWeights) {
+  const Model model = random_model(context_, config_, 7);
+  const std::filesystem::path dir = saved(model), empty = without_weights(dir, dir / "zeros");
+  const std::string hash = Checkpoint::open(dir).weights_sha256();
+  ASSERT_NE(Checkpoint::open(empty).weights_sha256(), hash);
+  const std::vector<float> weights = down(model, 1);
+  run_threads(3, {}, [&](Communicator& communicator) {
+    Context context(device_options(1));
+    HostStagedDeviceCommunicator device(communicator, context);
+    const Model loaded = Model::load(context, communicator.is_root() ? dir : empty, device);
+    EXPECT_EQ(loaded.checkpoint().weights_sha256(), hash);
+    // On the CPU each rank maps the file that it was given.
+    const bool mapped = context.on_cpu() && !communicator.is_root();
+    EXPECT_EQ(to_host(context, loaded.parameters().blocks[1].down_weight),
+              mapped ? std::vector<float>(weights.size()) : weights);
+  });
+}
+
+TEST_F(ModelTest, RanksWithAnotherModelAreRefused) {
+  const std::filesystem::path dir = saved(random_model(context_, config_, 8));
+  GptConfig other = config_;
+  other.layer_norm_epsilon *= 2;
+  TemporaryDir second;
+  std::filesystem::copy(dir, second.path(), std::filesystem::copy_options::recursive);
+  write_file_atomically(second.path() / "config.json", gpt_config_to_json(other).dump());
+  const auto load_both = [&] {
+    run_threads(2, {}, [&](Communicator& communicator) {
+      Context context(device_options(1));
+      HostStagedDeviceCommunicator device(communicator, context);
+      Model::load(context, communicator.is_root() ? dir : second.path(), device);
+    });
+  };
+  expect_message(error_of<InputError>(load_both), {second.path().string(), "on rank 1 is not that of rank 0"});
 }
 
 }  // namespace
