@@ -96,7 +96,7 @@ void add_cov(CLI::App& app, Launcher& launcher);
 void add_trace(CLI::App& app, Launcher& launcher);
 void add_edit(CLI::App& app, Launcher& launcher);
 void add_eval(CLI::App& app, Launcher& launcher);
-void add_train(CLI::App& app);
+void add_train(CLI::App& app, Launcher& launcher);
 void add_export(CLI::App& app);
 
 /// Prints one JSON object to standard output. Progress and logs go to standard error.

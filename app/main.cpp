@@ -44,7 +44,7 @@ int run(std::vector<std::string> arguments, loci::Communicator* launched, loci::
   loci::app::add_trace(app, launcher);
   loci::app::add_edit(app, launcher);
   loci::app::add_eval(app, launcher);
-  loci::app::add_train(app);
+  loci::app::add_train(app, launcher);
   loci::app::add_export(app);
   launcher.refuse_others(app);
   try {

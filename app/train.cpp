@@ -5,6 +5,7 @@
 #include <string>
 
 #include "app/common.h"
+#include "app/ranks.h"
 #include "model/training_job.h"
 #include "runtime/error.h"
 #include "runtime/json.h"
@@ -14,6 +15,7 @@ namespace {
 
 struct TrainOptions {
   CommonOptions common;
+  RankOptions ranks;
   std::string config;
   std::string output;
   bool overwrite = false;
@@ -34,16 +36,20 @@ Json to_json(const TrainingSummary& summary, const TrainOptions& options, const 
   return made;
 }
 
-void run_train(const TrainOptions& options, bool seed_given) {
+void run_train(const Ranks& ranks, const TrainOptions& options, bool seed_given) {
   TrainingConfig config = training_config_from_json(parse_json_file(options.config), options.config);
   if (seed_given) config.seed = options.common.seed;
-  Context context = options.common.make_context();
+  Context context = make_rank_context(ranks, options.common);
+  const auto communicator = make_device_communicator(ranks.communicator, context);
   spdlog::info("train: {}", training_config_to_json(config).dump());
   const TrainingSummary summary =
-      run_training(context, {.config = config,
-                             .output = options.output,
-                             .on_existing = options.overwrite ? OnExisting::overwrite : OnExisting::resume,
-                             .on_step = {}});
+      run_training(context,
+                   {.config = config,
+                    .output = options.output,
+                    .on_existing = options.overwrite ? OnExisting::overwrite : OnExisting::resume,
+                    .on_step = {}},
+                   {.communicator = communicator.get(), .interruption = &ranks.interruption});
+  if (!ranks.is_root()) return;
   if (options.common.json) return print_json(to_json(summary, options, config));
   if (summary.outcome == TrainingSummary::Outcome::found_complete)
     fmt::print("{}: all {} steps were done before\n", options.output, summary.steps);
@@ -54,7 +60,7 @@ void run_train(const TrainOptions& options, bool seed_given) {
 
 }  // namespace
 
-void add_train(CLI::App& app) {
+void add_train(CLI::App& app, Launcher& launcher) {
   auto options = std::make_shared<TrainOptions>();
   CLI::App* command = app.add_subcommand("train", "train a GPT from scratch, or fine-tune one, on text");
   command->add_option("--config", options->config, "the training: see docs/training.md")
@@ -65,9 +71,12 @@ void add_train(CLI::App& app) {
       ->option_text("DIR");
   command->add_flag("--overwrite", options->overwrite, "start anew where the output exists");
   add_machine_options(*command, options->common);
+  add_rank_options(*command, options->ranks);
   CLI::Option* seed = command->add_option("--seed", options->common.seed, "instead of the configuration's");
   command->add_flag("--json", options->common.json, "print one JSON object on standard output");
-  command->callback([options, seed] { run_train(*options, seed->count() > 0); });
+  command->callback([options, seed, &launcher] {
+    launcher.run(options->ranks, [&](const Ranks& ranks) { run_train(ranks, *options, seed->count() > 0); });
+  });
 }
 
 }  // namespace loci::app

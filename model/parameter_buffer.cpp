@@ -25,7 +25,7 @@ bool writes_residual(const std::string& name) { return name.ends_with(".c_proj.w
 
 }  // namespace
 
-ParameterBuffer::ParameterBuffer(Context& context, const GptConfig& config) : config_(config) {
+ParameterBuffer::ParameterBuffer(Context& context, const GptConfig& config, int64_t row_multiple) : config_(config) {
   const std::vector<TensorInfo> infos = gpt_parameters(config);
   std::map<std::string, int64_t> offsets;
   int64_t end = 0;
@@ -39,7 +39,7 @@ ParameterBuffer::ParameterBuffer(Context& context, const GptConfig& config) : co
     end = round_up(end, kRowWidth);
   }
   group_rows_[3] = end / kRowWidth;
-  values_ = std::make_shared<Tensor>(Tensor::zeros(context, group_rows_[3], kRowWidth));
+  values_ = std::make_shared<Tensor>(Tensor::zeros(context, round_up(group_rows_[3], row_multiple), kRowWidth));
   for (const TensorInfo& info : infos)
     views_[info.name] =
         View(values_->data() + offsets.at(info.name), info.shape.size() == 2 ? info.shape[0] : 1, info.shape.back());

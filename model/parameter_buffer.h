@@ -14,20 +14,23 @@ namespace loci {
 
 /// All parameters of a model one behind the other in one block of memory, so that an optimiser step, a norm or a
 /// checkpoint is one operation. Three groups, in this order: the matrices of the blocks, the token embedding and
-/// an untied unembedding, everything else (gains, biases, position embedding). Gaps between parameters hold zeros and stay zero.
+/// an untied unembedding, everything else (gains, biases, position embedding). Gaps between parameters hold zeros and
+/// stay zero.
 class ParameterBuffer {
  public:
   enum class Group { matrices, embeddings, vectors };
 
-  /// Zeros.
-  ParameterBuffer(Context& context, const GptConfig& config);
+  /// Zeros. The memory is of a multiple of `row_multiple` rows, so that as many ranks can share it out.
+  ParameterBuffer(Context& context, const GptConfig& config, int64_t row_multiple = 1);
 
   Parameters<float>& parameters() { return parameters_; }
   Parameters<const float> constant_parameters() const;
   const GptConfig& config() const { return config_; }
 
-  View all() { return values_->view(); }
-  ConstView all() const { return std::as_const(*values_).view(); }
+  View all() { return values_->rows_slice(0, group_rows_[3]); }
+  ConstView all() const { return std::as_const(*values_).rows_slice(0, group_rows_[3]); }
+  /// all() and the rows behind it that complete a multiple.
+  View padded() { return values_->view(); }
   /// The rows of all() that a group takes.
   View group(Group which);
   /// The memory, kept alive by whoever holds this.

@@ -65,15 +65,16 @@ std::string first_difference(const Json& a, const Json& b) {
 }
 
 Trainer::Trainer(Context& context, const TrainingConfig& config, const GptConfig& model, const Corpus& corpus,
-                 int32_t end_of_text)
+                 int32_t end_of_text, DeviceCommunicator* ranks)
     : context_(context),
+      ranks_(ranks),
       config_(config),
       maker_(corpus, config.sequences, end_of_text,
              config.sequences.max_tokens > 0 ? config.sequences.max_tokens : model.positions, config.seed),
       weights_(context, model),
-      gradients_(context, model),
       first_moments_(context, model),
       second_moments_(context, model),
+      gradients_(context, model, ranks),
       model_(model, weights_.constant_parameters(), weights_.storage()),
       executor_(context, model_) {
   require<InputError>(config.sequences.max_tokens <= model.positions,
@@ -99,7 +100,9 @@ void Trainer::count_steps() {
     for (size_t r = 0; r + 1 < runs_.size(); ++r) {
       if (config_.steps > 0 && total_steps_ == config_.steps) return;
       ++total_steps_;
-      total_tokens_ += count_tokens(std::span(sequences_).subspan(runs_[r], runs_[r + 1] - runs_[r]));
+      const auto sequences = std::span<const TrainingSequence>(sequences_).subspan(runs_[r], runs_[r + 1] - runs_[r]);
+      total_tokens_ += count_tokens(sequences);
+      most_waves_ = std::max(most_waves_, cut_into_runs(sequences, config_.tokens_per_wave).size() - 1);
     }
   }
 }
@@ -117,14 +120,7 @@ StepReport Trainer::step() {
   const auto sequences = std::span(sequences_).subspan(runs_[run_], runs_[run_ + 1] - runs_[run_]);
   const double weight = 1.0 / static_cast<double>(count_predictions(sequences));
   draw_regularisers(sequences.size());
-  gradients_.fill_zero(context_);
-  LossSum loss;
-  const std::vector<size_t> waves = cut_into_runs(sequences, config_.tokens_per_wave);
-  for (size_t w = 0; w + 1 < waves.size(); ++w) {
-    const LossSum part = add_gradients(sequences.subspan(waves[w], waves[w + 1] - waves[w]), waves[w], weight);
-    loss.sum += part.sum;
-    loss.positions += part.positions;
-  }
+  const LossSum loss = sum_gradients(sequences, weight);
   StepReport report{.step = step_ + 1,
                     .tokens = count_tokens(sequences),
                     .loss = loss.mean(),
@@ -138,8 +134,27 @@ StepReport Trainer::step() {
   return report;
 }
 
+/// The gradient of a step's sequences, summed over their waves, and the loss. The waves are cut by the configuration
+/// alone; the ranks take them in rounds, one each.
+LossSum Trainer::sum_gradients(std::span<const TrainingSequence> sequences, double weight) {
+  const std::vector<size_t> starts = cut_into_runs(sequences, config_.tokens_per_wave);
+  const size_t waves = starts.size() - 1;
+  std::vector<LossSum> own;
+  gradients_.start();
+  for (size_t first = 0; first < waves; first += rank_count()) {
+    const size_t wave = first + rank();
+    if (wave < waves)
+      own.push_back(add_gradients(sequences.subspan(starts[wave], starts[wave + 1] - starts[wave]), starts[wave],
+                                  weight, gradients_.wave()));
+    gradients_.add_round(static_cast<int>(std::min(rank_count(), waves - first)));
+  }
+  gradients_.finish();
+  return sum_losses(ranks_, std::move(own), waves, "the sum of losses");
+}
+
 /// Forward and backward pass of some sequences; adds `weight` times the gradient of their summed loss.
-LossSum Trainer::add_gradients(std::span<const TrainingSequence> sequences, size_t first_sequence, double weight) {
+LossSum Trainer::add_gradients(std::span<const TrainingSequence> sequences, size_t first_sequence, double weight,
+                               ParameterBuffer& gradients) {
   Batch batch(sequences);
   for (size_t s = 0; s < sequences.size(); ++s)
     regularise(sequences[s], first_sequence + s, static_cast<int64_t>(s), batch.plan);
@@ -149,7 +164,7 @@ LossSum Trainer::add_gradients(std::span<const TrainingSequence> sequences, size
   Tensor losses(context_, positions, 1);
   cross_entropy(context_, run.logits.view(), {context_, std::span<const int32_t>(batch.targets)},
                 {context_, std::span<const float>(weights)}, losses.view(), run.logits.view(), Write::assign);
-  executor_.backward(run, run.logits.view(), &gradients_.parameters());
+  executor_.backward(run, run.logits.view(), &gradients.parameters());
   return {sum_of(losses) / weight, positions};
 }
 
@@ -199,7 +214,8 @@ void Trainer::regularise(const TrainingSequence& sequence, size_t index, int64_t
 
 /// Clips the gradient's global norm and takes an AdamW step. Returns the norm before clipping.
 double Trainer::update(double rate) {
-  const double norm = std::sqrt(sum_of_squares(context_, gradients_.all()));
+  ParameterBuffer& gradients = gradients_.total();
+  const double norm = std::sqrt(sum_of_squares(context_, gradients.all()));
   require<NumericalError>(std::isfinite(norm), "the gradient of step {} is not finite: use a lower learning rate",
                           step_ + 1);
   const double clip = config_.gradient_clip;
@@ -213,27 +229,48 @@ double Trainer::update(double rate) {
                               .weight_decay = group == Group::matrices     ? config_.weight_decay
                                               : group == Group::embeddings ? config_.embedding_weight_decay
                                                                            : 0};
-    adam_step(context_, options, step_ + 1, gradients_.group(group), scale, weights_.group(group),
+    adam_step(context_, options, step_ + 1, gradients.group(group), scale, weights_.group(group),
               first_moments_.group(group), second_moments_.group(group));
   }
   return norm;
 }
 
 LossSum Trainer::evaluate(const std::vector<TrainingSequence>& sequences) {
-  LossSum total;
-  const std::vector<size_t> waves = cut_into_runs(sequences, config_.tokens_per_wave);
-  for (size_t w = 0; w + 1 < waves.size(); ++w) {
-    Batch batch(std::span<const TrainingSequence>(sequences).subspan(waves[w], waves[w + 1] - waves[w]));
-    const Run run = executor_.run(batch.plan);
-    std::vector<int64_t> rows(batch.targets.size());
-    std::iota(rows.begin(), rows.end(), int64_t{0});
-    Tensor log_probabilities(context_, static_cast<int64_t>(rows.size()), 1);
-    target_log_probabilities(context_, run.logits.view(), {context_, std::span<const int64_t>(rows)},
-                             {context_, std::span<const int32_t>(batch.targets)}, log_probabilities.view());
-    total.sum -= sum_of(log_probabilities);
-    total.positions += static_cast<int64_t>(rows.size());
+  const std::vector<size_t> starts = cut_into_runs(sequences, config_.tokens_per_wave);
+  const size_t waves = starts.size() - 1;
+  std::vector<LossSum> own;
+  for (size_t wave = rank(); wave < waves; wave += rank_count())
+    own.push_back(evaluate_wave(std::span(sequences).subspan(starts[wave], starts[wave + 1] - starts[wave])));
+  return sum_losses(ranks_, std::move(own), waves, "the sum of validation losses");
+}
+
+LossSum Trainer::evaluate_wave(std::span<const TrainingSequence> sequences) {
+  Batch batch(sequences);
+  const Run run = executor_.run(batch.plan);
+  std::vector<int64_t> rows(batch.targets.size());
+  std::iota(rows.begin(), rows.end(), int64_t{0});
+  Tensor log_probabilities(context_, static_cast<int64_t>(rows.size()), 1);
+  target_log_probabilities(context_, run.logits.view(), {context_, std::span<const int64_t>(rows)},
+                           {context_, std::span<const int32_t>(batch.targets)}, log_probabilities.view());
+  return {-sum_of(log_probabilities), static_cast<int64_t>(rows.size())};
+}
+
+void Trainer::share_state() {
+  if (rank_count() == 1) return;
+  for (ParameterBuffer* buffer : {&weights_, &first_moments_, &second_moments_}) {
+    const View all = buffer->all();
+    ranks_->broadcast(all.data, sizeof(float) * static_cast<size_t>(all.rows * all.cols), 0,
+                      "the broadcast of the training's state");
   }
-  return total;
+  struct Counters {
+    int64_t step, tokens, epoch;
+    size_t run;
+  } counters{step_, tokens_, epoch_, run_};
+  ranks_->ranks().broadcast_value(counters, 0, "the broadcast of the training's counters");
+  if (epoch_ != counters.epoch) open_epoch(counters.epoch);
+  step_ = counters.step;
+  tokens_ = counters.tokens;
+  run_ = counters.run;
 }
 
 void Trainer::save(const std::filesystem::path& path, const Json& identity, const Json& extra) {

@@ -11,6 +11,7 @@
 #include "model/parameter_buffer.h"
 #include "model/training_config.h"
 #include "model/training_data.h"
+#include "model/training_ranks.h"
 
 namespace loci {
 
@@ -27,21 +28,15 @@ struct StepReport {
   double learning_rate = 0;
 };
 
-/// Summed next-token cross-entropy of sequences, and over how many positions.
-struct LossSum {
-  double sum = 0;
-  int64_t positions = 0;
-  double mean() const { return positions ? sum / static_cast<double>(positions) : 0; }
-};
-
-/// Trains a GPT by AdamW (Loshchilov & Hutter 2019). The state after n steps is a function of configuration, data,
-/// initial weights and n alone (on one machine with one number of threads), however often training was interrupted in
-/// between.
+/// Trains a GPT by AdamW (Loshchilov & Hutter 2019), alone or as one of several ranks that share each step's waves.
+/// The state after n steps is a function of configuration, data, initial weights and n alone (on one kind of machine),
+/// however many ranks there are and however often training was interrupted in between.
 class Trainer {
  public:
-  /// Starts from `weights`. `corpus` must outlive this. Throws InputError where corpus and configuration do not fit.
+  /// Starts from `weights`. `corpus` must outlive this, and so must `ranks`, which is null for a training alone. All
+  /// ranks have the same configuration and corpus. Throws InputError where corpus and configuration do not fit.
   Trainer(Context& context, const TrainingConfig& config, const GptConfig& model, const Corpus& corpus,
-          int32_t end_of_text);
+          int32_t end_of_text, DeviceCommunicator* ranks = nullptr);
   ~Trainer();
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
@@ -55,10 +50,14 @@ class Trainer {
   int64_t tokens_done() const { return tokens_; }
   int64_t tokens_left() const { return total_tokens_ - tokens_; }
   bool finished() const { return step_ >= total_steps_; }
+  /// Of any step: how many ranks can have something to do.
+  size_t most_waves() const { return most_waves_; }
 
-  /// One update. NumericalError where loss or gradient is not finite: weights are then as before the step.
+  /// Gives all ranks the weights, moments and counters of rank 0. Collective.
+  void share_state();
+  /// One update; collective. NumericalError where loss or gradient is not finite: weights are then as before the step.
   StepReport step();
-  /// The loss of sequences without any regulariser.
+  /// The loss of sequences without any regulariser. Collective.
   LossSum evaluate(const std::vector<TrainingSequence>& sequences);
 
   /// Writes weights, both moments, counters and the place in the data to an HDF5 file that replaces an old one whole.
@@ -77,16 +76,24 @@ class Trainer {
 
   void count_steps();
   void open_epoch(int64_t epoch);
-  LossSum add_gradients(std::span<const TrainingSequence> sequences, size_t first_sequence, double weight);
+  LossSum sum_gradients(std::span<const TrainingSequence> sequences, double weight);
+  LossSum add_gradients(std::span<const TrainingSequence> sequences, size_t first_sequence, double weight,
+                        ParameterBuffer& gradients);
+  LossSum evaluate_wave(std::span<const TrainingSequence> sequences);
   std::vector<uint8_t> draw(RandomPurpose purpose, uint64_t rule, double probability, size_t sequences) const;
   void draw_regularisers(size_t sequences);
   void regularise(const TrainingSequence& sequence, size_t index, int64_t place, Plan& plan) const;
   double update(double rate);
 
+  size_t rank() const { return ranks_ ? static_cast<size_t>(ranks_->ranks().rank()) : 0; }
+  size_t rank_count() const { return ranks_ ? static_cast<size_t>(ranks_->ranks().size()) : 1; }
+
   Context& context_;
+  DeviceCommunicator* ranks_;  // null: alone
   TrainingConfig config_;
   SequenceMaker maker_;
-  ParameterBuffer weights_, gradients_, first_moments_, second_moments_;
+  ParameterBuffer weights_, first_moments_, second_moments_;
+  GradientSum gradients_;
   Model model_;
   Executor executor_;
 
@@ -96,6 +103,7 @@ class Trainer {
   size_t run_ = 0;  // of this epoch: the next step's
   int64_t total_steps_ = 0;
   int64_t total_tokens_ = 0;
+  size_t most_waves_ = 0;
   std::vector<TrainingSequence> sequences_;  // of this epoch
   std::vector<size_t> runs_;
   Drawn drawn_;

@@ -82,9 +82,26 @@ Json identity_of(const TrainingConfig& config, const Inputs& inputs) {
   return identity;
 }
 
-Inputs read_inputs(Context& context, const TrainingConfig& config) {
+/// Lets rank 0 alone hash the initial weights, and so read them.
+void share_hash(Checkpoint& initial, Communicator& ranks) {
+  std::string hash = ranks.is_root() ? initial.weights_sha256() : "";
+  ranks.broadcast(hash, 0, "the broadcast of the weights' hash");
+  initial.adopt_weights_sha256(std::move(hash));
+}
+
+/// Throws InputError where this rank has read other data than rank 0.
+void require_same(const Json& identity, Communicator& ranks) {
+  std::string text = identity.dump();
+  ranks.broadcast(text, 0, "the comparison of the training data");
+  const std::string difference = first_difference(parse_json(text, "rank 0"), identity);
+  require<InputError>(difference.empty(), "rank {} has read another \"{}\" than rank 0: give all ranks the same files",
+                      ranks.rank(), difference);
+}
+
+Inputs read_inputs(Context& context, const TrainingConfig& config, Communicator& ranks) {
   std::optional<Checkpoint> initial;
   if (!config.model) initial = Checkpoint::open(config.initial_model);
+  if (initial) share_hash(*initial, ranks);
   Tokenizer tokenizer = Tokenizer::load(tokenizer_folder(config));
   const GptConfig model = model_for(config, tokenizer, initial);
   Corpus training = read_corpus(context, tokenizer, config.text, config.sequences);
@@ -93,41 +110,54 @@ Inputs read_inputs(Context& context, const TrainingConfig& config) {
                           : read_corpus(context, tokenizer, config.validation_text, config.sequences);
   Inputs inputs{std::move(tokenizer), model, std::move(initial), std::move(training), std::move(validation), {}};
   inputs.identity = identity_of(config, inputs);
+  require_same(inputs.identity, ranks);
   return inputs;
 }
 
 class Job {
  public:
-  Job(Context& context, const TrainingJob& job)
+  Job(Context& context, const TrainingJob& job, DeviceCommunicator& ranks, const Interruption* interruption)
       : context_(context),
         job_(job),
-        inputs_(read_inputs(context, job.config)),
+        device_ranks_(ranks),
+        ranks_(ranks.ranks()),
+        interruption_(interruption),
+        inputs_(read_inputs(context, job.config, ranks_)),
         state_path_(job.output / "training.h5"),
         record_path_(job.output / "training.json") {}
 
   TrainingSummary run() {
     if (found_complete()) return summary_;
-    prepare_output();
+    if (ranks_.is_root()) prepare_output();
     const int32_t end_of_text = inputs_.tokenizer.end_of_text().value_or(-1);
-    Trainer trainer(context_, job_.config, inputs_.model, inputs_.training, end_of_text);
+    Trainer trainer(context_, job_.config, inputs_.model, inputs_.training, end_of_text, &device_ranks_);
     start(trainer);
     train(trainer);
-    write_result(trainer);
+    if (ranks_.is_root()) write_result(trainer);
+    ranks_.barrier("the end of the training");
     return summary_;
   }
 
  private:
   bool found_complete();
+  bool read_complete_record();
   void prepare_output() const;
   void start(Trainer& trainer);
+  std::optional<Json> read_state(Trainer& trainer);
+  void warn_of_idle_ranks(const Trainer& trainer) const;
   void train(Trainer& trainer);
   void after_step(Trainer& trainer, const StepReport& report);
   void report(const Trainer& trainer, const StepReport& report) const;
   void add_loss_point(Trainer& trainer);
+  void save(Trainer& trainer);
+  void leave_if_asked(Trainer& trainer);
   void write_result(Trainer& trainer);
 
   Context& context_;
   const TrainingJob& job_;
+  DeviceCommunicator& device_ranks_;
+  Communicator& ranks_;
+  const Interruption* interruption_;
   Inputs inputs_;
   std::filesystem::path state_path_;
   std::filesystem::path record_path_;
@@ -140,7 +170,15 @@ class Job {
   Clock::time_point last_report_ = Clock::now();
 };
 
+/// Rank 0 looks; the others are told.
 bool Job::found_complete() {
+  bool found = ranks_.is_root() && read_complete_record();
+  ranks_.broadcast_value(found, 0, "the look for earlier results");
+  if (found) summary_.outcome = TrainingSummary::Outcome::found_complete;
+  return found;
+}
+
+bool Job::read_complete_record() {
   if (job_.on_existing == OnExisting::overwrite) return false;
   if (!std::filesystem::exists(record_path_) || !std::filesystem::exists(job_.output / "model.safetensors"))
     return false;
@@ -150,7 +188,6 @@ bool Job::found_complete() {
   require<InputError>(difference.empty(),
                       "{} belongs to a training with another \"{}\"; use another --output or --overwrite", where,
                       difference);
-  summary_.outcome = TrainingSummary::Outcome::found_complete;
   summary_.steps = json_int(record, "steps", where);
   summary_.tokens = json_int(record, "tokens", where);
   summary_.losses = losses_from_json(json_array(record, "losses", where), where);
@@ -177,27 +214,49 @@ void Job::start(Trainer& trainer) {
   SequenceMaker plain(inputs_.validation, job_.config.sequences, inputs_.tokenizer.end_of_text().value_or(-1),
                       inputs_.model.positions, job_.config.seed);
   validation_ = plain.plain();
-  if (std::filesystem::exists(state_path_)) {
-    const Json extra = trainer.restore(state_path_, inputs_.identity);
-    const std::string where = state_path_.string();
+  std::string losses = "null";
+  if (ranks_.is_root()) losses = read_state(trainer).value_or(Json()).dump();
+  trainer.share_state();
+  ranks_.broadcast(losses, 0, "the broadcast of the losses so far");
+  const std::string where = state_path_.string();
+  if (const Json extra = parse_json(losses, where); !extra.is_null()) {
     summary_.losses = losses_from_json(json_array(extra, "losses", where), where);
     loss_sum_ = json_number(extra, "loss_sum", where);
     loss_steps_ = json_int(extra, "loss_steps", where);
+  }
+  tokens_before_ = trainer.tokens_done();
+}
+
+/// On rank 0: what the trainer starts from, and the losses that an interrupted run has kept with it.
+std::optional<Json> Job::read_state(Trainer& trainer) {
+  if (std::filesystem::exists(state_path_)) {
+    const Json extra = trainer.restore(state_path_, inputs_.identity);
     spdlog::info("train: continuing after step {} of {}", trainer.steps_done(), trainer.total_steps());
-  } else if (inputs_.initial) {
+    return extra;
+  }
+  if (inputs_.initial) {
     std::vector<float> scratch;
     for (const TensorInfo& info : gpt_parameters(inputs_.model))
       trainer.weights().set(context_, info.name, inputs_.initial->f32(info.name, scratch));
   } else {
     initialise(context_, trainer.weights(), job_.config.initial_deviation, job_.config.seed);
   }
-  tokens_before_ = trainer.tokens_done();
+  return std::nullopt;
+}
+
+void Job::warn_of_idle_ranks(const Trainer& trainer) const {
+  const auto ranks = static_cast<size_t>(ranks_.size()), waves = trainer.most_waves();
+  if (!ranks_.is_root() || waves >= ranks) return;
+  spdlog::warn("train: a step has {} of tokens_per_wave {}: {} of {} ranks have nothing to do; lower tokens_per_wave",
+               waves == 1 ? "1 wave" : fmt::format("{} waves", waves), job_.config.tokens_per_wave, ranks - waves,
+               ranks);
 }
 
 void Job::train(Trainer& trainer) {
   spdlog::info("train: {} parameters, {} documents of {} tokens in all, {} held out, {} steps",
                inputs_.model.parameter_count(), inputs_.training.size(), inputs_.training.tokens(),
                inputs_.validation.size(), trainer.total_steps());
+  warn_of_idle_ranks(trainer);
   start_ = last_report_ = Clock::now();
   while (!trainer.finished()) after_step(trainer, trainer.step());
   summary_.steps = trainer.steps_done();
@@ -212,10 +271,25 @@ void Job::after_step(Trainer& trainer, const StepReport& step) {
   const bool last = trainer.finished();
   if (step.step % job_.config.report_every == 0 || last) report(trainer, step);
   if (step.step % job_.config.validate_every == 0 || last) add_loss_point(trainer);
-  if (step.step % job_.config.checkpoint_every == 0 || last)
-    trainer.save(state_path_, inputs_.identity,
-                 {{"losses", to_json(summary_.losses)}, {"loss_sum", loss_sum_}, {"loss_steps", loss_steps_}});
+  if (step.step % job_.config.checkpoint_every == 0 || last) save(trainer);
   if (job_.on_step) job_.on_step(step);
+  leave_if_asked(trainer);
+}
+
+void Job::save(Trainer& trainer) {
+  if (!ranks_.is_root()) return;
+  trainer.save(state_path_, inputs_.identity,
+               {{"losses", to_json(summary_.losses)}, {"loss_sum", loss_sum_}, {"loss_steps", loss_steps_}});
+}
+
+/// Not behind the last step, whose result is as quickly written as a checkpoint.
+void Job::leave_if_asked(Trainer& trainer) {
+  if (!interruption_ || trainer.finished()) return;
+  const int signal = ranks_.agree(interruption_->signal(), "the end of a step");
+  if (signal == 0) return;
+  save(trainer);
+  throw_error<InterruptedError>("train: interrupted by {} after step {} of {}; run the same command again to continue",
+                                signal_name(signal), trainer.steps_done(), trainer.total_steps());
 }
 
 void Job::report(const Trainer& trainer, const StepReport& step) const {
@@ -259,6 +333,7 @@ void Job::write_result(Trainer& trainer) {
                        {"loci_version", provenance.version},
                        {"git_commit", provenance.git_commit},
                        {"libraries", provenance.libraries},
+                       {"world_size", ranks_.size()},
                        {"date", provenance.date}};
   write_file_atomically(record_path_, record.dump(1) + "\n");
   std::filesystem::remove(state_path_);
@@ -266,6 +341,11 @@ void Job::write_result(Trainer& trainer) {
 
 }  // namespace
 
-TrainingSummary run_training(Context& context, const TrainingJob& job) { return Job(context, job).run(); }
+TrainingSummary run_training(Context& context, const TrainingJob& job, const TrainingRanks& ranks) {
+  if (ranks.communicator) return Job(context, job, *ranks.communicator, ranks.interruption).run();
+  SelfCommunicator self;
+  HostStagedDeviceCommunicator alone(self, context);
+  return Job(context, job, alone, ranks.interruption).run();
+}
 
 }  // namespace loci

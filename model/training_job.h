@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "model/training.h"
+#include "runtime/interruption.h"
 #include "runtime/unit_store.h"
 
 namespace loci {
@@ -16,7 +17,13 @@ struct TrainingJob {
   TrainingConfig config;
   std::filesystem::path output;
   OnExisting on_existing = OnExisting::resume;
-  std::function<void(const StepReport&)> on_step;  ///< after each step; what it throws interrupts the job
+  std::function<void(const StepReport&)> on_step;  ///< after each step, on each rank; what it throws ends the job
+};
+
+/// The ranks that do the job.
+struct TrainingRanks {
+  DeviceCommunicator* communicator = nullptr;  ///< null: one rank alone
+  const Interruption* interruption = nullptr;  ///< looked at after every step
 };
 
 struct LossPoint {
@@ -34,8 +41,11 @@ struct TrainingSummary {
   double tokens_per_second = 0;   ///< of this run
 };
 
-/// Throws InputError for a configuration or data that cannot be trained on, and for an output that belongs to another
-/// training or holds a model of other origin (unless OnExisting::overwrite); NumericalError where training diverges.
-TrainingSummary run_training(Context& context, const TrainingJob& job);
+/// Collective. Each rank reads the text and the tokenizer; rank 0 alone reads and writes `output` and the initial
+/// weights. The bits of the result depend neither on the number of ranks nor on interruptions. Throws InputError for a
+/// configuration or data that cannot be trained on or that differ between ranks, and for an output that belongs to
+/// another training or holds a model of other origin (unless OnExisting::overwrite); NumericalError where training
+/// diverges; InterruptedError, behind a checkpoint, where a rank was asked to stop.
+TrainingSummary run_training(Context& context, const TrainingJob& job, const TrainingRanks& ranks = {});
 
 }  // namespace loci

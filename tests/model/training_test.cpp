@@ -1,4 +1,4 @@
-// Training: data, schedule, exact resume after a killed process, and what is refused.
+// Training: data, schedule, exact resume after a killed process, several ranks, and what is refused.
 #include "model/training.h"
 
 #include <gtest/gtest.h>
@@ -7,15 +7,18 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cmath>
 #include <fstream>
 #include <numeric>
 
 #include "model/training_job.h"
 #include "runtime/atomic_file.h"
+#include "runtime/communicator_threads.h"
 #include "runtime/error.h"
 #include "tests/support/byte_tokenizer.h"
 #include "tests/support/device.h"
+#include "tests/support/errors.h"
 #include "tests/support/paths.h"
 #include "tests/support/tiny_model.h"
 
@@ -69,6 +72,41 @@ class TrainingTest : public ::testing::Test {
     Context context(device_options(2));
     return run_training(context, job(output, config));
   }
+  /// The job as several ranks in threads; rank 0's summary. `on_step` also gets the rank.
+  using OnRankStep = std::function<void(int rank, const StepReport& report)>;
+  TrainingSummary train_as(int ranks, const std::string& output, const Json& config, const OnRankStep& on_step = {},
+                           const Interruption* interruption = nullptr) {
+    TrainingSummary summary;
+    run_threads(ranks, {}, [&](Communicator& communicator) {
+      Context context(device_options(1));
+      HostStagedDeviceCommunicator device(communicator, context);
+      TrainingJob own = job(output, config);
+      if (on_step) own.on_step = [&](const StepReport& report) { on_step(communicator.rank(), report); };
+      TrainingSummary made = run_training(context, own, {.communicator = &device, .interruption = interruption});
+      if (communicator.is_root()) summary = std::move(made);
+    });
+    return summary;
+  }
+  /// A few steps of one to five waves.
+  Json several_waves() const {
+    Json config = json();
+    config["tokens_per_wave"] = 25;
+    config.erase("epochs");
+    config["steps"] = on_emulated_device() ? 3 : 11;
+    config["validate_every"] = 2;
+    config["checkpoint_every"] = 2;
+    return config;
+  }
+  void expect_same(const TrainingSummary& ours, const TrainingSummary& theirs) {
+    EXPECT_EQ(ours.steps, theirs.steps);
+    EXPECT_EQ(ours.tokens, theirs.tokens);
+    ASSERT_EQ(ours.losses.size(), theirs.losses.size());
+    for (size_t i = 0; i < theirs.losses.size(); ++i) {
+      EXPECT_EQ(ours.losses[i].step, theirs.losses[i].step);
+      EXPECT_EQ(ours.losses[i].training, theirs.losses[i].training);
+      EXPECT_EQ(ours.losses[i].validation, theirs.losses[i].validation);
+    }
+  }
   std::string weights(const std::string& output) const {
     return read_text_file(dir_.path() / output / "model.safetensors");
   }
@@ -108,15 +146,111 @@ TEST_F(TrainingTest, InterruptedTrainingGivesTheSameBits) {
     EXPECT_THROW(run_training(context, interrupted), Stop);
     EXPECT_FALSE(std::filesystem::exists(dir_.path() / "resumed" / "model.safetensors"));
   }
-  const TrainingSummary resumed = train("resumed");
-  EXPECT_EQ(resumed.steps, whole.steps);
-  EXPECT_EQ(resumed.tokens, whole.tokens);
-  ASSERT_EQ(resumed.losses.size(), whole.losses.size());
-  for (size_t i = 0; i < whole.losses.size(); ++i) {
-    EXPECT_EQ(resumed.losses[i].training, whole.losses[i].training);
-    EXPECT_EQ(resumed.losses[i].validation, whole.losses[i].validation);
-  }
+  expect_same(train("resumed"), whole);
   EXPECT_EQ(weights("resumed"), weights("whole"));
+}
+
+TEST_F(TrainingTest, BitsDoNotDependOnTheNumberOfRanks) {
+  const Json config = several_waves();
+  const TrainingSummary whole = train("whole", config);
+  for (const int ranks : {1, 2, 3, 4}) {
+    const std::string output = fmt::format("ranks_{}", ranks);
+    expect_same(train_as(ranks, output, config), whole);
+    EXPECT_EQ(weights(output), weights("whole")) << ranks << " ranks";
+    EXPECT_EQ(parse_json_file(dir_.path() / output / "training.json").at("world_size"), ranks);
+    EXPECT_FALSE(std::filesystem::exists(dir_.path() / output / "training.h5"));
+  }
+  EXPECT_EQ(train_as(3, "ranks_2", config).outcome, TrainingSummary::Outcome::found_complete);
+}
+
+// A step of one wave leaves nothing to share out; the ranks without work keep up with the one that has it.
+TEST_F(TrainingTest, RanksWithoutAWaveMakeTheSameSteps) {
+  Json config = several_waves();
+  config["tokens_per_wave"] = 100;
+  const TrainingSummary whole = train("whole", config);
+  expect_same(train_as(3, "ranks", config), whole);
+  EXPECT_EQ(weights("ranks"), weights("whole"));
+}
+
+TEST_F(TrainingTest, AnotherNumberOfRanksContinuesToTheSameBits) {
+  const Json config = several_waves();
+  const TrainingSummary whole = train("whole", config);
+  struct Stop {};
+  const auto stop_at = [](int victim, int64_t step) {
+    return [victim, step](int rank, const StepReport& report) {
+      if (rank == victim && report.step == step) throw Stop{};
+    };
+  };
+  // Of rank 1, then of rank 0, behind and between checkpoints: no rank is left waiting.
+  EXPECT_THROW(train_as(3, "resumed", config, stop_at(1, 2)), Stop);
+  EXPECT_FALSE(std::filesystem::exists(dir_.path() / "resumed" / "model.safetensors"));
+  if (!on_emulated_device()) {
+    EXPECT_THROW(train_as(2, "resumed", config, stop_at(0, 5)), Stop);
+    EXPECT_THROW(train_as(1, "resumed", config, stop_at(0, 7)), Stop);
+  }
+  EXPECT_TRUE(std::filesystem::exists(dir_.path() / "resumed" / "training.h5"));
+  std::atomic<int64_t> first = 0;
+  const TrainingSummary resumed = train_as(4, "resumed", config, [&](int, const StepReport& report) {
+    int64_t none = 0;
+    first.compare_exchange_strong(none, report.step);
+  });
+  EXPECT_EQ(first, on_emulated_device() ? 3 : 7) << "steps before the checkpoint were done again";
+  expect_same(resumed, whole);
+  EXPECT_EQ(weights("resumed"), weights("whole"));
+}
+
+TEST_F(TrainingTest, RanksThatAreAskedToStopLeaveBehindACheckpoint) {
+  const Json config = several_waves();
+  train("whole", config);
+  {
+    const Interruption interruption;
+    std::atomic<int> steps = 0;
+    const auto ask = [&](int rank, const StepReport& report) {
+      ++steps;
+      if (rank == 1 && report.step == 1) kill(getpid(), SIGTERM);
+      while (report.step == 1 && interruption.signal() == 0) usleep(1000);
+    };
+    const std::string message = error_of<InterruptedError>([&] { train_as(2, "stopped", config, ask, &interruption); });
+    expect_message(message, {"interrupted by SIGTERM after step 1 of", "run the same command again to continue"});
+    EXPECT_EQ(steps, 2) << "one of each rank";
+  }
+  EXPECT_TRUE(std::filesystem::exists(dir_.path() / "stopped" / "training.h5"));
+  std::atomic<int64_t> first = 0;
+  train_as(3, "stopped", config, [&](int, const StepReport& report) {
+    int64_t none = 0;
+    first.compare_exchange_strong(none, report.step);
+  });
+  EXPECT_EQ(first, 2);
+  EXPECT_EQ(weights("stopped"), weights("whole"));
+}
+
+TEST_F(TrainingTest, RanksWithOtherTextAreRefused) {
+  std::filesystem::copy(dir_.path() / "text.jsonl", dir_.path() / "other.jsonl");
+  std::ofstream(dir_.path() / "other.jsonl", std::ios::app) << "{\"text\": \"the fox says nothing\"}\n";
+  const auto train_both = [&] {
+    run_threads(2, {}, [&](Communicator& communicator) {
+      Context context(device_options(1));
+      HostStagedDeviceCommunicator device(communicator, context);
+      Json config = json();
+      if (!communicator.is_root()) config["text"] = dir_.file("other.jsonl");
+      run_training(context, job("refused", config), {.communicator = &device});
+    });
+  };
+  expect_message(error_of<InputError>(train_both), {"rank 1", "training_data_sha256", "rank 0"});
+  EXPECT_FALSE(std::filesystem::exists(dir_.path() / "refused"));
+}
+
+TEST_F(TrainingTest, RanksFineTuneTheGivenWeights) {
+  Json config = several_waves();
+  config["steps"] = 2;
+  train("model", config);
+  config.erase("model");
+  config.erase("tokenizer");
+  config["initial_model"] = dir_.file("model");
+  train("whole", config);
+  train_as(2, "ranks", config);
+  EXPECT_EQ(weights("ranks"), weights("whole"));
+  EXPECT_NE(weights("ranks"), weights("model"));
 }
 
 TEST_F(TrainingTest, KilledProcessResumesToTheSameBits) {
