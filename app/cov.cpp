@@ -27,6 +27,7 @@ struct CovCommand {
   int64_t max_tokens_per_document = 0;
   int64_t max_documents = 0;
   int64_t max_tokens = 0;
+  int64_t unit_tokens = kSecondMomentUnit;
   double until = 0;
   std::string probe;
 };
@@ -71,6 +72,7 @@ SecondMomentOptions moment_options(const CovCommand& command, const GptConfig& c
                       command.max_tokens_per_document, config.positions);
   if (command.max_documents > 0) options.max_documents = command.max_documents;
   if (command.max_tokens > 0) options.max_tokens = command.max_tokens;
+  options.unit_tokens = command.unit_tokens;
   return options;
 }
 
@@ -173,6 +175,11 @@ void add_cov(CLI::App& app, Launcher& launcher) {
       ->capture_default_str();
   command->add_option("--max-tokens", options->max_tokens, "stop after N tokens (0: all)")
       ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--unit-tokens", options->unit_tokens,
+                   "tokens of a unit of work, about: what a rank does at a time, and a checkpoint holds")
+      ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command
       ->add_option("--until", options->until,

@@ -62,7 +62,7 @@ void linear_activation(Context& context, ConstView x, ConstView w, ConstView bia
 
 ConstantOperands::ConstantOperands(Context& context, std::span<const ConstView> matrices) : context_(context) {
   for (const ConstView& view : matrices)
-    if (!view.empty()) matrices_.try_emplace(view.data, Matrix{view, {}});
+    if (!view.empty()) matrices_.try_emplace(view.data, Matrix{view, {}, {}});
   context_.constant_operands().push_back(this);
 }
 
@@ -72,6 +72,14 @@ ConstantOperands::Matrix* ConstantOperands::find(Context& context, ConstView vie
   for (ConstantOperands* const promise : context.constant_operands())
     if (Matrix* const matrix = promise->find_own(view)) return matrix;
   return nullptr;
+}
+
+int64_t ConstantOperands::transposed_bytes(Context& context) {
+  int64_t bytes = 0;
+  for (const ConstantOperands* const promise : context.constant_operands())
+    for (const auto& [data, matrix] : promise->matrices_)
+      bytes += static_cast<int64_t>(sizeof(float)) * matrix.transposed.rows() * matrix.transposed.cols();
+  return bytes;
 }
 
 ConstantOperands::Matrix* ConstantOperands::find_own(ConstView view) {

@@ -15,8 +15,8 @@ enum class Write { assign, accumulate };
 
 /// c = alpha op(a) op(b)   or   c += alpha op(a) op(b).
 /// op(a) [m, k], op(b) [k, n], c [m, n]; c aliases neither. k = 0 leaves a sum of nothing. Throws ShapeError before any
-/// write. Equal inputs and shapes give equal bits with any number of threads; other rows beside a row may change the order
-/// of its sums and so the last bits.
+/// write. Equal inputs and shapes give equal bits with any number of threads; other rows beside a row may change the
+/// order of its sums and so the last bits.
 void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transpose_b, ConstView b, View c,
           Write write = Write::assign, float alpha = 1);
 
@@ -28,13 +28,15 @@ void linear(Context& context, ConstView x, ConstView w, ConstView bias, View y);
 void linear_activation(Context& context, ConstView x, ConstView w, ConstView bias, Activation kind, View up, View y);
 
 /// A promise that matrices do not change while it lives, such as the weights of a loaded model. Products with one of
-/// them, or with some of its rows and columns, may keep it in the form in which the device reads it: in bf16 a copy in
-/// half the memory, made when it is first needed. At most the order of sums changes.
+/// them, or with some of its rows and columns, may keep it in the form in which the device reads it, made when it is
+/// first needed: in bf16 a copy in half the memory; on the CPU its transpose, while all of these take less than a
+/// quarter of the memory budget. At most the order of sums changes.
 class ConstantOperands {
  public:
   struct Matrix {
     ConstView view;
     DeviceArray<uint16_t> bf16;  ///< of a backend: its copy, once it has made one
+    Tensor transposed;           ///< likewise
   };
 
   ConstantOperands(Context& context, std::span<const ConstView> matrices);
@@ -44,6 +46,8 @@ class ConstantOperands {
 
   /// The matrix that `view` is a part of among all that are promised; null where there is none.
   static Matrix* find(Context& context, ConstView view);
+  /// Bytes that the transposes of all promised matrices take.
+  static int64_t transposed_bytes(Context& context);
 
  private:
   Matrix* find_own(ConstView view);

@@ -61,7 +61,8 @@ void over_slabs(Context& context, const Product& whole, const Slab& multiply_sla
 // so bits would follow the number of threads. Such products are cut into parts that their shape alone decides ...
 constexpr int64_t kPartRows = 256;
 constexpr int64_t kPartColumns = 192;
-// ... or, from so many rows on, b is transposed first where that copy stays small.
+// ... or b is transposed first where that copy stays small: from so many rows on, and always where b is constant, so
+// that the copy can be kept.
 constexpr int64_t kRowsWorthTransposing = 512;
 constexpr int64_t kMostTransposed = int64_t{1} << 24;
 
@@ -163,6 +164,16 @@ bool by_rows_of_b(const Product& p) { return p.transpose_a == Transpose::no && p
 
 bool few_rows(const Product& p) { return p.m <= kFewRows && by_rows_of_b(p); }
 
+// Keeps the transpose of a whole constant matrix, where the memory budget has room for it.
+const Tensor* kept_transpose(Context& context, ConstView b, ConstantOperands::Matrix& matrix) {
+  if (b.data != matrix.view.data || b.rows != matrix.view.rows || b.cols != matrix.view.cols) return nullptr;
+  if (!matrix.transposed.empty()) return &matrix.transposed;
+  const int64_t bytes = static_cast<int64_t>(sizeof(float)) * b.rows * b.cols;
+  if (ConstantOperands::transposed_bytes(context) + bytes > context.memory_budget() / 4) return nullptr;
+  matrix.transposed = transposed(context, b.data, std::max(b.stride, b.cols), b.rows, b.cols);
+  return &matrix.transposed;
+}
+
 }  // namespace
 
 void multiply(const Product& p) {
@@ -199,11 +210,14 @@ void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transp
                 std::max(c.stride, c.cols)};
   const auto multiply_slabs = [&] { over_slabs(context, whole, [](const Product& slab, int64_t) { multiply(slab); }); };
   if (!by_rows_of_b(whole) || few_rows(whole)) return multiply_slabs();
-  if (whole.m < kRowsWorthTransposing || whole.n * whole.k > kMostTransposed)
+  ConstantOperands::Matrix* const constant = ConstantOperands::find(context, b);
+  if (whole.n * whole.k > kMostTransposed || (!constant && whole.m < kRowsWorthTransposing))
     return multiply_in_fixed_parts(context, whole);
-  const Tensor plain_b = transposed(context, whole.b, whole.ldb, whole.n, whole.k);
+  const Tensor* kept = constant ? kept_transpose(context, b, *constant) : nullptr;
+  Tensor made;
+  if (!kept) made = transposed(context, whole.b, whole.ldb, whole.n, whole.k);
   whole.transpose_b = Transpose::no;
-  whole.b = plain_b.data();
+  whole.b = kept ? kept->data() : made.data();
   whole.ldb = whole.n;
   multiply_slabs();
 }

@@ -1,4 +1,4 @@
-"""Runs trace, edit and eval as several ranks, on the embedded model, and checks what they leave.
+"""Runs trace, edit, eval and cov as several ranks, on the embedded model, and checks what they leave.
 
 usage: check_ranks.py LOCI MPIRUN SCENARIO...
 Exits with 77, which ctest reports as skipped, where a scenario needs mpirun and there is none.
@@ -23,7 +23,7 @@ sys.path += [os.path.join(HERE, "../golden"), os.path.join(HERE, "../mpi")]
 import mpirun  # noqa: E402
 from golden_inputs import editing_moment  # noqa: E402
 
-KINDS = ("trace", "edit", "eval")
+KINDS = ("trace", "edit", "eval", "cov")
 # A time limit that ends what would hang; no scenario comes near it.
 LIMIT = 120
 
@@ -132,6 +132,10 @@ class Bench:
         self.moment = self.path(f"transformer.h.{layer}.mlp.c_proj_float32_mom2.npz")
         numpy.savez(self.moment, **{"mom2.constructor": "util.runningstats.SecondMoment()", "mom2.count": numpy.array(1),
                                     "mom2.mom2": editing_moment(width), "constructor": "util.runningstats.CombinedStat()"})
+        self.text = self.path("text.txt")
+        with open(self.text, "w") as out:
+            for fact in json.load(open(f"{DATA}/world/known_facts.json")):
+                out.write(f"{fact['prompt']} {fact['attribute']}\n")
 
     def path(self, name):
         return os.path.join(self.work, name)
@@ -141,8 +145,10 @@ class Bench:
         records = f"{DATA}/world/records_tune.json"
         flags = {"trace": ["--facts", f"{DATA}/world/known_facts.json", "--samples", "2", "--window", "3"],
                  "edit": ["--requests", records, *edits],
-                 "eval": ["--dataset", "counterfact", "--records", records, *edits]}[kind]
-        return [self.loci, kind, f"{DATA}/model", *flags, "--limit", str(limit), "--output", self.path(output), "--threads",
+                 "eval": ["--dataset", "counterfact", "--records", records, *edits],
+                 "cov": ["--text", self.text, "--layers", "1-3", "--unit-tokens", "250"]}[kind]
+        limited = "--max-documents" if kind == "cov" else "--limit"
+        return [self.loci, kind, f"{DATA}/model", *flags, limited, str(limit), "--output", self.path(output), "--threads",
                 str(threads), *more]
 
     def under_mpirun(self, ranks, command):
@@ -169,7 +175,7 @@ class Bench:
 
 # --- Scenarios -------------------------------------------------------------------------------------------------------
 
-LIMITS = {"trace": 16, "edit": 48, "eval": 48}
+LIMITS = {"trace": 16, "edit": 48, "eval": 48, "cov": 200}
 LONG = 64  # facts of a trace that takes a second or two: 16 units
 
 
@@ -257,6 +263,22 @@ def interrupt(bench):
     run.wait(75, "interrupted by SIGTERM", "were done before")
     bench.start("trace", "out.h5", LONG, ranks=2).wait(0, "were done before")
     expect_same(bench.path("out.h5"), whole(bench))
+
+
+    moments(bench)
+
+
+def moments(bench):
+    """Second moments keep one checkpoint, which another number of ranks continues."""
+    documents = 1200
+    run = bench.start("cov", "moments.h5", documents, ranks=3)
+    bench.wait_for_units(run, "moments.h5", 1)
+    run.kill(run.process.pid, signal.SIGUSR1)
+    run.wait(75, "cov: interrupted by SIGUSR1", "run the same command again to continue")
+    shards = [name for name in os.listdir(bench.path("moments.h5.parts")) if name.endswith(".h5")]
+    expect(len(shards) == 1, f"there is not one checkpoint: {shards}")
+    bench.start("cov", "moments.h5", documents, ranks=2).wait(0, "tokens were done before")
+    expect_same(bench.path("moments.h5"), whole(bench, "cov", documents))
 
 
 def kill(bench):

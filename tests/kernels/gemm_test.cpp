@@ -251,6 +251,30 @@ TEST(GemmNumbers, APromiseThatAMatrixIsConstantChangesNothing) {
   EXPECT_EQ(products()[0], Values(static_cast<size_t>(m * n)));
 }
 
+TEST(GemmNumbers, TransposesOfConstantMatricesAreKeptWhereThereIsRoom) {
+  if (device_options().device.type != DeviceType::cpu) GTEST_SKIP() << "a GPU reads matrices as they lie";
+  const int64_t m = 40, k = 24, n = 33;
+  for (const int64_t budget : {int64_t{1} << 30, int64_t{4} * 4 * k * n - 1}) {
+    ContextOptions options = device_options();
+    options.memory_budget = budget;
+    Context context(options);
+    std::mt19937 random(8);
+    const Tensor x = Tensor::from_host(context, integer_values(random, m * n), m, n);
+    const Tensor w = Tensor::from_host(context, integer_values(random, k * n), k, n);
+    const auto product = [&] {
+      Tensor y(context, m, k);
+      gemm(context, Transpose::no, x.view(), Transpose::yes, w.view(), y.view());
+      return y.to_host();
+    };
+    const Values expected = product();
+    const ConstView constant = w.view();
+    const ConstantOperands promise(context, {&constant, 1});
+    EXPECT_TRUE(identical(product(), expected));
+    EXPECT_TRUE(identical(product(), expected));
+    EXPECT_EQ(ConstantOperands::transposed_bytes(context), budget == int64_t{1} << 30 ? 4 * k * n : 0);
+  }
+}
+
 TEST(GemmErrors, ShapesThatDoNotFitAreRefusedBeforeAnyWrite) {
   Context context(device_options());
   Padded a(context, 2, 3, Values(6, 1)), b(context, 4, 2, Values(8, 1)), c(context, 2, 2, Values(4, 7));
