@@ -21,6 +21,7 @@ LOCI=${LOCI:-$LOCI_HOME/build/cuda/app/loci}
 INPUT=${INPUT:-}
 SLICES=${SLICES:-8}
 SLICE_FOLDER=${SLICE_FOLDER:-$SLURM_SUBMIT_DIR/slices}
+# shellcheck source=scripts/slurm/run_step.sh
 source "$LOCI_HOME/scripts/slurm/run_step.sh"
 
 task=$SLURM_ARRAY_TASK_ID

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the job scripts of this folder: run_step COMMAND... runs COMMAND as the ranks of the job. Shortly before the
 # time limit (--signal=B:USR1@SECONDS of the job script) the ranks are told to finish their units; then the job is queued
 # again, and its next start continues where this one stopped. After `scancel` it is not.

@@ -15,6 +15,7 @@
 set -euo pipefail
 LOCI_HOME=${LOCI_HOME:-$SLURM_SUBMIT_DIR}
 LOCI=${LOCI:-$LOCI_HOME/build/cuda/app/loci}
+# shellcheck source=scripts/slurm/run_step.sh
 source "$LOCI_HOME/scripts/slurm/run_step.sh"
 
 run_step "$LOCI" "$@"
