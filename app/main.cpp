@@ -75,6 +75,11 @@ int report_error() {
   }
 }
 
+/// Most likely rank 0 finds the same fault: once is enough to say it.
+void let_root_speak(const loci::Communicator& ranks) {
+  if (!ranks.is_root()) std::this_thread::sleep_for(std::chrono::seconds(2));
+}
+
 /// One of several processes that a launcher started. All leave with the same code: where they agree, each by itself,
 /// else the first to fail ends them.
 int run_launched(const std::vector<std::string>& arguments, loci::Communicator& ranks, loci::app::Launcher& launcher) {
@@ -85,8 +90,10 @@ int run_launched(const std::vector<std::string>& arguments, loci::Communicator& 
     if (ranks.is_root()) spdlog::error("{}", error.what());
     return error.exit_code();
   } catch (const loci::InputError&) {
-    // Most likely rank 0 finds the same fault: once is enough to say it.
-    if (!ranks.is_root()) std::this_thread::sleep_for(std::chrono::seconds(2));
+    let_root_speak(ranks);
+    code = report_error();
+  } catch (const loci::NumericalError&) {
+    let_root_speak(ranks);
     code = report_error();
   } catch (...) {
     code = report_error();

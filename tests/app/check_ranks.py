@@ -1,4 +1,4 @@
-"""Runs trace, edit, eval and cov as several ranks, on the embedded model, and checks what they leave.
+"""Runs trace, edit, eval, cov and train as several ranks, on the embedded model, and checks what they leave.
 
 usage: check_ranks.py LOCI MPIRUN SCENARIO...
 Exits with 77, which ctest reports as skipped, where a scenario needs mpirun and there is none.
@@ -342,8 +342,69 @@ def damage(bench):
     expect_same(bench.path("late.h5"), whole(bench))
 
 
-SCENARIOS = {"threads": threads, "identical": identical, "refusals": refusals, "interrupt": interrupt, "kill": kill, "hang": hang,
-             "damage": damage}
+def train(bench):
+    """Data-parallel training: undisturbed, interrupted and killed, it gives the bits of one rank."""
+    config = {"tokenizer": f"{DATA}/model", "model": {"layers": 2, "width": 32, "heads": 4, "positions": 64}, "text": bench.text,
+              "validation_fraction": 0.05, "steps": 120, "tokens_per_step": 300, "tokens_per_wave": 60, "validate_every": 40,
+              "checkpoint_every": 5, "report_every": 5}
+
+    def write_config(config):
+        with open(bench.path("train.json"), "w") as out:
+            json.dump(config, out)
+
+    def start(output, *more, ranks=0):
+        command = [bench.loci, "train", "--config", bench.path("train.json"), "--output", bench.path(output), "--threads", "1", *more]
+        return Run(bench.under_mpirun(ranks, command) if ranks else command)
+
+    def expect_same_model(output, ranks):
+        with open(bench.path(f"{output}/model.safetensors"), "rb") as ours, open(bench.path("whole/model.safetensors"), "rb") as theirs:
+            expect(ours.read() == theirs.read(), f"{output} has other weights than one rank makes")
+        ours, theirs = (json.load(open(bench.path(f"{name}/training.json"))) for name in (output, "whole"))
+        expect(ours["losses"] == theirs["losses"] and len(ours["losses"]) == 3, f"other losses: {ours['losses']}")
+        expect(ours["world_size"] == ranks, f"world_size is {ours['world_size']} for {ranks} ranks")
+        expect(not os.path.exists(bench.path(f"{output}/training.h5")), "the checkpoint is left behind")
+
+    def wait_for_checkpoint(run, output):
+        deadline = time.monotonic() + LIMIT
+        while not os.path.exists(bench.path(f"{output}/training.h5")):
+            expect(run.process.poll() is None and time.monotonic() < deadline, "the job ended before it wrote a checkpoint")
+            time.sleep(0.002)
+
+    write_config(config)
+    start("whole").wait(0)
+    run = start("two", "--json", ranks=2).wait(0)
+    expect(json.loads(run.output)["steps"] == 120 and run.output.count("\n") == 1, f"standard output is no one line:\n{run.output}")
+    expect(run.errors.count("step 120 of 120") == 1 and "rank " not in run.errors, f"more than rank 0 speaks:\n{run.errors}")
+    expect_same_model("two", 2)
+    start("two", ranks=3).wait(0)
+    expect_same_model("two", 2)
+    # Asked to stop, then killed, then continued by threads.
+    run = start("out", ranks=3)
+    wait_for_checkpoint(run, "out")
+    run.kill(run.process.pid, signal.SIGUSR1)
+    run.wait(75, "interrupted by SIGUSR1 after step", "run the same command again to continue")
+    expect(run.errors.count("interrupted by") == 1, f"it is said more than once:\n{run.errors}")
+    before = os.stat(bench.path("out/training.h5")).st_ino
+    run = start("out", ranks=2)
+    deadline = time.monotonic() + LIMIT
+    while os.stat(bench.path("out/training.h5")).st_ino == before:  # replaced by a file of its own
+        expect(run.process.poll() is None and time.monotonic() < deadline, "the job ended before it wrote a checkpoint")
+        time.sleep(0.002)
+    run.kill(run.ranks()[1], signal.SIGKILL)
+    run.wait(None)
+    start("out", "--ranks", "4").wait(0, "continuing after step")
+    expect_same_model("out", 4)
+    # More ranks than waves.
+    write_config({**config, "tokens_per_wave": 300})
+    start("idle", ranks=2).wait(0, "a step has 1 wave of tokens_per_wave 300: 1 of 2 ranks have nothing to do; lower tokens_per_wave")
+    # All ranks meet the same end.
+    write_config({**config, "learning_rate": 100, "gradient_clip": 0, "warmup_steps": 0, "initial_deviation": 10})
+    run = start("diverges", ranks=3).wait(3, "is not finite: use a lower learning rate")
+    expect(run.errors.count("not finite") == 1, f"more than rank 0 speaks:\n{run.errors}")
+
+
+SCENARIOS = {"threads": threads, "identical": identical, "train": train, "refusals": refusals, "interrupt": interrupt, "kill": kill,
+             "hang": hang, "damage": damage}
 
 
 def main():
