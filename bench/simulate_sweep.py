@@ -75,7 +75,7 @@ def search_operations(search, refused, found, units):
     return 2 + (2 + units // 1000 if refused else 0)
 
 
-def simulate(a, relative_costs, merge_cpu_seconds_per_unit, way="rank 0 broadcasts", search="each unit", seed=1):
+def simulate(a, relative_costs, merge_cpu_seconds_per_fact, way="rank 0 broadcasts", search="each unit", seed=1):
     """Seconds of all ranks together, by what they were spent on; and those of the job."""
     draw = random.Random(seed)
     units = -(-a["facts"] // a["facts_per_unit"])
@@ -111,8 +111,8 @@ def simulate(a, relative_costs, merge_cpu_seconds_per_unit, way="rank 0 broadcas
         spent["compute"] += costs[unit]
         heapq.heappush(events, (begun + costs[unit], rank, True))
     last = max(ended)
-    merge = units * (merge_cpu_seconds_per_unit + MERGE_OPERATIONS * a["metadata_round_trip_seconds"] +
-                     a["shard_bytes"] * (1 / a["sha256_bytes_per_second"] + 1 / a["read_bytes_per_second_node"]))
+    shard_seconds = a["shard_bytes"] * (1 / a["sha256_bytes_per_second"] + 1 / a["read_bytes_per_second_node"])
+    merge = a["facts"] * merge_cpu_seconds_per_fact + units * (MERGE_OPERATIONS * a["metadata_round_trip_seconds"] + shard_seconds)
     spent["start and weights"] = load * a["ranks"]
     spent["waiting for the last rank"] = sum(last - end for end in ended)
     spent["merge on rank 0"] = merge * a["ranks"]
@@ -135,8 +135,8 @@ def main():
     trace = measured["units"]["trace"]
     costs = relative(trace["unit_seconds"])
     # On the local disk, where the looks and removals are next to nothing.
-    merge = trace["merge_seconds"] / (trace["items"] / measured["per_unit"]["trace"])
-    used = {"unit_variation": statistics.stdev(costs), "unit_maximum": max(costs), "merge_cpu_seconds_per_unit": merge}
+    merge = trace["merge_seconds"] / trace["items"]
+    used = {"unit_variation": statistics.stdev(costs), "unit_maximum": max(costs), "merge_cpu_seconds_per_fact": merge}
     cases = {"as assumed": ({}, {})}
     for ranks in (1, 8, 16, 32, 128, 256):
         cases[f"{ranks} GPUs"] = ({"ranks": ranks}, {})
