@@ -92,17 +92,23 @@ def one_node(test):
 
 def cancelled(test):
     """A job that its user ends stays ended; a new one continues its work."""
-    job = test.submit("one_node.sh", ["--job-name=cancel", "--ntasks-per-node=2", "--gpus-per-node=0"],
-                      test.flags("trace", "cancel.h5", LONG))
+    def submit(ranks):
+        options = ["--job-name=cancel", f"--ntasks-per-node={ranks}", "--gpus-per-node=0"]
+        return test.submit("one_node.sh", options, test.flags("trace", "cancel.h5", LONG))
+
+    # As a whole, then its ranks alone, which leave with the code of an interruption.
+    job = submit(2)
     test.wait_for_units(job, "cancel.h5", 2)
     test.cluster.call(["scancel", job])
-    test.cluster.wait(job, ("CANCELLED",))
-    time.sleep(1)
+    test.cluster.wait(job, ("CANCELLED",), LIMIT)
+    second = submit(2)
+    test.wait_for_units(second, "cancel.h5", 6)
+    test.cluster.call(["scancel", "--signal=TERM", second])
+    shown = test.cluster.wait(second, ("FAILED",), LIMIT)
+    expect(shown["ExitCode"] == "75:0" and shown["Restarts"] == "0", f"the job was queued again, or ended otherwise: {shown}")
     shown = test.cluster.show(job)
     expect(shown["JobState"] == "CANCELLED" and shown["Restarts"] == "0", f"the job was queued again: {shown}")
-    job = test.submit("one_node.sh", ["--job-name=cancel", "--ntasks-per-node=1", "--gpus-per-node=0"],
-                      test.flags("trace", "cancel.h5", LONG))
-    test.finish(job)
+    test.finish(submit(1))
     expect("were done before" in test.log("cancel"), f"the new job did not continue:\n{test.log('cancel')}")
     expect_same(test.path("cancel.h5"), check_ranks.whole(test.bench, "trace", LONG))
 
@@ -144,20 +150,21 @@ def facts(path):
 
 
 def array(test):
-    """Three slices, of which one is interrupted: together they hold what one job does."""
+    """Three slices, of which one is interrupted: together they hold what one job does. The last task is the one whose number as a
+    job is that of the array."""
     short = 36
     records = test.path("facts.json")
     json.dump(json.load(open(f"{ROOT}/data/world/known_facts.json"))[:short], open(records, "w"))
     flags = ["trace", f"{ROOT}/data/model", "--noise", "0.2865", "--window", "3", "--threads", "1"]
     job = test.submit("array.sh", ["--job-name=array", "--array=0-2", "--gpus-per-node=1"],
                       [*flags, "--facts", "{input}", "--output", test.path("slice{task}.h5")], INPUT=records, SLICES="3")
-    test.wait_for_units(f"{job}_1", "slice1.h5", 1)
-    test.cluster.call(["scancel", "--batch", "--signal=USR1", f"{job}_1"])
-    test.cluster.start_again(f"{job}_1")
+    test.wait_for_units(f"{job}_2", "slice2.h5", 1)
+    test.cluster.call(["scancel", "--batch", "--signal=USR1", f"{job}_2"])
+    test.cluster.start_again(f"{job}_2")
     for task in range(3):
         test.finish(f"{job}_{task}")
         restarts = test.cluster.show(f"{job}_{task}")["Restarts"]
-        expect(restarts == ("1" if task == 1 else "0"), f"task {task} was started again {restarts} times")
+        expect(restarts == ("1" if task == 2 else "0"), f"task {task} was started again {restarts} times")
     check_ranks.Run([test.loci, *flags, "--facts", records, "--output", test.path("all.h5")]).wait(0)
     together = {}
     for task in range(3):
