@@ -191,6 +191,8 @@ def main():
     if reason:
         print(f"skipped: {reason}")
         return 77
+    # So that the cluster ends too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     bad = 0
     with tempfile.TemporaryDirectory(prefix="loci-slurm-") as work:
         cluster_folder = os.path.join(work, "cluster")

@@ -1,4 +1,5 @@
 """A Slurm cluster of one's own on this machine: a real slurmctld and a slurmd for each of its pretended nodes, in a folder."""
+import ctypes
 import os
 import shutil
 import signal
@@ -70,6 +71,11 @@ def environment_of(process):
         return []
 
 
+def end_with_parent():
+    """For a child: SIGTERM when the test is killed and cannot end it."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
 class Cluster:
     """Use it in a `with`: the daemons and what they have started end with it, whatever happens."""
 
@@ -112,7 +118,7 @@ class Cluster:
     def start(self, name, command):
         with open(self.log(name), "w") as log:
             self.daemons[name] = subprocess.Popen(command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log,
-                                                  stderr=log, start_new_session=True)
+                                                  stderr=log, start_new_session=True, preexec_fn=end_with_parent)
 
     def log(self, name):
         return f"{self.folder}/{name}.log"
