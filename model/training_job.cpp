@@ -11,6 +11,7 @@
 #include "model/tokenizer.h"
 #include "runtime/atomic_file.h"
 #include "runtime/error.h"
+#include "runtime/output_lock.h"
 #include "runtime/progress.h"
 #include "runtime/provenance.h"
 
@@ -134,6 +135,7 @@ class Job {
     start(trainer);
     train(trainer);
     if (ranks_.is_root()) write_result(trainer);
+    lock_.reset();
     ranks_.barrier("the end of the training");
     return summary_;
   }
@@ -141,7 +143,7 @@ class Job {
  private:
   bool found_complete();
   bool read_complete_record();
-  void prepare_output() const;
+  void prepare_output();
   void start(Trainer& trainer);
   std::optional<Json> read_state(Trainer& trainer);
   void warn_of_idle_ranks(const Trainer& trainer) const;
@@ -161,6 +163,7 @@ class Job {
   Inputs inputs_;
   std::filesystem::path state_path_;
   std::filesystem::path record_path_;
+  std::optional<OutputLock> lock_;  // on rank 0
   TrainingSummary summary_;
   std::vector<TrainingSequence> validation_;
   double loss_sum_ = 0;  // since the last loss point
@@ -194,10 +197,11 @@ bool Job::read_complete_record() {
   return true;
 }
 
-void Job::prepare_output() const {
+void Job::prepare_output() {
   std::error_code failure;
   std::filesystem::create_directories(job_.output, failure);
   require<InputError>(!failure, "--output {}: the folder cannot be made: {}", job_.output.string(), failure.message());
+  lock_.emplace(job_.output / "training.lock", job_.output);
   if (job_.on_existing == OnExisting::overwrite) {
     std::filesystem::remove(state_path_);
     std::filesystem::remove(record_path_);

@@ -98,13 +98,6 @@ bool appears(const fs::path& path, UnitStore::Patience patience) {
   return true;
 }
 
-/// "process 1234 on node7"
-std::string this_process() {
-  std::array<char, 256> host{};
-  return fmt::format("process {} on {}", ::getpid(),
-                     ::gethostname(host.data(), host.size() - 1) == 0 ? host.data() : "");
-}
-
 /// A configuration as it is after it went through text, that equal values compare equal.
 Json as_stored(const Json& config, const fs::path& output) {
   require<ShapeError>(config.is_object(), "{}: a configuration must be a JSON object", output.string());
@@ -115,67 +108,12 @@ constexpr std::string_view kClaims = "claims_";
 
 }  // namespace
 
-/// An exclusive lock on a file in the work folder, which says who holds it, until destruction; the system drops it when
-/// the process dies, on network file systems too where they support flock.
-struct UnitStore::Lock {
-  Lock(const fs::path& path, const fs::path& output) {
-    // The holder may remove the file between our open and our lock: then the lock is on nothing, so look again.
-    for (int attempt = 0; attempt < 100; ++attempt) {
-      std::error_code error;
-      fs::create_directories(path.parent_path(), error);
-      require<SystemError>(!error, "{}: the work folder cannot be made: {}", path.parent_path().string(),
-                           error.message());
-      fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-      if (fd_ < 0 && errno == ENOENT) continue;
-      require<SystemError>(fd_ >= 0, "{}: cannot be created: {}", path.string(), std::strerror(errno));
-      if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
-        const int cause = errno;
-        const std::string holder = cause == EWOULDBLOCK ? read_holder() : "";
-        release();
-        require<SystemError>(cause != EWOULDBLOCK,
-                             "{}: another job{} is writing this output; wait for it, or choose another",
-                             output.string(), holder);
-        throw_error<SystemError>("{}: cannot be locked: {}", path.string(), std::strerror(cause));
-      }
-      struct stat held {};
-      struct stat named {};
-      if (::fstat(fd_, &held) == 0 && ::stat(path.c_str(), &named) == 0 && held.st_ino == named.st_ino &&
-          held.st_dev == named.st_dev) {
-        write_holder();
-        return;
-      }
-      release();
-    }
-    throw_error<SystemError>("{}: cannot be locked: other jobs keep removing it", path.string());
-  }
-  ~Lock() { release(); }
-  Lock(const Lock&) = delete;
-  Lock& operator=(const Lock&) = delete;
-
- private:
-  /// Only for the sentence that another job prints, so failures do not matter.
-  void write_holder() const {
-    const std::string text = this_process();
-    if (::ftruncate(fd_, 0) == 0 && ::pwrite(fd_, text.data(), text.size(), 0) < 0)
-      spdlog::debug("the lock's holder cannot be written");
-  }
-  std::string read_holder() const {
-    std::array<char, 320> text{};
-    return ::pread(fd_, text.data(), text.size() - 1, 0) > 0 ? fmt::format(" ({})", text.data()) : "";
-  }
-  void release() {
-    if (fd_ >= 0) ::close(fd_);
-    fd_ = -1;
-  }
-  int fd_ = -1;
-};
-
 UnitStore::UnitStore(fs::path output, const Json& config, OnExisting on_existing)
     : output_(std::move(output)), parts_(output_.string() + ".parts"), config_(as_stored(config, output_)) {
   const AtomicPath writable(output_);
   check_output(on_existing);
   if (complete()) return;
-  lock_ = std::make_unique<Lock>(parts_ / "lock", output_);
+  lock_ = std::make_unique<OutputLock>(parts_ / "lock", output_);
   // Another job may have finished between the first look and the lock.
   check_output(on_existing);
   if (complete()) {

@@ -11,6 +11,7 @@
 
 #include "runtime/hdf5.h"
 #include "runtime/json.h"
+#include "runtime/output_lock.h"
 
 namespace loci {
 
@@ -86,7 +87,6 @@ class UnitStore {
 
  private:
   enum class Phase { running, complete };
-  struct Lock;
 
   UnitStore(std::filesystem::path output, const Json& config, const std::string& launch, std::set<int64_t> done_units,
             Patience patience);
@@ -100,8 +100,8 @@ class UnitStore {
   std::filesystem::path output_;
   std::filesystem::path parts_;
   Json config_;
-  std::unique_ptr<Lock> lock_;    // null for a store that was joined
-  std::filesystem::path claims_;  // empty while the store is not shared
+  std::unique_ptr<OutputLock> lock_;  // null for a store that was joined
+  std::filesystem::path claims_;      // empty while the store is not shared
   std::set<int64_t> done_;
   std::vector<std::string> repaired_;
   Phase phase_ = Phase::running;

@@ -16,6 +16,7 @@
 #include "runtime/atomic_file.h"
 #include "runtime/communicator_threads.h"
 #include "runtime/error.h"
+#include "runtime/output_lock.h"
 #include "tests/support/byte_tokenizer.h"
 #include "tests/support/device.h"
 #include "tests/support/errors.h"
@@ -273,6 +274,18 @@ TEST_F(TrainingTest, KilledProcessResumesToTheSameBits) {
   train("killed");
   train("whole");
   EXPECT_EQ(weights("killed"), weights("whole"));
+}
+
+TEST_F(TrainingTest, TwoJobsDoNotWriteOneOutput) {
+  const auto folder = dir_.path() / "model", file = folder / "training.lock";
+  {
+    const OutputLock other(file, folder);
+    EXPECT_THROW(train("model"), SystemError);
+    EXPECT_FALSE(std::filesystem::exists(folder / "training.h5"));
+  }
+  train("model");
+  EXPECT_TRUE(std::filesystem::exists(folder / "model.safetensors"));
+  EXPECT_FALSE(std::filesystem::exists(file));
 }
 
 TEST_F(TrainingTest, FinishedTrainingIsFoundAndAnotherConfigurationRefused) {
