@@ -43,11 +43,13 @@ void __tsan_release(void*) {}
 
 // AddressSanitizer must know on which stack the program is.
 #if defined(LOCI_ASAN)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #else
 namespace {
 void __sanitizer_start_switch_fiber(void**, const void*, size_t) {}
 void __sanitizer_finish_switch_fiber(void*, const void**, size_t*) {}
+void __asan_unpoison_memory_region(const volatile void*, size_t) {}
 }  // namespace
 #endif
 
@@ -80,7 +82,12 @@ class Stack {
                          "no memory for the stack of an emulated thread");
     mapped_ = static_cast<unsigned char*>(mapped);
   }
-  ~Stack() { munmap(mapped_, page_ + kStackBytes); }
+  ~Stack() {
+    // Frames that never returned have left marks for AddressSanitizer; what comes to lie here next knows nothing of
+    // them.
+    __asan_unpoison_memory_region(mapped_, page_ + kStackBytes);
+    munmap(mapped_, page_ + kStackBytes);
+  }
   Stack(const Stack&) = delete;
   Stack& operator=(const Stack&) = delete;
 
