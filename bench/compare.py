@@ -28,7 +28,6 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 import arithmetic  # noqa: E402
-from make_model import SHAPES  # noqa: E402
 
 # Layers of GPT-2: edited, last, and those whose second moments are collected together.
 LAYERS = {"small": (5, 11, "4,5,6,7"), "medium": (8, 23, "6,7,8,9"), "large": (12, 35, "10,11,12,13"), "xl": (17, 47, "13,14,15,16,17"),
@@ -80,16 +79,11 @@ def read_records(path, count):
         "generation_prompts": []} for i, r in enumerate(fits[:count])]
 
 
-class Comparison:
+class Workplace:
+    """A folder of inputs and outputs, and loci on one device. `arguments` has loci, device and precision."""
+
     def __init__(self, arguments, work):
-        self.a, self.work, self.rows, self.failed = arguments, work, [], False
-        self.records = read_records(arguments.records, arguments.record_count) if arguments.records else None
-        self.layer, self.last_layer, self.some_layers = LAYERS[arguments.shape]
-        self.model = arguments.model or os.path.join(work, "model")
-        if not os.path.exists(os.path.join(self.model, "model.safetensors")):
-            vocabulary = ["--vocabulary", 3000 if arguments.shape == "smoke" else 50257]
-            run([sys.executable, f"{HERE}/make_model.py", "--shape", arguments.shape, "--tokenizer", arguments.tokenizer, *vocabulary,
-                 self.model])
+        self.a, self.work = arguments, work
 
     def path(self, name):
         return os.path.join(self.work, name)
@@ -101,6 +95,19 @@ class Comparison:
     def loci(self, *arguments):
         machine = [] if arguments[0] == "export" else ["--device", self.a.device, "--precision", self.a.precision]
         return run([self.a.loci, *arguments, *machine, "--json"])
+
+
+class Comparison(Workplace):
+    def __init__(self, arguments, work):
+        super().__init__(arguments, work)
+        self.rows, self.failed = [], False
+        self.records = read_records(arguments.records, arguments.record_count) if arguments.records else None
+        self.layer, self.last_layer, self.some_layers = LAYERS[arguments.shape]
+        self.model = arguments.model or os.path.join(work, "model")
+        if not os.path.exists(os.path.join(self.model, "model.safetensors")):
+            vocabulary = ["--vocabulary", 3000 if arguments.shape == "smoke" else 50257]
+            run([sys.executable, f"{HERE}/make_model.py", "--shape", arguments.shape, "--tokenizer", arguments.tokenizer, *vocabulary,
+                 self.model])
 
     def peer(self, *command):
         """What one of the peers printed; {"error": ...} where it failed: another version of its libraries, say."""

@@ -17,7 +17,7 @@ import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
-from compare import LATER_PROMPT, TEMPLATES, run  # noqa: E402
+from compare import LATER_PROMPT, TEMPLATES, Workplace, run  # noqa: E402
 
 SUBJECTS = ["Michael Jordan", "Larry Bird", "Steve Jobs", "Marie Curie"]
 FILLER = " and then the old man from the north of the country said that it was not the first time in the week that"
@@ -31,20 +31,11 @@ def prompt_of(tokens):
     return " ".join(words[:tokens - 1])  # the subject has two
 
 
-class Growth:
+class Growth(Workplace):
     def __init__(self, arguments, work):
-        self.a, self.work, self.models = arguments, work, {}
+        super().__init__(arguments, work)
+        self.models = {}
         self.layers, self.width = map(int, arguments.base.split("x"))
-
-    def path(self, name):
-        return os.path.join(self.work, name)
-
-    def write(self, name, value):
-        json.dump(value, open(self.path(name), "w"))
-        return self.path(name)
-
-    def loci(self, *arguments):
-        return run([self.a.loci, *arguments, "--device", self.a.device, "--precision", self.a.precision, "--json"])
 
     def model(self, layers, width):
         """(folder, seconds to load it)."""

@@ -1,10 +1,6 @@
 # LOCI_CUDA=AUTO|ON|OFF decides whether the CUDA backend is compiled. AUTO: where there is a CUDA compiler. The
 # architectures are stated, not probed, so that a login node builds what the compute nodes run; 120 includes its PTX.
-set(LOCI_CUDA AUTO CACHE STRING "Build the CUDA backend: AUTO (where nvcc is found), ON or OFF")
-set_property(CACHE LOCI_CUDA PROPERTY STRINGS AUTO ON OFF)
-if(NOT LOCI_CUDA MATCHES "^(AUTO|ON|OFF)$")
-  message(FATAL_ERROR "LOCI_CUDA=${LOCI_CUDA} is unknown; use AUTO, ON or OFF")
-endif()
+loci_auto_option(LOCI_CUDA "Build the CUDA backend" "where nvcc is found")
 
 set(LOCI_WITH_CUDA OFF)
 if(NOT LOCI_CUDA STREQUAL "OFF")

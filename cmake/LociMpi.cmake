@@ -1,9 +1,5 @@
 # LOCI_MPI=AUTO|ON|OFF decides whether `mpirun` and `srun` can start several ranks. AUTO: where there is an MPI.
-set(LOCI_MPI AUTO CACHE STRING "Build with MPI: AUTO (where it is found), ON or OFF")
-set_property(CACHE LOCI_MPI PROPERTY STRINGS AUTO ON OFF)
-if(NOT LOCI_MPI MATCHES "^(AUTO|ON|OFF)$")
-  message(FATAL_ERROR "LOCI_MPI=${LOCI_MPI} is unknown; use AUTO, ON or OFF")
-endif()
+loci_auto_option(LOCI_MPI "Build with MPI" "where it is found")
 
 set(LOCI_WITH_MPI OFF)
 if(NOT LOCI_MPI STREQUAL "OFF")

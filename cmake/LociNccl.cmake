@@ -1,10 +1,6 @@
 # LOCI_NCCL=AUTO|ON|OFF decides whether GPUs of several ranks talk to each other directly. AUTO: in builds with CUDA where
 # NCCL is found: beside the CUDA toolkit or where Debian's multiarch packages put it.
-set(LOCI_NCCL AUTO CACHE STRING "Build with NCCL: AUTO (with CUDA, where it is found), ON or OFF")
-set_property(CACHE LOCI_NCCL PROPERTY STRINGS AUTO ON OFF)
-if(NOT LOCI_NCCL MATCHES "^(AUTO|ON|OFF)$")
-  message(FATAL_ERROR "LOCI_NCCL=${LOCI_NCCL} is unknown; use AUTO, ON or OFF")
-endif()
+loci_auto_option(LOCI_NCCL "Build with NCCL" "with CUDA, where it is found")
 
 set(LOCI_WITH_NCCL OFF)
 if(LOCI_WITH_CUDA AND NOT LOCI_NCCL STREQUAL "OFF")

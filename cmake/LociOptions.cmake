@@ -5,6 +5,15 @@ option(LOCI_BUILD_FUZZ "Build the libFuzzer targets (needs clang)" OFF)
 set(LOCI_SANITIZE "" CACHE STRING "Sanitizers to build with: empty, address, thread")
 set_property(CACHE LOCI_SANITIZE PROPERTY STRINGS "" address thread)
 
+# loci_auto_option(LOCI_X "what it builds" "when AUTO does"): a cache variable that is AUTO, ON or OFF.
+function(loci_auto_option name what condition)
+  set(${name} AUTO CACHE STRING "${what}: AUTO (${condition}), ON or OFF")
+  set_property(CACHE ${name} PROPERTY STRINGS AUTO ON OFF)
+  if(NOT ${name} MATCHES "^(AUTO|ON|OFF)$")
+    message(FATAL_ERROR "${name}=${${name}} is unknown; use AUTO, ON or OFF")
+  endif()
+endfunction()
+
 if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
   set(CMAKE_BUILD_TYPE Release CACHE STRING "" FORCE)
 endif()

@@ -12,9 +12,6 @@ namespace {
 
 using namespace test;
 
-/// ThreadSanitizer does not see how OpenBLAS orders its threads.
-ContextOptions one_thread() { return device_options(1); }
-
 constexpr double kDoubleEps = std::numeric_limits<double>::epsilon() / 2;
 
 // Q diag(spectrum) Q^T with Q = product of Householder reflections: a matrix whose condition is known.
@@ -52,7 +49,7 @@ class CholeskyTest : public ::testing::TestWithParam<std::pair<int64_t, double>>
 TEST_P(CholeskyTest, SolvesToASmallResidual) {
   const auto [n, condition] = GetParam();
   std::mt19937 random(1);
-  Context context(one_thread());
+  Context context(device_options(2));
   const Doubles matrix = planted(n, geometric_spectrum(n, condition), random);
   Doubles lower = matrix;
   for (int64_t i = 0; i < n; ++i)
@@ -83,7 +80,7 @@ TEST_P(CholeskyTest, SolvesToASmallResidual) {
 TEST_P(CholeskyTest, ForwardSolveGivesTheQuadraticForm) {
   const auto [n, condition] = GetParam();
   std::mt19937 random(2);
-  Context context(one_thread());
+  Context context(device_options(2));
   const Cholesky factor(context, planted(n, geometric_spectrum(n, condition), random), n, "C");
   Doubles b(static_cast<size_t>(2 * n));
   for (double& value : b) value = std::normal_distribution<double>()(random);
@@ -101,7 +98,7 @@ TEST_P(CholeskyTest, ForwardSolveGivesTheQuadraticForm) {
 TEST_P(CholeskyTest, ConditionNumberIsFound) {
   const auto [n, condition] = GetParam();
   std::mt19937 random(3);
-  Context context(one_thread());
+  Context context(device_options(2));
   const Cholesky factor(context, planted(n, geometric_spectrum(n, condition), random), n, "C");
   // The 1-norm condition lies within a factor n of the spectral one; dpocon's estimate within 3 of it in practice.
   EXPECT_GT(factor.condition_number(), condition / 3 * 0.99);
@@ -147,7 +144,7 @@ TEST(CholeskyErrors, NameTheRowInALaterTile) {
 }
 
 TEST(CholeskyByHand, TwoByTwo) {
-  Context context(one_thread());
+  Context context(device_options(2));
   // C = [4 2; 2 5] = L L^T with L = [2 0; 1 2].
   const Cholesky factor(context, {4, 2, 2, 5}, 2, "C");
   Doubles z{2, 5}, x{8, 9};
@@ -159,7 +156,7 @@ TEST(CholeskyByHand, TwoByTwo) {
 }
 
 std::string failure(Doubles matrix, int64_t n) {
-  Context context(one_thread());
+  Context context(device_options(2));
   try {
     const Cholesky factor(context, std::move(matrix), n, "second moments of layer 3");
   } catch (const NumericalError& error) {
@@ -180,7 +177,7 @@ TEST(CholeskyErrors, NameTheRowTheDeadNeuronsAndTheRidge) {
 }
 
 TEST(CholeskyErrors, Shapes) {
-  Context context(one_thread());
+  Context context(device_options(2));
   EXPECT_THROW(Cholesky(context, {1, 2, 3}, 2, "C"), ShapeError);
   const Cholesky factor(context, {1, 0, 0, 1}, 2, "C");
   Doubles three{1, 2, 3};
