@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "kernels/softmax.h"
 #include "runtime/error.h"
 
 namespace loci {
@@ -16,10 +15,8 @@ struct Item {
   PromptScore* after;  ///< null where there is no edit
 };
 
-/// One wanted row of logits asked for one target token.
-struct Question {
-  int64_t row;
-  int32_t token;
+/// Where the answer to one question of a plan goes.
+struct Answer {
   TargetScore* score;
   size_t at;
 };
@@ -99,37 +96,19 @@ class DeviceTerms {
   Tensor v_;                    // [terms, d]
 };
 
-/// Reads the answers to all questions out of a run's logits.
-void answer(Context& context, const Tensor& logits, std::span<const Question> questions) {
-  if (questions.empty()) return;
-  std::vector<int64_t> rows;
-  std::vector<int32_t> tokens;
-  for (const Question& question : questions) {
-    rows.push_back(question.row);
-    tokens.push_back(question.token);
-  }
-  const DeviceArray<int64_t> device_rows(context, std::span<const int64_t>(rows));
-  const DeviceArray<int32_t> device_tokens(context, std::span<const int32_t>(tokens));
-  Tensor log_probabilities(context, static_cast<int64_t>(rows.size()), 1);
-  target_log_probabilities(context, logits.view(), device_rows, device_tokens, log_probabilities.view());
-  DeviceArray<int32_t> best(context, logits.rows());
-  argmax_rows(context, logits.view(), best);
-  const std::vector<float> host_log_probabilities = log_probabilities.to_host();
-  const std::vector<int32_t> host_best = best.to_host();
-  for (size_t q = 0; q < questions.size(); ++q) {
-    questions[q].score->log_probabilities[questions[q].at] = host_log_probabilities[q];
-    questions[q].score->best[questions[q].at] = host_best[static_cast<size_t>(questions[q].row)];
-  }
-}
-
 /// A plan under construction together with what is asked of it.
 struct AskedPlan {
   Plan plan;
-  std::vector<Question> questions;
+  std::vector<Answer> answers;  // to the plan's questions
 
   int64_t want(int64_t sequence, int64_t position) {
     plan.wanted.push_back({sequence, position});
     return static_cast<int64_t>(plan.wanted.size()) - 1;
+  }
+
+  void ask(TokenQuestion question, Answer answer) {
+    plan.questions.push_back(question);
+    answers.push_back(answer);
   }
 };
 
@@ -137,7 +116,7 @@ struct AskedPlan {
 void ask_first_tokens(AskedPlan& asked, int64_t sequence, const Item& item, PromptScore& score) {
   const int64_t row = asked.want(sequence, static_cast<int64_t>(item.prompt->tokens.size()) - 1);
   for (size_t t = 0; t < score.size(); ++t) {
-    asked.questions.push_back({row, item.prompt->targets[t][0], &score[t], 0});
+    asked.ask({row, item.prompt->targets[t][0]}, {&score[t], 0});
   }
 }
 
@@ -155,7 +134,7 @@ void ask_other_tokens(AskedPlan& asked, const RecordingPtr& base, const Item& it
     asked.plan.sequences.push_back(std::move(continuation));
     for (size_t j = 1; j < target.size(); ++j) {
       const int64_t row = asked.want(sequence, length + static_cast<int64_t>(j) - 1);
-      asked.questions.push_back({row, target[j], &score[t], j});
+      asked.ask({row, target[j]}, {&score[t], j});
     }
   }
 }
@@ -164,7 +143,11 @@ void ask_other_tokens(AskedPlan& asked, const RecordingPtr& base, const Item& it
 std::vector<RecordingPtr> run_asked(Executor& executor, const AskedPlan& asked) {
   if (asked.plan.sequences.empty()) return {};
   Run run = executor.run(asked.plan);
-  answer(executor.context(), run.logits, asked.questions);
+  for (size_t q = 0; q < asked.answers.size(); ++q) {
+    const auto [score, at] = asked.answers[q];
+    score->log_probabilities[at] = run.scores.log_probabilities[q];
+    score->best[at] = run.scores.best[static_cast<size_t>(asked.plan.questions[q].row)];
+  }
   return std::move(run.recordings);
 }
 
@@ -235,22 +218,17 @@ void run_wave(Executor& executor, std::span<const Item> items) {
 }
 
 /// How many rows (prompts and continuations) a wave may hold: its recordings stay while its lanes run.
-int64_t rows_per_wave(const Executor& executor, std::span<const Item> items, int64_t memory_budget) {
+int64_t rows_per_wave(const Executor& executor, int64_t memory_budget) {
   const GptConfig& config = executor.model().config();
-  int64_t rows = 0, wanted = 0;
-  for (const Item& item : items) {
-    rows += static_cast<int64_t>(item.prompt->tokens.size()) + continuation_rows(*item.prompt);
-    wanted += 1 + continuation_rows(*item.prompt);
-  }
   const int64_t recorded_floats = config.layers * (4 * config.width + config.mlp_width) + 2 * config.width;
   const int64_t recorded = memory_budget / 2 / (recorded_floats * static_cast<int64_t>(sizeof(float)));
-  const int64_t computed = executor.rows_per_wave(static_cast<double>(wanted) / static_cast<double>(rows)) / 2;
+  const int64_t computed = executor.rows_per_wave() / 2;
   return std::max<int64_t>(1, std::min(recorded, computed));
 }
 
 void run_waves(Executor& executor, std::span<const Item> items) {
   if (items.empty()) return;
-  const int64_t limit = rows_per_wave(executor, items, executor.context().memory_budget());
+  const int64_t limit = rows_per_wave(executor, executor.context().memory_budget());
   for (size_t begin = 0; begin < items.size();) {
     size_t end = begin;
     int64_t rows = 0;

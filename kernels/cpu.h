@@ -9,6 +9,7 @@
 #include "kernels/rows.h"
 #include "kernels/sampling.h"
 #include "kernels/softmax.h"
+#include "kernels/token_scores.h"
 
 /// The CPU backend of every op: the contracts of the public headers, shapes already checked.
 namespace loci::cpu {
@@ -34,6 +35,16 @@ struct Product {
   int64_t ldc = 0;
 };
 void multiply(const Product& product);
+
+/// How b [n, k] enters products a b^T: as it is, or transposed, where that is kept or its cost is small.
+struct SecondOperand {
+  Transpose transpose = Transpose::yes;
+  const float* data = nullptr;
+  int64_t stride = 0;
+  Tensor made;  ///< what `data` points to, where the transpose is not kept
+};
+/// Chosen for products of `products_rows` rows. A product with b as it is depends on its extents to the last bit.
+SecondOperand second_operand(Context& context, ConstView b, int64_t products_rows);
 
 void layer_norm(Context& context, ConstView x, ConstView gain, ConstView bias, float epsilon, View y, View statistics);
 void add_layer_norm(Context& context, ConstView update, View x, ConstView gain, ConstView bias, float epsilon, View y,
@@ -69,6 +80,8 @@ void cross_entropy(Context& context, ConstView logits, const DeviceArray<int32_t
 void kl_divergence(Context& context, ConstView logits, ConstView reference_log_probabilities,
                    const DeviceArray<float>& weights, View losses, View dlogits, Write write);
 void log_softmax(Context& context, ConstView logits, View log_probabilities);
+TokenScores score_tokens(Context& context, ConstView hidden, ConstView unembedding,
+                         std::span<const TokenQuestion> questions);
 
 void attention(Context& context, const AttentionBatch& batch, int64_t heads, float scale, ConstView queries,
                ConstView keys, ConstView values, View output, View log_sums);

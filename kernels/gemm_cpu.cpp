@@ -159,10 +159,9 @@ LOCI_SIMD void multiply_few_rows(const Product& p) {
   for (; col < p.n; ++col) dot_columns<1>(p, col);
 }
 
-// Whether b alone is transposed.
-bool by_rows_of_b(const Product& p) { return p.transpose_a == Transpose::no && p.transpose_b == Transpose::yes; }
-
-bool few_rows(const Product& p) { return p.m <= kFewRows && by_rows_of_b(p); }
+bool few_rows(const Product& p) {
+  return p.m <= kFewRows && p.transpose_a == Transpose::no && p.transpose_b == Transpose::yes;
+}
 
 // Keeps the transpose of a whole constant matrix, where the memory budget has room for it.
 const Tensor* kept_transpose(Context& context, ConstView b, ConstantOperands::Matrix& matrix) {
@@ -192,6 +191,20 @@ void multiply(const Product& p) {
                        p.m, p.k, p.k, p.n, static_cast<int>(status));
 }
 
+SecondOperand second_operand(Context& context, ConstView b, int64_t products_rows) {
+  const int64_t stride = std::max(b.stride, b.cols);
+  SecondOperand operand{Transpose::yes, b.data, stride, {}};
+  ConstantOperands::Matrix* const constant = ConstantOperands::find(context, b);
+  const bool worth = constant ? products_rows > kFewRows : products_rows >= kRowsWorthTransposing;
+  if (b.rows * b.cols > kMostTransposed || !worth) return operand;
+  const Tensor* kept = constant ? kept_transpose(context, b, *constant) : nullptr;
+  if (!kept) operand.made = transposed(context, b.data, stride, b.rows, b.cols);
+  operand.transpose = Transpose::no;
+  operand.data = kept ? kept->data() : operand.made.data();
+  operand.stride = b.rows;
+  return operand;
+}
+
 void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transpose_b, ConstView b, View c, Write write,
           float alpha) {
   const int64_t k = transpose_a == Transpose::no ? a.cols : a.rows;
@@ -208,18 +221,15 @@ void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transp
                 write == Write::assign ? 0.0f : 1.0f,
                 c.data,
                 std::max(c.stride, c.cols)};
-  const auto multiply_slabs = [&] { over_slabs(context, whole, [](const Product& slab, int64_t) { multiply(slab); }); };
-  if (!by_rows_of_b(whole) || few_rows(whole)) return multiply_slabs();
-  ConstantOperands::Matrix* const constant = ConstantOperands::find(context, b);
-  if (whole.n * whole.k > kMostTransposed || (!constant && whole.m < kRowsWorthTransposing))
-    return multiply_in_fixed_parts(context, whole);
-  const Tensor* kept = constant ? kept_transpose(context, b, *constant) : nullptr;
-  Tensor made;
-  if (!kept) made = transposed(context, whole.b, whole.ldb, whole.n, whole.k);
-  whole.transpose_b = Transpose::no;
-  whole.b = kept ? kept->data() : made.data();
-  whole.ldb = whole.n;
-  multiply_slabs();
+  SecondOperand operand;
+  if (transpose_a == Transpose::no && transpose_b == Transpose::yes && !few_rows(whole)) {
+    operand = second_operand(context, b, whole.m);
+    if (operand.transpose == Transpose::yes) return multiply_in_fixed_parts(context, whole);
+    whole.transpose_b = Transpose::no;
+    whole.b = operand.data;
+    whole.ldb = operand.stride;
+  }
+  over_slabs(context, whole, [](const Product& slab, int64_t) { multiply(slab); });
 }
 
 void linear(Context& context, ConstView x, ConstView w, ConstView bias, View y) {

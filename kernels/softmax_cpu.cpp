@@ -5,19 +5,12 @@
 #include "kernels/backend.h"
 #include "kernels/cpu.h"
 #include "kernels/simd_math.h"
+#include "kernels/softmax_rows.h"
 
 // The exponentials of a row take no longer than the product in front of it may afford (2 d operations a logit, and d is
 // small in small models): they are computed in fp32 from a compensated difference, good to 2 ulp, and summed in fp64.
 namespace loci::cpu {
 namespace {
-
-// NaN is not found here; it comes out of the sum of exponentials.
-LOCI_SIMD float row_maximum(const float* x, int64_t count) {
-  float best = -std::numeric_limits<float>::infinity();
-#pragma omp simd reduction(max : best)
-  for (int64_t i = 0; i < count; ++i) best = x[i] > best ? x[i] : best;
-  return best;
-}
 
 // exp(x - maximum) without the error of rounding the difference, which exp would multiply by |x - maximum|: the
 // rounding error of a difference is itself an fp32 number (Knuth's two-sum), and exp(s + e) = exp(s) (1 + e) to first
@@ -31,12 +24,23 @@ LOCI_INLINE float exp_difference(float x, float maximum) {
   return y + y * e;
 }
 
+}  // namespace
+
+LOCI_SIMD float row_maximum(const float* x, int64_t count) {
+  float best = -std::numeric_limits<float>::infinity();
+#pragma omp simd reduction(max : best)
+  for (int64_t i = 0; i < count; ++i) best = x[i] > best ? x[i] : best;
+  return best;
+}
+
 LOCI_SIMD double sum_of_exponentials(const float* x, int64_t count, float maximum) {
   double sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < count; ++i) sum += static_cast<double>(exp_difference(x[i], maximum));
   return sum;
 }
+
+namespace {
 
 // y = exp(x - maximum); returns the sum.
 LOCI_SIMD double exponentiate_row(const float* x, int64_t count, float maximum, float* y) {

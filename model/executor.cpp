@@ -247,6 +247,7 @@ class Forward {
   std::optional<TailRows>& tail_;  // set within the last block
   Tensor x_;
   Tensor logits_;
+  TokenScores scores_;
 };
 
 void Forward::check_keep() const {
@@ -740,7 +741,7 @@ DeviceArray<float> Forward::mlp_factors(int64_t layer, int64_t rows) const {
   return {context_, std::span<const float>(factors)};
 }
 
-/// logits = ln_f(x) W_u^T at the wanted positions.
+/// logits = ln_f(x) W_u^T at the wanted positions, or what is asked of them.
 void Forward::unembed() {
   const auto count = static_cast<int64_t>(plan_.wanted.size());
   if (count == 0) return;
@@ -755,6 +756,10 @@ void Forward::unembed() {
   Tensor h(context_, count, config_.width);
   layer_norm(context_, kept.final_rows.view(), parameters_.ln_f_gain, parameters_.ln_f_bias, epsilon(), h.view(),
              kept.final_statistics.view());
+  if (!plan_.questions.empty()) {
+    scores_ = score_tokens(context_, h.view(), parameters_.unembedding, plan_.questions);
+    return;
+  }
   logits_ = Tensor(context_, count, config_.vocabulary);
   gemm(context_, Transpose::no, h.view(), Transpose::yes, parameters_.unembedding, logits_.view());
 }
@@ -762,6 +767,7 @@ void Forward::unembed() {
 Run Forward::finish() {
   Run run;
   run.logits = std::move(logits_);
+  run.scores = std::move(scores_);
   for (auto& recording : recordings_) run.recordings.push_back(std::move(recording));
   if (keep_) {
     for (const Sequence& s : plan_.sequences) {
@@ -836,7 +842,8 @@ int64_t Executor::rows_per_wave(double wanted_per_row) const {
   const GptConfig& config = model_.config();
   const double floats = 9.0 * static_cast<double>(config.width) + 2.0 * static_cast<double>(config.mlp_width) +
                         wanted_per_row * static_cast<double>(config.vocabulary);
-  return rows_within(context_.memory_budget(), floats, 2 * full_wave_rows());
+  const int64_t left = context_.memory_budget() / 8 * 7;  // score_tokens takes some for logits on a GPU
+  return rows_within(left, floats, 2 * full_wave_rows());
 }
 
 int64_t Executor::kept_rows_per_wave(int64_t first_layer, double wanted_per_row) const {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/attention.h"
+#include "kernels/token_scores.h"
 #include "model/model.h"
 #include "runtime/tensor.h"
 
@@ -143,6 +144,7 @@ struct Plan {
   std::vector<MlpScale> mlp_scales;
   std::vector<AttentionCuts> attention_cuts;  ///< at most one per sequence
   std::vector<WantedPosition> wanted;
+  std::vector<TokenQuestion> questions;  ///< rows number `wanted`; where there are some, Run::scores replaces the logits
   std::optional<StopAfter> stop;
   std::vector<Site> record_sites;  ///< beside keys, values and resid, for sequences with `record`
   View tap_output;                 ///< [taps' destinations, width of their site], the caller's
@@ -154,7 +156,8 @@ struct Activations;  // what the backward pass needs, see executor_internal.h
 
 /// The outcome of a plan.
 struct Run {
-  Tensor logits;  ///< [wanted, V], in the order of Plan::wanted; empty where the run stopped early
+  Tensor logits;  ///< [wanted, V], in the order of Plan::wanted; empty where the run stopped early or was asked questions
+  TokenScores scores;                        ///< of Plan::questions
   std::vector<RecordingPtr> recordings;      ///< per sequence; null where not recorded
   std::shared_ptr<Activations> activations;  ///< with Keep::activations
 };
@@ -186,8 +189,8 @@ class Executor {
 
   /// Rows that keep the device busy. A wave of more gains nothing, and leaves the caches of a CPU.
   int64_t full_wave_rows() const { return context_.on_cpu() ? 2048 : 32768; }
-  /// How many rows one wave may hold within the memory budget, where `wanted` positions per row meet the unembedding;
-  /// at most twice full_wave_rows().
+  /// How many rows one wave may hold within the memory budget, where so many positions per row are wanted with their
+  /// logits; at most twice full_wave_rows().
   int64_t rows_per_wave(double wanted_per_row = 0) const;
   /// The same for a run with Keep::activations whose rows join at `first_layer`, and its backward pass.
   int64_t kept_rows_per_wave(int64_t first_layer, double wanted_per_row) const;

@@ -40,10 +40,7 @@ struct Batch {
   }
 };
 
-double sum_of(const Tensor& values) {
-  const std::vector<float> host = values.to_host();
-  return std::accumulate(host.begin(), host.end(), 0.0);
-}
+double sum_of(const std::vector<float>& values) { return std::accumulate(values.begin(), values.end(), 0.0); }
 
 }  // namespace
 
@@ -165,7 +162,7 @@ LossSum Trainer::add_gradients(std::span<const TrainingSequence> sequences, size
   cross_entropy(context_, run.logits.view(), {context_, std::span<const int32_t>(batch.targets)},
                 {context_, std::span<const float>(weights)}, losses.view(), run.logits.view(), Write::assign);
   executor_.backward(run, run.logits.view(), &gradients.parameters());
-  return {sum_of(losses) / weight, positions};
+  return {sum_of(losses.to_host()) / weight, positions};
 }
 
 /// One draw a sequence of the coming step: whether a regulariser applies.
@@ -246,13 +243,10 @@ LossSum Trainer::evaluate(const std::vector<TrainingSequence>& sequences) {
 
 LossSum Trainer::evaluate_wave(std::span<const TrainingSequence> sequences) {
   Batch batch(sequences);
-  const Run run = executor_.run(batch.plan);
-  std::vector<int64_t> rows(batch.targets.size());
-  std::iota(rows.begin(), rows.end(), int64_t{0});
-  Tensor log_probabilities(context_, static_cast<int64_t>(rows.size()), 1);
-  target_log_probabilities(context_, run.logits.view(), {context_, std::span<const int64_t>(rows)},
-                           {context_, std::span<const int32_t>(batch.targets)}, log_probabilities.view());
-  return {-sum_of(log_probabilities), static_cast<int64_t>(rows.size())};
+  for (size_t i = 0; i < batch.targets.size(); ++i)
+    batch.plan.questions.push_back({static_cast<int64_t>(i), batch.targets[i]});
+  const std::vector<float> log_probabilities = executor_.run(batch.plan).scores.log_probabilities;
+  return {-sum_of(log_probabilities), std::ssize(log_probabilities)};
 }
 
 void Trainer::share_state() {

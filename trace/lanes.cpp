@@ -4,16 +4,17 @@
 #include <cmath>
 #include <iterator>
 #include <map>
-#include <numeric>
 #include <span>
 #include <utility>
-
-#include "kernels/softmax.h"
 
 namespace loci {
 namespace {
 
 enum class Recorded { no, yes };
+
+float probability_of(float log_probability) {
+  return static_cast<float>(std::exp(static_cast<double>(log_probability)));
+}
 
 Plan plan_of(std::span<const Lane> lanes, Recorded recorded) {
   Plan plan;
@@ -30,6 +31,7 @@ Plan plan_of(std::span<const Lane> lanes, Recorded recorded) {
     for (const Lane::Patch& patch : lane.patches)
       plan.patches.push_back({index, patch.position, patch.site, patch.layer, patch.mode, patch.source});
     plan.wanted.push_back({index, lane.first_position + lane.rows - 1});
+    plan.questions.push_back({index, lane.answer});
   }
   return plan;
 }
@@ -84,10 +86,7 @@ std::vector<Tensor> run_first_rows(Executor& executor, std::span<Lane> lanes) {
 std::vector<RecordingPtr> run_wave(Executor& executor, std::span<Lane> lanes, Recorded recorded) {
   const std::vector<Tensor> first_rows = run_first_rows(executor, lanes);
   const Run run = executor.run(plan_of(lanes, recorded));
-  std::vector<int32_t> answers;
-  for (const Lane& lane : lanes) answers.push_back(lane.answer);
-  const auto probabilities = target_probabilities(executor.context(), run.logits.view(), answers);
-  for (size_t i = 0; i < lanes.size(); ++i) *lanes[i].probability = probabilities[i];
+  for (size_t i = 0; i < lanes.size(); ++i) *lanes[i].probability = probability_of(run.scores.log_probabilities[i]);
   return run.recordings;
 }
 
@@ -96,8 +95,7 @@ size_t wave_length(const Executor& executor, std::span<const Lane> lanes, int64_
   int64_t rows = 0;
   for (size_t i = 0; i < lanes.size(); ++i) {
     rows += lanes[i].rows;
-    const double wanted_per_row = static_cast<double>(i + 1) / static_cast<double>(rows);
-    if (i > 0 && rows > std::min(max_rows, executor.rows_per_wave(wanted_per_row))) return i;
+    if (i > 0 && rows > std::min(max_rows, executor.rows_per_wave())) return i;
   }
   return lanes.size();
 }
@@ -133,17 +131,6 @@ std::vector<Lane> take_branches(std::span<Lane> trunks, const std::vector<Record
 }
 
 }  // namespace
-
-std::vector<float> target_probabilities(Context& context, ConstView logits, const std::vector<int32_t>& targets) {
-  std::vector<int64_t> rows(targets.size());
-  std::iota(rows.begin(), rows.end(), int64_t{0});
-  Tensor log_probabilities(context, static_cast<int64_t>(targets.size()), 1);
-  target_log_probabilities(context, logits, {context, std::span<const int64_t>(rows)},
-                           {context, std::span<const int32_t>(targets)}, log_probabilities.view());
-  std::vector<float> probabilities = log_probabilities.to_host();
-  for (float& value : probabilities) value = static_cast<float>(std::exp(static_cast<double>(value)));
-  return probabilities;
-}
 
 void run_lanes(Executor& executor, std::vector<Lane> lanes, int64_t max_rows) {
   const auto middle =

@@ -39,7 +39,4 @@ struct Lane {
 /// join at the same depth share a wave, so that a wave computes nothing where few of its lanes take part.
 void run_lanes(Executor& executor, std::vector<Lane> lanes, int64_t max_rows);
 
-/// softmax(logits[i])[targets[i]] for each row i, on the host.
-std::vector<float> target_probabilities(Context& context, ConstView logits, const std::vector<int32_t>& targets);
-
 }  // namespace loci

@@ -1,9 +1,11 @@
 #include "trace/sweep.h"
 
 #include <algorithm>
+#include <cmath>
 #include <deque>
 #include <list>
 #include <map>
+#include <numeric>
 #include <utility>
 
 #include "kernels/softmax.h"
@@ -12,6 +14,18 @@
 
 namespace loci {
 namespace {
+
+/// softmax(logits[i])[targets[i]] for each row i, on the host.
+std::vector<float> target_probabilities(Context& context, ConstView logits, const std::vector<int32_t>& targets) {
+  std::vector<int64_t> rows(targets.size());
+  std::iota(rows.begin(), rows.end(), int64_t{0});
+  Tensor log_probabilities(context, static_cast<int64_t>(targets.size()), 1);
+  target_log_probabilities(context, logits, {context, std::span<const int64_t>(rows)},
+                           {context, std::span<const int32_t>(targets)}, log_probabilities.view());
+  std::vector<float> probabilities = log_probabilities.to_host();
+  for (float& value : probabilities) value = static_cast<float>(std::exp(static_cast<double>(value)));
+  return probabilities;
+}
 
 /// A set of corrupted runs of one fact that lanes start from.
 struct CorruptedRuns {

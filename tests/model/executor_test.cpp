@@ -61,6 +61,29 @@ class ExecutorTest : public ::testing::Test {
   Model model_;
 };
 
+TEST_F(ExecutorTest, QuestionsAreAnsweredWithoutLogits) {
+  const auto a = random_tokens(9, config_.vocabulary, 1), b = random_tokens(24, config_.vocabulary, 2);
+  Plan plan;
+  plan.sequences = {plain(a), plain(b)};
+  plan.wanted = {{1, 23}, {0, 4}, {0, 8}};
+  const loci::Run logits = Executor(context_, model_).run(plan);
+  EXPECT_TRUE(logits.scores.best.empty());
+  plan.questions = {{2, 3}, {0, 7}, {2, 1}};
+  const loci::Run asked = Executor(context_, model_).run(plan);
+  EXPECT_EQ(asked.logits.rows(), 0);
+  Tensor log_probabilities(context_, 3, config_.vocabulary);
+  log_softmax(context_, logits.logits.view(), log_probabilities.view());
+  const auto all = log_probabilities.to_host();
+  std::vector<float> expected;
+  for (const auto& [row, token] : plan.questions) expected.push_back(all[static_cast<size_t>(row * config_.vocabulary + token)]);
+  expect_close(asked.scores.log_probabilities, expected);
+  DeviceArray<int32_t> best(context_, 3);
+  argmax_rows(context_, logits.logits.view(), best);
+  EXPECT_EQ(asked.scores.best, best.to_host());
+  plan.questions = {{3, 0}};
+  EXPECT_THROW(Executor(context_, model_).run(plan), ShapeError);
+}
+
 TEST_F(ExecutorTest, RaggedBatchEqualsSequencesAlone) {
   const auto a = random_tokens(9, config_.vocabulary, 1), b = random_tokens(1, config_.vocabulary, 2),
              c = random_tokens(24, config_.vocabulary, 3);

@@ -1,0 +1,90 @@
+#include "kernels/token_scores.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "kernels/backend.h"
+#include "kernels/cpu.h"
+#include "kernels/gemm.h"
+#include "kernels/softmax.h"
+
+namespace loci {
+namespace {
+
+// The logits of a GPU take no more than this at a time: enough rows for products at full speed.
+int64_t logit_bytes(const Context& context) { return std::min(int64_t{256} << 20, context.memory_budget() / 8); }
+
+// Numbers of the questions by row, then as asked.
+std::vector<size_t> by_row(std::span<const TokenQuestion> questions) {
+  std::vector<size_t> order(questions.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return questions[a].row < questions[b].row; });
+  return order;
+}
+
+// What is asked of some rows, on its way to the host.
+struct Part {
+  Tensor log_probabilities;
+  DeviceArray<int32_t> best;
+};
+
+Part score_part(Context& context, ConstView hidden, ConstView unembedding, const std::vector<int64_t>& rows,
+                const std::vector<int32_t>& tokens) {
+  Tensor logits(context, hidden.rows, unembedding.rows);
+  gemm(context, Transpose::no, hidden, Transpose::yes, unembedding, logits.view());
+  Part part{Tensor(context, static_cast<int64_t>(rows.size()), 1), DeviceArray<int32_t>(context, hidden.rows)};
+  argmax_rows(context, logits.view(), part.best);
+  target_log_probabilities(context, logits.view(), {context, std::span<const int64_t>(rows)},
+                           {context, std::span<const int32_t>(tokens)}, part.log_probabilities.view());
+  return part;
+}
+
+// Through the logits of some rows at a time.
+TokenScores score_by_logits(Context& context, ConstView hidden, ConstView unembedding,
+                            std::span<const TokenQuestion> questions) {
+  const int64_t row_bytes = static_cast<int64_t>(sizeof(float)) * std::max<int64_t>(1, unembedding.rows);
+  const int64_t most = std::max<int64_t>(1, logit_bytes(context) / row_bytes);
+  const std::vector<size_t> order = by_row(questions);
+  std::vector<Part> parts;
+  for (int64_t first = 0, next = 0; first < hidden.rows; first += most) {
+    const int64_t count = std::min(most, hidden.rows - first);
+    std::vector<int64_t> rows;
+    std::vector<int32_t> tokens;
+    for (; next < std::ssize(order); ++next) {
+      const TokenQuestion& question = questions[order[static_cast<size_t>(next)]];
+      if (question.row >= first + count) break;
+      rows.push_back(question.row - first);
+      tokens.push_back(question.token);
+    }
+    parts.push_back(score_part(context, hidden.rows_slice(first, count), unembedding, rows, tokens));
+  }
+  TokenScores scores;
+  scores.log_probabilities.resize(questions.size());
+  size_t next = 0;
+  for (const Part& part : parts) {
+    for (const float value : part.log_probabilities.to_host()) scores.log_probabilities[order[next++]] = value;
+    const std::vector<int32_t> best = part.best.to_host();
+    scores.best.insert(scores.best.end(), best.begin(), best.end());
+  }
+  return scores;
+}
+
+}  // namespace
+
+TokenScores score_tokens(Context& context, ConstView hidden, ConstView unembedding,
+                         std::span<const TokenQuestion> questions) {
+  require_valid("score_tokens", "unembedding", unembedding);
+  require_shape("score_tokens", "hidden", hidden, hidden.rows, unembedding.cols);
+  require<ShapeError>(hidden.rows == 0 || unembedding.rows > 0, "score_tokens: unembedding has no rows");
+  for (const TokenQuestion& question : questions)
+    require<ShapeError>(question.row >= 0 && question.row < hidden.rows && question.token >= 0 &&
+                            question.token < unembedding.rows,
+                        "score_tokens: token {} of row {} is asked of [{}, {}] logits", question.token, question.row,
+                        hidden.rows, unembedding.rows);
+  if (!context.on_cpu()) return score_by_logits(context, hidden, unembedding, questions);
+  context.count_matrix_flop(gemm_flop(static_cast<double>(hidden.rows), static_cast<double>(unembedding.rows),
+                                      static_cast<double>(hidden.cols)));
+  return cpu::score_tokens(context, hidden, unembedding, questions);
+}
+
+}  // namespace loci

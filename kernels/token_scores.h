@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "runtime/tensor.h"
+
+namespace loci {
+
+/// Asks how probable `token` is as the next one behind hidden row `row`.
+struct TokenQuestion {
+  int64_t row;
+  int32_t token;
+};
+
+/// What is asked of next-token distributions softmax(h U^T), on the host.
+struct TokenScores {
+  std::vector<float> log_probabilities;  ///< of each question's token
+  std::vector<int32_t> best;             ///< of each hidden row: arg max, the lowest index where several are equal
+};
+
+/// Answers questions about rows of `hidden` [n, d] and `unembedding` [V, d] without holding their n x V logits: the
+/// CPU computes them in tiles that stay in its caches, a GPU some rows at a time. Throws ShapeError for a question
+/// outside [n, V]. Equal inputs and shapes give equal bits with any number of threads.
+TokenScores score_tokens(Context& context, ConstView hidden, ConstView unembedding,
+                         std::span<const TokenQuestion> questions);
+
+}  // namespace loci
