@@ -81,7 +81,9 @@ Context make_rank_context(const Ranks& ranks, const CommonOptions& common) {
 }
 
 Model load_rank_model(const Ranks& ranks, Context& context, const CommonOptions& options) {
-  return Model::load(context, options.model, *make_device_communicator(ranks.communicator, context));
+  Model model = Model::load(context, options.model, *make_device_communicator(ranks.communicator, context));
+  model.checkpoint().weights_sha256(&context.threads());  // kept: every job's configuration holds it
+  return model;
 }
 
 double matrix_flop_of_all(const Ranks& ranks, const Context& context) {

@@ -284,18 +284,47 @@ std::span<const float> Checkpoint::f32(std::string_view name, std::vector<float>
   return scratch;
 }
 
-std::string Checkpoint::weights_sha256() const {
+namespace {
+
+constexpr size_t kHashedPiece = size_t{16} << 20;
+
+std::vector<std::span<const std::byte>> cut_into_pieces(std::span<const std::byte> bytes) {
+  std::vector<std::span<const std::byte>> pieces;
+  for (size_t first = 0; first < bytes.size(); first += kHashedPiece)
+    pieces.push_back(bytes.subspan(first, std::min(kHashedPiece, bytes.size() - first)));
+  return pieces;
+}
+
+}  // namespace
+
+std::string Checkpoint::weights_sha256(ThreadPool* threads) const {
   if (sha256_) return *sha256_;
   auto parameters = gpt_parameters(config_);
   std::sort(parameters.begin(), parameters.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
-  Sha256 hash;
+  std::vector<std::span<const std::byte>> pieces;
+  std::vector<size_t> ends;  // of each parameter's pieces
   for (const TensorInfo& parameter : parameters) {
     const Place& at = place(parameter.name);
-    hash.update(
-        fmt::format("{} {} {}\n", parameter.name, dtype_name(dtype(parameter.name)), shape_text(parameter.shape)));
-    hash.update(files_[at.file].bytes(at.stored_name));
+    for (const auto& piece : cut_into_pieces(files_[at.file].bytes(at.stored_name))) pieces.push_back(piece);
+    ends.push_back(pieces.size());
   }
-  sha256_ = hash.hex();
+  std::vector<std::string> hashes(pieces.size());
+  const auto hash_some = [&](int64_t begin, int64_t end) {
+    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) hashes[i] = sha256_hex(pieces[i]);
+  };
+  if (threads)
+    threads->parallel_for(std::ssize(pieces), 1, hash_some);
+  else
+    hash_some(0, std::ssize(pieces));
+  Sha256 whole;
+  size_t next = 0;
+  for (size_t p = 0; p < parameters.size(); ++p) {
+    const TensorInfo& parameter = parameters[p];
+    whole.update(
+        fmt::format("{} {} {}\n", parameter.name, dtype_name(dtype(parameter.name)), shape_text(parameter.shape)));
+    for (; next < ends[p]; ++next) whole.update(hashes[next]);
+  }
+  sha256_ = whole.hex();
   return *sha256_;
 }
 

@@ -86,7 +86,7 @@ Model Model::load(Context& context, const std::filesystem::path& dir, DeviceComm
   require<InputError>(config == own_config,
                       "{}: config.json on rank {} is not that of rank 0; give all ranks one folder", dir.string(),
                       communicator.rank());
-  std::string hash = communicator.is_root() ? checkpoint->weights_sha256() : "";
+  std::string hash = communicator.is_root() ? checkpoint->weights_sha256(&context.threads()) : "";
   communicator.broadcast(hash, 0, "the broadcast of the weights' hash");
   checkpoint->adopt_weights_sha256(std::move(hash));
   const bool all_on_gpus = communicator.agree(context.on_cpu() ? 1 : 0, "the agreement about weights") == 0;

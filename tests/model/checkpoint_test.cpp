@@ -8,6 +8,7 @@
 
 #include "runtime/atomic_file.h"
 #include "runtime/json.h"
+#include "runtime/sha256.h"
 #include "tests/support/errors.h"
 #include "tests/support/paths.h"
 
@@ -160,6 +161,19 @@ TEST_F(CheckpointTest, HashDependsOnContentsOnly) {
   tensors_.at("ln_f.bias").data[0] ^= std::byte{1};
   write_single();
   EXPECT_NE(open().weights_sha256(), hash);
+}
+
+TEST_F(CheckpointTest, HashIsThatOfTheListOfHashes) {
+  write_single();
+  Sha256 expected;
+  for (const auto& [name, tensor] : tensors_) {  // by name
+    expected.update(fmt::format("{} {} {}\n", name, dtype_name(tensor.info.dtype), shape_text(tensor.info.shape)));
+    expected.update(sha256_hex(std::span(tensor.data)));
+  }
+  const std::string hash = expected.hex();
+  EXPECT_EQ(open().weights_sha256(), hash);
+  ThreadPool threads(3);
+  EXPECT_EQ(open().weights_sha256(&threads), hash);
 }
 
 TEST_F(CheckpointTest, UnalignedDataIsCopied) {
