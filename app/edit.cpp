@@ -81,7 +81,7 @@ class EditJob {
                    [&](const UnitStore& store, int64_t unit) {
                      if (command_.sequential) apply_done(store, unit);
                    },
-               .merge = [&](UnitStore& store) { merge(store); }});
+               .merge = {.start = [&](H5File& output) { describe(output); }, .unit = take_over_edits}});
     return matrix_flop_of_all(ranks_, context_);
   }
 
@@ -129,20 +129,17 @@ class EditJob {
       apply_edit(context_, model_, read_edit(shard, units().first(unit) + i));
   }
 
-  void merge(UnitStore& store) const {
-    store.finish([&](H5File& output, const UnitStore::OpenUnit& open_unit) {
-      write_provenance(output, config_, job_provenance(context_, model_, ranks_.communicator.size()));
-      write_attribute(output, "/", "kind", "edits");
-      write_attribute(output, "/", "mode", edit_mode_name(command_.mode()));
-      write_strings(output, "/context_templates", settings_.templates,
-                    {static_cast<int64_t>(settings_.templates.size())},
-                    {.units = "", .long_name = "texts that the prompts were put behind"});
-      for (const int64_t unit : store.done_units()) {
-        const H5File shard = open_unit(unit);
-        for (const std::string& name : group_members(shard, "/edits"))
-          copy_object(shard, "/edits/" + name, output, "/edits/" + name);
-      }
-    });
+  void describe(H5File& output) const {
+    write_provenance(output, config_, job_provenance(context_, model_, ranks_.communicator.size()));
+    write_attribute(output, "/", "kind", "edits");
+    write_attribute(output, "/", "mode", edit_mode_name(command_.mode()));
+    write_strings(output, "/context_templates", settings_.templates, {static_cast<int64_t>(settings_.templates.size())},
+                  {.units = "", .long_name = "texts that the prompts were put behind"});
+  }
+
+  static void take_over_edits(H5File& output, const H5File& shard) {
+    for (const std::string& name : group_members(shard, "/edits"))
+      copy_object(shard, "/edits/" + name, output, "/edits/" + name);
   }
 
   const Ranks& ranks_;

@@ -103,7 +103,8 @@ class EvalJob {
                    [&] {
                      if (command_.sequential) make_sequential_edits();
                    },
-               .merge = [&](UnitStore& store) { merge(store); }});
+               .merge = {.unit = [&](H5File&, const H5File& shard) { take_over(shard); },
+                         .finish = [&](H5File& output) { write_results(output); }}});
     return matrix_flop_of_all(ranks_, context_);
   }
 
@@ -182,20 +183,18 @@ class EvalJob {
     return results;
   }
 
-  void merge(UnitStore& store) const {
-    store.finish([&](H5File& output, const UnitStore::OpenUnit& open_unit) {
-      std::vector<RecordResult> results;
-      for (const int64_t unit : store.done_units()) {
-        for (RecordResult& result : read_records(open_unit(unit))) results.push_back(std::move(result));
-      }
-      write_provenance(output, config_, job_provenance(context_, model_, ranks_.communicator.size()));
-      write_attribute(output, "/", "kind", "eval");
-      write_attribute(output, "/", "dataset", command_.dataset);
-      write_attribute(output, "/", "skipped", std::span<const std::string>(skipped_));
-      write_attribute(output, "/", "peak_memory_bytes", peak_bytes(context_));
-      write_records(output, results);
-      write_summary(output, summarize(command_.record_options().dataset, results));
-    });
+  void take_over(const H5File& shard) {
+    for (RecordResult& result : read_records(shard)) results_.push_back(std::move(result));
+  }
+
+  void write_results(H5File& output) const {
+    write_provenance(output, config_, job_provenance(context_, model_, ranks_.communicator.size()));
+    write_attribute(output, "/", "kind", "eval");
+    write_attribute(output, "/", "dataset", command_.dataset);
+    write_attribute(output, "/", "skipped", std::span<const std::string>(skipped_));
+    write_attribute(output, "/", "peak_memory_bytes", peak_bytes(context_));
+    write_records(output, results_);
+    write_summary(output, summarize(command_.record_options().dataset, results_));
   }
 
   const Ranks& ranks_;
@@ -208,6 +207,7 @@ class EvalJob {
   std::vector<std::string> skipped_;
   RomeSettings settings_;
   std::vector<RecordEdit> joint_edits_;
+  std::vector<RecordResult> results_;  // on rank 0, of the units merged so far
   double edit_seconds_ = 0;
   Json config_;
 };

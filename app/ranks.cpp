@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <numeric>
@@ -44,13 +45,22 @@ int fair_threads(Communicator& communicator) {
   return std::max(1, static_cast<int>(share + 1e-6));
 }
 
-/// Of the ranks on this machine, those that use this rank's device.
-int sharers(const Communicator& communicator, const Device& device, int devices, bool spread) {
-  if (device.type == DeviceType::cpu || !spread) return communicator.local_size();
-  return (communicator.local_size() - device.index + devices - 1) / devices;
-}
+/// What a rank's tensors take memory of.
+struct Memory {
+  std::array<char, 256> host{};
+  bool on_gpu = false;
+  CudaDevice::Identity gpu{};
+};
 
 }  // namespace
+
+int count_sharers(Communicator& communicator, const std::optional<CudaDevice::Identity>& gpu) {
+  const Memory own{this_place().host, gpu.has_value(), gpu.value_or(CudaDevice::Identity{})};
+  const std::vector<Memory> all = communicator.all_gather_value(own, "the sharing of memory");
+  return static_cast<int>(std::ranges::count_if(all, [&](const Memory& other) {
+    return other.host == own.host && other.on_gpu == own.on_gpu && other.gpu == own.gpu;
+  }));
+}
 
 void add_rank_options(CLI::App& command, RankOptions& options) {
   command
@@ -76,7 +86,9 @@ Context make_rank_context(const Ranks& ranks, const CommonOptions& common) {
   ContextOptions options = common.context_options();
   options.device = device;
   if (common.threads == 0) options.threads = fair_threads(communicator);
-  options.sharers = sharers(communicator, device, devices, spread);
+  std::optional<CudaDevice::Identity> gpu;
+  if (device.type == DeviceType::cuda) gpu = CudaDevice::identity(device.index);
+  options.sharers = count_sharers(communicator, gpu);
   return Context(options);
 }
 

@@ -3,11 +3,13 @@
 #include <CLI/CLI.hpp>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "app/common.h"
 #include "runtime/communicator.h"
+#include "runtime/cuda_device.h"
 #include "runtime/interruption.h"
 
 /// The ranks that a subcommand runs as: processes that mpirun or srun started, or threads of this one (`--ranks N`).
@@ -34,6 +36,9 @@ struct Ranks {
 /// their count. Collective. CPU threads and memory that are not given are this rank's share of what its machine has.
 /// Throws as CommonOptions::make_context().
 Context make_rank_context(const Ranks& ranks, const CommonOptions& options);
+/// How many ranks take memory of the same GPU, whatever number it has in each process (launchers may show each rank its
+/// own as cuda:0), or, without a GPU, of the same machine. Collective.
+int count_sharers(Communicator& communicator, const std::optional<CudaDevice::Identity>& gpu);
 /// The model that all ranks use.
 Model load_rank_model(const Ranks& ranks, Context& context, const CommonOptions& options);
 

@@ -175,25 +175,39 @@ void write_file_attributes(H5File& file, const TraceCommand& command, const Trac
   write_attribute(file, "/", "skipped_records", std::span<const std::string>(facts.skipped));
 }
 
-void merge(const Ranks& ranks, UnitStore& store, const Json& config, const TraceCommand& command,
-           const TraceOptions& options, const FactFile& facts, const Context& context, const Model& model) {
-  store.finish([&](H5File& output, const UnitStore::OpenUnit& open_unit) {
-    write_provenance(output, config, job_provenance(context, model, ranks.communicator.size()));
-    write_file_attributes(output, command, options, facts);
-    write_layer_scale(output, model.config().layers);
-    for (const int64_t unit : store.done_units()) {
-      const H5File shard = open_unit(unit);
-      for (const std::string& name : group_members(shard, "/facts")) {
-        copy_object(shard, "/facts/" + name, output, "/facts/" + name);
-        label_trace(output, "/facts/" + name);
-      }
+/// Puts the output together, and keeps the traces for the averages.
+class TraceMerge {
+ public:
+  TraceMerge(const TraceCommand& command, const TraceOptions& options, const FactFile& facts, int64_t layers)
+      : command_(command), options_(options), facts_(facts), layers_(layers) {}
+
+  void start(H5File& output) const {
+    write_file_attributes(output, command_, options_, facts_);
+    write_layer_scale(output, layers_);
+  }
+
+  void add(H5File& output, const H5File& shard) {
+    for (const std::string& name : group_members(shard, "/facts")) {
+      copy_object(shard, "/facts/" + name, output, "/facts/" + name);
+      label_trace(output, "/facts/" + name);
     }
-    const auto traces = read_traces(output);
-    for (const TraceKind kind : options.kinds)
-      write_averages(output, kind, average_kind(traces, kind, model.config().layers, row_rule(options)));
-    if (!options.sever.empty()) write_severed_averages(output, average_severed(traces, model.config().layers));
-  });
-}
+    for (StoredTrace& stored : read_traces(shard)) traces_.push_back(std::move(stored));
+  }
+
+  void finish(H5File& output) {
+    std::ranges::sort(traces_, {}, &StoredTrace::record);
+    for (const TraceKind kind : options_.kinds)
+      write_averages(output, kind, average_kind(traces_, kind, layers_, row_rule(options_)));
+    if (!options_.sever.empty()) write_severed_averages(output, average_severed(traces_, layers_));
+  }
+
+ private:
+  const TraceCommand& command_;
+  const TraceOptions& options_;
+  const FactFile& facts_;
+  int64_t layers_;
+  std::vector<StoredTrace> traces_;
+};
 
 Json best_json(const BestLayer& best) {
   return {{"mean_of_maxima", best.mean_of_maxima}, {"best_mean", best.best_mean}, {"layer", best.layer}};
@@ -303,13 +317,19 @@ void run(const Ranks& ranks, const CLI::App& app, const TraceCommand& command) {
   if (command.limit > 0) chosen = chosen.first(std::min(chosen.size(), static_cast<size_t>(command.limit)));
   Executor executor(context, model);
   const Units units{static_cast<int64_t>(chosen.size()), kFactsPerUnit};
-  run_units(
-      ranks, command.output, config,
-      {.name = "trace",
-       .items = "facts",
-       .units = units,
-       .compute = [&](int64_t unit) { return trace_unit(units.slice(chosen, unit), executor, tokenizer, options); },
-       .merge = [&](UnitStore& store) { merge(ranks, store, config, command, options, facts, context, model); }});
+  TraceMerge merge(command, options, facts, model.config().layers);
+  run_units(ranks, command.output, config,
+            {.name = "trace",
+             .items = "facts",
+             .units = units,
+             .compute = [&](int64_t unit) { return trace_unit(units.slice(chosen, unit), executor, tokenizer, options); },
+             .merge = {.start =
+                           [&](H5File& output) {
+                             write_provenance(output, config, job_provenance(context, model, ranks.communicator.size()));
+                             merge.start(output);
+                           },
+                       .unit = [&](H5File& output, const H5File& shard) { merge.add(output, shard); },
+                       .finish = [&](H5File& output) { merge.finish(output); }}});
   const double matrix_flop = matrix_flop_of_all(ranks, context);
   if (ranks.is_root()) report(command, options, facts, model.config().layers, matrix_flop);
 }

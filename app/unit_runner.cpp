@@ -67,17 +67,64 @@ class SharedProgress {
   Clock::time_point last_look_ = Clock::now();
 };
 
-void take_units(JobStore& jobs, const UnitJob& job, SharedProgress& progress) {
+/// Merges units in their order, as far as they are done; rank 0 has one.
+class Merger {
+ public:
+  Merger(const UnitMerge& merge, int64_t units, UnitStore& store) : merge_(merge), units_(units), store_(store) {}
+
+  /// What is there by now, whoever computed it: so that little is left when the other ranks have nothing to do any more.
+  void take_finished() {
+    while (next_ < units_) {
+      const std::optional<H5File> shard = store_.open_if_whole(next_);
+      if (!shard) return;
+      take(store_.output_file(), *shard);
+    }
+  }
+
+  void finish() {
+    store_.finish([&](H5File& output, const UnitStore::OpenUnit& open_unit) {
+      start(output);
+      while (next_ < units_) take(output, open_unit(next_));
+      if (merge_.finish) merge_.finish(output);
+    });
+  }
+
+ private:
+  void start(H5File& output) {
+    if (!started_ && merge_.start) merge_.start(output);
+    started_ = true;
+  }
+
+  void take(H5File& output, const H5File& shard) {
+    start(output);
+    merge_.unit(output, shard);
+    ++next_;
+  }
+
+  const UnitMerge& merge_;
+  int64_t units_;
+  UnitStore& store_;
+  bool started_ = false;
+  int64_t next_ = 0;
+};
+
+/// Goes over all units once, from `first` on: ranks that begin at different ones do not ask for the same.
+void take_units(JobStore& jobs, const UnitJob& job, int64_t first, SharedProgress& progress, Merger* merger) {
   UnitStore& store = jobs.store();
-  if (job.begin && static_cast<int64_t>(store.done_units().size()) < job.units.count()) job.begin();
-  for (int64_t unit = 0; unit < job.units.count() && !jobs.should_stop(); ++unit) {
+  const int64_t count = job.units.count();
+  if (job.begin && static_cast<int64_t>(store.done_units().size()) < count) job.begin();
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t unit = (first + i) % count;
     if (store.is_done(unit)) {
       if (job.pass) job.pass(store, unit);
       continue;
     }
+    // What is claimed and then not done, because the job is to stop, is left over like what nobody claimed.
     if (!store.claim(unit)) continue;
+    if (jobs.should_stop()) return;
     store.commit(unit, job.compute(unit));
     progress.update();
+    if (merger) merger->take_finished();
   }
 }
 
@@ -157,16 +204,19 @@ void JobStore::close(int64_t units) {
 void run_units(const Ranks& ranks, const OutputOptions& output, const Json& config, const UnitJob& job) {
   JobStore jobs(ranks, output, config);
   if (jobs.complete()) return;
+  std::optional<Merger> merger;
+  if (ranks.is_root()) merger.emplace(job.merge, job.units.count(), jobs.store());
   {
     SharedProgress progress(ranks, job, jobs.store());
     const bool alone = job.order == UnitOrder::one_by_one;
     std::optional<NoTimeLimit> patience;
     if (alone) patience.emplace(ranks.communicator);
-    if (!alone || ranks.is_root()) take_units(jobs, job, progress);
+    const int64_t first = alone ? 0 : ranks.communicator.rank();
+    if (!alone || ranks.is_root()) take_units(jobs, job, first, progress, merger ? &*merger : nullptr);
     jobs.close(job.units.count());
     progress.finish();
   }
-  if (ranks.is_root()) job.merge(jobs.store());
+  if (merger) merger->finish();
 }
 
 }  // namespace loci::app

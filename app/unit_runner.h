@@ -48,6 +48,14 @@ enum class UnitOrder {
 /// Writes the results of a unit to its shard.
 using WriteShard = std::function<void(H5File& shard)>;
 
+/// How rank 0 puts the output together, in part while units are still computed.
+struct UnitMerge {
+  std::function<void(H5File& output)> start = {};  ///< before the first unit; may be empty
+  /// Takes over a unit's results. Units come in their order, each once.
+  std::function<void(H5File& output, const H5File& shard)> unit;
+  std::function<void(H5File& output)> finish = {};  ///< after the last unit; may be empty
+};
+
 /// What a job does with its units.
 struct UnitJob {
   std::string name;   ///< "trace"
@@ -60,8 +68,7 @@ struct UnitJob {
   std::function<void()> begin = {};
   /// For one_by_one: a unit that was done before is passed. May be empty.
   std::function<void(const UnitStore& store, int64_t unit)> pass = {};
-  /// On rank 0, when all units are done: to call UnitStore::finish().
-  std::function<void(UnitStore& store)> merge;
+  UnitMerge merge;
 };
 
 /// Does the units that no earlier run has done, and merges them: afterwards the output is complete. Collective. Throws

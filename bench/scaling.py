@@ -6,12 +6,13 @@
 Ranks have one thread each. Seconds are those of whole processes, starting, loading and merging included; of the repeats the
 median counts. Where there are more ranks than cores, efficiency is in relation to the cores. Every result is compared with
 that of one rank: a difference is an error. Also measured, for bench/simulate_sweep.py: the seconds of single units, what the merge
-takes, and what the store's operations cost on this disk. A run that fails ends all with exit code 1.
+takes (of units, and after the last one), and what the store's operations cost on this disk. A run that fails ends all with exit code 1.
 """
 import argparse
 import hashlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -72,11 +73,14 @@ class Bench:
     def path(self, name):
         return os.path.join(self.work, name)
 
+    def command(self, kind, items, output, flags=None):
+        return [self.a.loci, kind, *(flags or self.flags[kind]), "--limit", str(items), "--threads", "1", "--output", output]
+
     def run(self, kind, items, ranks, flags=None):
-        """One run: {"seconds", "merge_seconds", "unit_seconds"}; the latter in the order of their ends, with one rank."""
+        """One run: {"seconds", "end_seconds", "unit_seconds"}: the second after the last unit, the third in the order of their
+        ends, with one rank."""
         output = self.path(f"{kind}.h5")
-        command = [self.a.loci, kind, *(flags or self.flags[kind]), "--limit", str(items), "--threads", "1", "--overwrite", "--output",
-                   output]
+        command = [*self.command(kind, items, output, flags), "--overwrite"]
         if ranks > 1:
             command = [*mpirun.command(self.a.mpirun, ranks), "--bind-to", "none", *command]
         watcher = Watcher(output + ".parts")
@@ -90,9 +94,33 @@ class Bench:
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
         marks = sorted(watcher.marks.values())
-        return {"seconds": end - start, "merge_seconds": end - marks[-1] if marks else 0.0, "units_seen": len(marks),
+        return {"seconds": end - start, "end_seconds": end - marks[-1] if marks else 0.0, "units_seen": len(marks),
                 "unit_seconds": [round(b - a, 6) for a, b in zip(marks, marks[1:])], "output": output,
                 "bytes": os.path.getsize(output)}
+
+    def merge_seconds(self, kind, items):
+        """What it takes to verify and merge all units but the last few: a run that was stopped there and continued, less a run of
+        those few alone."""
+        output, units = self.path(f"{kind}_stopped.h5"), items // PER_UNIT[kind]
+        command = self.command(kind, items, output)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": dict(os.environ, LOCI_DEVICE="cpu")}
+        stopped = subprocess.Popen(command, **quiet)
+        watcher = Watcher(output + ".parts")
+        watcher.start()
+        while stopped.poll() is None and len(watcher.marks) < units - 4:
+            time.sleep(0.02)
+        stopped.send_signal(signal.SIGUSR1)
+        code = stopped.wait()
+        watcher.ended.set()
+        watcher.join()
+        done = sum(name.endswith(".done") for name in os.listdir(output + ".parts"))
+        if code != 75:
+            raise RuntimeError(f"{' '.join(command)} was asked to stop and ended with {code}")
+        start = time.time()
+        subprocess.run(command, check=True, **quiet)
+        continued = time.time() - start
+        alone = self.run(kind, (units - done) * PER_UNIT[kind], 1)["seconds"]
+        return {"units": done, "seconds": continued - alone}
 
     def median(self, kind, items, ranks, flags=None):
         runs = [self.run(kind, items, ranks, flags) for _ in range(self.a.repeats)]
@@ -105,7 +133,7 @@ class Bench:
         seconds = [run["seconds"] for run in runs]
         print(f"{kind}, {items} items, {ranks} ranks: {statistics.median(seconds):.2f} s", flush=True)
         return {"ranks": ranks, "items": items, "seconds": statistics.median(seconds), "all_seconds": seconds,
-                "merge_seconds": statistics.median(run["merge_seconds"] for run in runs), "output_bytes": runs[-1]["bytes"]}
+                "end_seconds": statistics.median(run["end_seconds"] for run in runs), "output_bytes": runs[-1]["bytes"]}
 
     def scale(self, kind, flags=None, items=None, ranks=RANKS):
         cores = len(os.sched_getaffinity(0))
@@ -226,7 +254,7 @@ def main():
         for kind, items in (("trace", 600), ("eval", 300)):
             run = bench.run(kind, items, 1)
             run.pop("output")
-            report["units"][kind] = {"items": items, **run}
+            report["units"][kind] = {"items": items, **run, "merge": bench.merge_seconds(kind, items)}
         os.mkdir(os.path.join(work, "store"))
         report["store"] = measure_store(os.path.join(work, "store"), 30000)
     with open(arguments.output, "w") as file:

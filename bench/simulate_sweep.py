@@ -3,9 +3,10 @@
 
     simulate_sweep.py --measured bench/results/scaling-cpu.json --output bench/results/scaling-simulated.json
 
-The scheme is that of the unit store: each rank goes over the units in order and takes what nobody has claimed; rank 0 merges in
-the end. How much units differ and what the merge computes are measured; what a GPU, a parallel file system and a network
-take are assumptions, all in ASSUMED.
+The scheme is that of the unit store: each rank goes over the units, from one of its own on, and takes what nobody has claimed; a
+refusal makes it list the claims; rank 0 merges, in the units' order, what is done whenever it has finished one itself, and the rest
+in the end. How much units differ and what merging computes are measured; what a GPU, a parallel file system and a network take are
+assumptions, all in ASSUMED.
 """
 import argparse
 import heapq
@@ -39,9 +40,10 @@ ASSUMED = {
     "start_seconds": 10.0,
 }
 # Of runtime/unit_store.cpp: metadata operations and waits for the disk of one commit (shard and mark: create, two renames
-# each; two files and six syncs of folders), and metadata operations of rank 0 a unit in the end (two looks, two opens, three removals).
+# each; two files and six syncs of folders), and metadata operations of rank 0 a unit: merging (two looks, two opens), and in the end
+# (three removals).
 COMMIT_OPERATIONS, COMMIT_SYNCS = 6, 8
-MERGE_OPERATIONS = 7
+MERGE_OPERATIONS, END_OPERATIONS = 4, 3
 
 
 class Metadata:
@@ -69,37 +71,49 @@ def load_seconds(a, way):
 
 def search_operations(search, refused, found, units):
     """Metadata operations of a rank that finds `refused` units claimed, and then one that is not."""
-    if search == "each unit":  # a look for the wish to stop and an attempt to create the claim, for every unit
-        return 2 * (refused + found)
-    # The wish and the claim; where that is refused, the list of all claims (1000 in a reply) and another attempt.
-    return 2 + (2 + units // 1000 if refused else 0)
+    if search == "each unit":  # an attempt to create the claim for every unit, then a look for the wish to stop
+        return refused + 2 * found
+    # The claim and the wish; where the first is refused, the list of all claims (1000 in a reply) and another attempt.
+    return 2 * found + (2 + units // 1000 if refused else 0)
 
 
-def simulate(a, relative_costs, merge_cpu_seconds_per_fact, way="rank 0 broadcasts", search="each unit", seed=1):
+def simulate(a, measured, way="rank 0 broadcasts", search="listed", merging="meanwhile", seed=1):
     """Seconds of all ranks together, by what they were spent on; and those of the job."""
+    relative_costs = measured["relative_costs"]
     draw = random.Random(seed)
     units = -(-a["facts"] // a["facts_per_unit"])
     unit_seconds = a["seconds_per_fact"] * a["facts_per_unit"]
     costs = [unit_seconds * draw.choice(relative_costs) for _ in range(units)]
     load = a["start_seconds"] + load_seconds(a, way)
     server, claimed = Metadata(a), [False] * units
-    spent = dict.fromkeys(("compute", "claims", "commits"), 0.0)
+    spent = dict.fromkeys(("compute", "claims", "commits", "merging"), 0.0)
+    shard_seconds = a["shard_bytes"] * (1 / a["sha256_bytes_per_second"] + 1 / a["read_bytes_per_second_node"])
+    merge_seconds = (a["facts_per_unit"] * measured["merge_seconds_per_fact"] + MERGE_OPERATIONS * a["metadata_round_trip_seconds"] +
+                     shard_seconds)
+    done_at, merged = [None] * units, 0
     looked, ended = [0] * a["ranks"], [0.0] * a["ranks"]
-    # (when, rank, whether it comes with a finished unit)
-    events = [(load, rank, False) for rank in range(a["ranks"])]
+    first = [rank * (search == "listed") % units for rank in range(a["ranks"])]  # the unit that a rank begins with
+    # (when, rank, the unit that it comes with)
+    events = [(load, rank, -1) for rank in range(a["ranks"])]
     while events:
         now, rank, finished = heapq.heappop(events)
-        if finished:
-            committed = server.do(now, COMMIT_OPERATIONS) + COMMIT_SYNCS * a["sync_seconds"]
-            spent["commits"] += committed - now
-            heapq.heappush(events, (committed, rank, False))
+        if finished >= 0:
+            free = server.do(now, COMMIT_OPERATIONS) + COMMIT_SYNCS * a["sync_seconds"]
+            spent["commits"] += free - now
+            done_at[finished] = free
+            committed = free
+            while rank == 0 and merging == "meanwhile" and merged < units and done_at[merged] is not None and done_at[merged] <= free:
+                free += merge_seconds
+                merged += 1
+            spent["merging"] += free - committed
+            heapq.heappush(events, (free, rank, -1))
             continue
         refused = 0
-        while looked[rank] < units and claimed[looked[rank]]:
+        while looked[rank] < units and claimed[(first[rank] + looked[rank]) % units]:
             looked[rank] += 1
             refused += 1
         found = looked[rank] < units
-        unit = looked[rank]
+        unit = (first[rank] + looked[rank]) % units
         if found:
             claimed[unit] = True
             looked[rank] += 1
@@ -109,14 +123,14 @@ def simulate(a, relative_costs, merge_cpu_seconds_per_fact, way="rank 0 broadcas
             ended[rank] = begun
             continue
         spent["compute"] += costs[unit]
-        heapq.heappush(events, (begun + costs[unit], rank, True))
+        heapq.heappush(events, (begun + costs[unit], rank, unit))
     last = max(ended)
-    shard_seconds = a["shard_bytes"] * (1 / a["sha256_bytes_per_second"] + 1 / a["read_bytes_per_second_node"])
-    merge = a["facts"] * merge_cpu_seconds_per_fact + units * (MERGE_OPERATIONS * a["metadata_round_trip_seconds"] + shard_seconds)
+    end = ((units - merged) * merge_seconds + a["facts"] * measured["end_seconds_per_fact"] +
+           units * END_OPERATIONS * a["metadata_round_trip_seconds"])
     spent["start and weights"] = load * a["ranks"]
-    spent["waiting for the last rank"] = sum(last - end for end in ended)
-    spent["merge on rank 0"] = merge * a["ranks"]
-    total = last + merge
+    spent["waiting for the last rank"] = sum(last - at for at in ended)
+    spent["end on rank 0"] = end * a["ranks"]
+    total = last + end
     return {"seconds": total, "efficiency": spent["compute"] / (total * a["ranks"]),
             "shares": {name: seconds / (total * a["ranks"]) for name, seconds in spent.items()}}
 
@@ -135,8 +149,8 @@ def main():
     trace = measured["units"]["trace"]
     costs = relative(trace["unit_seconds"])
     # On the local disk, where the looks and removals are next to nothing.
-    merge = trace["merge_seconds"] / trace["items"]
-    used = {"unit_variation": statistics.stdev(costs), "unit_maximum": max(costs), "merge_cpu_seconds_per_fact": merge}
+    used = {"merge_seconds_per_fact": trace["merge"]["seconds"] / (trace["merge"]["units"] * measured["per_unit"]["trace"]),
+            "end_seconds_per_fact": trace["end_seconds"] / trace["items"]}
     cases = {"as assumed": ({}, {})}
     for ranks in (1, 8, 16, 32, 128, 256):
         cases[f"{ranks} GPUs"] = ({"ranks": ranks}, {})
@@ -146,15 +160,16 @@ def main():
     cases["5 s a fact"] = ({"seconds_per_fact": 5.0}, {})
     cases["metadata 10 times slower"] = ({"metadata_round_trip_seconds": 4e-3, "metadata_operations_per_second": 2e3, "sync_seconds": 50e-3}, {})
     cases["each rank reads the weights"] = ({}, {"way": "each rank reads"})
-    cases["claims are listed"] = ({}, {"search": "listed"})
-    cases["256 GPUs, claims are listed"] = ({"ranks": 256}, {"search": "listed"})
+    cases["each unit is asked for"] = ({}, {"search": "each unit"})
+    cases["256 GPUs, each unit is asked for"] = ({"ranks": 256}, {"search": "each unit"})
+    cases["merging in the end"] = ({}, {"merging": "in the end"})
     cases["16 facts a unit"] = ({"facts_per_unit": 16, "shard_bytes": 4 * ASSUMED["shard_bytes"]}, {})
     rows = []
     for name, (changed, options) in cases.items():
-        result = simulate({**ASSUMED, **changed}, costs, merge, **options)
+        result = simulate({**ASSUMED, **changed}, {**used, "relative_costs": costs}, **options)
         rows.append({"case": name, "changed": {**changed, **options}, **result})
     with open(arguments.output, "w") as file:
-        json.dump({"assumed": ASSUMED, "measured": used, "from": arguments.measured, "cases": rows}, file, indent=1)
+        json.dump({"assumed": ASSUMED, "measured": {**used, "unit_variation": statistics.stdev(costs), "unit_maximum": max(costs)}, "from": arguments.measured, "cases": rows}, file, indent=1)
         file.write("\n")
     names = list(rows[0]["shares"])
     print("| case | job [s] | " + " | ".join(name + " [%]" for name in names) + " |")

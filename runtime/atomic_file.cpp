@@ -67,8 +67,10 @@ void sync_folder(const std::filesystem::path& folder) {
                        folder.string(), std::strerror(errno));
 }
 
-AtomicPath::AtomicPath(std::filesystem::path target) : target_(std::move(target)), temporary_(target_) {
-  temporary_ += ".tmp";
+AtomicPath::AtomicPath(std::filesystem::path target) : AtomicPath(target, target.string() + ".tmp") {}
+
+AtomicPath::AtomicPath(std::filesystem::path target, std::filesystem::path temporary)
+    : target_(std::move(target)), temporary_(std::move(temporary)) {
   std::error_code ignored;
   require<InputError>(target_.has_filename(), "{}: is no name of a file to write", target_.string());
   require<InputError>(std::filesystem::is_directory(folder_of(target_), ignored),

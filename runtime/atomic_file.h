@@ -19,11 +19,12 @@ class AtomicPath {
  public:
   /// Throws InputError if the folder does not exist or `target` is a folder.
   explicit AtomicPath(std::filesystem::path target);
+  /// With another temporary file than `target`.tmp, on the same file system.
+  AtomicPath(std::filesystem::path target, std::filesystem::path temporary);
   ~AtomicPath();
   AtomicPath(const AtomicPath&) = delete;
   AtomicPath& operator=(const AtomicPath&) = delete;
 
-  /// `target`.tmp
   const std::filesystem::path& temporary() const { return temporary_; }
   const std::filesystem::path& target() const { return target_; }
   /// Syncs the temporary file, renames it to the target, syncs the folder. SystemError if any of these fails.

@@ -79,6 +79,15 @@ std::string CudaDevice::why_none() {
   return fmt::format("no CUDA device is usable here ({})", cudaGetErrorString(status));
 }
 
+CudaDevice::Identity CudaDevice::identity(int index) {
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, index), kOpening);
+  Identity identity{};
+  static_assert(sizeof(properties.uuid) == sizeof(identity));
+  std::memcpy(identity.data(), &properties.uuid, sizeof(identity));
+  return identity;
+}
+
 CudaDevice::CudaDevice(int index) : handles_(std::make_unique<CudaHandles>(index)) {}
 CudaDevice::~CudaDevice() = default;
 

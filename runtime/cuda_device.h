@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -20,6 +21,9 @@ class CudaDevice {
   static int count();
   /// Why count() is 0, as the end of a sentence: "this build has no CUDA backend".
   static std::string why_none();
+  /// What tells a device from all others in the world (its UUID); indices are a process's own.
+  using Identity = std::array<std::byte, 16>;
+  static Identity identity(int index);
 
   explicit CudaDevice(int index);
   ~CudaDevice();

@@ -18,7 +18,7 @@ const std::byte* bytes_of(const void* data) { return static_cast<const std::byte
 struct Place {
   bool on_gpu;
   bool has_nccl;
-  nccl::DeviceIdentity device;
+  CudaDevice::Identity device;
 };
 
 /// Why these ranks cannot use NCCL; empty where they can.
@@ -94,7 +94,7 @@ void HostStagedDeviceCommunicator::all_to_all(const void* own, void* received, s
 
 std::unique_ptr<DeviceCommunicator> make_device_communicator(Communicator& ranks, Context& context) {
   Place own{!context.on_cpu(), nccl::available(), {}};
-  if (own.on_gpu && own.has_nccl) own.device = nccl::identity(context);
+  if (own.on_gpu) own.device = CudaDevice::identity(context.device().index);
   const std::vector<Place> places = ranks.all_gather_value(own, "the agreement about NCCL");
   const bool wanted = ranks.size() > 1 && std::any_of(places.begin(), places.end(), std::mem_fn(&Place::on_gpu));
   const std::string_view obstacle = obstacle_to_nccl(places);

@@ -7,7 +7,6 @@
 
 #include <array>
 #include <chrono>
-#include <cstring>
 #include <string>
 #include <thread>
 #include <vector>
@@ -188,15 +187,6 @@ bool NcclDeviceCommunicator::finalize() noexcept {
 }  // namespace
 
 bool available() { return true; }
-
-DeviceIdentity identity(Context& context) {
-  cudaDeviceProp properties{};
-  check_cuda(cudaGetDeviceProperties(&properties, context.cuda().handles().device), "the name of the GPU");
-  DeviceIdentity identity{};
-  static_assert(sizeof(properties.uuid) == sizeof(identity));
-  std::memcpy(identity.data(), &properties.uuid, sizeof(identity));
-  return identity;
-}
 
 std::unique_ptr<DeviceCommunicator> make_communicator(Communicator& ranks, Context& context) {
   return std::make_unique<NcclDeviceCommunicator>(ranks, context);

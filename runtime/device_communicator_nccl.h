@@ -1,7 +1,5 @@
 #pragma once
 
-#include <array>
-#include <cstddef>
 #include <memory>
 
 #include "runtime/device_communicator.h"
@@ -12,10 +10,6 @@ namespace loci::nccl {
 
 /// Whether this build has NCCL.
 bool available();
-
-/// What tells the GPU of a context from all other GPUs of the world.
-using DeviceIdentity = std::array<std::byte, 16>;
-DeviceIdentity identity(Context& context);
 
 /// Collective. Each rank's context has a GPU of its own. Throws SystemError where NCCL fails, LostRankError where ranks
 /// do not come.

@@ -6,8 +6,6 @@ namespace loci::nccl {
 
 bool available() { return false; }
 
-DeviceIdentity identity(Context&) { throw_error<SystemError>("this build has no NCCL"); }
-
 std::unique_ptr<DeviceCommunicator> make_communicator(Communicator&, Context&) {
   throw_error<SystemError>("this build has no NCCL");
 }

@@ -253,14 +253,22 @@ void UnitStore::share(const std::string& launch) {
 }
 
 bool UnitStore::claim(int64_t unit) {
-  if (is_done(unit)) return false;
+  if (is_done(unit) || claimed_.contains(unit)) return false;
   if (claims_.empty()) return true;
   const fs::path path = claims_ / fmt::format("unit_{:06}.claim", unit);
   const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-  if (fd < 0 && errno == EEXIST) return false;
+  if (fd < 0 && errno == EEXIST) {
+    list_claims();
+    return false;
+  }
   require<SystemError>(fd >= 0, "{}: cannot be created: {}", path.string(), std::strerror(errno));
   ::close(fd);
   return true;
+}
+
+void UnitStore::list_claims() {
+  for (const auto& entry : fs::directory_iterator(claims_))
+    if (const auto unit = unit_of(entry.path().filename().string(), ".claim")) claimed_.insert(*unit);
 }
 
 void UnitStore::ask_to_stop() {
@@ -295,6 +303,7 @@ void UnitStore::adopt(const std::set<int64_t>& committed, Patience patience) {
   std::error_code ignored;
   fs::remove_all(claims_, ignored);
   claims_.clear();
+  claimed_.clear();
 }
 
 void UnitStore::discard(int64_t unit) {
@@ -312,12 +321,35 @@ H5File UnitStore::open_unit(int64_t unit) const {
   return H5File::open_read(shard_path(unit));
 }
 
+std::optional<H5File> UnitStore::open_if_whole(int64_t unit) const {
+  std::error_code ignored;
+  if (!fs::exists(mark_path(unit), ignored) || !mark_fault(shard_path(unit), mark_path(unit)).empty())
+    return std::nullopt;
+  return H5File::open_read(shard_path(unit));
+}
+
+UnitStore::GrowingOutput::GrowingOutput(const fs::path& output, const fs::path& parts)
+    : path(output, parts / "output.h5.tmp"), file(H5File::create(path.temporary())) {}
+
+H5File& UnitStore::output_file() {
+  require<ShapeError>(!complete() && lock_, "{}: the output is written by the rank that opened the store, once",
+                      output_.string());
+  if (!growing_) growing_ = std::make_unique<GrowingOutput>(output_, parts_);
+  return growing_->file;
+}
+
 void UnitStore::finish(const std::function<void(H5File& output, const OpenUnit& open_unit)>& merge) {
-  require<ShapeError>(!complete(), "{}: is finished already", output_.string());
-  write_hdf5_atomically(output_, [&](H5File& file) {
+  H5File& file = output_file();
+  try {
     merge(file, [this](int64_t unit) { return open_unit(unit); });
     write_attribute(file, "/", "config", canonical_json(config_));
-  });
+    file.close();
+    growing_->path.commit();
+  } catch (...) {
+    growing_.reset();
+    throw;
+  }
+  growing_.reset();
   phase_ = Phase::complete;
   std::error_code error;
   fs::remove_all(parts_, error);

@@ -5,10 +5,12 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "runtime/atomic_file.h"
 #include "runtime/hdf5.h"
 #include "runtime/json.h"
 #include "runtime/output_lock.h"
@@ -64,7 +66,7 @@ class UnitStore {
   /// Opens the store to the other ranks of a launch; `launch` is a name that no other launch has.
   void share(const std::string& launch);
   /// Whether this rank is to do `unit`: it is not done, and no other rank has claimed it. A store that is not shared
-  /// has no other ranks.
+  /// has no other ranks. A refusal makes this rank look at all claims, so that it asks no more for those units.
   bool claim(int64_t unit);
   /// Tells the ranks of the launch, without a message, to take no more units.
   void ask_to_stop();
@@ -80,6 +82,11 @@ class UnitStore {
   /// The shard of a done unit, verified again.
   H5File open_unit(int64_t unit) const;
 
+  /// The shard of any rank's unit, if its mark can be seen and verifies.
+  std::optional<H5File> open_if_whole(int64_t unit) const;
+  /// The coming output, a new file among the parts: what is written before finish() need not be written there.
+  H5File& output_file();
+
   using OpenUnit = std::function<H5File(int64_t unit)>;
   /// `merge` copies what it needs from the shards into the output, which then replaces an old one whole; the attribute
   /// `config` is written here. The parts are removed after the output is durable.
@@ -87,12 +94,18 @@ class UnitStore {
 
  private:
   enum class Phase { running, complete };
+  struct GrowingOutput {
+    explicit GrowingOutput(const std::filesystem::path& output, const std::filesystem::path& parts);
+    AtomicPath path;
+    H5File file;
+  };
 
   UnitStore(std::filesystem::path output, const Json& config, const std::string& launch, std::set<int64_t> done_units,
             Patience patience);
   void check_output(OnExisting on_existing);
   void open_parts(OnExisting on_existing);
   void scan_units();
+  void list_claims();
   void move_into_place(const std::filesystem::path& from, const std::filesystem::path& to) const;
   std::filesystem::path shard_path(int64_t unit) const;
   std::filesystem::path mark_path(int64_t unit) const;
@@ -102,8 +115,10 @@ class UnitStore {
   Json config_;
   std::unique_ptr<OutputLock> lock_;  // null for a store that was joined
   std::filesystem::path claims_;      // empty while the store is not shared
+  std::set<int64_t> claimed_;         // by any rank, as far as this one has seen
   std::set<int64_t> done_;
   std::vector<std::string> repaired_;
+  std::unique_ptr<GrowingOutput> growing_;
   Phase phase_ = Phase::running;
 };
 

@@ -330,13 +330,20 @@ def damage(bench):
     run = bench.start("trace", "out.h5", LONG, ranks=3).wait(0, "SHA-256 is not its mark's", "the shard is missing")
     expect(run.errors.count("is done again") == 2, f"two units are to be done again:\n{run.errors}")
     expect_same(bench.path("out.h5"), whole(bench))
-    # One that is damaged while the job runs is found by the merge.
+    # One that is damaged before rank 0, which sleeps, has merged it is found then.
     run = bench.start("trace", "late.h5", LONG, ranks=2)
     bench.wait_for_units(run, "late.h5", 3)
+    run.kill(run.ranks()[0], signal.SIGSTOP)
     parts = bench.path("late.h5") + ".parts"
-    marks = sorted(name for name in os.listdir(parts) if name.endswith(".done"))
-    with open(f"{parts}/{marks[0].replace('.done', '.h5')}", "r+b") as shard:
+
+    def marks():
+        return {name for name in os.listdir(parts) if name.endswith(".done")}
+
+    before = marks()
+    bench.wait_for_units(run, "late.h5", len(before) + 2)
+    with open(f"{parts}/{max(marks() - before).replace('.done', '.h5')}", "r+b") as shard:
         shard.truncate(500)
+    run.kill(run.ranks()[0], signal.SIGCONT)
     run.wait(5, "the shard has 500 bytes", "run the command again")
     bench.start("trace", "late.h5", LONG, ranks=2).wait(0)
     expect_same(bench.path("late.h5"), whole(bench))

@@ -40,7 +40,9 @@ class CountingJob {
                      EXPECT_TRUE(store.is_done(unit));
                      ++passed;
                    },
-               .merge = [&](UnitStore& store) { merge(ranks, store); }});
+               .merge = {.start = [&](H5File&) { merge_started(ranks); },
+                         .unit = [&](H5File& output, const H5File& shard) { merge_unit(output, shard); },
+                         .finish = [&](H5File&) { ++merged; }}});
   }
   void run_as(int ranks) {
     const Interruption interruption;
@@ -53,6 +55,7 @@ class CountingJob {
   std::function<void(const Ranks& ranks, int64_t unit)> before_unit = {};
   std::vector<std::pair<int, int64_t>> done;  ///< rank and unit, in order
   std::atomic<int> begun = 0, passed = 0, merged = 0;
+  int64_t units_merged = 0, merged_early = 0;  ///< the latter while some were not computed
 
  private:
   WriteShard compute(const Ranks& ranks, int64_t unit) {
@@ -67,13 +70,16 @@ class CountingJob {
     };
   }
 
-  void merge(const Ranks& ranks, UnitStore& store) {
+  void merge_started(const Ranks& ranks) {
     EXPECT_TRUE(ranks.is_root());
-    ++merged;
-    store.finish([&](H5File& file, const UnitStore::OpenUnit& open_unit) {
-      for (const int64_t unit : store.done_units())
-        copy_object(open_unit(unit), "/values", file, "/values_" + std::to_string(unit));
-    });
+    units_merged = merged_early = 0;
+  }
+
+  void merge_unit(H5File& output, const H5File& shard) {
+    EXPECT_EQ(read_dataset<int64_t>(shard, "/values").values.at(0), units_merged);  // in order
+    copy_object(shard, "/values", output, fmt::format("/values_{}", units_merged++));
+    std::lock_guard lock(mutex_);
+    if (static_cast<int64_t>(done.size()) < kUnits.count()) ++merged_early;
   }
 
   OutputOptions output_;
@@ -114,6 +120,8 @@ TEST_F(UnitRunner, SeveralRanksTakePart) {
   std::set<int> ranks;
   for (const auto& [rank, unit] : job.done) ranks.insert(rank);
   EXPECT_EQ(ranks, (std::set<int>{0, 1, 2}));
+  EXPECT_GT(job.merged_early, 0);
+  EXPECT_EQ(job.units_merged, kUnits.count());
 }
 
 TEST_F(UnitRunner, ASignalStopsAllRanksBetweenUnits) {
@@ -173,6 +181,22 @@ TEST_F(UnitRunner, RefusalsOfTheStoreEndAllRanks) {
   const UnitStore other(job.path(), kConfig, OnExisting::resume);
   expect_message(error_of<SystemError>([&] { job.run_as(3); }), {"another job"});
   EXPECT_TRUE(job.done.empty());
+}
+
+TEST(RankMemory, IsSharedByThoseOnOneGpuWhateverItsNumber) {
+  using Identity = CudaDevice::Identity;
+  const std::vector<std::optional<Identity>> gpus{Identity{std::byte{1}}, Identity{std::byte{2}}, Identity{std::byte{1}},
+                                                  std::nullopt, Identity{}};
+  std::vector<int> sharers(gpus.size());
+  run_threads(static_cast<int>(gpus.size()), {}, [&](Communicator& communicator) {
+    const auto rank = static_cast<size_t>(communicator.rank());
+    sharers[rank] = count_sharers(communicator, gpus[rank]);
+  });
+  EXPECT_EQ(sharers, (std::vector<int>{2, 1, 2, 1, 1}));
+}
+
+TEST(RankMemory, OfTheMachineIsSharedByAllWithoutAGpu) {
+  run_threads(3, {}, [](Communicator& communicator) { EXPECT_EQ(count_sharers(communicator, std::nullopt), 3); });
 }
 
 }  // namespace

@@ -33,6 +33,13 @@ TEST(DeviceNames, AreParsedOrRefused) {
   }
 }
 
+TEST(DeviceNames, AGpuCanBeToldFromOthers) {
+  const Device device = device_options().device;
+  if (device.type != DeviceType::cuda) GTEST_SKIP() << "for GPUs";
+  EXPECT_NE(CudaDevice::identity(device.index), CudaDevice::Identity{});
+  EXPECT_EQ(CudaDevice::identity(device.index), CudaDevice::identity(device.index));
+}
+
 TEST(Context, MemoryIsAlignedAndCounted) {
   Context context(device_options());
   void* small = context.allocate(1);

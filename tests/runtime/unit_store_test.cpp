@@ -393,6 +393,52 @@ TEST_F(UnitStoreTest, AUnitIsClaimedOnce) {
   error_of<ShapeError>([&] { other.share("b"); });
 }
 
+TEST_F(UnitStoreTest, ARefusalTellsWhatElseIsClaimed) {
+  UnitStore store(output_, kConfig, OnExisting::resume);
+  store.share("a");
+  for (const int64_t unit : {0, 1, 3}) EXPECT_TRUE(store.claim(unit));
+  UnitStore other = UnitStore::join(output_, kConfig, "a", {});
+  EXPECT_FALSE(other.claim(0));
+  // It does not ask again: it would get these now.
+  for (const int64_t unit : {0, 1, 3}) fs::remove(output_ + fmt::format(".parts/claims_a/unit_{:06}.claim", unit));
+  for (const int64_t unit : {0, 1, 3}) EXPECT_FALSE(other.claim(unit)) << unit;
+  EXPECT_TRUE(other.claim(2));
+  // After the launch, nobody has claimed anything.
+  store.adopt({});
+  EXPECT_TRUE(store.claim(0));
+}
+
+TEST_F(UnitStoreTest, TheOutputGrowsWhileUnitsAreComputed) {
+  const std::string growing = output_ + ".parts/output.h5.tmp";
+  {
+    UnitStore store(output_, kConfig, OnExisting::resume);
+    store.share("a");
+    UnitStore other = UnitStore::join(output_, kConfig, "a", {});
+    EXPECT_FALSE(store.open_if_whole(0));
+    write_unit(other, 0);
+    const auto shard = store.open_if_whole(0);
+    ASSERT_TRUE(shard);
+    copy_object(*shard, "/scores", store.output_file(), "/scores");
+    EXPECT_TRUE(fs::exists(growing));
+    EXPECT_FALSE(fs::exists(output_));
+    error_of<ShapeError>([&] { other.output_file(); });
+    write_unit(other, 1);
+    fs::resize_file(output_ + ".parts/unit_000001.h5", 100);
+    EXPECT_FALSE(store.open_if_whole(1));
+  }
+  EXPECT_FALSE(fs::exists(growing));  // the job was interrupted
+  write_file_atomically(growing, "of a job that was killed");
+  UnitStore store(output_, kConfig, OnExisting::resume);
+  EXPECT_FALSE(fs::exists(growing));
+  copy_object(*store.open_if_whole(0), "/scores", store.output_file(), "/scores");
+  store.finish([](H5File& file, const UnitStore::OpenUnit&) { write_attribute(file, "/", "kind", "test"); });
+  const H5File file = H5File::open_read(output_);
+  EXPECT_TRUE(h5_exists(file, "/scores"));
+  EXPECT_EQ(read_string_attribute(file, "/", "kind"), "test");
+  EXPECT_FALSE(fs::exists(output_ + ".parts"));
+  error_of<ShapeError>([&] { store.output_file(); });
+}
+
 TEST_F(UnitStoreTest, ClaimsOfADeadLaunchBlockNothing) {
   {
     UnitStore store(output_, kConfig, OnExisting::resume);

@@ -8,13 +8,6 @@ enum cudaError_t { cudaSuccess = 0, cudaErrorUnknown = 999, cudaErrorNotReady = 
 struct FakeStream;
 using cudaStream_t = FakeStream*;
 
-struct cudaDeviceProp {
-  struct {
-    char bytes[16];
-  } uuid;
-};
-
 cudaError_t cudaSetDevice(int device);
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
 cudaError_t cudaStreamQuery(cudaStream_t stream);
 const char* cudaGetErrorString(cudaError_t status);

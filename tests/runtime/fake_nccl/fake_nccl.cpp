@@ -220,11 +220,6 @@ ncclResult_t ncclRecv(void* data, size_t count, ncclDataType_t, int peer, ncclCo
 }
 
 cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
-  *properties = {};
-  properties->uuid.bytes[0] = static_cast<char>(device + 1);
-  return cudaSuccess;
-}
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
   const std::lock_guard lock(world().mutex);
   if (!stream->comm) return cudaSuccess;
@@ -238,6 +233,7 @@ namespace loci {
 CudaHandles::CudaHandles(int index) : device(index), stream(new FakeStream) {}
 CudaHandles::~CudaHandles() { delete stream; }
 
+CudaDevice::Identity CudaDevice::identity(int index) { return {static_cast<std::byte>(index + 1)}; }
 int CudaDevice::count() { return 8; }
 std::string CudaDevice::why_none() { return {}; }
 CudaDevice::CudaDevice(int index) : handles_(std::make_unique<CudaHandles>(index)) {}
