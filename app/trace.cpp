@@ -199,6 +199,13 @@ class TraceMerge {
     for (const TraceKind kind : options_.kinds)
       write_averages(output, kind, average_kind(traces_, kind, layers_, row_rule(options_)));
     if (!options_.sever.empty()) write_severed_averages(output, average_severed(traces_, layers_));
+    finished_ = true;
+  }
+
+  /// All traces, once the output is whole; read from there where an earlier run has made it.
+  std::vector<StoredTrace> take_traces() {
+    if (!finished_) return read_traces(H5File::open_read(command_.output.path));
+    return std::move(traces_);
   }
 
  private:
@@ -207,6 +214,7 @@ class TraceMerge {
   const FactFile& facts_;
   int64_t layers_;
   std::vector<StoredTrace> traces_;
+  bool finished_ = false;
 };
 
 Json best_json(const BestLayer& best) {
@@ -268,10 +276,9 @@ void print_severed(const SeveredAverages& averages) {
   line("attention severed", averages.no_attn);
 }
 
-void report(const TraceCommand& command, const TraceOptions& options, const FactFile& facts, int64_t layers,
-            double matrix_flop) {
-  const H5File file = H5File::open_read(command.output.path);
-  const auto traces = read_traces(file);
+/// `traces` are those of the output.
+void report(const TraceCommand& command, const TraceOptions& options, const FactFile& facts,
+            const std::vector<StoredTrace>& traces, int64_t layers, double matrix_flop) {
   const auto correct = std::count_if(traces.begin(), traces.end(), [](const auto& t) { return t.trace.correct; });
   if (correct == 0)
     spdlog::warn("trace: the model answers none of the {} facts correctly, so none was traced", traces.size());
@@ -331,7 +338,7 @@ void run(const Ranks& ranks, const CLI::App& app, const TraceCommand& command) {
                        .unit = [&](H5File& output, const H5File& shard) { merge.add(output, shard); },
                        .finish = [&](H5File& output) { merge.finish(output); }}});
   const double matrix_flop = matrix_flop_of_all(ranks, context);
-  if (ranks.is_root()) report(command, options, facts, model.config().layers, matrix_flop);
+  if (ranks.is_root()) report(command, options, facts, merge.take_traces(), model.config().layers, matrix_flop);
 }
 
 }  // namespace
