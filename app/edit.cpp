@@ -81,7 +81,7 @@ class EditJob {
                    [&](const UnitStore& store, int64_t unit) {
                      if (command_.sequential) apply_done(store, unit);
                    },
-               .merge = {.start = [&](H5File& output) { describe(output); }, .unit = take_over_edits}});
+               .merge = {.unit = take_over_edits, .finish = [&](H5File& output) { describe(output); }}});
     return matrix_flop_of_all(ranks_, context_);
   }
 

@@ -18,7 +18,6 @@
 #include "model/tokenizer.h"
 #include "runtime/error.h"
 #include "runtime/sha256.h"
-#include "runtime/unit_store.h"
 
 namespace loci::app {
 namespace {

@@ -58,7 +58,7 @@ int count_sharers(Communicator& communicator, const std::optional<CudaDevice::Id
   const Memory own{this_place().host, gpu.has_value(), gpu.value_or(CudaDevice::Identity{})};
   const std::vector<Memory> all = communicator.all_gather_value(own, "the sharing of memory");
   return static_cast<int>(std::ranges::count_if(all, [&](const Memory& other) {
-    return other.host == own.host && other.on_gpu == own.on_gpu && other.gpu == own.gpu;
+    return other.on_gpu == own.on_gpu && (own.on_gpu ? other.gpu == own.gpu : other.host == own.host);
   }));
 }
 

@@ -37,7 +37,7 @@ struct Ranks {
 /// Throws as CommonOptions::make_context().
 Context make_rank_context(const Ranks& ranks, const CommonOptions& options);
 /// How many ranks take memory of the same GPU, whatever number it has in each process (launchers may show each rank its
-/// own as cuda:0), or, without a GPU, of the same machine. Collective.
+/// own as cuda:0), or, of the ranks without one, of the same machine. Collective.
 int count_sharers(Communicator& communicator, const std::optional<CudaDevice::Identity>& gpu);
 /// The model that all ranks use.
 Model load_rank_model(const Ranks& ranks, Context& context, const CommonOptions& options);

@@ -330,13 +330,13 @@ void run(const Ranks& ranks, const CLI::App& app, const TraceCommand& command) {
              .items = "facts",
              .units = units,
              .compute = [&](int64_t unit) { return trace_unit(units.slice(chosen, unit), executor, tokenizer, options); },
-             .merge = {.start =
-                           [&](H5File& output) {
-                             write_provenance(output, config, job_provenance(context, model, ranks.communicator.size()));
-                             merge.start(output);
-                           },
+             .merge = {.start = [&](H5File& output) { merge.start(output); },
                        .unit = [&](H5File& output, const H5File& shard) { merge.add(output, shard); },
-                       .finish = [&](H5File& output) { merge.finish(output); }}});
+                       .finish =
+                           [&](H5File& output) {
+                             merge.finish(output);
+                             write_provenance(output, config, job_provenance(context, model, ranks.communicator.size()));
+                           }}});
   const double matrix_flop = matrix_flop_of_all(ranks, context);
   if (ranks.is_root()) report(command, options, facts, merge.take_traces(), model.config().layers, matrix_flop);
 }

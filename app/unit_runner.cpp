@@ -73,8 +73,9 @@ class Merger {
   Merger(const UnitMerge& merge, int64_t units, UnitStore& store) : merge_(merge), units_(units), store_(store) {}
 
   /// What is there by now, whoever computed it: so that little is left when the other ranks have nothing to do any more.
-  void take_finished() {
-    while (next_ < units_) {
+  /// After a resume that is much, so a job that is to stop leaves it.
+  void take_finished(JobStore& jobs) {
+    while (next_ < units_ && !jobs.should_stop()) {
       const std::optional<H5File> shard = store_.open_if_whole(next_);
       if (!shard) return;
       take(store_.output_file(), *shard);
@@ -124,7 +125,7 @@ void take_units(JobStore& jobs, const UnitJob& job, int64_t first, SharedProgres
     if (jobs.should_stop()) return;
     store.commit(unit, job.compute(unit));
     progress.update();
-    if (merger) merger->take_finished();
+    if (merger) merger->take_finished(jobs);
   }
 }
 

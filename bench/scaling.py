@@ -77,8 +77,8 @@ class Bench:
         return [self.a.loci, kind, *(flags or self.flags[kind]), "--limit", str(items), "--threads", "1", "--output", output]
 
     def run(self, kind, items, ranks, flags=None):
-        """One run: {"seconds", "end_seconds", "unit_seconds"}: the second after the last unit, the third in the order of their
-        ends, with one rank."""
+        """One run: {"seconds", "end_seconds", "unit_seconds"}: the second after the last unit that was seen, the third in the order of
+        their ends, with one rank, each with the merging of the one before."""
         output = self.path(f"{kind}.h5")
         command = [*self.command(kind, items, output, flags), "--overwrite"]
         if ranks > 1:
@@ -99,9 +99,9 @@ class Bench:
                 "bytes": os.path.getsize(output)}
 
     def merge_seconds(self, kind, items):
-        """What it takes to verify and merge all units but the last few: a run that was stopped there and continued, less a run of
-        those few alone."""
-        output, units = self.path(f"{kind}_stopped.h5"), items // PER_UNIT[kind]
+        """What it takes to verify and merge all units but the last few, with the end of the job for them: a run that was stopped
+        there and continued, less a run of so many facts as were left."""
+        output, units = self.path(f"{kind}_stopped.h5"), -(-items // PER_UNIT[kind])
         command = self.command(kind, items, output)
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": dict(os.environ, LOCI_DEVICE="cpu")}
         stopped = subprocess.Popen(command, **quiet)
@@ -113,13 +113,13 @@ class Bench:
         code = stopped.wait()
         watcher.ended.set()
         watcher.join()
-        done = sum(name.endswith(".done") for name in os.listdir(output + ".parts"))
         if code != 75:
             raise RuntimeError(f"{' '.join(command)} was asked to stop and ended with {code}")
+        done = sum(name.endswith(".done") for name in os.listdir(output + ".parts"))
         start = time.time()
         subprocess.run(command, check=True, **quiet)
         continued = time.time() - start
-        alone = self.run(kind, (units - done) * PER_UNIT[kind], 1)["seconds"]
+        alone = self.run(kind, items - done * PER_UNIT[kind], 1)["seconds"]
         return {"units": done, "seconds": continued - alone}
 
     def median(self, kind, items, ranks, flags=None):

@@ -13,9 +13,11 @@ namespace loci::cpu {
 namespace {
 
 // For every kind of product that it compiles, oneDNN looks for profilers to tell: a few milliseconds each, much in a short
-// job. They hear of it where DNNL_JIT_PROFILE asks for that.
+// job. They hear of it where ONEDNN_JIT_PROFILE asks for that.
 [[maybe_unused]] const dnnl_status_t kProfilersHearNothing =
-    std::getenv("DNNL_JIT_PROFILE") ? dnnl_success : dnnl_set_jit_profiling_flags(DNNL_JIT_PROFILE_NONE);
+    std::getenv("ONEDNN_JIT_PROFILE") || std::getenv("DNNL_JIT_PROFILE")
+        ? dnnl_success
+        : dnnl_set_jit_profiling_flags(DNNL_JIT_PROFILE_NONE);
 
 // A slab is one single-threaded product on one thread of the pool. Columns are cut at multiples of the vector length.
 constexpr int64_t kColumnUnit = 16;

@@ -144,6 +144,10 @@ void check_plan(const Plan& plan, const GptConfig& config) {
   }
   for (const auto& wanted : plan.wanted)
     check_place(plan, wanted.sequence, wanted.position, Site::resid, config.layers, "wanted position");
+  require<ShapeError>(plan.questions.empty() || !plan.stop, "questions are asked of a run that stops before the logits");
+  for (const TokenQuestion& question : plan.questions)
+    require<ShapeError>(question.row >= 0 && question.row < std::ssize(plan.wanted),
+                        "a question about row {} of {} wanted ones", question.row, plan.wanted.size());
   for (const auto& cuts : plan.attention_cuts) {
     const Sequence& s = plan.sequences.at(static_cast<size_t>(cuts.sequence));
     require<ShapeError>(!s.base, "attention is cut only in sequences without a base");
@@ -842,8 +846,9 @@ int64_t Executor::rows_per_wave(double wanted_per_row) const {
   const GptConfig& config = model_.config();
   const double floats = 9.0 * static_cast<double>(config.width) + 2.0 * static_cast<double>(config.mlp_width) +
                         wanted_per_row * static_cast<double>(config.vocabulary);
-  const int64_t left = context_.memory_budget() / 8 * 7;  // score_tokens takes some for logits on a GPU
-  return rows_within(left, floats, 2 * full_wave_rows());
+  // On a GPU score_tokens takes an eighth for logits.
+  const int64_t budget = context_.on_cpu() ? context_.memory_budget() : context_.memory_budget() / 8 * 7;
+  return rows_within(budget, floats, 2 * full_wave_rows());
 }
 
 int64_t Executor::kept_rows_per_wave(int64_t first_layer, double wanted_per_row) const {

@@ -98,9 +98,17 @@ TEST_P(TokenScoring, SoDoTheLogitsOfFewRowsAtATime) {
 }
 
 TEST_P(TokenScoring, AnyNumberOfThreadsGivesTheSameBits) {
-  const TokenScores one = score(device_options(1));
-  for (const int threads : {2, 3, 5})
-    EXPECT_TRUE(identical(score(device_options(threads)).log_probabilities, one.log_probabilities)) << threads;
+  std::mt19937 random(2);
+  hidden_ = normal_values(random, std::ssize(hidden_));  // the order of their sums shows
+  unembedding_ = normal_values(random, std::ssize(unembedding_));
+  for (const bool constant : {false, true}) {
+    const TokenScores one = score(device_options(1), constant);
+    for (const int threads : {2, 3, 5}) {
+      const TokenScores more = score(device_options(threads), constant);
+      EXPECT_TRUE(identical(more.log_probabilities, one.log_probabilities)) << threads;
+      EXPECT_EQ(more.best, one.best) << threads;
+    }
+  }
 }
 
 // The CPU computes tiles of 256 x 512; it transposes the unembedding for 512 rows or more, and where it is constant for

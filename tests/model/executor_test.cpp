@@ -80,6 +80,9 @@ TEST_F(ExecutorTest, QuestionsAreAnsweredWithoutLogits) {
   DeviceArray<int32_t> best(context_, 3);
   argmax_rows(context_, logits.logits.view(), best);
   EXPECT_EQ(asked.scores.best, best.to_host());
+  plan.stop = StopAfter{Site::resid, 0};
+  EXPECT_THROW(Executor(context_, model_).run(plan), ShapeError);
+  plan.stop.reset();
   plan.questions = {{3, 0}};
   EXPECT_THROW(Executor(context_, model_).run(plan), ShapeError);
 }
