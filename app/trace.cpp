@@ -325,18 +325,19 @@ void run(const Ranks& ranks, const CLI::App& app, const TraceCommand& command) {
   Executor executor(context, model);
   const Units units{static_cast<int64_t>(chosen.size()), kFactsPerUnit};
   TraceMerge merge(command, options, facts, model.config().layers);
-  run_units(ranks, command.output, config,
-            {.name = "trace",
-             .items = "facts",
-             .units = units,
-             .compute = [&](int64_t unit) { return trace_unit(units.slice(chosen, unit), executor, tokenizer, options); },
-             .merge = {.start = [&](H5File& output) { merge.start(output); },
-                       .unit = [&](H5File& output, const H5File& shard) { merge.add(output, shard); },
-                       .finish =
-                           [&](H5File& output) {
-                             merge.finish(output);
-                             write_provenance(output, config, job_provenance(context, model, ranks.communicator.size()));
-                           }}});
+  run_units(
+      ranks, command.output, config,
+      {.name = "trace",
+       .items = "facts",
+       .units = units,
+       .compute = [&](int64_t unit) { return trace_unit(units.slice(chosen, unit), executor, tokenizer, options); },
+       .merge = {.start = [&](H5File& output) { merge.start(output); },
+                 .unit = [&](H5File& output, const H5File& shard) { merge.add(output, shard); },
+                 .finish =
+                     [&](H5File& output) {
+                       merge.finish(output);
+                       write_provenance(output, config, job_provenance(context, model, ranks.communicator.size()));
+                     }}});
   const double matrix_flop = matrix_flop_of_all(ranks, context);
   if (ranks.is_root()) report(command, options, facts, merge.take_traces(), model.config().layers, matrix_flop);
 }

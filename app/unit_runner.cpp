@@ -72,8 +72,8 @@ class Merger {
  public:
   Merger(const UnitMerge& merge, int64_t units, UnitStore& store) : merge_(merge), units_(units), store_(store) {}
 
-  /// What is there by now, whoever computed it: so that little is left when the other ranks have nothing to do any more.
-  /// After a resume that is much, so a job that is to stop leaves it.
+  /// What is there by now, whoever computed it: so that little is left when the other ranks have nothing to do any
+  /// more. After a resume that is much, so a job that is to stop leaves it.
   void take_finished(JobStore& jobs) {
     while (next_ < units_ && !jobs.should_stop()) {
       const std::optional<H5File> shard = store_.open_if_whole(next_);

@@ -12,8 +12,8 @@
 namespace loci::cpu {
 namespace {
 
-// For every kind of product that it compiles, oneDNN looks for profilers to tell: a few milliseconds each, much in a short
-// job. They hear of it where ONEDNN_JIT_PROFILE asks for that.
+// For every kind of product that it compiles, oneDNN looks for profilers to tell: a few milliseconds each, much in a
+// short job. They hear of it where ONEDNN_JIT_PROFILE asks for that.
 [[maybe_unused]] const dnnl_status_t kProfilersHearNothing =
     std::getenv("ONEDNN_JIT_PROFILE") || std::getenv("DNNL_JIT_PROFILE")
         ? dnnl_success

@@ -77,10 +77,10 @@ TokenScores score_tokens(Context& context, ConstView hidden, ConstView unembeddi
   require_shape("score_tokens", "hidden", hidden, hidden.rows, unembedding.cols);
   require<ShapeError>(hidden.rows == 0 || unembedding.rows > 0, "score_tokens: unembedding has no rows");
   for (const TokenQuestion& question : questions)
-    require<ShapeError>(question.row >= 0 && question.row < hidden.rows && question.token >= 0 &&
-                            question.token < unembedding.rows,
-                        "score_tokens: token {} of row {} is asked of [{}, {}] logits", question.token, question.row,
-                        hidden.rows, unembedding.rows);
+    require<ShapeError>(
+        question.row >= 0 && question.row < hidden.rows && question.token >= 0 && question.token < unembedding.rows,
+        "score_tokens: token {} of row {} is asked of [{}, {}] logits", question.token, question.row, hidden.rows,
+        unembedding.rows);
   if (!context.on_cpu()) return score_by_logits(context, hidden, unembedding, questions);
   context.count_matrix_flop(gemm_flop(static_cast<double>(hidden.rows), static_cast<double>(unembedding.rows),
                                       static_cast<double>(hidden.cols)));

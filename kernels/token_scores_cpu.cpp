@@ -9,8 +9,8 @@
 namespace loci::cpu {
 namespace {
 
-// Logits of a tile: half of a core's second-level cache. Measured (d of 96 and 768, 650 rows): products of such tiles are
-// as fast as any others, and one is hot when its exponentials are taken.
+// Logits of a tile: half of a core's second-level cache. Measured (d of 96 and 768, 650 rows): products of such tiles
+// are as fast as any others, and one is hot when its exponentials are taken.
 constexpr int64_t kTileRows = 256;
 constexpr int64_t kTileTokens = 512;
 
@@ -77,11 +77,12 @@ class TokenScorer {
     const int64_t first_token = chunk * kTileTokens, count = std::min(kTileTokens, vocabulary_ - first_token);
     const int64_t token_step = operand_.transpose == Transpose::yes ? operand_.stride : 1;
     multiply({Transpose::no, operand_.transpose, rows, count, hidden_.cols, 1, hidden_.row(first_row),
-              std::max(hidden_.stride, hidden_.cols), operand_.data + first_token * token_step, operand_.stride, 0, logits,
-              count});
+              std::max(hidden_.stride, hidden_.cols), operand_.data + first_token * token_step, operand_.stride, 0,
+              logits, count});
     for (int64_t r = 0; r < rows; ++r) {
       const float* const row_logits = logits + r * count;
-      parts_[static_cast<size_t>((first_row + r) * chunks_ + chunk)] = part_of(row_logits, first_token, count, highest[r]);
+      parts_[static_cast<size_t>((first_row + r) * chunks_ + chunk)] =
+          part_of(row_logits, first_token, count, highest[r]);
       for (const size_t q : asked_[static_cast<size_t>(first_row + r)]) {
         const int64_t token = questions_[q].token - first_token;
         if (token >= 0 && token < count) logits_asked_[q] = row_logits[token];
@@ -100,8 +101,7 @@ class TokenScorer {
     double sum = 0;
     for (const Part& part : parts) sum += part.sum * std::exp(static_cast<double>(part.maximum) - maximum);
     for (const size_t q : asked_[static_cast<size_t>(row)])
-      scores.log_probabilities[q] =
-          static_cast<float>(static_cast<double>(logits_asked_[q]) - maximum - std::log(sum));
+      scores.log_probabilities[q] = static_cast<float>(static_cast<double>(logits_asked_[q]) - maximum - std::log(sum));
   }
 
   Context& context_;

@@ -49,9 +49,9 @@ class Checkpoint {
   /// `scratch`.
   std::span<const float> f32(std::string_view name, std::vector<float>& scratch) const;
 
-  /// SHA-256 over the parameters: for each, sorted by canonical name, the line "name dtype [shape]\n" and the SHA-256 (64
-  /// hexadecimal digits) of every 16 MiB of its stored bytes. The same for any sharding, prefix, order and number of
-  /// threads. Reads every weight once, on this thread where there are no `threads`; the result is kept.
+  /// SHA-256 over the parameters: for each, sorted by canonical name, the line "name dtype [shape]\n" and the SHA-256
+  /// (64 hexadecimal digits) of every 16 MiB of its stored bytes. The same for any sharding, prefix, order and number
+  /// of threads. Reads every weight once, on this thread where there are no `threads`; the result is kept.
   std::string weights_sha256(ThreadPool* threads = nullptr) const;
   /// Takes the hash from a rank that has computed it, so that the weights need not be read here.
   void adopt_weights_sha256(std::string hash) { sha256_ = std::move(hash); }

@@ -144,7 +144,8 @@ void check_plan(const Plan& plan, const GptConfig& config) {
   }
   for (const auto& wanted : plan.wanted)
     check_place(plan, wanted.sequence, wanted.position, Site::resid, config.layers, "wanted position");
-  require<ShapeError>(plan.questions.empty() || !plan.stop, "questions are asked of a run that stops before the logits");
+  require<ShapeError>(plan.questions.empty() || !plan.stop,
+                      "questions are asked of a run that stops before the logits");
   for (const TokenQuestion& question : plan.questions)
     require<ShapeError>(question.row >= 0 && question.row < std::ssize(plan.wanted),
                         "a question about row {} of {} wanted ones", question.row, plan.wanted.size());

@@ -12,10 +12,6 @@ namespace {
 
 enum class Recorded { no, yes };
 
-float probability_of(float log_probability) {
-  return static_cast<float>(std::exp(static_cast<double>(log_probability)));
-}
-
 Plan plan_of(std::span<const Lane> lanes, Recorded recorded) {
   Plan plan;
   for (const Lane& lane : lanes) {
@@ -131,6 +127,10 @@ std::vector<Lane> take_branches(std::span<Lane> trunks, const std::vector<Record
 }
 
 }  // namespace
+
+float probability_of(float log_probability) {
+  return static_cast<float>(std::exp(static_cast<double>(log_probability)));
+}
 
 void run_lanes(Executor& executor, std::vector<Lane> lanes, int64_t max_rows) {
   const auto middle =

@@ -39,4 +39,6 @@ struct Lane {
 /// join at the same depth share a wave, so that a wave computes nothing where few of its lanes take part.
 void run_lanes(Executor& executor, std::vector<Lane> lanes, int64_t max_rows);
 
+float probability_of(float log_probability);
+
 }  // namespace loci

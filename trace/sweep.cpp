@@ -1,7 +1,6 @@
 #include "trace/sweep.h"
 
 #include <algorithm>
-#include <cmath>
 #include <deque>
 #include <list>
 #include <map>
@@ -23,7 +22,7 @@ std::vector<float> target_probabilities(Context& context, ConstView logits, cons
   target_log_probabilities(context, logits, {context, std::span<const int64_t>(rows)},
                            {context, std::span<const int32_t>(targets)}, log_probabilities.view());
   std::vector<float> probabilities = log_probabilities.to_host();
-  for (float& value : probabilities) value = static_cast<float>(std::exp(static_cast<double>(value)));
+  std::ranges::transform(probabilities, probabilities.begin(), probability_of);
   return probabilities;
 }
 

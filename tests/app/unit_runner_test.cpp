@@ -185,8 +185,8 @@ TEST_F(UnitRunner, RefusalsOfTheStoreEndAllRanks) {
 
 TEST(RankMemory, IsSharedByThoseOnOneGpuWhateverItsNumber) {
   using Identity = CudaDevice::Identity;
-  const std::vector<std::optional<Identity>> gpus{Identity{std::byte{1}}, Identity{std::byte{2}}, Identity{std::byte{1}},
-                                                  std::nullopt, Identity{}};
+  const std::vector<std::optional<Identity>> gpus{Identity{std::byte{1}}, Identity{std::byte{2}},
+                                                  Identity{std::byte{1}}, std::nullopt, Identity{}};
   std::vector<int> sharers(gpus.size());
   run_threads(static_cast<int>(gpus.size()), {}, [&](Communicator& communicator) {
     const auto rank = static_cast<size_t>(communicator.rank());

@@ -20,9 +20,7 @@ struct Shape {
 };
 
 // Tests are listed by it.
-void PrintTo(const Shape& shape, std::ostream* out) {
-  *out << shape.rows << "x" << shape.tokens << "x" << shape.width;
-}
+void PrintTo(const Shape& shape, std::ostream* out) { *out << shape.rows << "x" << shape.tokens << "x" << shape.width; }
 
 // Small integers over eight: their products and sums are exact in every precision, and many logits are equal.
 Values eighths(std::mt19937& random, int64_t count) {
@@ -165,7 +163,8 @@ TEST(TokenScoringErrors, QuestionsAndShapes) {
   Context context(device_options());
   const Tensor hidden = Tensor::from_host(context, Values(6, 1), 2, 3);
   const Tensor unembedding = Tensor::from_host(context, Values(15, 1), 5, 3);
-  for (const TokenQuestion& wrong : {TokenQuestion{2, 0}, TokenQuestion{-1, 0}, TokenQuestion{0, 5}, TokenQuestion{0, -1}})
+  for (const TokenQuestion& wrong :
+       {TokenQuestion{2, 0}, TokenQuestion{-1, 0}, TokenQuestion{0, 5}, TokenQuestion{0, -1}})
     EXPECT_THROW(score_tokens(context, hidden.view(), unembedding.view(), std::span(&wrong, 1)), ShapeError);
   EXPECT_THROW(score_tokens(context, unembedding.view(), hidden.view().cols_slice(0, 2), {}), ShapeError);
   EXPECT_THROW(score_tokens(context, hidden.view(), unembedding.view().rows_slice(0, 0), {}), ShapeError);

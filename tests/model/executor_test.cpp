@@ -75,7 +75,8 @@ TEST_F(ExecutorTest, QuestionsAreAnsweredWithoutLogits) {
   log_softmax(context_, logits.logits.view(), log_probabilities.view());
   const auto all = log_probabilities.to_host();
   std::vector<float> expected;
-  for (const auto& [row, token] : plan.questions) expected.push_back(all[static_cast<size_t>(row * config_.vocabulary + token)]);
+  for (const auto& [row, token] : plan.questions)
+    expected.push_back(all[static_cast<size_t>(row * config_.vocabulary + token)]);
   expect_close(asked.scores.log_probabilities, expected);
   DeviceArray<int32_t> best(context_, 3);
   argmax_rows(context_, logits.logits.view(), best);
