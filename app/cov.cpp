@@ -132,8 +132,9 @@ void report(const CovCommand& command, double matrix_flop) {
 void run(const Ranks& ranks, const CLI::App& app, const CovCommand& command) {
   require<InputError>(command.text.empty() != command.tokens.empty(), "give one of --text FILE and --tokens FILE.h5");
   Context context = make_rank_context(ranks, command.common);
-  const Model model = load_rank_model(ranks, context, command.common);
-  const Tokenizer tokenizer = Tokenizer::load(command.common.model);
+  const LoadedModel loaded = load_rank_model(ranks, context, command.common);
+  const Model& model = loaded.model;
+  const Tokenizer& tokenizer = loaded.tokenizer;
   SecondMomentOptions options = moment_options(command, model.config());
   const std::vector<PreparedRequest> probe = read_probe(command, tokenizer, model.config());
   options.until = command.until;

@@ -52,8 +52,7 @@ class EditJob {
       : ranks_(ranks),
         command_(command),
         context_(make_rank_context(ranks, command.common)),
-        model_(load_rank_model(ranks, context_, command.common)),
-        tokenizer_(Tokenizer::load(command.common.model)),
+        loaded_(load_rank_model(ranks, context_, command.common)),
         executor_(context_, model_) {
     LoadedRequests loaded = read_requests(command.requests, tokenizer_, model_.config(),
                                           command.skip_invalid ? InvalidRequests::skip : InvalidRequests::refuse);
@@ -145,8 +144,9 @@ class EditJob {
   const Ranks& ranks_;
   const EditCommand& command_;
   Context context_;
-  Model model_;
-  Tokenizer tokenizer_;
+  LoadedModel loaded_;
+  Model& model_ = loaded_.model;
+  const Tokenizer& tokenizer_ = loaded_.tokenizer;
   Executor executor_;
   std::vector<EditRequest> requests_;
   RomeSettings settings_;

@@ -71,8 +71,7 @@ class EvalJob {
       : ranks_(ranks),
         command_(command),
         context_(make_rank_context(ranks, command.common)),
-        model_(load_rank_model(ranks, context_, command.common)),
-        tokenizer_(Tokenizer::load(command.common.model)),
+        loaded_(load_rank_model(ranks, context_, command.common)),
         executor_(context_, model_) {
     LoadedRecords loaded = read_records(command.records, command.record_options(), tokenizer_, model_.config());
     records_ = std::move(loaded.records);
@@ -199,8 +198,9 @@ class EvalJob {
   const Ranks& ranks_;
   const EvalCommand& command_;
   Context context_;
-  Model model_;
-  Tokenizer tokenizer_;
+  LoadedModel loaded_;
+  Model& model_ = loaded_.model;
+  const Tokenizer& tokenizer_ = loaded_.tokenizer;
   Executor executor_;
   std::vector<EvalRecord> records_;
   std::vector<std::string> skipped_;

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <future>
 #include <numeric>
 
 #include "app/rank_log.h"
@@ -92,10 +93,11 @@ Context make_rank_context(const Ranks& ranks, const CommonOptions& common) {
   return Context(options);
 }
 
-Model load_rank_model(const Ranks& ranks, Context& context, const CommonOptions& options) {
+LoadedModel load_rank_model(const Ranks& ranks, Context& context, const CommonOptions& options) {
+  std::future<Tokenizer> tokenizer = std::async(std::launch::async, [&] { return Tokenizer::load(options.model); });
   Model model = Model::load(context, options.model, *make_device_communicator(ranks.communicator, context));
   model.checkpoint().weights_sha256(&context.threads());  // kept: every job's configuration holds it
-  return model;
+  return {std::move(model), tokenizer.get()};
 }
 
 double matrix_flop_of_all(const Ranks& ranks, const Context& context) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "app/common.h"
+#include "model/tokenizer.h"
 #include "runtime/communicator.h"
 #include "runtime/cuda_device.h"
 #include "runtime/interruption.h"
@@ -39,8 +40,14 @@ Context make_rank_context(const Ranks& ranks, const CommonOptions& options);
 /// How many ranks take memory of the same GPU, whatever number it has in each process (launchers may show each rank its
 /// own as cuda:0), or, of the ranks without one, of the same machine. Collective.
 int count_sharers(Communicator& communicator, const std::optional<CudaDevice::Identity>& gpu);
-/// The model that all ranks use.
-Model load_rank_model(const Ranks& ranks, Context& context, const CommonOptions& options);
+
+/// What a model directory holds.
+struct LoadedModel {
+  Model model;
+  Tokenizer tokenizer;
+};
+/// The model that all ranks use, its weights hashed, and its tokenizer, read side by side.
+LoadedModel load_rank_model(const Ranks& ranks, Context& context, const CommonOptions& options);
 
 /// Operations in matrix products that all ranks have spent. Collective.
 double matrix_flop_of_all(const Ranks& ranks, const Context& context);

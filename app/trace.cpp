@@ -312,8 +312,9 @@ void report(const TraceCommand& command, const TraceOptions& options, const Fact
 void run(const Ranks& ranks, const CLI::App& app, const TraceCommand& command) {
   check_command(command);
   Context context = make_rank_context(ranks, command.common);
-  const Model model = load_rank_model(ranks, context, command.common);
-  const Tokenizer tokenizer = Tokenizer::load(command.common.model);
+  const LoadedModel loaded = load_rank_model(ranks, context, command.common);
+  const Model& model = loaded.model;
+  const Tokenizer& tokenizer = loaded.tokenizer;
   const FactFile facts = read_facts(command.facts, tokenizer, model.config().positions,
                                     command.skip_invalid ? InvalidRecords::skip : InvalidRecords::refuse);
   log_skipped(ranks, facts.skipped);

@@ -5,9 +5,7 @@
 namespace loci {
 
 MomentTotals::MomentTotals(Communicator& ranks, size_t layers, int64_t width)
-    : ranks_(ranks), width_(width), rows_((width + ranks.size() - 1) / ranks.size()) {
-  totals_.assign(layers, std::vector<double>(block()));
-}
+    : ranks_(ranks), width_(width), rows_((width + ranks.size() - 1) / ranks.size()), totals_(layers) {}
 
 std::vector<double> MomentTotals::exchange(std::vector<double> own) const {
   require<ShapeError>(own.empty() || static_cast<int64_t>(own.size()) == width_ * width_,
@@ -20,10 +18,18 @@ std::vector<double> MomentTotals::exchange(std::vector<double> own) const {
   return received;
 }
 
-void MomentTotals::add(size_t layer, std::span<const double> exchanged, int rank) {
-  const std::span<const double> unit = exchanged.subspan(block() * static_cast<size_t>(rank), block());
+void MomentTotals::add(size_t layer, std::vector<double> exchanged, int first, int end) {
   std::vector<double>& total = totals_[layer];
-  for (size_t i = 0; i < total.size(); ++i) total[i] += unit[i];
+  // Matrices are large: the only rank's first unit is not copied.
+  if (total.empty() && ranks_.size() == 1) {
+    total = std::move(exchanged);
+    return;
+  }
+  total.resize(block());
+  for (int rank = first; rank < end; ++rank) {
+    const auto unit = std::span(exchanged).subspan(block() * static_cast<size_t>(rank), block());
+    for (size_t i = 0; i < total.size(); ++i) total[i] += unit[i];
+  }
 }
 
 std::vector<double> MomentTotals::gather(size_t layer) const {
@@ -31,6 +37,12 @@ std::vector<double> MomentTotals::gather(size_t layer) const {
   ranks_.all_gather(std::as_bytes(std::span(totals_[layer])), std::as_writable_bytes(std::span(all)),
                     "the gathering of second moments");
   all.resize(static_cast<size_t>(width_ * width_));
+  return all;
+}
+
+std::vector<double> MomentTotals::take(size_t layer) {
+  std::vector<double> all = ranks_.size() == 1 ? std::move(totals_[layer]) : gather(layer);
+  totals_[layer] = {};
   return all;
 }
 

@@ -13,17 +13,19 @@ namespace loci {
 /// depend on the number of ranks. fp64, on the host. All members are collective but add() and accessors.
 class MomentTotals {
  public:
-  /// Matrices [width, width], zero at first.
+  /// Matrices [width, width]. A layer has no total before the first add() or restore().
   MomentTotals(Communicator& ranks, size_t layers, int64_t width);
 
   /// One layer of the units that the ranks have computed, one each. `own` [width * width], or empty where this rank has
   /// none. Returns this rank's rows of all of them, for add().
   std::vector<double> exchange(std::vector<double> own) const;
-  /// Adds the unit of one rank to a layer.
-  void add(size_t layer, std::span<const double> exchanged, int rank);
+  /// Adds the units of the ranks [first, end) to a layer, in this order.
+  void add(size_t layer, std::vector<double> exchanged, int first, int end);
 
   /// A layer's total [width * width].
   std::vector<double> gather(size_t layer) const;
+  /// The same, and the layer has no total any more.
+  std::vector<double> take(size_t layer);
   /// Goes on from a total that rank 0 has; `total` is read there alone.
   void restore(size_t layer, std::vector<double> total);
 
@@ -35,7 +37,7 @@ class MomentTotals {
   Communicator& ranks_;
   int64_t width_;
   int64_t rows_;                             // of a rank; the last ranks' may lie behind the matrix
-  std::vector<std::vector<double>> totals_;  // per layer, [rows_, width]
+  std::vector<std::vector<double>> totals_;  // per layer, [rows_, width]; empty before the first unit
 };
 
 }  // namespace loci

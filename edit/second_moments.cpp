@@ -7,6 +7,7 @@
 #include <bit>
 #include <charconv>
 #include <cmath>
+#include <future>
 #include <set>
 
 #include "edit/direction_probe.h"
@@ -125,12 +126,16 @@ void write_sum(H5File& file, int64_t layer, const std::vector<double>& sum, int6
                         {.units = "1", .long_name = "sum over tokens of k k^T, k the input of the down projection"});
 }
 
-void write_health(H5File& file, Context& context, int64_t layer, std::vector<double> sum, int64_t width) {
-  const std::string group = layer_group(layer);
+/// The sum itself, and what says whether edits can use it. Writing takes about as long as the condition number, which
+/// is estimated meanwhile.
+void write_layer(H5File& file, Context& context, int64_t layer, const std::vector<double>& sum, int64_t width) {
+  std::future<void> written = std::async(std::launch::async, [&] { write_sum(file, layer, sum, width); });
   const std::vector<int64_t> dead = dead_rows(sum, width);
+  const double condition = condition_number(context, sum, width);
+  written.get();
+  const std::string group = layer_group(layer);
   write_dataset<int64_t>(file, group + "/dead_rows", dead, {static_cast<int64_t>(dead.size())},
                          {.units = "1", .long_name = "neurons that were never active"});
-  const double condition = condition_number(context, std::move(sum), width);
   write_attribute(file, group, "layer", layer);
   write_attribute(file, group, "condition_number", condition);
   if (!dead.empty()) spdlog::warn("cov: layer {}: {} neurons were never active, their rows are 0", layer, dead.size());
@@ -265,8 +270,8 @@ bool MomentJob::do_round() {
 void MomentJob::add_units(const Round& round, size_t first, size_t end, std::vector<std::vector<double>>& exchanged) {
   for (size_t i = 0; i < exchanged.size(); ++i) {
     if (first == 0) exchanged[i] = totals_.exchange(round.own.empty() ? std::vector<double>{} : collector_.sum(i));
-    for (size_t rank = first; rank < end; ++rank) totals_.add(i, exchanged[i], static_cast<int>(rank));
-    if (end == round.sizes.size()) exchanged[i] = {};
+    const bool last = end == round.sizes.size();
+    totals_.add(i, last ? std::move(exchanged[i]) : exchanged[i], static_cast<int>(first), static_cast<int>(end));
   }
   for (size_t rank = first; rank < end; ++rank) {
     ++units_;
@@ -323,7 +328,7 @@ void MomentJob::leave_if_asked() {
 
 void MomentJob::finish(const Json& config, const Provenance& provenance) {
   if (!is_root()) {
-    for (size_t i = 0; i < collector_.layers().size(); ++i) totals_.gather(i);
+    for (size_t i = 0; i < collector_.layers().size(); ++i) totals_.take(i);
     return;
   }
   ranks_.store->finish([&](H5File& output, const UnitStore::OpenUnit&) {
@@ -333,11 +338,8 @@ void MomentJob::finish(const Json& config, const Provenance& provenance) {
     write_attribute(output, "/", "documents", done_.documents);
     write_attribute(output, "/", "mlp_width", totals_.width());
     write_checks(output);
-    for (size_t i = 0; i < collector_.layers().size(); ++i) {
-      std::vector<double> sum = totals_.gather(i);
-      write_sum(output, layer(i), sum, totals_.width());
-      write_health(output, context_, layer(i), std::move(sum), totals_.width());
-    }
+    for (size_t i = 0; i < collector_.layers().size(); ++i)
+      write_layer(output, context_, layer(i), totals_.take(i), totals_.width());
   });
 }
 

@@ -8,8 +8,19 @@
 /// Branch-free elementary functions that vectorise inside LOCI_SIMD loops. NaN in gives NaN out.
 namespace loci::simd {
 
+/// exp(r) for |r| <= ln 2 / 2: the polynomial of Cephes (Moshier 1989).
+LOCI_INLINE float exp_near_zero(float r) {
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  return p * (r * r) + r + 1.0f;
+}
+
 /// exp(x) to 2 ulp over the whole range: 0 below -104, subnormal results right, infinity above 88.73.
-/// x = n ln 2 + r with |r| <= ln 2 / 2; the polynomial for exp(r) is the one of Cephes (Moshier 1989).
+/// x = n ln 2 + r with |r| <= ln 2 / 2.
 LOCI_INLINE float exp(float x) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
   x = x < -104.0f ? -104.0f : x;
@@ -17,13 +28,7 @@ LOCI_INLINE float exp(float x) {
   const float t = x * 1.44269504089f + kRound;
   const float n = t - kRound;
   const float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  const float y = p * (r * r) + r + 1.0f;
+  const float y = exp_near_zero(r);
   // 2^n in two factors, so that neither overflows nor underflows before the product does. Masked, so that the bits of a
   // NaN stay in range.
   const int32_t exponent = ((std::bit_cast<int32_t>(t) - std::bit_cast<int32_t>(kRound)) << 16) >> 16;
@@ -31,6 +36,19 @@ LOCI_INLINE float exp(float x) {
   const float first = std::bit_cast<float>((half + 127) << 23);
   const float second = std::bit_cast<float>((exponent - half + 127) << 23);
   return y * first * second;
+}
+
+/// exp(x) for x <= 0, to 2 ulp down to -87, held at exp(-87) below: for terms of a sum that holds exp(0) too. Half
+/// the work of exp(), which serves larger and smaller arguments too.
+LOCI_INLINE float exp_of_nonpositive(float x) {
+  constexpr float kRound = 12582912.0f;
+  x = x < -87.0f ? -87.0f : x;
+  const float t = x * 1.44269504089f + kRound;
+  const float n = t - kRound;
+  const float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+  const float y = exp_near_zero(r);
+  // The shift leaves the low bits of t, which are n; those of kRound are 0.
+  return y * std::bit_cast<float>((std::bit_cast<uint32_t>(t) + 127u) << 23);
 }
 
 /// exp(x) in fp64 for results that are rounded to fp32: relative error below 1e-14; held at exp(-708) and exp(709)

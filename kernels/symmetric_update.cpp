@@ -16,6 +16,25 @@ void count(Context& context, ConstView x) {
   context.count_matrix_flop(static_cast<double>(x.rows) * width * (width + 1));
 }
 
+/// Block by block: rows of the upper triangle are columns of the lower one.
+void copy_lower_to_upper(Context& context, double* matrix, int64_t n) {
+  constexpr int64_t kBlock = 32;
+  const int64_t blocks = (n + kBlock - 1) / kBlock;
+  const auto fill_rows = [&](int64_t block) {
+    for (int64_t left = block * kBlock; left < n; left += kBlock)
+      for (int64_t row = block * kBlock; row < std::min(n, (block + 1) * kBlock); ++row)
+        for (int64_t column = std::max(left, row + 1); column < std::min(n, left + kBlock); ++column)
+          matrix[row * n + column] = matrix[column * n + row];
+  };
+  // A long row of blocks and a short one together are the same work everywhere.
+  context.threads().parallel_for((blocks + 1) / 2, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block) {
+      fill_rows(block);
+      if (const int64_t other = blocks - 1 - block; other != block) fill_rows(other);
+    }
+  });
+}
+
 void add_product(Context& context, ConstView x, double* total) {
   count(context, x);
   (context.on_cpu() ? cpu::add_second_moment : cuda::add_second_moment)(context, x, total);
@@ -73,9 +92,7 @@ void SecondMoment::flush(Context& context) {
 std::vector<double> SecondMoment::sum(Context& context) {
   flush(context);
   std::vector<double> full = total_.to_host();
-  const auto n = static_cast<size_t>(width_);
-  for (size_t r = 0; r < n; ++r)
-    for (size_t c = r + 1; c < n; ++c) full[r * n + c] = full[c * n + r];
+  copy_lower_to_upper(context, full.data(), width_);
   return full;
 }
 

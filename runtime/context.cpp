@@ -166,10 +166,11 @@ void Context::copy_rows_on_device(void* destination, const void* source, size_t 
 
 void Context::fill_zero(void* destination, size_t bytes) {
   if (bytes == 0) return;
-  if (on_cpu())
-    std::memset(destination, 0, bytes);
-  else
-    cuda_->fill_zero(destination, bytes);
+  if (!on_cpu()) return cuda_->fill_zero(destination, bytes);
+  constexpr size_t kGrain = size_t{1} << 20;  // fresh memory comes page by page, which threads can share
+  threads_.parallel_for(static_cast<int64_t>(bytes), kGrain, [&](int64_t begin, int64_t end) {
+    std::memset(static_cast<char*>(destination) + begin, 0, static_cast<size_t>(end - begin));
+  });
 }
 
 void Context::synchronize() {
