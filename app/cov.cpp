@@ -104,7 +104,7 @@ std::vector<PreparedRequest> read_probe(const CovCommand& command, const Tokeniz
   return prepared;
 }
 
-void report(const CovCommand& command, double matrix_flop) {
+void report(const CovCommand& command, const Spending& spending) {
   const H5File file = H5File::open_read(command.output.path);
   const int64_t tokens = read_int_attribute(file, "/", "tokens"),
                 documents = read_int_attribute(file, "/", "documents");
@@ -121,12 +121,11 @@ void report(const CovCommand& command, double matrix_flop) {
     if (!command.common.json)
       fmt::print("  layer {:<3} condition number {:.3g}, {} dead rows\n", name, condition, dead);
   }
-  if (command.common.json)
-    print_json({{"output", command.output.path},
-                {"tokens", tokens},
-                {"documents", documents},
-                {"layers", layers},
-                {"matrix_flop", matrix_flop}});
+  if (!command.common.json) return;
+  Json summary = {
+      {"output", command.output.path}, {"tokens", tokens}, {"documents", documents}, {"layers", std::move(layers)}};
+  add_spending(summary, spending);
+  print_json(summary);
 }
 
 void run(const Ranks& ranks, const CLI::App& app, const CovCommand& command) {
@@ -150,8 +149,8 @@ void run(const Ranks& ranks, const CLI::App& app, const CovCommand& command) {
     collect_second_moments(executor, next, options, all, config,
                            job_provenance(context, model, ranks.communicator.size()));
   }
-  const double matrix_flop = matrix_flop_of_all(ranks, context);
-  if (ranks.is_root()) report(command, matrix_flop);
+  const Spending spending = spending_of_all(ranks, context, loaded);
+  if (ranks.is_root()) report(command, spending);
 }
 
 }  // namespace

@@ -68,8 +68,7 @@ class EditJob {
     config_ = job_configuration(app, prepared.config, loaded.sha256);
   }
 
-  /// Operations in matrix products that the ranks spent.
-  double run() {
+  Spending run() {
     run_units(ranks_, command_.output, config_,
               {.name = "edit",
                .items = "requests",
@@ -81,7 +80,7 @@ class EditJob {
                      if (command_.sequential) apply_done(store, unit);
                    },
                .merge = {.unit = take_over_edits, .finish = [&](H5File& output) { describe(output); }}});
-    return matrix_flop_of_all(ranks_, context_);
+    return spending_of_all(ranks_, context_, loaded_);
   }
 
  private:
@@ -187,7 +186,7 @@ Json edit_json(const Edit& edit) {
           {"last_loss", edit.loss_curve.back().total}, {"update_norm", length(edit.u) * length(edit.v)}};
 }
 
-void report(const EditCommand& command, double matrix_flop) {
+void report(const EditCommand& command, const Spending& spending) {
   const EditFile file = read_edit_file(command.output.path);
   Json edits = Json::array();
   for (const Edit& edit : file.edits) {
@@ -198,11 +197,10 @@ void report(const EditCommand& command, double matrix_flop) {
                  edit.loss_curve.front().total, edit.loss_curve.back().total, edit.loss_curve.size(),
                  length(edit.u) * length(edit.v));
   }
-  if (command.common.json)
-    print_json({{"output", command.output.path},
-                {"mode", edit_mode_name(file.mode)},
-                {"edits", std::move(edits)},
-                {"matrix_flop", matrix_flop}});
+  if (!command.common.json) return;
+  Json summary = {{"output", command.output.path}, {"mode", edit_mode_name(file.mode)}, {"edits", std::move(edits)}};
+  add_spending(summary, spending);
+  print_json(summary);
 }
 
 void check_command(const EditCommand& command) {
@@ -216,7 +214,7 @@ void check_command(const EditCommand& command) {
 
 void run(const Ranks& ranks, const CLI::App& app, const EditCommand& command) {
   check_command(command);
-  const double matrix_flop = command.requests.empty() ? 0 : EditJob(ranks, app, command).run();
+  const Spending spending = command.requests.empty() ? Spending{} : EditJob(ranks, app, command).run();
   if (!ranks.is_root()) return;  // the rest is quick
   if (command.revert) {
     write_reverted_checkpoint(command.common.model, command.export_dir, command.on_existing_checkpoint());
@@ -225,7 +223,7 @@ void run(const Ranks& ranks, const CLI::App& app, const EditCommand& command) {
   }
   if (command.edits) return export_edits(command, command.edits);
   if (!command.export_dir.empty()) export_edits(command, {command.output.path, -1});
-  report(command, matrix_flop);
+  report(command, spending);
 }
 
 }  // namespace

@@ -87,8 +87,7 @@ class EvalJob {
     config_["weights_sha256"] = model_.checkpoint().weights_sha256();
   }
 
-  /// Operations in matrix products that the ranks spent.
-  double run() {
+  Spending run() {
     run_units(ranks_, command_.output, config_,
               {.name = "eval",
                .items = "records",
@@ -103,7 +102,7 @@ class EvalJob {
                    },
                .merge = {.unit = [&](H5File&, const H5File& shard) { take_over(shard); },
                          .finish = [&](H5File& output) { write_results(output); }}});
-    return matrix_flop_of_all(ranks_, context_);
+    return spending_of_all(ranks_, context_, loaded_);
   }
 
  private:
@@ -212,7 +211,7 @@ class EvalJob {
 };
 
 /// Prints what the file holds, whether it was made now or before.
-void report(const EvalCommand& command, double matrix_flop) {
+void report(const EvalCommand& command, const Spending& spending) {
   const H5File file = H5File::open_read(command.output.path);
   const std::vector<RecordResult> results = read_records(file);
   const auto summary = summarize(command.record_options().dataset, results);
@@ -224,16 +223,16 @@ void report(const EvalCommand& command, double matrix_flop) {
   const auto records = static_cast<double>(results.size());
   const int64_t peak = read_int_attribute(file, "/", "peak_memory_bytes");
   if (command.common.json) {
-    print_json({{"output", command.output.path},
-                {"dataset", command.dataset},
-                {"records", results.size()},
-                {"skipped", read_strings_attribute(file, "/", "skipped").size()},
-                {"edit_seconds_per_record", edit_seconds / records},
-                {"score_seconds_per_record", score_seconds / records},
-                {"peak_memory_bytes", peak},
-                {"matrix_flop", matrix_flop},
-                {"summary", summary_to_json(summary)}});
-    return;
+    Json printed = {{"output", command.output.path},
+                    {"dataset", command.dataset},
+                    {"records", results.size()},
+                    {"skipped", read_strings_attribute(file, "/", "skipped").size()},
+                    {"edit_seconds_per_record", edit_seconds / records},
+                    {"score_seconds_per_record", score_seconds / records},
+                    {"peak_memory_bytes", peak},
+                    {"summary", summary_to_json(summary)}};
+    add_spending(printed, spending);
+    return print_json(printed);
   }
   fmt::print("{}", format_summary(summary));
   fmt::print("{} records; a record: edit {:.4f} s, scores before and after {:.4f} s; peak memory {:.0f} MiB\n",
@@ -282,8 +281,8 @@ void add_eval(CLI::App& app, Launcher& launcher) {
   command->callback([options, command, &launcher] {
     check_command(*options, *command);
     launcher.run(options->ranks, [&](const Ranks& ranks) {
-      const double matrix_flop = EvalJob(ranks, *command, *options).run();
-      if (ranks.is_root()) report(*options, matrix_flop);
+      const Spending spending = EvalJob(ranks, *command, *options).run();
+      if (ranks.is_root()) report(*options, spending);
     });
   });
 }

@@ -97,12 +97,18 @@ LoadedModel load_rank_model(const Ranks& ranks, Context& context, const CommonOp
   std::future<Tokenizer> tokenizer = std::async(std::launch::async, [&] { return Tokenizer::load(options.model); });
   Model model = Model::load(context, options.model, *make_device_communicator(ranks.communicator, context));
   model.checkpoint().weights_sha256(&context.threads());  // kept: every job's configuration holds it
-  return {std::move(model), tokenizer.get()};
+  return {std::move(model), tokenizer.get(), std::chrono::steady_clock::now()};
 }
 
-double matrix_flop_of_all(const Ranks& ranks, const Context& context) {
+Spending spending_of_all(const Ranks& ranks, const Context& context, const LoadedModel& loaded) {
   const auto all = ranks.communicator.all_gather_value(context.matrix_flop(), "the count of arithmetic");
-  return std::accumulate(all.begin(), all.end(), 0.0);
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - loaded.loaded_at;
+  return {std::accumulate(all.begin(), all.end(), 0.0), taken.count()};
+}
+
+void add_spending(Json& summary, const Spending& spending) {
+  summary["matrix_flop"] = spending.matrix_flop;
+  summary["seconds"] = spending.seconds;
 }
 
 void log_skipped(const Ranks& ranks, const std::vector<std::string>& reasons) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -45,12 +46,20 @@ int count_sharers(Communicator& communicator, const std::optional<CudaDevice::Id
 struct LoadedModel {
   Model model;
   Tokenizer tokenizer;
+  std::chrono::steady_clock::time_point loaded_at;
 };
 /// The model that all ranks use, its weights hashed, and its tokenizer, read side by side.
 LoadedModel load_rank_model(const Ranks& ranks, Context& context, const CommonOptions& options);
 
-/// Operations in matrix products that all ranks have spent. Collective.
-double matrix_flop_of_all(const Ranks& ranks, const Context& context);
+/// What this run of a job took, beside its result.
+struct Spending {
+  double matrix_flop = 0;  ///< operations in matrix products, of all ranks
+  double seconds = 0;      ///< of this rank, from the loaded model to now
+};
+/// Collective.
+Spending spending_of_all(const Ranks& ranks, const Context& context, const LoadedModel& loaded);
+/// Adds `matrix_flop` and `seconds` to a job's JSON summary.
+void add_spending(Json& summary, const Spending& spending);
 
 /// Says on rank 0's log, as warnings, why records were left out.
 void log_skipped(const Ranks& ranks, const std::vector<std::string>& reasons);

@@ -278,7 +278,7 @@ void print_severed(const SeveredAverages& averages) {
 
 /// `traces` are those of the output.
 void report(const TraceCommand& command, const TraceOptions& options, const FactFile& facts,
-            const std::vector<StoredTrace>& traces, int64_t layers, double matrix_flop) {
+            const std::vector<StoredTrace>& traces, int64_t layers, const Spending& spending) {
   const auto correct = std::count_if(traces.begin(), traces.end(), [](const auto& t) { return t.trace.correct; });
   if (correct == 0)
     spdlog::warn("trace: the model answers none of the {} facts correctly, so none was traced", traces.size());
@@ -287,8 +287,8 @@ void report(const TraceCommand& command, const TraceOptions& options, const Fact
                   {"traced", correct},
                   {"answered_otherwise", static_cast<int64_t>(traces.size()) - correct},
                   {"invalid", facts.skipped.size()},
-                  {"noise_level", options.noise.level},
-                  {"matrix_flop", matrix_flop}};
+                  {"noise_level", options.noise.level}};
+  add_spending(summary, spending);
   if (!command.common.json)
     fmt::print("{} facts traced, {} answered otherwise, {} invalid, noise level {:.6g}\n", correct,
                static_cast<int64_t>(traces.size()) - correct, facts.skipped.size(), options.noise.level);
@@ -339,8 +339,8 @@ void run(const Ranks& ranks, const CLI::App& app, const TraceCommand& command) {
                        merge.finish(output);
                        write_provenance(output, config, job_provenance(context, model, ranks.communicator.size()));
                      }}});
-  const double matrix_flop = matrix_flop_of_all(ranks, context);
-  if (ranks.is_root()) report(command, options, facts, merge.take_traces(), model.config().layers, matrix_flop);
+  const Spending spending = spending_of_all(ranks, context, loaded);
+  if (ranks.is_root()) report(command, options, facts, merge.take_traces(), model.config().layers, spending);
 }
 
 }  // namespace

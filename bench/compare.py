@@ -3,17 +3,20 @@
 
     compare.py --loci build/cpu/app/loci --forward build/cpu/bench/forward_bench --tokenizer DIR [--text FILE]
                [--peer-python PYTHON] [--rome CHECKOUT] [--shape small] [--edits 32] [--records FILE.json]
-               [--golden DIR] [--device cuda] [--precision tf32] --output bench/results/NAME.json
+               [--golden DIR] [--device cuda] [--precision tf32] [--cov-tokens 24000] [--trace-one-token]
+               --output bench/results/NAME.json
 
 Without --peer-python there are no peers; without --rome only PyTorch's own. Without --text second moments are those of random
 words, without --records the scored records are made up. --golden takes a folder with a small trained model and the inputs of the
 reference's outputs on it. Every job is one process; seconds are those of the job without loading the model for the peers, and of
-the whole process, loading included, for loci: the row `load` tells what that is. Peak memory is the process's largest
-resident set. What a peer does one by one (edits, records) it does for the first few, and the time of one is multiplied.
+the whole process, loading included, for loci: the row `load` tells what that is, and `loci_job_seconds` are those without
+loading too. Peak memory is the process's largest resident set. What a peer does one by one (edits, records; with
+--trace-one-token the tokens of a trace, for models at which a whole one takes it hours) it does for the first few, and the time
+of one is multiplied.
 
 Arithmetic is that of matrix products: `needed` by bench/arithmetic.py, `spent` as loci counted it; `of_ceiling` is spent over
-the process's seconds, in relation to square products in the same run. A job that fails is a row with its error, and the exit
-code is 1.
+the process's seconds, in relation to square products in the same run, `of_ceiling_loaded` the same over the job's seconds. A
+job that fails is a row with its error, and the exit code is 1.
 """
 import argparse
 import json
@@ -126,10 +129,14 @@ class Comparison(Workplace):
         config = json.load(open(os.path.join(self.model, "config.json")))
         return config["n_layer"], config["n_embd"], config["vocab_size"]
 
-    def add(self, job, ours, our_peak, peer, peer_name, peer_peak=None, needed=None, spent=None, **more):
-        row = {"job": job, "loci_seconds": ours, "loci_peak_bytes": our_peak, "needed_flop": needed, "spent_flop": spent, **more}
+    def add(self, job, ours, our_peak, peer, peer_name, peer_peak=None, needed=None, summary=None, **more):
+        """`summary` is what loci printed of the job."""
+        printed = json.loads(summary) if summary else {}
+        spent, job_seconds = printed.get("matrix_flop"), printed.get("seconds")
+        row = {"job": job, "loci_seconds": ours, "loci_job_seconds": job_seconds, "loci_peak_bytes": our_peak, "needed_flop": needed,
+               "spent_flop": spent, **more}
         if spent and self.ceiling:
-            row["of_ceiling"] = spent / ours / self.ceiling
+            row |= {"of_ceiling": spent / ours / self.ceiling, "of_ceiling_loaded": spent / job_seconds / self.ceiling}
         if peer:
             row |= {"peer": peer_name, "peer_seconds": peer, "peer_peak_bytes": peer_peak, "ratio": peer / ours}
         row = {key: value for key, value in row.items() if value is not None}
@@ -181,6 +188,8 @@ class Comparison(Workplace):
 
     def trace(self):
         self.trace_from(PROMPT, 0)
+
+    def later_trace(self):
         self.trace_from(LATER_PROMPT, 4)
 
     def trace_from(self, template, begin):
@@ -191,10 +200,15 @@ class Comparison(Workplace):
         seconds, peak, out = self.loci("trace", self.model, "--facts", facts, "--output", self.path("trace.h5"), "--overwrite",
                                        "--noise", 0.1, "--kinds", "state,mlp,attn")
         layers, width, vocabulary = self.dimensions()
-        counts = {"needed": arithmetic.trace(layers, width, vocabulary, TOKENS, begin), "spent": json.loads(out).get("matrix_flop")}
+        counts = {"needed": arithmetic.trace(layers, width, vocabulary, TOKENS, begin), "summary": out}
         job = f"full trace of one fact, subject from token {begin}"
-        self.add_reference(job, seconds, peak, self.reference("trace", "--facts", facts), **counts)
-        if self.a.peer_python:
+        if self.a.trace_one_token:  # a corrupted run, and one for each layer and traced token
+            peer, times = ["--token-range", "subject_last"], (1 + TOKENS * layers) / (1 + layers)
+            job += " (peer: one token's states, multiplied)"
+        else:
+            peer, times = [], 1
+        self.add_reference(job, seconds, peak, self.reference("trace", "--facts", facts, *peer), times, **counts)
+        if self.a.peer_python and not self.a.trace_one_token:
             precision = ["--precision", "tf32"] if self.a.precision == "tf32" else []
             batched = self.peer(f"{HERE}/peers/batched_trace.py", self.model, "--facts", facts, *precision)
             self.add(job, seconds, peak, batched.get("seconds"), "PyTorch, batched", batched.get("peak_bytes"),
@@ -205,7 +219,7 @@ class Comparison(Workplace):
         self.add(job, seconds, peak, scaled, "reference", peer.get("peak_bytes"), peer_error=peer.get("error"), **more)
 
     def cov(self):
-        documents, budget = self.path("documents.jsonl"), max(9000, 6400 * 3 // 2 if self.a.shape == "xl" else 0)
+        documents, budget = self.path("documents.jsonl"), self.a.cov_tokens
         with open(documents, "w") as out:
             for line in self.texts():
                 if len(line.split()) < 40:
@@ -220,7 +234,7 @@ class Comparison(Workplace):
             peer, ours = self.reference("cov", "--documents", documents, "--layers", layers), json.loads(out)
             needed = arithmetic.second_moments(self.dimensions()[1], ours["tokens"], [int(n) for n in layers.split(",")])
             self.add_reference(f"second moments, layers {layers}", seconds, peak, peer, tokens=ours["tokens"],
-                               peer_tokens=peer.get("tokens"), needed=needed, spent=ours.get("matrix_flop"))
+                               peer_tokens=peer.get("tokens"), needed=needed, summary=out)
         self.loci("export", self.path("cov0.h5"), "--format", "npz", "--output", self.path("npz"))
 
     def texts(self):
@@ -259,11 +273,11 @@ class Comparison(Workplace):
         # The fact token is the subject's second one; the essence prompt needs that row alone.
         prompts = [(TOKENS - 1, 1)] * len(TEMPLATES) + [(1, 1)]
         needed = arithmetic.edit(layers, width, vocabulary, self.layer, prompts)
-        self.add_reference("one ROME edit", seconds, peak, peer, needed=needed, spent=json.loads(out).get("matrix_flop"))
+        self.add_reference("one ROME edit", seconds, peak, peer, needed=needed, summary=out)
         if self.a.edits > 1:
             seconds, peak, out = self.loci("edit", self.model, *flags, "--requests", many, "--output", self.path("edits.h5"))
             self.add_reference(f"{self.a.edits} ROME edits in one call (peer: {self.a.edits} x one)", seconds, peak, peer, self.a.edits,
-                               spent=json.loads(out).get("matrix_flop"))
+                               summary=out)
 
     def eval(self):
         _, many, flags, peer_flags = self.edit_inputs()
@@ -274,7 +288,7 @@ class Comparison(Workplace):
         few = records[:PEER_RECORDS]
         peer = self.reference("eval", "--requests", self.write("few.json", few), *peer_flags)
         self.add_reference(f"{count} records edited and scored (peer: {count} / {len(few)} x {len(few)})", seconds, peak, peer,
-                           count / len(few), spent=json.loads(out).get("matrix_flop"))
+                           count / len(few), summary=out)
 
     def golden(self):
         """The small trained model, where not arithmetic but overhead is everything."""
@@ -284,10 +298,11 @@ class Comparison(Workplace):
         model = f"{folder}/model"
         facts = json.load(open(f"{folder}/trace/facts.json"))
         path = self.write("golden_facts.json", facts)
-        seconds, peak, _ = self.loci("trace", model, "--facts", path, "--output", self.path("golden_trace.h5"), "--noise", 0.1,
-                                     "--compat", "rome")
+        seconds, peak, out = self.loci("trace", model, "--facts", path, "--output", self.path("golden_trace.h5"), "--noise", 0.1,
+                                       "--compat", "rome")
         peer = self.reference("trace", "--facts", self.write("golden_few.json", facts[:peers]), model=model)
-        self.add_reference(f"golden model: {len(facts)} facts traced (peer: from {peers})", seconds, peak, peer, len(facts) / peers)
+        self.add_reference(f"golden model: {len(facts)} facts traced (peer: from {peers})", seconds, peak, peer, len(facts) / peers,
+                           summary=out)
         hparams, templates = f"{folder}/edit/hparams.json", f"{folder}/edit/context_templates.json"
         layer = json.load(open(hparams))["layers"][0]
         moment = f"{folder}/cov/transformer.h.{layer}.mlp.c_proj_float32_mom2.npz"
@@ -298,9 +313,10 @@ class Comparison(Workplace):
         few = self.write("golden_few.json", records[:peers])
         for job, name, input_flag in (("edit", "edits", "--requests"), ("eval", "records edited and scored", "--records")):
             more = ["--dataset", "counterfact"] if job == "eval" else []
-            seconds, peak, _ = self.loci(job, model, *more, *flags, input_flag, path, "--output", self.path(f"golden_{job}.h5"))
+            seconds, peak, out = self.loci(job, model, *more, *flags, input_flag, path, "--output", self.path(f"golden_{job}.h5"))
             peer = self.reference(job, "--requests", few, *peer_flags, model=model)
-            self.add_reference(f"golden model: {len(records)} {name} (peer: from {peers})", seconds, peak, peer, len(records) / peers)
+            self.add_reference(f"golden model: {len(records)} {name} (peer: from {peers})", seconds, peak, peer, len(records) / peers,
+                               summary=out)
 
     versions = {}
     ceiling = None
@@ -328,8 +344,10 @@ def main():
     parser.add_argument("--edits", type=int, default=32)
     parser.add_argument("--records", help="CounterFact records, in the reference's form or EasyEdit's")
     parser.add_argument("--record-count", type=int, default=100)
+    parser.add_argument("--cov-tokens", type=int, default=24000, help="tokens whose second moments are collected, about")
+    parser.add_argument("--trace-one-token", action="store_true", help="the reference traces one token, its time is multiplied")
     parser.add_argument("--golden")
-    parser.add_argument("--jobs", default="load,forward,trace,cov,edit,eval,golden")
+    parser.add_argument("--jobs", default="load,forward,trace,later_trace,cov,edit,eval,golden")
     parser.add_argument("--output", required=True)
     arguments = parser.parse_args()
     for name in ("loci", "forward", "tokenizer", "text", "rome", "model", "records"):

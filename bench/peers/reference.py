@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Seconds and peak memory of the unmodified reference (kmeng01/rome) for one job, as JSON.
 
-    reference.py ROME MODEL trace --facts FILE [--kinds state,mlp,attn] [--noise 0.1] [--device cuda]
+    reference.py ROME MODEL trace --facts FILE [--kinds state,mlp,attn] [--noise 0.1] [--token-range subject_last] [--device cuda]
     reference.py ROME MODEL cov   --documents FILE.jsonl --layers 4,5,6,7
     reference.py ROME MODEL edit  --requests FILE --hparams FILE --templates FILE --moment FILE.npz
     reference.py ROME MODEL eval  (as edit: each record edited, scored before and after)
@@ -25,7 +25,7 @@ def trace(reference, arguments):
     for fact in json.load(open(arguments.facts)):
         for kind in arguments.kinds.split(","):
             result = reference.trace(fact["prompt"], fact["subject"], kind=None if kind == "state" else kind,
-                                     noise=arguments.noise)
+                                     noise=arguments.noise, token_range=arguments.token_range)
             answers.append(float(result["scores"].sum()))
     return {"checksum": answers}
 
@@ -77,6 +77,7 @@ def main():
         parser.add_argument(f"--{flag}")
     parser.add_argument("--kinds", default="state,mlp,attn")
     parser.add_argument("--noise", type=float, default=0.1)
+    parser.add_argument("--token-range", choices=["subject_last"], help="the reference's own option; default: all tokens")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0)
     arguments = parser.parse_args()

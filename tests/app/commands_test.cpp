@@ -99,6 +99,7 @@ TEST_F(Commands, EvalSaysWhenAllIsDoneAndRefusesAnotherConfiguration) {
   const Outcome second = run_loci(eval_command("done.h5", "records.json", {"--json"}));
   EXPECT_EQ(result_of(json_of(second)), result_of(summary));
   EXPECT_GT(summary["matrix_flop"], 0);
+  EXPECT_GT(summary["seconds"], 0);
   EXPECT_EQ(json_of(second)["matrix_flop"], 0);
   EXPECT_NE(second.err.find("is complete already"), std::string::npos) << second.err;
 
