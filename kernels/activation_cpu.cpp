@@ -13,13 +13,15 @@ constexpr double kRoot = 0.79788456080286535588;  // sqrt(2 / pi)
 constexpr double kCubic = 0.044715;
 
 // 0.5 (1 + tanh z) = 1 / (1 + exp(-2 z)), which does not cancel.
-LOCI_INLINE double gelu_new_gate(double x) { return 1 / (1 + simd::exp(-2 * kRoot * (x + kCubic * x * x * x))); }
+LOCI_INLINE double inverse_gelu_new_gate(double x) {
+  return 1 + simd::exp_to_single(-2 * kRoot * (x + kCubic * x * x * x));
+}
 
 LOCI_SIMD void gelu_new_row(const float* x, int64_t count, float* y) {
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
     const double value = static_cast<double>(x[i]);
-    y[i] = static_cast<float>(value * gelu_new_gate(value));
+    y[i] = static_cast<float>(value / inverse_gelu_new_gate(value));
   }
 }
 
@@ -27,7 +29,7 @@ LOCI_SIMD void gelu_new_row_backward(const float* x, const float* dy, int64_t co
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
     const double value = static_cast<double>(x[i]);
-    const double gate = gelu_new_gate(value);
+    const double gate = 1 / inverse_gelu_new_gate(value);
     const double slope = 2 * kRoot * (1 + 3 * kCubic * value * value);
     dx[i] = static_cast<float>(static_cast<double>(dy[i]) * (gate + value * gate * (1 - gate) * slope));
   }
@@ -61,6 +63,11 @@ LOCI_SIMD void relu_row_backward(const float* x, const float* dy, int64_t count,
   for (int64_t i = 0; i < count; ++i) dx[i] = x[i] <= 0 ? 0 : dy[i];
 }
 
+LOCI_SIMD void add_row(const float* from, int64_t count, float* to) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) to[i] += from[i];
+}
+
 template <typename Row>
 void over_rows(Context& context, ConstView x, const Row& row) {
   context.threads().parallel_for(x.rows, row_grain(x.cols), [&](int64_t begin, int64_t end) {
@@ -68,11 +75,23 @@ void over_rows(Context& context, ConstView x, const Row& row) {
   });
 }
 
+auto row_function(Activation kind) {
+  return kind == Activation::gelu_new ? gelu_new_row : kind == Activation::gelu ? gelu_row : relu_row;
+}
+
 }  // namespace
 
 void activation(Context& context, Activation kind, ConstView x, View y) {
-  const auto function = kind == Activation::gelu_new ? gelu_new_row : kind == Activation::gelu ? gelu_row : relu_row;
+  const auto function = row_function(kind);
   over_rows(context, x, [&](int64_t r) { function(x.row(r), x.cols, y.row(r)); });
+}
+
+void biased_activation(Context& context, Activation kind, ConstView bias, View x, View y) {
+  const auto function = row_function(kind);
+  over_rows(context, x, [&](int64_t r) {
+    add_row(bias.data, x.cols, x.row(r));
+    function(x.row(r), x.cols, y.row(r));
+  });
 }
 
 void activation_backward(Context& context, Activation kind, ConstView x, ConstView dy, View dx) {

@@ -53,6 +53,8 @@ void layer_norm_backward(Context& context, ConstView x, ConstView gain, ConstVie
                          Write write, View dgain, View dbias);
 
 void activation(Context& context, Activation kind, ConstView x, View y);
+/// x += bias [1, cols] in every row, y = f(x); y may be x.
+void biased_activation(Context& context, Activation kind, ConstView bias, View x, View y);
 void activation_backward(Context& context, Activation kind, ConstView x, ConstView dy, View dx);
 
 void embed_rows(Context& context, ConstView table, const DeviceArray<int32_t>& ids, View y);

@@ -204,8 +204,9 @@ SecondOperand second_operand(Context& context, ConstView b, int64_t products_row
   SecondOperand operand{Transpose::yes, b.data, stride, {}};
   ConstantOperands::Matrix* const constant = ConstantOperands::find(context, b);
   const bool worth = constant ? products_rows > kFewRows : products_rows >= kRowsWorthTransposing;
-  if (b.rows * b.cols > kMostTransposed || !worth) return operand;
+  if (!worth) return operand;
   const Tensor* kept = constant ? kept_transpose(context, b, *constant) : nullptr;
+  if (!kept && b.rows * b.cols > kMostTransposed) return operand;
   if (!kept) operand.made = transposed(context, b.data, stride, b.rows, b.cols);
   operand.transpose = Transpose::no;
   operand.data = kept ? kept->data() : operand.made.data();
@@ -240,21 +241,29 @@ void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transp
   over_slabs(context, whole, [](const Product& slab, int64_t) { multiply(slab); });
 }
 
+namespace {
+
+// y = x w + beta y.
+Product plain_product(ConstView x, ConstView w, float beta, View y) {
+  return {Transpose::no,
+          Transpose::no,
+          y.rows,
+          y.cols,
+          x.cols,
+          1,
+          x.data,
+          std::max(x.stride, x.cols),
+          w.data,
+          std::max(w.stride, w.cols),
+          beta,
+          y.data,
+          std::max(y.stride, y.cols)};
+}
+
+}  // namespace
+
 void linear(Context& context, ConstView x, ConstView w, ConstView bias, View y) {
-  const Product whole{Transpose::no,
-                      Transpose::no,
-                      y.rows,
-                      y.cols,
-                      x.cols,
-                      1,
-                      x.data,
-                      std::max(x.stride, x.cols),
-                      w.data,
-                      std::max(w.stride, w.cols),
-                      1,
-                      y.data,
-                      std::max(y.stride, y.cols)};
-  over_slabs(context, whole, [&](const Product& slab, int64_t first_col) {
+  over_slabs(context, plain_product(x, w, 1, y), [&](const Product& slab, int64_t first_col) {
     for (int64_t r = 0; r < slab.m; ++r)
       std::memcpy(slab.c + r * slab.ldc, bias.data + first_col, sizeof(float) * static_cast<size_t>(slab.n));
     multiply(slab);
@@ -263,8 +272,8 @@ void linear(Context& context, ConstView x, ConstView w, ConstView bias, View y) 
 
 void linear_activation(Context& context, ConstView x, ConstView w, ConstView bias, Activation kind, View up, View y) {
   const View sum = up.empty() ? y : up;
-  cpu::linear(context, x, w, bias, sum);
-  cpu::activation(context, kind, sum, y);
+  over_slabs(context, plain_product(x, w, 0, sum), [](const Product& slab, int64_t) { multiply(slab); });
+  biased_activation(context, kind, bias, sum, y);
 }
 
 }  // namespace loci::cpu

@@ -51,6 +51,24 @@ LOCI_INLINE float exp_of_nonpositive(float x) {
   return y * std::bit_cast<float>((std::bit_cast<uint32_t>(t) + 127u) << 23);
 }
 
+/// exp(x) in fp64, relative error below 3e-9, a twentieth of what rounding to fp32 costs; held at exp(-708) and
+/// exp(709) outside. exp(r) by its interpolation of degree 6 at the Chebyshev points of |r| <= ln 2 / 2.
+LOCI_INLINE double exp_to_single(double x) {
+  constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
+  x = x < -708.0 ? -708.0 : x;
+  x = x > 709.0 ? 709.0 : x;
+  const double t = x * 1.4426950408889634 + kRound;
+  const double r = x - (t - kRound) * 6.931471805599453e-1;
+  double p = 1.3941108412445337e-3;
+  p = p * r + 8.375126398145721e-3;
+  p = p * r + 4.1666352896941636e-2;
+  p = p * r + 1.6666415514654628e-1;
+  p = p * r + 5.000000047117756e-1;
+  p = p * r + 1.000000037716214;
+  p = p * r + 1.0;
+  return p * std::bit_cast<double>((std::bit_cast<uint64_t>(t) - std::bit_cast<uint64_t>(kRound) + 1023u) << 52);
+}
+
 /// exp(x) in fp64 for results that are rounded to fp32: relative error below 1e-14; held at exp(-708) and exp(709)
 /// outside.
 LOCI_INLINE double exp(double x) {

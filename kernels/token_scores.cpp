@@ -30,11 +30,14 @@ struct Part {
 
 Part score_part(Context& context, ConstView hidden, ConstView unembedding, const std::vector<int64_t>& rows,
                 const std::vector<int32_t>& tokens) {
-  Tensor logits(context, hidden.rows, unembedding.rows);
-  gemm(context, Transpose::no, hidden, Transpose::yes, unembedding, logits.view());
+  // Rows begin on boundaries of 128 bytes, whatever the vocabulary's size: products store, and softmax loads, aligned.
+  constexpr int64_t kBoundary = 128 / sizeof(float);
+  const Tensor memory(context, hidden.rows, (unembedding.rows + kBoundary - 1) / kBoundary * kBoundary);
+  const View logits{memory.data(), hidden.rows, unembedding.rows, memory.cols()};
+  gemm(context, Transpose::no, hidden, Transpose::yes, unembedding, logits);
   Part part{Tensor(context, static_cast<int64_t>(rows.size()), 1), DeviceArray<int32_t>(context, hidden.rows)};
-  argmax_rows(context, logits.view(), part.best);
-  target_log_probabilities(context, logits.view(), {context, std::span<const int64_t>(rows)},
+  argmax_rows(context, logits, part.best);
+  target_log_probabilities(context, logits, {context, std::span<const int64_t>(rows)},
                            {context, std::span<const int32_t>(tokens)}, part.log_probabilities.view());
   return part;
 }

@@ -153,6 +153,18 @@ TEST(SimdMath, ExpOfNonpositiveIsWithinTwoUlpsAndHeldBelow) {
   EXPECT_TRUE(std::isnan(simd::exp_of_nonpositive(kNan)));
 }
 
+TEST(SimdMath, ExpToSingleCostsATwentiethOfARounding) {
+  std::mt19937 random(6);
+  std::uniform_real_distribution<double> uniform(-700, 700);
+  for (int i = 0; i < 200000; ++i) {
+    const double x = uniform(random);
+    ASSERT_LE(std::abs(simd::exp_to_single(x) / std::exp(x) - 1), 3e-9) << x;
+  }
+  EXPECT_LT(simd::exp_to_single(-1e300), 1e-300);
+  EXPECT_GT(simd::exp_to_single(1e300), 1e300);
+  EXPECT_TRUE(std::isnan(simd::exp_to_single(std::numeric_limits<double>::quiet_NaN())));
+}
+
 TEST(SimdMath, ExpInDoubleIsGoodToFourteenDigits) {
   std::mt19937 random(4);
   std::uniform_real_distribution<double> uniform(-700, 700);
