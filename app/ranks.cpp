@@ -11,6 +11,7 @@
 #include <numeric>
 
 #include "app/rank_log.h"
+#include "kernels/gemm.h"
 #include "runtime/communicator_threads.h"
 #include "runtime/device_communicator.h"
 #include "runtime/error.h"
@@ -97,6 +98,7 @@ LoadedModel load_rank_model(const Ranks& ranks, Context& context, const CommonOp
   std::future<Tokenizer> tokenizer = std::async(std::launch::async, [&] { return Tokenizer::load(options.model); });
   Model model = Model::load(context, options.model, *make_device_communicator(ranks.communicator, context));
   model.checkpoint().weights_sha256(&context.threads());  // kept: every job's configuration holds it
+  prepare_products(context);
   return {std::move(model), tokenizer.get(), std::chrono::steady_clock::now()};
 }
 

@@ -2,7 +2,6 @@
 #include <lapacke.h>
 
 #include <algorithm>
-#include <atomic>
 #include <utility>
 
 #include "kernels/cpu.h"
@@ -71,22 +70,15 @@ class TiledFactorisation {
   lapack_int extent(int64_t i) const { return to_lapack(std::min(kTile, n_ - i * kTile)); }
   double* tile(int64_t row, int64_t column) const { return upper_ + (column * n_ + row) * kTile; }
 
-  // Threads take the tasks as they come: few tasks of unequal size, and other work may run beside them.
-  template <typename Task>
-  void share(int64_t tasks, const Task& task) const {
-    std::atomic<int64_t> next{0};
-    context_.threads().parallel_for(std::min<int64_t>(tasks, context_.threads().size()), 1, [&](int64_t, int64_t) {
-      for (int64_t i = next++; i < tasks; i = next++) task(i);
-    });
-  }
-
   // U_rc = U_rr^-T A_rc for the columns c > r.
   void finish_row(int64_t row) const {
     const auto stride = to_lapack(n_);
-    share(tiles() - row - 1, [&](int64_t i) {
-      const int64_t column = row + 1 + i;
-      cblas_dtrsm(CblasColMajor, CblasLeft, CblasUpper, CblasTrans, CblasNonUnit, extent(row), extent(column), 1,
-                  tile(row, row), stride, tile(row, column), stride);
+    context_.threads().parallel_tasks(tiles() - row - 1, [&](TaskQueue& tasks) {
+      while (const auto i = tasks.take()) {
+        const int64_t column = row + 1 + *i;
+        cblas_dtrsm(CblasColMajor, CblasLeft, CblasUpper, CblasTrans, CblasNonUnit, extent(row), extent(column), 1,
+                    tile(row, row), stride, tile(row, column), stride);
+      }
     });
   }
 
@@ -95,7 +87,9 @@ class TiledFactorisation {
     std::vector<std::pair<int64_t, int64_t>> targets;
     for (int64_t column = row + 1; column < tiles(); ++column)
       for (int64_t i = row + 1; i <= column; ++i) targets.emplace_back(i, column);
-    share(static_cast<int64_t>(targets.size()), [&](int64_t t) { subtract(row, targets[static_cast<size_t>(t)]); });
+    context_.threads().parallel_tasks(static_cast<int64_t>(targets.size()), [&](TaskQueue& tasks) {
+      while (const auto t = tasks.take()) subtract(row, targets[static_cast<size_t>(*t)]);
+    });
   }
 
   void subtract(int64_t row, std::pair<int64_t, int64_t> target) const {

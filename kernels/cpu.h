@@ -36,6 +36,9 @@ struct Product {
 };
 void multiply(const Product& product);
 
+/// Lets the library compile its kernels.
+void prepare_products();
+
 /// How b [n, k] enters products a b^T: as it is, or transposed, where that is kept or its cost is small.
 struct SecondOperand {
   Transpose transpose = Transpose::yes;

@@ -60,6 +60,10 @@ void linear_activation(Context& context, ConstView x, ConstView w, ConstView bia
   (context.on_cpu() ? cpu::linear_activation : cuda::linear_activation)(context, x, w, bias, kind, up, y);
 }
 
+void prepare_products(Context& context) {
+  if (context.on_cpu()) cpu::prepare_products();
+}
+
 ConstantOperands::ConstantOperands(Context& context, std::span<const ConstView> matrices) : context_(context) {
   for (const ConstView& view : matrices)
     if (!view.empty()) matrices_.try_emplace(view.data, Matrix{view, {}, {}});

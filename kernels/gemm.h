@@ -27,6 +27,10 @@ void linear(Context& context, ConstView x, ConstView w, ConstView bias, View y);
 /// linear(). y, up and x do not alias. In tf32 and bf16 the tanh of gelu_new may be the GPU's own, good to 2^-11.
 void linear_activation(Context& context, ConstView x, ConstView w, ConstView bias, Activation kind, View up, View y);
 
+/// Has the backend prepare what the first product would wait for: on the CPU, code that its library compiles, which
+/// takes some 30 ms.
+void prepare_products(Context& context);
+
 /// A promise that matrices do not change while it lives, such as the weights of a loaded model. Products with one of
 /// them, or with some of its rows and columns, may keep it in the form in which the device reads it, made when it is
 /// first needed: in bf16 a copy in half the memory; on the CPU its transpose, while all of these take less than a

@@ -88,10 +88,10 @@ Range part_of(int64_t extent, int64_t unit, int64_t parts, int64_t i) {
 void multiply_in_fixed_parts(Context& context, const Product& whole) {
   const int64_t down = std::max<int64_t>(1, whole.m / kPartRows);
   const int64_t across = std::max<int64_t>(1, whole.n / kPartColumns);
-  context.threads().parallel_for(down * across, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const Range rows = part_of(whole.m, kRowUnit, down, i % down);
-      const Range columns = part_of(whole.n, kColumnUnit, across, i / down);
+  context.threads().parallel_tasks(down * across, [&](TaskQueue& parts) {
+    while (const auto i = parts.take()) {
+      const Range rows = part_of(whole.m, kRowUnit, down, *i % down);
+      const Range columns = part_of(whole.n, kColumnUnit, across, *i / down);
       multiply(rows_of(columns_of(whole, columns.first, columns.count), rows.first, rows.count));
     }
   });
@@ -197,6 +197,12 @@ void multiply(const Product& p) {
                  p.alpha, p.a, p.lda, p.b, p.ldb, p.beta, p.c, p.ldc);
   require<SystemError>(status == dnnl_success, "the matrix product [{}, {}] x [{}, {}] failed in oneDNN with status {}",
                        p.m, p.k, p.k, p.n, static_cast<int>(status));
+}
+
+void prepare_products() {
+  const float one = 1;
+  float product = 0;
+  multiply({Transpose::no, Transpose::no, 1, 1, 1, 1, &one, 1, &one, 1, 0, &product, 1});
 }
 
 SecondOperand second_operand(Context& context, ConstView b, int64_t products_rows) {

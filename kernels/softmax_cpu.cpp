@@ -33,10 +33,10 @@ LOCI_SIMD float row_maximum(const float* x, int64_t count) {
   return best;
 }
 
-// The differences are not compensated here: their rounding errors, at most 2^-24 |x - maximum|, enter the logarithm of
-// the sum with the weights of a softmax, so together as 2^-24 E|x - maximum|, which the entropy bounds: no more than
-// what rounding a log probability of that distribution to fp32 costs. Four exponentials meet in fp32 before their sum
-// goes to fp64, since conversions would take a third of the time.
+// The differences are not compensated here: rounding and exponentiating them costs 2^-22 |x - maximum|, which enters
+// the logarithm of the sum with the weights of a softmax, so together as 2^-22 E|x - maximum|, and the entropy bounds
+// that mean: it is about what rounding the log probabilities of such a distribution to fp32 costs. Four exponentials
+// meet in fp32 before their sum goes to fp64, since conversions would take a third of the time.
 LOCI_SIMD double sum_of_exponentials(const float* x, int64_t count, float maximum) {
   constexpr int64_t kLanes = 16;
   double sums[kLanes] = {};

@@ -34,7 +34,6 @@ void cut_diagonal(int64_t first, int64_t count, std::vector<Tile>& tiles) {
   cut_diagonal(first + half, count - half, tiles);
 }
 
-// In an order that gives contiguous pieces of the list about the same arithmetic.
 std::vector<Tile> lower_tiles(int64_t n, int64_t tile) {
   std::vector<Tile> tiles;
   for (int64_t row = 0; row < n; row += tile) {
@@ -53,34 +52,15 @@ LOCI_INLINE void add_row(const float* from, int64_t count, T* to) {
 LOCI_SIMD void add_row_fp32(const float* from, int64_t count, float* to) { add_row(from, count, to); }
 LOCI_SIMD void add_row_fp64(const float* from, int64_t count, double* to) { add_row(from, count, to); }
 
-// Boundaries of `parts` contiguous pieces of the tiles with about equal arithmetic.
-std::vector<size_t> cut_evenly(const std::vector<Tile>& tiles, int64_t parts) {
-  double whole = 0;
-  for (const Tile& tile : tiles) whole += static_cast<double>(tile.rows * tile.cols);
-  std::vector<size_t> bounds{0};
-  double sum = 0;
-  for (size_t i = 0; i < tiles.size(); ++i) {
-    sum += static_cast<double>(tiles[i].rows * tiles[i].cols);
-    while (static_cast<int64_t>(bounds.size()) < parts &&
-           sum * static_cast<double>(parts) >= whole * static_cast<double>(bounds.size()))
-      bounds.push_back(i + 1);
-  }
-  bounds.resize(static_cast<size_t>(parts) + 1, tiles.size());
-  bounds.back() = tiles.size();
-  return bounds;
-}
-
 template <typename AddRow>
 void update(Context& context, ConstView x, const AddRow& add) {
   const int64_t n = x.cols;
   if (n == 0 || x.rows == 0) return;
   const std::vector<Tile> tiles = lower_tiles(n, kTile);
-  const int64_t threads = context.threads().size();
-  const std::vector<size_t> bounds = cut_evenly(tiles, threads);
-  context.threads().parallel_for(threads, 1, [&](int64_t begin, int64_t end) {
+  context.threads().parallel_tasks(static_cast<int64_t>(tiles.size()), [&](TaskQueue& tasks) {
     std::vector<float> scratch(static_cast<size_t>(std::min(n, kTile) * std::min(n, kTile)));
-    for (size_t i = bounds[static_cast<size_t>(begin)]; i < bounds[static_cast<size_t>(end)]; ++i) {
-      const Tile& tile = tiles[i];
+    while (const auto i = tasks.take()) {
+      const Tile& tile = tiles[static_cast<size_t>(*i)];
       Product product;
       product.transpose_a = Transpose::yes;
       product.m = tile.rows;

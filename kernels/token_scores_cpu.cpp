@@ -55,13 +55,15 @@ class TokenScorer {
   }
 
   TokenScores score() {
-    context_.threads().parallel_for(tiles_ * chunks_, 1, [&](int64_t begin, int64_t end) {
+    context_.threads().parallel_tasks(tiles_ * chunks_, [&](TaskQueue& tasks) {
       const auto rows = static_cast<size_t>(std::min(kTileRows, hidden_.rows));
       const auto logits = std::make_unique_for_overwrite<float[]>(rows * kTileTokens);
       std::vector<float> highest(rows);
-      for (int64_t i = begin; i < end; ++i) {
-        if (i == begin || i % chunks_ == 0) std::ranges::fill(highest, kNothing);
-        score_tile(i / chunks_, i % chunks_, logits.get(), highest.data());
+      int64_t tile = -1;
+      while (const auto task = tasks.take()) {
+        if (tile != *task / chunks_) std::ranges::fill(highest, kNothing);
+        tile = *task / chunks_;
+        score_tile(tile, *task % chunks_, logits.get(), highest.data());
       }
     });
     TokenScores scores;

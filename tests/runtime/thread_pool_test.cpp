@@ -56,6 +56,46 @@ TEST(ThreadPool, TheGrainBoundsTheNumberOfChunks) {
   }
 }
 
+TEST(ThreadPool, EveryTaskIsTakenOnce) {
+  for (const int threads : {1, 2, 3, 7}) {
+    ThreadPool pool(threads);
+    for (const int64_t count : {0, 1, 2, 8, 1000}) {
+      std::vector<std::atomic<int>> taken(static_cast<size_t>(count));
+      std::atomic<int> workers = 0;
+      pool.parallel_tasks(count, [&](TaskQueue& tasks) {
+        ++workers;
+        while (const auto task = tasks.take()) ++taken[static_cast<size_t>(*task)];
+        EXPECT_FALSE(tasks.take());
+      });
+      for (const auto& one : taken) EXPECT_EQ(one.load(), 1);
+      EXPECT_EQ(workers, std::min<int64_t>(count, threads));
+    }
+  }
+}
+
+TEST(ThreadPool, OneLongTaskKeepsNoOtherWaiting) {
+  ThreadPool pool(2);
+  std::atomic<int> others = 0;
+  // The thread with the first task waits for all the others, which one thread alone must then have taken.
+  pool.parallel_tasks(9, [&](TaskQueue& tasks) {
+    while (const auto task = tasks.take()) {
+      if (*task > 0) ++others;
+      while (*task == 0 && others < 8) std::this_thread::yield();
+    }
+  });
+  EXPECT_EQ(others, 8);
+}
+
+TEST(ThreadPool, AnErrorOfATaskIsThrown) {
+  ThreadPool pool(3);
+  EXPECT_THROW(pool.parallel_tasks(20,
+                                   [&](TaskQueue& tasks) {
+                                     while (const auto task = tasks.take())
+                                       if (*task == 11) throw std::runtime_error("task 11");
+                                   }),
+               std::runtime_error);
+}
+
 TEST(ThreadPool, ManyLoopsInARow) {
   ThreadPool pool(3);
   int64_t sum = 0;
