@@ -42,7 +42,7 @@ Context make_rank_context(const Ranks& ranks, const CommonOptions& options);
 /// own as cuda:0), or, of the ranks without one, of the same machine. Collective.
 int count_sharers(Communicator& communicator, const std::optional<CudaDevice::Identity>& gpu);
 
-/// What a model directory holds.
+/// What a model directory holds, and when it had been read.
 struct LoadedModel {
   Model model;
   Tokenizer tokenizer;

@@ -442,7 +442,7 @@ def main():
     parser.add_argument("--precisions", help="default: fp32,tf32,bf16; on the CPU: fp32")
     parser.add_argument("--steps", default=",".join(STEPS), help="default: all of them, %(default)s; an empty list only merges")
     parser.add_argument("--shape", default="xl", choices=["small", "xl"])
-    parser.add_argument("--jobs", default="load,forward,trace,cov,edit,eval", help="of the comparison")
+    parser.add_argument("--jobs", default="load,forward,trace,later_trace,cov,edit,eval", help="of the comparison")
     parser.add_argument("--peer-python", metavar="PYTHON", help="a Python with torch and transformers")
     parser.add_argument("--rome", metavar="CHECKOUT", help="the unmodified reference")
     parser.add_argument("--golden", metavar="DIR", help="the reference's outputs; default: ../shared/golden")

@@ -1,5 +1,7 @@
 #include "edit/moment_totals.h"
 
+#include <utility>
+
 #include "runtime/error.h"
 
 namespace loci {
@@ -18,11 +20,10 @@ std::vector<double> MomentTotals::exchange(std::vector<double> own) const {
   return received;
 }
 
-void MomentTotals::add(size_t layer, std::vector<double> exchanged, int first, int end) {
+void MomentTotals::add(size_t layer, std::vector<double>& exchanged, int first, int end) {
   std::vector<double>& total = totals_[layer];
-  // Matrices are large: the only rank's first unit is not copied.
   if (total.empty() && ranks_.size() == 1) {
-    total = std::move(exchanged);
+    total = std::exchange(exchanged, {});
     return;
   }
   total.resize(block());

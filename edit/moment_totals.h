@@ -19,8 +19,9 @@ class MomentTotals {
   /// One layer of the units that the ranks have computed, one each. `own` [width * width], or empty where this rank has
   /// none. Returns this rank's rows of all of them, for add().
   std::vector<double> exchange(std::vector<double> own) const;
-  /// Adds the units of the ranks [first, end) to a layer, in this order.
-  void add(size_t layer, std::vector<double> exchanged, int first, int end);
+  /// Adds the units of the ranks [first, end) to a layer, in this order. The only rank's first unit becomes the total
+  /// itself, and `exchanged` is then empty.
+  void add(size_t layer, std::vector<double>& exchanged, int first, int end);
 
   /// A layer's total [width * width].
   std::vector<double> gather(size_t layer) const;

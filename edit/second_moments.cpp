@@ -270,8 +270,8 @@ bool MomentJob::do_round() {
 void MomentJob::add_units(const Round& round, size_t first, size_t end, std::vector<std::vector<double>>& exchanged) {
   for (size_t i = 0; i < exchanged.size(); ++i) {
     if (first == 0) exchanged[i] = totals_.exchange(round.own.empty() ? std::vector<double>{} : collector_.sum(i));
-    const bool last = end == round.sizes.size();
-    totals_.add(i, last ? std::move(exchanged[i]) : exchanged[i], static_cast<int>(first), static_cast<int>(end));
+    totals_.add(i, exchanged[i], static_cast<int>(first), static_cast<int>(end));
+    if (end == round.sizes.size()) exchanged[i] = {};
   }
   for (size_t rank = first; rank < end; ++rank) {
     ++units_;

@@ -39,15 +39,22 @@ void multiply(const Product& product);
 /// Lets the library compile its kernels.
 void prepare_products();
 
-/// How b [n, k] enters products a b^T: as it is, or transposed, where that is kept or its cost is small.
+/// How b [n, k] enters products a b^T.
 struct SecondOperand {
-  Transpose transpose = Transpose::yes;
-  const float* data = nullptr;
-  int64_t stride = 0;
-  Tensor made;  ///< what `data` points to, where the transpose is not kept
+  enum class Form {
+    plain,       ///< as it is: to the last bit, such products depend on their extents
+    transposed,  ///< as b^T [k, n], kept or made
+    panels,      ///< as b^T too, but made for some columns of the product at a time, since there is no room for all
+  };
+  Form form = Form::plain;
+  ConstView matrix;  ///< b, or b^T where it is transposed
+  Tensor made;       ///< what `matrix` views, where the transpose is not kept
 };
-/// Chosen for products of `products_rows` rows. A product with b as it is depends on its extents to the last bit.
+/// Chosen for products of `products_rows` rows. Whether a product is plain follows from b's shape, whether it is
+/// constant, and that number alone, so its bits do not depend on the memory there is.
 SecondOperand second_operand(Context& context, ConstView b, int64_t products_rows);
+/// to [cols, rows] = b^T for b [rows, cols], on the calling thread.
+void transpose(const float* b, int64_t stride, int64_t rows, int64_t cols, float* to);
 
 void layer_norm(Context& context, ConstView x, ConstView gain, ConstView bias, float epsilon, View y, View statistics);
 void add_layer_norm(Context& context, ConstView update, View x, ConstView gain, ConstView bias, float epsilon, View y,

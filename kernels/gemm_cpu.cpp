@@ -69,9 +69,10 @@ void over_slabs(Context& context, const Product& whole, const Slab& multiply_sla
 // so bits would follow the number of threads. Such products are cut into parts that their shape alone decides ...
 constexpr int64_t kPartRows = 256;
 constexpr int64_t kPartColumns = 192;
-// ... or b is transposed first where that copy stays small: from so many rows on, and always where b is constant, so
-// that the copy can be kept.
+// ... or b is transposed first: from so many rows on where that copy stays small, and always where b is constant, so
+// that the copy can be kept, if there is room.
 constexpr int64_t kRowsWorthTransposing = 512;
+// Elements of copies that are not kept.
 constexpr int64_t kMostTransposed = int64_t{1} << 24;
 
 struct Range {
@@ -97,16 +98,38 @@ void multiply_in_fixed_parts(Context& context, const Product& whole) {
   });
 }
 
-// b^T for b [rows, cols], row by row.
+constexpr int64_t kBlock = 16;
+
+// Rows [first, end) of to [cols, rows] = b^T.
+void transpose_rows(const float* b, int64_t stride, int64_t rows, int64_t first, int64_t end, float* to) {
+  for (int64_t r = 0; r < rows; r += kBlock)
+    for (int64_t c = first; c < end; ++c)
+      for (int64_t i = r; i < std::min(rows, r + kBlock); ++i) to[c * rows + i] = b[i * stride + c];
+}
+
+// b^T for b [rows, cols].
 Tensor transposed(Context& context, const float* b, int64_t stride, int64_t rows, int64_t cols) {
   Tensor made(context, cols, rows);
-  constexpr int64_t kBlock = 16;
   context.threads().parallel_for((cols + kBlock - 1) / kBlock, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t r = 0; r < rows; r += kBlock)
-      for (int64_t c = begin * kBlock; c < std::min(cols, end * kBlock); ++c)
-        for (int64_t i = r; i < std::min(rows, r + kBlock); ++i) made.row(c)[i] = b[i * stride + c];
+    transpose_rows(b, stride, rows, begin * kBlock, std::min(cols, end * kBlock), made.data());
   });
   return made;
+}
+
+void multiply_slabs(Context& context, const Product& whole) {
+  over_slabs(context, whole, [](const Product& slab, int64_t) { multiply(slab); });
+}
+
+void multiply_by_panels(Context& context, const Product& whole) {
+  const int64_t most = std::max(kColumnUnit, kMostTransposed / whole.k / kColumnUnit * kColumnUnit);
+  for (int64_t first = 0; first < whole.n; first += most) {
+    Product panel = columns_of(whole, first, std::min(most, whole.n - first));
+    const Tensor turned = transposed(context, panel.b, panel.ldb, panel.n, panel.k);
+    panel.transpose_b = Transpose::no;
+    panel.b = turned.data();
+    panel.ldb = panel.n;
+    multiply_slabs(context, panel);
+  }
 }
 
 // Up to this many rows, a product with a transposed operand (the unembedding of a few positions) is bound by reading
@@ -205,18 +228,22 @@ void prepare_products() {
   multiply({Transpose::no, Transpose::no, 1, 1, 1, 1, &one, 1, &one, 1, 0, &product, 1});
 }
 
+void transpose(const float* b, int64_t stride, int64_t rows, int64_t cols, float* to) {
+  transpose_rows(b, stride, rows, 0, cols, to);
+}
+
 SecondOperand second_operand(Context& context, ConstView b, int64_t products_rows) {
-  const int64_t stride = std::max(b.stride, b.cols);
-  SecondOperand operand{Transpose::yes, b.data, stride, {}};
+  using Form = SecondOperand::Form;
+  b.stride = std::max(b.stride, b.cols);
   ConstantOperands::Matrix* const constant = ConstantOperands::find(context, b);
-  const bool worth = constant ? products_rows > kFewRows : products_rows >= kRowsWorthTransposing;
-  if (!worth) return operand;
-  const Tensor* kept = constant ? kept_transpose(context, b, *constant) : nullptr;
-  if (!kept && b.rows * b.cols > kMostTransposed) return operand;
-  if (!kept) operand.made = transposed(context, b.data, stride, b.rows, b.cols);
-  operand.transpose = Transpose::no;
-  operand.data = kept ? kept->data() : operand.made.data();
-  operand.stride = b.rows;
+  const bool small = b.rows * b.cols <= kMostTransposed;
+  const bool plain = constant ? products_rows <= kFewRows : products_rows < kRowsWorthTransposing || !small;
+  if (plain) return {Form::plain, b, {}};
+  if (const Tensor* kept = constant ? kept_transpose(context, b, *constant) : nullptr)
+    return {Form::transposed, kept->view(), {}};
+  if (!small) return {Form::panels, b, {}};
+  SecondOperand operand{Form::transposed, {}, transposed(context, b.data, b.stride, b.rows, b.cols)};
+  operand.matrix = operand.made.view();
   return operand;
 }
 
@@ -236,15 +263,15 @@ void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transp
                 write == Write::assign ? 0.0f : 1.0f,
                 c.data,
                 std::max(c.stride, c.cols)};
-  SecondOperand operand;
-  if (transpose_a == Transpose::no && transpose_b == Transpose::yes && !few_rows(whole)) {
-    operand = second_operand(context, b, whole.m);
-    if (operand.transpose == Transpose::yes) return multiply_in_fixed_parts(context, whole);
-    whole.transpose_b = Transpose::no;
-    whole.b = operand.data;
-    whole.ldb = operand.stride;
-  }
-  over_slabs(context, whole, [](const Product& slab, int64_t) { multiply(slab); });
+  if (transpose_a == Transpose::yes || transpose_b == Transpose::no || few_rows(whole))
+    return multiply_slabs(context, whole);
+  const SecondOperand operand = second_operand(context, b, whole.m);
+  if (operand.form == SecondOperand::Form::plain) return multiply_in_fixed_parts(context, whole);
+  if (operand.form == SecondOperand::Form::panels) return multiply_by_panels(context, whole);
+  whole.transpose_b = Transpose::no;
+  whole.b = operand.matrix.data;
+  whole.ldb = operand.matrix.stride;
+  multiply_slabs(context, whole);
 }
 
 namespace {
@@ -278,7 +305,7 @@ void linear(Context& context, ConstView x, ConstView w, ConstView bias, View y) 
 
 void linear_activation(Context& context, ConstView x, ConstView w, ConstView bias, Activation kind, View up, View y) {
   const View sum = up.empty() ? y : up;
-  over_slabs(context, plain_product(x, w, 0, sum), [](const Product& slab, int64_t) { multiply(slab); });
+  multiply_slabs(context, plain_product(x, w, 0, sum));
   biased_activation(context, kind, bias, sum, y);
 }
 

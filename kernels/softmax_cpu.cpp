@@ -8,7 +8,8 @@
 #include "kernels/softmax_rows.h"
 
 // The exponentials of a row take no longer than the product in front of it may afford (2 d operations a logit, and d is
-// small in small models): they are computed in fp32 from a compensated difference, good to 2 ulp, and summed in fp64.
+// small in small models), so they are computed in fp32: good to 2 ulp from a compensated difference where they are
+// results, and cheaper where only the logarithm of their sum is one.
 namespace loci::cpu {
 namespace {
 
@@ -33,10 +34,10 @@ LOCI_SIMD float row_maximum(const float* x, int64_t count) {
   return best;
 }
 
-// The differences are not compensated here: rounding and exponentiating them costs 2^-22 |x - maximum|, which enters
-// the logarithm of the sum with the weights of a softmax, so together as 2^-22 E|x - maximum|, and the entropy bounds
-// that mean: it is about what rounding the log probabilities of such a distribution to fp32 costs. Four exponentials
-// meet in fp32 before their sum goes to fp64, since conversions would take a third of the time.
+// The differences are not compensated here. Rounding, exponentiating and adding four of them in fp32 (conversions to
+// fp64 would take a third of the time) costs a term (6 + 2.3 |x - maximum|) 2^-24 of itself at most. Terms enter the
+// logarithm of the sum with the weights of a softmax, so it is off by (6 + 2.3 E|x - maximum|) 2^-24 at most, and the
+// entropy bounds that mean: a few roundings to fp32 of the log probabilities of such a distribution.
 LOCI_SIMD double sum_of_exponentials(const float* x, int64_t count, float maximum) {
   constexpr int64_t kLanes = 16;
   double sums[kLanes] = {};

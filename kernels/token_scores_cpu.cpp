@@ -58,12 +58,13 @@ class TokenScorer {
     context_.threads().parallel_tasks(tiles_ * chunks_, [&](TaskQueue& tasks) {
       const auto rows = static_cast<size_t>(std::min(kTileRows, hidden_.rows));
       const auto logits = std::make_unique_for_overwrite<float[]>(rows * kTileTokens);
-      std::vector<float> highest(rows);
+      const bool panels = operand_.form == SecondOperand::Form::panels;
+      std::vector<float> highest(rows), panel(static_cast<size_t>(panels ? hidden_.cols * kTileTokens : 0));
       int64_t tile = -1;
       while (const auto task = tasks.take()) {
         if (tile != *task / chunks_) std::ranges::fill(highest, kNothing);
         tile = *task / chunks_;
-        score_tile(tile, *task % chunks_, logits.get(), highest.data());
+        score_tile(tile, *task % chunks_, panel.data(), logits.get(), highest.data());
       }
     });
     TokenScores scores;
@@ -73,14 +74,13 @@ class TokenScorer {
   }
 
  private:
-  // Tiles of nearly equal heights: threads take equal numbers of them.
-  void score_tile(int64_t tile, int64_t chunk, float* logits, float* highest) {
+  // Tiles of nearly equal heights, so that the last one is not a sliver.
+  void score_tile(int64_t tile, int64_t chunk, float* panel, float* logits, float* highest) {
     const int64_t first_row = hidden_.rows * tile / tiles_, rows = hidden_.rows * (tile + 1) / tiles_ - first_row;
     const int64_t first_token = chunk * kTileTokens, count = std::min(kTileTokens, vocabulary_ - first_token);
-    const int64_t token_step = operand_.transpose == Transpose::yes ? operand_.stride : 1;
-    multiply({Transpose::no, operand_.transpose, rows, count, hidden_.cols, 1, hidden_.row(first_row),
-              std::max(hidden_.stride, hidden_.cols), operand_.data + first_token * token_step, operand_.stride, 0,
-              logits, count});
+    const auto [transpose_b, b, ldb] = tokens_of_operand(first_token, count, panel);
+    multiply({Transpose::no, transpose_b, rows, count, hidden_.cols, 1, hidden_.row(first_row),
+              std::max(hidden_.stride, hidden_.cols), b, ldb, 0, logits, count});
     for (int64_t r = 0; r < rows; ++r) {
       const float* const row_logits = logits + r * count;
       parts_[static_cast<size_t>((first_row + r) * chunks_ + chunk)] =
@@ -90,6 +90,26 @@ class TokenScorer {
         if (token >= 0 && token < count) logits_asked_[q] = row_logits[token];
       }
     }
+  }
+
+  struct Tokens {
+    Transpose transpose;
+    const float* data;
+    int64_t stride;
+  };
+  // The part of the unembedding that some tokens need; `panel` has room for it.
+  Tokens tokens_of_operand(int64_t first, int64_t count, float* panel) const {
+    const ConstView& matrix = operand_.matrix;
+    switch (operand_.form) {
+      case SecondOperand::Form::plain:
+        return {Transpose::yes, matrix.row(first), matrix.stride};
+      case SecondOperand::Form::transposed:
+        return {Transpose::no, matrix.data + first, matrix.stride};
+      case SecondOperand::Form::panels:
+        break;
+    }
+    transpose(matrix.row(first), matrix.stride, count, hidden_.cols, panel);
+    return {Transpose::no, panel, count};
   }
 
   // log softmax = logit - maximum - log sum: the last two apart, so that huge logits do not swallow the sum.

@@ -49,8 +49,8 @@ class ThreadPool {
          [](void* target, int64_t begin, int64_t end) { (*static_cast<Plain*>(target))(begin, end); }});
   }
   /// For tasks that are few and large, or of unequal size: threads take them as they become free, so that no thread
-  /// waits long for one that is slow, or shares its core. Calls worker(queue) once a thread, which is to run
-  /// `while (const auto task = queue.take())`. Returns and throws as parallel_for().
+  /// waits long for one that is slow, or shares its core. Calls worker(queue) on at most as many threads as there are
+  /// tasks; it is to run `while (const auto task = queue.take())`. Returns and throws as parallel_for().
   template <typename Worker>
   void parallel_tasks(int64_t count, Worker&& worker) {
     TaskQueue queue(count);

@@ -54,8 +54,8 @@ class Softmax : public ::testing::TestWithParam<Shape> {
 
 // An exponential is good to 2 ulp (4 kEps); then come the factor 1 / sum, itself rounded, and the product.
 constexpr double kFew = 8 * kEps;
-// A sum of exponentials is as good as they are, so its logarithm, and with it a log probability, is off by 4 kEps at
-// most; then it is rounded once.
+// The logarithm of a sum, and with it a log probability, is off by (6 + 2.3 E|x - max|) kEps at most, if the errors of
+// all terms have one sign; those of these rows have both, and 5 kEps hold. Then it is rounded once.
 constexpr double kLog = 5 * kEps;
 constexpr double kOnce = 1.01 * kEps;
 

@@ -95,6 +95,11 @@ TEST_P(TokenScoring, SoDoTheLogitsOfFewRowsAtATime) {
   check(score(options));
 }
 
+TEST_P(TokenScoring, TheLowestOfEqualLogitsIsBestWithAnyNumberOfThreads) {
+  for (const int threads : {2, 3, 5})
+    for (int repeat = 0; repeat < 5; ++repeat) check(score(device_options(threads)));
+}
+
 TEST_P(TokenScoring, AnyNumberOfThreadsGivesTheSameBits) {
   std::mt19937 random(2);
   hidden_ = normal_values(random, std::ssize(hidden_));  // the order of their sums shows
@@ -149,6 +154,50 @@ TEST(TokenScoringNumbers, HugeLogitsAndNan) {
   EXPECT_EQ(huge.best, std::vector<int32_t>{20});
   logits[800] = kNan;
   EXPECT_TRUE(std::isnan(score_logits(logits, {20}).log_probabilities[0]));
+}
+
+// An unembedding too large to be transposed as a whole where there is little memory.
+TEST(TokenScoringNumbers, TheBitsOfALargeUnembeddingDoNotFollowTheMemory) {
+  if (device_options().device.type != DeviceType::cpu) GTEST_SKIP() << "a GPU reads matrices as they lie";
+  const int64_t rows = 17, tokens = 40000, width = 431;
+  std::mt19937 random(3);
+  const Values hidden_values = normal_values(random, rows * width), values = normal_values(random, tokens * width);
+  std::vector<TokenScores> scores;
+  for (const int64_t budget : {int64_t{1} << 30, int64_t{1} << 26}) {
+    ContextOptions options = device_options();
+    options.memory_budget = budget;
+    Context context(options);
+    const Tensor hidden = Tensor::from_host(context, hidden_values, rows, width);
+    const Tensor unembedding = Tensor::from_host(context, values, tokens, width);
+    const ConstView constant = unembedding.view();
+    const ConstantOperands promise(context, {&constant, 1});
+    const std::vector<TokenQuestion> questions{{0, 5}, {16, 39999}};
+    scores.push_back(score_tokens(context, hidden.view(), unembedding.view(), questions));
+  }
+  EXPECT_TRUE(identical(scores[0].log_probabilities, scores[1].log_probabilities));
+  EXPECT_EQ(scores[0].best, scores[1].best);
+}
+
+// Many terms of like size, far below the maximum: what rounds them in one direction would show in their sum.
+TEST(TokenScoringNumbers, WideRowsOfUnlikelyTokens) {
+  std::mt19937 random(4);
+  Values logits = normal_values(random, 50257, 1);
+  for (float& logit : logits) logit -= 60;
+  logits[17] = -52;
+  double sum = 0, mean = 0;
+  for (const float logit : logits) {
+    const double distance = static_cast<double>(logit) + 52;
+    sum += std::exp(distance);
+    mean -= distance * std::exp(distance);
+  }
+  const TokenScores scores = score_logits(logits, {17, 4000});
+  ASSERT_GT(mean / sum, 4);
+  const double bound = (6 + 2.3 * mean / sum) * kEps;
+  for (const size_t q : {0u, 1u}) {
+    const double logit = static_cast<double>(logits[q == 0 ? 17 : 4000]);
+    const double expected = logit + 52 - std::log(sum);
+    EXPECT_NEAR(static_cast<double>(scores.log_probabilities[q]), expected, bound + kEps * std::abs(expected));
+  }
 }
 
 TEST(TokenScoringNumbers, ArithmeticIsCounted) {

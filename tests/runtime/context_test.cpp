@@ -118,6 +118,16 @@ TEST(Context, CopiesRowsAndBlocks) {
   EXPECT_EQ(picked.to_host(), (std::vector<int32_t>{1, 0, 0, 0, 0, 10}));
 }
 
+TEST(Context, ZeroesWhatSeveralThreadsShare) {
+  Context context(device_options(3));
+  const size_t count = (size_t{5} << 20) / sizeof(int32_t) + 3;
+  std::vector<int32_t> expected(count, 7);
+  const DeviceArray<int32_t> values(context, std::span<const int32_t>(expected));
+  context.fill_zero(values.data() + 1, (count - 2) * sizeof(int32_t));
+  std::fill(expected.begin() + 1, expected.end() - 1, 0);
+  EXPECT_EQ(values.to_host(), expected);
+}
+
 TEST(Context, NamesItsDevice) {
   Context context(device_options());
   EXPECT_EQ(context.device().name(), context.on_cpu() ? "cpu" : "cuda:0");
