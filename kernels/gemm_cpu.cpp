@@ -34,6 +34,23 @@ const float* slab_of(Transpose transpose, const float* data, int64_t stride, int
   return transpose == Transpose::no ? data + first_row * stride + first_col : data + first_col * stride + first_row;
 }
 
+// c = op(a) op(b) + beta c.
+Product product_of(Transpose transpose_a, ConstView a, Transpose transpose_b, ConstView b, float beta, View c) {
+  return {transpose_a,
+          transpose_b,
+          c.rows,
+          c.cols,
+          transpose_a == Transpose::no ? a.cols : a.rows,
+          1,
+          a.data,
+          std::max(a.stride, a.cols),
+          b.data,
+          std::max(b.stride, b.cols),
+          beta,
+          c.data,
+          std::max(c.stride, c.cols)};
+}
+
 Product columns_of(Product p, int64_t first, int64_t count) {
   p.b = slab_of(p.transpose_b, p.b, p.ldb, 0, first);
   p.c += first;
@@ -249,20 +266,8 @@ SecondOperand second_operand(Context& context, ConstView b, int64_t products_row
 
 void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transpose_b, ConstView b, View c, Write write,
           float alpha) {
-  const int64_t k = transpose_a == Transpose::no ? a.cols : a.rows;
-  Product whole{transpose_a,
-                transpose_b,
-                c.rows,
-                c.cols,
-                k,
-                alpha,
-                a.data,
-                std::max(a.stride, a.cols),
-                b.data,
-                std::max(b.stride, b.cols),
-                write == Write::assign ? 0.0f : 1.0f,
-                c.data,
-                std::max(c.stride, c.cols)};
+  Product whole = product_of(transpose_a, a, transpose_b, b, write == Write::assign ? 0.0f : 1.0f, c);
+  whole.alpha = alpha;
   if (transpose_a == Transpose::yes || transpose_b == Transpose::no || few_rows(whole))
     return multiply_slabs(context, whole);
   const SecondOperand operand = second_operand(context, b, whole.m);
@@ -274,38 +279,18 @@ void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transp
   multiply_slabs(context, whole);
 }
 
-namespace {
-
-// y = x w + beta y.
-Product plain_product(ConstView x, ConstView w, float beta, View y) {
-  return {Transpose::no,
-          Transpose::no,
-          y.rows,
-          y.cols,
-          x.cols,
-          1,
-          x.data,
-          std::max(x.stride, x.cols),
-          w.data,
-          std::max(w.stride, w.cols),
-          beta,
-          y.data,
-          std::max(y.stride, y.cols)};
-}
-
-}  // namespace
-
 void linear(Context& context, ConstView x, ConstView w, ConstView bias, View y) {
-  over_slabs(context, plain_product(x, w, 1, y), [&](const Product& slab, int64_t first_col) {
-    for (int64_t r = 0; r < slab.m; ++r)
-      std::memcpy(slab.c + r * slab.ldc, bias.data + first_col, sizeof(float) * static_cast<size_t>(slab.n));
-    multiply(slab);
-  });
+  over_slabs(context, product_of(Transpose::no, x, Transpose::no, w, 1, y),
+             [&](const Product& slab, int64_t first_col) {
+               for (int64_t r = 0; r < slab.m; ++r)
+                 std::memcpy(slab.c + r * slab.ldc, bias.data + first_col, sizeof(float) * static_cast<size_t>(slab.n));
+               multiply(slab);
+             });
 }
 
 void linear_activation(Context& context, ConstView x, ConstView w, ConstView bias, Activation kind, View up, View y) {
   const View sum = up.empty() ? y : up;
-  multiply_slabs(context, plain_product(x, w, 0, sum));
+  multiply_slabs(context, product_of(Transpose::no, x, Transpose::no, w, 0, sum));
   biased_activation(context, kind, bias, sum, y);
 }
 

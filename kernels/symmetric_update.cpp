@@ -20,18 +20,12 @@ void count(Context& context, ConstView x) {
 void copy_lower_to_upper(Context& context, double* matrix, int64_t n) {
   constexpr int64_t kBlock = 32;
   const int64_t blocks = (n + kBlock - 1) / kBlock;
-  const auto fill_rows = [&](int64_t block) {
-    for (int64_t left = block * kBlock; left < n; left += kBlock)
-      for (int64_t row = block * kBlock; row < std::min(n, (block + 1) * kBlock); ++row)
-        for (int64_t column = std::max(left, row + 1); column < std::min(n, left + kBlock); ++column)
-          matrix[row * n + column] = matrix[column * n + row];
-  };
-  // A long row of blocks and a short one together are the same work everywhere.
-  context.threads().parallel_for((blocks + 1) / 2, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; ++block) {
-      fill_rows(block);
-      if (const int64_t other = blocks - 1 - block; other != block) fill_rows(other);
-    }
+  context.threads().parallel_tasks(blocks, [&](TaskQueue& rows_of_blocks) {
+    while (const auto block = rows_of_blocks.take())
+      for (int64_t left = *block * kBlock; left < n; left += kBlock)
+        for (int64_t row = *block * kBlock; row < std::min(n, (*block + 1) * kBlock); ++row)
+          for (int64_t column = std::max(left, row + 1); column < std::min(n, left + kBlock); ++column)
+            matrix[row * n + column] = matrix[column * n + row];
   });
 }
 

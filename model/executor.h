@@ -144,8 +144,8 @@ struct Plan {
   std::vector<MlpScale> mlp_scales;
   std::vector<AttentionCuts> attention_cuts;  ///< at most one per sequence
   std::vector<WantedPosition> wanted;
-  std::vector<TokenQuestion>
-      questions;  ///< rows number `wanted`; where there are some, Run::scores replaces the logits
+  /// Rows number `wanted`. Where there are some, Run::scores replaces the logits.
+  std::vector<TokenQuestion> questions;
   std::optional<StopAfter> stop;
   std::vector<Site> record_sites;  ///< beside keys, values and resid, for sequences with `record`
   View tap_output;                 ///< [taps' destinations, width of their site], the caller's
@@ -157,8 +157,8 @@ struct Activations;  // what the backward pass needs, see executor_internal.h
 
 /// The outcome of a plan.
 struct Run {
-  Tensor
-      logits;  ///< [wanted, V], in the order of Plan::wanted; empty where the run stopped early or was asked questions
+  /// [wanted, V], in the order of Plan::wanted; empty where the run stopped early or was asked questions.
+  Tensor logits;
   TokenScores scores;                        ///< of Plan::questions
   std::vector<RecordingPtr> recordings;      ///< per sequence; null where not recorded
   std::shared_ptr<Activations> activations;  ///< with Keep::activations
