@@ -119,10 +119,11 @@ void add_output_options(CLI::App& command, OutputOptions& options) {
 }
 
 Progress start_progress(const std::string& job, const std::string& items, const Units& units, const UnitStore& store) {
+  const int64_t all = units.passes * units.items;
   int64_t done = 0;
   for (const int64_t unit : store.done_units()) done += units.size(unit);
-  if (done > 0) spdlog::info("{}: {} of {} {} were done before", job, done, units.items, items);
-  return Progress(job, items, units.items, done);
+  if (done > 0) spdlog::info("{}: {} of {} {} were done before", job, done, all, items);
+  return Progress(job, items, all, done);
 }
 
 nlohmann::json resolved_configuration(const CLI::App& command, const CommonOptions& options) {

@@ -64,9 +64,12 @@ bool is_complete(const UnitStore& store, const nlohmann::json& config);
 struct Units {
   int64_t items;
   int64_t per_unit;
+  int64_t passes = 1;  ///< over all items, one after the other, each with units of its own
 
-  int64_t count() const { return (items + per_unit - 1) / per_unit; }
-  int64_t first(int64_t unit) const { return unit * per_unit; }
+  int64_t per_pass() const { return (items + per_unit - 1) / per_unit; }
+  int64_t count() const { return passes * per_pass(); }
+  int64_t pass(int64_t unit) const { return unit / per_pass(); }
+  int64_t first(int64_t unit) const { return unit % per_pass() * per_unit; }
   int64_t size(int64_t unit) const { return std::min(per_unit, items - first(unit)); }
   template <typename T>
   std::span<const T> slice(std::span<const T> all, int64_t unit) const {

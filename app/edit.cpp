@@ -1,12 +1,12 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
-#include <chrono>
 #include <cmath>
 #include <set>
 
 #include "app/common.h"
 #include "app/edit_options.h"
+#include "app/edit_shards.h"
 #include "app/ranks.h"
 #include "app/unit_runner.h"
 #include "edit/edit_file.h"
@@ -96,35 +96,16 @@ class EditJob {
   Units units() const { return {static_cast<int64_t>(requests_.size()), kRequestsPerUnit}; }
 
   WriteShard run_unit(int64_t unit) {
-    const auto start = std::chrono::steady_clock::now();
-    const int64_t first = units().first(unit);
-    std::vector<Edit> edits = make_edits(units().slice(std::span<const EditRequest>(requests_), unit));
-    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
-    return [first, edits = std::move(edits), taken](H5File& shard) {
-      for (size_t i = 0; i < edits.size(); ++i) {
-        const int64_t index = first + static_cast<int64_t>(i);
-        write_edit(shard, index, edits[i]);
-        write_attribute(shard, fmt::format("/edits/{}", index), "seconds",
-                        taken.count() / static_cast<double>(edits.size()));
-      }
-    };
-  }
-
-  std::vector<Edit> make_edits(std::span<const EditRequest> requests) {
-    if (!command_.sequential) return compute_edits(executor_, tokenizer_, settings_, requests);
-    std::vector<Edit> edits;
-    for (const EditRequest& request : requests) {
-      edits.push_back(compute_edits(executor_, tokenizer_, settings_, std::span(&request, 1)).at(0));
-      apply_edit(context_, model_, edits.back());
-    }
-    return edits;
+    const auto requests = units().slice(std::span<const EditRequest>(requests_), unit);
+    EditUnit made = command_.sequential ? make_edits_in_sequence(executor_, model_, tokenizer_, settings_, requests)
+                                        : make_edits(executor_, tokenizer_, settings_, requests);
+    return write_edit_unit(std::move(made), units().first(unit));
   }
 
   /// Sequential edits build on those of units that an earlier run did.
   void apply_done(const UnitStore& store, int64_t unit) {
-    const H5File shard = store.open_unit(unit);
-    for (int64_t i = 0; i < units().size(unit); ++i)
-      apply_edit(context_, model_, read_edit(shard, units().first(unit) + i));
+    const EditUnit done = read_edit_unit(store.open_unit(unit), units().first(unit), units().size(unit));
+    for (const Edit& edit : done.edits) apply_edit(context_, model_, edit);
   }
 
   void describe(H5File& output) const {

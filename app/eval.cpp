@@ -3,10 +3,10 @@
 #include <sys/resource.h>
 
 #include <algorithm>
-#include <chrono>
 
 #include "app/common.h"
 #include "app/edit_options.h"
+#include "app/edit_shards.h"
 #include "app/ranks.h"
 #include "app/unit_runner.h"
 #include "edit/edit_file.h"
@@ -60,10 +60,6 @@ int64_t peak_bytes(const Context& context) {
   return static_cast<int64_t>(usage.ru_maxrss) * 1024;
 }
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 /// The job: records in, an evaluation out.
 class EvalJob {
  public:
@@ -72,7 +68,9 @@ class EvalJob {
         command_(command),
         context_(make_rank_context(ranks, command.common)),
         loaded_(load_rank_model(ranks, context_, command.common)),
-        executor_(context_, model_) {
+        executor_(context_, loaded_.model),
+        edited_(loaded_.model),
+        edited_executor_(context_, edited_) {
     LoadedRecords loaded = read_records(command.records, command.record_options(), tokenizer_, model_.config());
     records_ = std::move(loaded.records);
     skipped_ = std::move(loaded.skipped);
@@ -90,15 +88,13 @@ class EvalJob {
   Spending run() {
     run_units(ranks_, command_.output, config_,
               {.name = "eval",
-               .items = "records",
+               .items = command_.sequential ? "edits and scores" : "records",
                .units = units(),
                .order = command_.sequential ? UnitOrder::one_by_one : UnitOrder::any,
-               .compute = [&](int64_t unit) -> WriteShard {
-                 return [results = run_unit(unit)](H5File& shard) { write_records(shard, results); };
-               },
-               .begin =
-                   [&] {
-                     if (command_.sequential) make_sequential_edits();
+               .compute = [&](int64_t unit) { return makes_edits(unit) ? edit_unit(unit) : score_unit(unit); },
+               .pass =
+                   [&](const UnitStore& store, int64_t unit) {
+                     if (makes_edits(unit)) apply_done(store, unit);
                    },
                .merge = {.unit = [&](H5File&, const H5File& shard) { take_over(shard); },
                          .finish = [&](H5File& output) { write_results(output); }}});
@@ -114,7 +110,7 @@ class EvalJob {
     require<InputError>(index < static_cast<int64_t>(file.edits.size()), "--edit {}: {} holds {} edits, from 0", index,
                         command_.edits.path, file.edits.size());
     for (size_t i = 0; i < file.edits.size(); ++i) {
-      if (index < 0 || static_cast<int64_t>(i) == index) joint_edits_.push_back(to_record_edit(file.edits[i]));
+      if (index < 0 || static_cast<int64_t>(i) == index) apply_edit(context_, edited_, file.edits[i]);
     }
     config_["edits_sha256"] = sha256_file(command_.edits.path);
   }
@@ -139,48 +135,62 @@ class EvalJob {
   }
 
   TeacherForcing forcing() const { return command_.common.rome() ? TeacherForcing::text : TeacherForcing::tokens; }
-  bool joint() const { return command_.sequential || command_.edits; }
-  Units units() const { return {static_cast<int64_t>(records_.size()), kRecordsPerUnit}; }
+  /// With --sequential a first pass makes the edits, so that they too survive an interruption.
+  Units units() const { return {static_cast<int64_t>(records_.size()), kRecordsPerUnit, command_.sequential ? 2 : 1}; }
+  bool makes_edits(int64_t unit) const { return command_.sequential && units().pass(unit) == 0; }
 
-  /// Each edit is made from the model with all earlier ones applied; then all are scored together.
-  void make_sequential_edits() {
-    const auto start = std::chrono::steady_clock::now();
-    for (const EvalRecord& record : records_) {
-      const EditRequest request = request_of(record);
-      const Edit edit = compute_edits(executor_, tokenizer_, settings_, std::span(&request, 1)).at(0);
-      apply_edit(context_, model_, edit);
-      joint_edits_.push_back(to_record_edit(edit));
-    }
-    model_.restore_down_weights();
-    edit_seconds_ = seconds_since(start) / static_cast<double>(records_.size());
+  std::vector<EditRequest> requests_of(int64_t unit) const {
+    std::vector<EditRequest> requests;
+    for (const EvalRecord& record : units().slice(std::span<const EvalRecord>(records_), unit))
+      requests.push_back(request_of(record));
+    return requests;
   }
 
-  std::vector<RecordResult> run_unit(int64_t unit) {
-    const auto records = units().slice(std::span<const EvalRecord>(records_), unit);
-    std::vector<RecordResult> results;
-    if (joint()) {
-      results = evaluate_joint_edits(executor_, model_, tokenizer_, forcing(), records, joint_edits_);
-      for (size_t r = 0; r < results.size(); ++r) {
-        results[r].edit_seconds = edit_seconds_;
-        if (command_.sequential)
-          results[r].update_norm = update_norm(joint_edits_[static_cast<size_t>(units().first(unit)) + r]);
-      }
-      return results;
+  WriteShard edit_unit(int64_t unit) {
+    EditUnit made = make_edits_in_sequence(edited_executor_, edited_, tokenizer_, settings_, requests_of(unit));
+    note(made);
+    return write_edit_unit(std::move(made), units().first(unit));
+  }
+
+  void apply_done(const UnitStore& store, int64_t unit) {
+    const EditUnit done = read_edit_unit(store.open_unit(unit), units().first(unit), units().size(unit));
+    for (const Edit& edit : done.edits) apply_edit(context_, edited_, edit);
+    note(done);
+  }
+
+  void note(const EditUnit& unit) {
+    for (const Edit& edit : unit.edits) sequential_.push_back({update_norm(to_record_edit(edit)), unit.seconds});
+  }
+
+  WriteShard score_unit(int64_t unit) {
+    return [results = command_.sequential || command_.edits ? scores_of_joint_edits(unit) : scores_of_own_edits(unit)](
+               H5File& shard) { write_records(shard, results); };
+  }
+
+  std::vector<RecordResult> scores_of_joint_edits(int64_t unit) {
+    std::vector<RecordResult> results = evaluate_joint_edits(
+        executor_, edited_executor_, tokenizer_, forcing(), units().slice(std::span<const EvalRecord>(records_), unit));
+    if (command_.edits) return results;
+    for (size_t r = 0; r < results.size(); ++r) {
+      const SequentialEdit& edit = sequential_[static_cast<size_t>(units().first(unit)) + r];
+      results[r].update_norm = edit.update_norm;
+      results[r].edit_seconds = edit.seconds;
     }
-    const auto start = std::chrono::steady_clock::now();
-    std::vector<EditRequest> requests;
-    for (const EvalRecord& record : records) requests.push_back(request_of(record));
+    return results;
+  }
+
+  std::vector<RecordResult> scores_of_own_edits(int64_t unit) {
+    const EditUnit made = make_edits(executor_, tokenizer_, settings_, requests_of(unit));
     std::vector<RecordEdit> edits;
-    for (const Edit& edit : compute_edits(executor_, tokenizer_, settings_, requests)) {
-      edits.push_back(to_record_edit(edit));
-    }
-    const double seconds = seconds_since(start) / static_cast<double>(records.size());
-    results = evaluate_own_edits(executor_, tokenizer_, forcing(), records, edits);
-    for (RecordResult& result : results) result.edit_seconds = seconds;
+    for (const Edit& edit : made.edits) edits.push_back(to_record_edit(edit));
+    std::vector<RecordResult> results = evaluate_own_edits(
+        executor_, tokenizer_, forcing(), units().slice(std::span<const EvalRecord>(records_), unit), edits);
+    for (RecordResult& result : results) result.edit_seconds = made.seconds;
     return results;
   }
 
   void take_over(const H5File& shard) {
+    if (h5_exists(shard, "/edits")) return;  // of the first pass
     for (RecordResult& result : read_records(shard)) results_.push_back(std::move(result));
   }
 
@@ -198,15 +208,19 @@ class EvalJob {
   const EvalCommand& command_;
   Context context_;
   LoadedModel loaded_;
-  Model& model_ = loaded_.model;
+  const Model& model_ = loaded_.model;
   const Tokenizer& tokenizer_ = loaded_.tokenizer;
   Executor executor_;
+  Model edited_;  // all edits together, with --edits or --sequential
+  Executor edited_executor_;
   std::vector<EvalRecord> records_;
   std::vector<std::string> skipped_;
   RomeSettings settings_;
-  std::vector<RecordEdit> joint_edits_;
-  std::vector<RecordResult> results_;  // on rank 0, of the units merged so far
-  double edit_seconds_ = 0;
+  struct SequentialEdit {
+    double update_norm, seconds;
+  };
+  std::vector<SequentialEdit> sequential_;  // of the records in their order
+  std::vector<RecordResult> results_;       // on rank 0, of the units merged so far
   Json config_;
 };
 

@@ -113,7 +113,6 @@ class Merger {
 void take_units(JobStore& jobs, const UnitJob& job, int64_t first, SharedProgress& progress, Merger* merger) {
   UnitStore& store = jobs.store();
   const int64_t count = job.units.count();
-  if (job.begin && static_cast<int64_t>(store.done_units().size()) < count) job.begin();
   for (int64_t i = 0; i < count; ++i) {
     const int64_t unit = (first + i) % count;
     if (store.is_done(unit)) {

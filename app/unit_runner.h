@@ -64,8 +64,6 @@ struct UnitJob {
   UnitOrder order = UnitOrder::any;
   /// Does a unit; what it returns is called once, at once.
   std::function<WriteShard(int64_t unit)> compute;
-  /// Before the first unit, on a rank that will look for some. May be empty.
-  std::function<void()> begin = {};
   /// For one_by_one: a unit that was done before is passed. May be empty.
   std::function<void(const UnitStore& store, int64_t unit)> pass = {};
   UnitMerge merge;

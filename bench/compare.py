@@ -16,7 +16,7 @@ for models at which a whole one takes it hours) it does for the first few, and t
 
 Arithmetic is that of matrix products: `needed` by bench/arithmetic.py, `spent` as loci counted it; `of_ceiling` is spent over
 the process's seconds, in relation to square products in the same run, `of_ceiling_loaded` the same over the job's seconds. A
-job that fails is a row with its error, and the exit code is 1.
+job that fails is a row with its error, and the exit code is 1. The report is written anew after each job.
 """
 import argparse
 import json
@@ -338,6 +338,18 @@ def machine():
     return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "system": system}
 
 
+def write_report(comparison, commit):
+    a = comparison.a
+    report = {"machine": machine(), "commit": commit, "shape": a.shape, "device": a.device, "precision": a.precision,
+              "versions": comparison.versions, "matrix_flops": comparison.ceiling, "date": time.strftime("%Y-%m-%d"),
+              "rows": comparison.rows}
+    os.makedirs(os.path.dirname(os.path.abspath(a.output)), exist_ok=True)
+    with open(a.output + ".new", "w") as out:
+        json.dump(report, out, indent=1)
+        out.write("\n")
+    os.replace(a.output + ".new", a.output)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--loci", required=True)
@@ -367,13 +379,7 @@ def main():
         comparison = Comparison(arguments, work)
         for job in arguments.jobs.split(","):
             comparison.attempt(job)
-    report = {"machine": machine(), "commit": commit, "shape": arguments.shape, "device": arguments.device,
-              "precision": arguments.precision, "versions": comparison.versions, "matrix_flops": comparison.ceiling,
-              "date": time.strftime("%Y-%m-%d"), "rows": comparison.rows}
-    os.makedirs(os.path.dirname(os.path.abspath(arguments.output)), exist_ok=True)
-    with open(arguments.output, "w") as out:
-        json.dump(report, out, indent=1)
-        out.write("\n")
+            write_report(comparison, commit)  # what is measured stays, whatever ends the next job
     sys.exit(1 if comparison.failed else 0)
 
 

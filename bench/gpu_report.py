@@ -21,11 +21,21 @@ LIMITS = {"build": 3000, "tests": 240, "embedded": 200, "golden": 400, "precisio
           "sanitizer": 150, "ctest": 3000}
 # Products and what is made of them; the other ops do the same in each precision.
 PRODUCTS = "^(gemm|linear|linear_gelu|attention|attention_backward|symmetric_update|second_moment)/"
-# Hand-written kernels, one sanitizer run each. The libraries' own kernels are not ours to examine.
-SANITIZED = ("LayerNorm*", "*Softmax*", "*Rows*", "*ActivationTest*", "Adam*", "*Attention*", "*SymmetricUpdate*:SecondMoment*")
+# Hand-written kernels, one sanitizer run each, and the precisions in which they are others.
+SANITIZED = {"*Attention*": ("tf32", "bf16", "fp32"), "*LayerNorm*": ("fp32",), "*Softmax*": ("fp32",), "*Rows*": ("fp32",),
+             "*/Gemm.*": ("bf16",), "*ActivationTest*": ("fp32",), "Adam*": ("fp32",), "*Sampling*": ("fp32",),
+             "*SymmetricUpdate*:SecondMoment*": ("fp32",)}
 TOOLS = ("memcheck", "racecheck", "initcheck")
 NO_DEVICE = "no CUDA device is usable"  # tests then pass without having run
+# After an error of a kernel every later call in its process fails: what follows runs in another one.
+DEVICE_ERROR = "CUDA says"
+MOST_PROCESSES = 8  # for the tests of a program, or its benchmarks
 TARGETS = {"product": 0.70, "memory": 0.80, "forward": 1.0}
+
+
+def read(path):
+    with open(path) as text:
+        return text.read()
 
 
 class Failure(Exception):
@@ -57,9 +67,9 @@ class Report:
         self.output = os.path.abspath(arguments.output or os.path.join(ROOT, f"bench/results/gpu-{card}.json"))
         os.makedirs(os.path.dirname(self.output), exist_ok=True)
         if os.path.exists(self.output):
-            self.steps = json.load(open(self.output)).get("steps", {})
+            self.steps = json.loads(read(self.output)).get("steps", {})
         for path in arguments.merge:
-            other = json.load(open(path))
+            other = json.loads(read(path))
             if self.machine["card"] == "none":
                 self.machine, self.device = other["machine"], other["device"]
             for name, step in other["steps"].items():
@@ -136,8 +146,8 @@ class Report:
         nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
         found = re.search(r"release ([0-9.]+)", subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
                           if os.path.exists(nvcc) else "")
-        cpu = next((x.split(":")[1].strip() for x in open("/proc/cpuinfo") if x.startswith("model name")), platform.machine())
-        release = dict(x.strip().split("=", 1) for x in open("/etc/os-release") if "=" in x)
+        cpu = next((x.split(":")[1].strip() for x in read("/proc/cpuinfo").splitlines() if x.startswith("model name")), platform.machine())
+        release = dict(x.strip().split("=", 1) for x in read("/etc/os-release").splitlines() if "=" in x)
         return made | {"cuda_toolkit": found.group(1) if found else "none", "cpu": cpu, "cores": len(os.sched_getaffinity(0)),
                        "system": release.get("PRETTY_NAME", "").strip('"'), "kernel": platform.release()}
 
@@ -158,7 +168,7 @@ class Report:
             program = "kernels_emulation_tests" if self.a.emulated else "kernels_tests"
             return {program: {precision: ["GemmByHand*"] for precision in self.precisions}}
         if self.a.bundle:
-            return json.load(open(os.path.join(self.tree, "tests.json")))
+            return json.loads(read(os.path.join(self.tree, "tests.json")))
         label = "emulation" if self.a.emulated else "gpu"
         listed = subprocess.run(["ctest", "--test-dir", self.tree, "-L", label, "--show-only=json-v1"], capture_output=True, text=True)
         return list_gpu_tests(json.loads(listed.stdout))
@@ -168,7 +178,10 @@ class Report:
         for program, precisions in self.test_programs().items():
             for precision in (p for p in precisions if p in self.precisions):
                 name = f"{program} {precision}"
-                found[name] = self.one_test_program(program, precision, precisions[precision])
+                try:
+                    found[name] = self.one_test_program(program, precision, precisions[precision])
+                except Skipped as reason:
+                    found[name] = {"passed": 0, "skipped": 0, "failed": [f"not run: {reason}"]}
                 if found[name]["failed"] or not found[name]["passed"]:
                     bad.append(name)
         if bad or not found:
@@ -176,32 +189,32 @@ class Report:
         return {"programs": found}
 
     def one_test_program(self, program, precision, names):
-        results = os.path.join(self.work, f"{program}-{precision}.json")
-        if os.path.exists(results):
-            os.remove(results)
+        """The program's tests. One that ends its process, or spoils the device for it, is a failed one, and those after it run
+        in another process."""
+        begin, results = time.time(), {}
+        outcome = {"passed": 0, "skipped": 0, "failed": []}
+        for _ in range(MOST_PROCESSES):
+            code, text = self.run_tests(program, precision, names, list(results))
+            made, whole = split_test_output(text)
+            results |= {name: verdict for name, (verdict, _) in made.items()}
+            outcome["exit"] = code
+            if code != 0:
+                outcome["output"] = (outcome.get("output", "") + text)[-3000:]
+            if whole or not made:
+                break
+        for verdict in ("passed", "skipped"):
+            outcome[verdict] = sum(v == verdict for v in results.values())
+        outcome["failed"] = [name for name, verdict in results.items() if verdict not in ("passed", "skipped")]
+        if not results or (outcome["exit"] != 0 and not outcome["failed"]):
+            outcome["failed"].append("the program itself")
+        return outcome | {"seconds": round(time.time() - begin, 1)}
+
+    def run_tests(self, program, precision, names, done):
         flags = os.path.join(self.work, "gtest-flags")
         with open(flags, "w") as out:
-            out.write("--gtest_filter=" + ":".join(names) + "\n")
-        command = [self.program(program), f"--gtest_flagfile={flags}", f"--gtest_output=json:{results}", "--gtest_brief=1"]
-        code, text = self.run(command, LIMITS["tests"], own=True, LOCI_TEST_DEVICE=self.device, LOCI_TEST_PRECISION=precision,
-                              LOCI_TEST_SOURCE=ROOT, **self.shared_variable())
-        if not os.path.exists(results):
-            return {"passed": 0, "skipped": 0, "failed": ["the program itself"], "exit": code, "output": text[-1500:]}
-        outcome = {"passed": 0, "skipped": 0, "failed": [], "exit": code}
-        parsed = json.load(open(results))
-        for suite in parsed["testsuites"]:
-            for test in suite["testsuite"]:
-                if "failures" in test:
-                    outcome["failed"].append(f"{suite['name']}.{test['name']}")
-                elif test["result"] == "SKIPPED" or test["timestamp"].startswith("1970"):  # the latter: no device, none ran
-                    outcome["skipped"] += 1
-                else:
-                    outcome["passed"] += test["result"] == "COMPLETED"
-        if code != 0 and not outcome["failed"]:
-            outcome["failed"].append("the program's end")
-        if outcome["failed"] or not outcome["passed"]:
-            outcome["output"] = text[-3000:]
-        return outcome | {"seconds": float(parsed["time"].rstrip("s"))}
+            out.write("--gtest_filter=" + ":".join(names) + ("-" + ":".join(done) if done else "") + "\n")
+        return self.run([self.program(program), f"--gtest_flagfile={flags}", "--gtest_color=no"], LIMITS["tests"], own=True,
+                        LOCI_TEST_DEVICE=self.device, LOCI_TEST_PRECISION=precision, LOCI_TEST_SOURCE=ROOT, **self.shared_variable())
 
     def shared_variable(self):
         golden = self.golden_folder()
@@ -238,7 +251,7 @@ class Report:
         flags = ["--golden", os.path.join(golden, "tiny-a")] if golden and not self.a.smoke else []
         code, text = self.run([sys.executable, os.path.join(ROOT, "bench/precision.py"), self.script("loci"), "--device", self.device,
                                "--precisions", ",".join(self.precisions), *flags, "--output", results], LIMITS["precision"])
-        found = json.load(open(results)) if os.path.exists(results) else {}
+        found = json.loads(read(results)) if os.path.exists(results) else {}
         if code != 0:
             raise Failure(f"precision.py ended with {code}", found | {"output": text[-2000:]})
         return found
@@ -246,29 +259,55 @@ class Report:
     def kernels(self):
         found, bad = {}, []
         for precision in self.precisions:
-            results = os.path.join(self.work, f"kernels-{precision}.json")
-            shape = "smoke" if self.a.smoke else self.a.shape
-            command = [self.program("kernels_bench"), f"--device={self.device}", f"--precision={precision}", f"--shape={shape}",
-                       f"--benchmark_out={results}"]
-            if precision != self.precisions[0]:
-                command.append(f"--benchmark_filter={PRODUCTS}")
-            code, text = self.run(command, LIMITS["kernels"], own=True)
-            found[precision] = read_kernels(results)
+            try:
+                found[precision] = self.kernels_in(precision)
+            except Skipped as reason:
+                found[precision] = {"rows": [], "skipped": str(reason)}
+                continue
             errors = [row["name"] for row in found[precision]["rows"] if "error" in row]
-            if code != 0 or errors:
-                found[precision] |= {"exit": code, "output": text[-1500:]}
-                bad.append(f"{precision} ({', '.join(errors) or f'ended with {code}'})")
+            if found[precision]["exit"] != 0 or errors:
+                bad.append(f"{precision} ({', '.join(errors) or 'ended with {}'.format(found[precision]['exit'])})")
         if bad:
             raise Failure(f"wrong or unfinished: {'; '.join(bad)}", found)
+        return found
+
+    def kernels_in(self, precision):
+        """The benchmarks in one precision; those behind one that ends its process, or spoils the device, run in another one."""
+        results = os.path.join(self.work, f"kernels-{precision}.json")
+        command = [self.program("kernels_bench"), f"--device={self.device}", f"--precision={precision}",
+                   f"--shape={'smoke' if self.a.smoke else self.a.shape}"]
+        wanted = [] if precision == self.precisions[0] else [f"--benchmark_filter={PRODUCTS}"]
+        code, text = self.run([*command, *wanted, "--benchmark_list_tests=true"], LIMITS["kernels"], own=True)
+        left = [line.strip() for line in text.splitlines() if re.search(r"/iterations:\d", line)]
+        found = {"rows": [], "exit": code}
+        for _ in range(MOST_PROCESSES):
+            if not left:
+                break
+            if os.path.exists(results):
+                os.remove(results)
+            pattern = "|".join(map(re.escape, left))
+            code, text = self.run([*command, f"--benchmark_filter=^({pattern})$", f"--benchmark_out={results}"], LIMITS["kernels"],
+                                  own=True)
+            made = read_kernels(results)
+            rows = made.pop("rows")
+            spoiled = next((i + 1 for i, row in enumerate(rows) if DEVICE_ERROR in row.get("error", "")), len(rows))
+            found |= made | {"rows": found["rows"] + rows[:spoiled], "exit": code}
+            left = left[spoiled:]
+            if code != 0:
+                found["output"] = text[-1500:]
+            if left and spoiled == len(rows):  # the next one ended the process
+                found["rows"].append({"name": left.pop(0).split("/iterations:")[0], "error": f"ended the program with {code}"})
         return found
 
     def comparison(self):
         found, bad = {}, []
         shape = "smoke" if self.a.smoke else self.a.shape
+        # tf32 first: it is the default, and what a time limit should not cut.
+        precisions = sorted(self.precisions, key=lambda precision: precision != "tf32")
         tokenizer = self.a.tokenizer or next(
             folder for folder in (os.path.join(self.tree, "tokenizer"), f"{self.golden_folder()}/tiny-a/model", os.path.join(ROOT, "data/model"))
             if os.path.exists(os.path.join(folder, "vocab.json")))
-        for precision in self.precisions:
+        for precision in precisions:
             results = os.path.join(self.work, f"comparison-{precision}.json")
             command = [sys.executable, os.path.join(ROOT, "bench/compare.py"), "--loci", self.script("loci"), "--forward",
                        self.script("forward_bench"), "--tokenizer", tokenizer, "--shape", shape, "--model",
@@ -278,8 +317,12 @@ class Report:
                 command += ["--peer-python", self.a.peer_python]
             if self.a.rome:
                 command += ["--rome", self.a.rome]
-            code, text = self.run(command, LIMITS["comparison"])
-            found[precision] = json.load(open(results)) if os.path.exists(results) else {}
+            try:
+                code, text = self.run(command, LIMITS["comparison"])
+            except Skipped as reason:
+                found[precision] = {"rows": [], "skipped": str(reason)}
+                continue
+            found[precision] = json.loads(read(results)) if os.path.exists(results) else {}
             found[precision] = {key: value for key, value in found[precision].items() if key in ("rows", "versions", "shape")}
             peers = [row.get("peer_error") or row.get("error") for row in found[precision].get("rows", [])]
             if code != 0:
@@ -300,21 +343,23 @@ class Report:
         if self.machine["card"] == "none" or not os.path.exists(tool):
             raise Skipped("there is no compute-sanitizer" if self.machine["card"] != "none" else "there is no GPU")
         found, bad = {}, []
-        for check in TOOLS:
-            for suite in SANITIZED:
-                name = f"{check} {suite}"
-                try:
-                    limit = self.left(LIMITS["sanitizer"])
-                except Skipped as reason:
-                    found[name] = f"skipped: {reason}"
-                    continue
-                code, text = self.run([tool, "--tool", check, "--error-exitcode", 9, self.program("kernels_tests"), "--gtest_brief=1",
-                                       f"--gtest_filter={suite}"], limit, own=True, LOCI_TEST_DEVICE=self.device, LOCI_TEST_SOURCE=ROOT)
-                summary = [line.strip("= ") for line in text.splitlines() if "SUMMARY" in line]
-                found[name] = {"exit": code, "summary": summary[-1] if summary else ""}
-                if code != 0 or NO_DEVICE in text:
-                    found[name]["output"] = text[:1500] + " ... " + text[-1500:]
-                    bad.append(name)
+        runs = [(check, suite, precision) for check in TOOLS for suite, precisions in SANITIZED.items() for precision in precisions
+                if precision in self.precisions]
+        for check, suite, precision in runs:
+            name = f"{check} {suite} {precision}"
+            try:
+                limit = self.left(LIMITS["sanitizer"])
+            except Skipped as reason:
+                found[name] = f"skipped: {reason}"
+                continue
+            code, text = self.run([tool, "--tool", check, "--error-exitcode", 9, self.program("kernels_tests"), "--gtest_brief=1",
+                                   f"--gtest_filter={suite}"], limit, own=True, LOCI_TEST_DEVICE=self.device, LOCI_TEST_SOURCE=ROOT,
+                                  LOCI_TEST_PRECISION=precision, LOCI_MEMORY_CACHE="off")
+            summary = [line.strip("= ") for line in text.splitlines() if "SUMMARY" in line]
+            found[name] = {"exit": code, "summary": summary[-1] if summary else ""}
+            if code != 0 or NO_DEVICE in text:
+                found[name]["output"] = text[:1500] + " ... " + text[-1500:]
+                bad.append(name)
         if bad:
             raise Failure(f"reported: {', '.join(bad)}", found)
         return found
@@ -386,12 +431,39 @@ def list_gpu_tests(listed):
     return made
 
 
+def split_test_output(text):
+    """({test: (verdict, its output)}, whether all ran) of a GoogleTest program: up to the first test that did not end, or that left
+    a device error behind. That one's verdict is "failed" too."""
+    made, name, lines = {}, None, []
+    for line in text.splitlines():
+        mark = re.match(r"\[ +(RUN|OK|FAILED|SKIPPED) +\] ([^ ,]+)", line)
+        if mark and mark[1] == "RUN":
+            name, lines = mark[2], []
+        elif mark and mark[2] == name:
+            made[name] = {"OK": "passed", "SKIPPED": "skipped", "FAILED": "failed"}[mark[1]], "\n".join(lines)
+            if mark[1] == "FAILED" and any(DEVICE_ERROR in said for said in lines):
+                return made, False
+            name = None
+        else:
+            lines.append(line)
+    if name:
+        made[name] = "failed", "\n".join(lines)
+    return made, name is None
+
+
 def read_kernels(path):
-    """Rows of Google Benchmark's output; none where it was not written to its end."""
+    """Rows of Google Benchmark's output, as many as were written."""
     try:
-        found = json.load(open(path))
-    except (OSError, ValueError):
+        text = read(path)
+    except OSError:
         return {"rows": []}
+    try:
+        found = json.loads(text)
+    except ValueError:  # the program did not come to its end
+        try:
+            found = json.loads(text[:text.rindex("}") + 1] + "]}")
+        except ValueError:
+            return {"rows": []}
     context, rows = found["context"], []
     for row in found["benchmarks"]:
         name = row["name"].split("/iterations:")[0]

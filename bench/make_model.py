@@ -87,7 +87,8 @@ def main():
     random = numpy.random.default_rng(arguments.seed)
     largest = max(int(numpy.prod(shape)) for _, shape, _ in made)
     pool = random.standard_normal(min(largest, 1 << 24), dtype=numpy.float32)
-    with open(os.path.join(arguments.output, "model.safetensors"), "wb") as out:
+    weights = os.path.join(arguments.output, "model.safetensors")
+    with open(weights + ".new", "wb") as out:
         out.write(struct.pack("<Q", len(text)) + text)
         for _, shape, spread in made:
             count = int(numpy.prod(shape))
@@ -96,6 +97,7 @@ def main():
                 continue
             start = int(random.integers(len(pool) - min(count, len(pool)) // 2))
             out.write(numpy.resize(pool[start:start + count] * numpy.float32(spread), count).tobytes())
+    os.replace(weights + ".new", weights)  # who finds it finds it whole
 
 
 if __name__ == "__main__":

@@ -181,8 +181,11 @@ def different_items(first, second):
     return names
 
 
-def examine(loci, case, arguments, work):
+def examine(loci, case, arguments, work, found, save):
+    """Fills `found`; save() after each precision, so that what is there stays whatever ends the next one."""
     base, rows, differing = None, [], {}
+    found |= {"from": f"{arguments.device} {arguments.precisions.split(',')[0]}", "rows": rows,
+              "items_that_differ_between_two_runs": differing}
     for precision in arguments.precisions.split(","):
         first = Jobs(loci, case, arguments.device, precision, f"{work}/{precision}_1").run()
         second = Jobs(loci, case, arguments.device, precision, f"{work}/{precision}_2").run()
@@ -191,10 +194,10 @@ def examine(loci, case, arguments, work):
         rows.append({"device": arguments.device, "precision": precision, **deviations(first, base)})
         print(f"{os.path.basename(case['model'])} {precision}: {len(differing[precision])} items differ between two runs; "
               f"{json.dumps(rows[-1])}", flush=True)
+        save()
     cpu = Jobs(loci, case, "cpu", "fp32", f"{work}/cpu").run()
     rows.append({"device": "cpu", "precision": "fp32", **deviations(cpu, base)})
-    return {"from": f"{arguments.device} {arguments.precisions.split(',')[0]}", "rows": rows,
-            "items_that_differ_between_two_runs": differing}
+    save()
 
 
 def main():
@@ -210,17 +213,23 @@ def main():
     if arguments.golden:
         cases["golden"] = lambda work: golden_case(os.path.abspath(arguments.golden), work)
     failed = False
+
+    def save():
+        with open(arguments.output + ".new", "w") as out:
+            json.dump(report, out, indent=1)
+            out.write("\n")
+        os.replace(arguments.output + ".new", arguments.output)
+
     for name, make in cases.items():
+        report[name] = {}
         with tempfile.TemporaryDirectory() as work:
             try:
-                report[name] = examine(loci, make(work), arguments, work)
+                examine(loci, make(work), arguments, work, report[name], save)
                 failed |= any(report[name]["items_that_differ_between_two_runs"].values())
             except Exception as error:  # the other model is still examined
-                report[name], failed = {"error": f"{type(error).__name__}: {error}"}, True
+                report[name]["error"], failed = f"{type(error).__name__}: {error}", True
                 print(report[name]["error"], file=sys.stderr)
-    with open(arguments.output, "w") as out:
-        json.dump(report, out, indent=1)
-        out.write("\n")
+    save()
     sys.exit(1 if failed else 0)
 
 

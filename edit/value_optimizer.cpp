@@ -149,10 +149,10 @@ std::vector<LossRow> ValueBatch::evaluate(const LanePlan& lanes, Run& run) {
   const auto count = static_cast<int64_t>(active_.size());
   const View target_logits = run.logits.rows_slice(0, targets), essence_logits = run.logits.rows_slice(targets, count);
   if (essence_before_.empty()) {
-    essence_before_ = Tensor(context_, count, run.logits.cols());
+    essence_before_ = Tensor::padded(context_, count, run.logits.cols());
     log_softmax(context_, essence_logits, essence_before_.view());
   }
-  logit_gradients_ = Tensor(context_, run.logits.rows(), run.logits.cols());
+  logit_gradients_ = Tensor::padded(context_, run.logits.rows(), run.logits.cols());
   Tensor losses(context_, run.logits.rows(), 1);
   cross_entropy(context_, target_logits, {context_, std::span<const int32_t>(lanes.targets)},
                 {context_, std::span<const float>(lanes.weights)}, losses.rows_slice(0, targets),
@@ -219,7 +219,9 @@ std::vector<double> ValueBatch::delta_norms() const {
 }
 
 Tensor ValueBatch::rows_of(const Tensor& from, const std::vector<int64_t>& rows) const {
-  Tensor made(context_, static_cast<int64_t>(rows.size()), from.cols());
+  const auto count = static_cast<int64_t>(rows.size());
+  Tensor made =
+      from.view().contiguous() ? Tensor(context_, count, from.cols()) : Tensor::padded(context_, count, from.cols());
   gather_rows(context_, from.view(), {context_, std::span<const int64_t>(rows)}, made.view());
   return made;
 }

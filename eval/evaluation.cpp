@@ -53,18 +53,6 @@ RecordResult make_result(const EvalRecord& record, const PreparedRecord& prepare
   return result;
 }
 
-/// Gives the model its checkpoint's weights back, whatever happens in between.
-class WeightsRestored {
- public:
-  explicit WeightsRestored(Model& model) : model_(model) {}
-  ~WeightsRestored() { model_.restore_down_weights(); }
-  WeightsRestored(const WeightsRestored&) = delete;
-  WeightsRestored& operator=(const WeightsRestored&) = delete;
-
- private:
-  Model& model_;
-};
-
 }  // namespace
 
 double update_norm(const RecordEdit& edit) { return norm(edit.u) * norm(edit.v); }
@@ -90,10 +78,8 @@ std::vector<RecordResult> evaluate_own_edits(Executor& executor, const Tokenizer
   return results;
 }
 
-std::vector<RecordResult> evaluate_joint_edits(Executor& executor, Model& model, const Tokenizer& tokenizer,
-                                               TeacherForcing forcing, std::span<const EvalRecord> records,
-                                               std::span<const RecordEdit> edits) {
-  require<ShapeError>(&executor.model() == &model, "the model to edit is not the one that the executor runs");
+std::vector<RecordResult> evaluate_joint_edits(Executor& original, Executor& edited, const Tokenizer& tokenizer,
+                                               TeacherForcing forcing, std::span<const EvalRecord> records) {
   const auto start = Clock::now();
   std::vector<PreparedRecord> prepared;
   std::vector<ScoredPrompt> prompts;
@@ -101,10 +87,8 @@ std::vector<RecordResult> evaluate_joint_edits(Executor& executor, Model& model,
     prepared.push_back(prepare(record, tokenizer, forcing));
     for (ScoredPrompt& part : prepared.back().parts()) prompts.push_back(std::move(part));
   }
-  const std::vector<PromptScore> before = score_prompts(executor, prompts);
-  const WeightsRestored guard(model);
-  for (const RecordEdit& edit : edits) model.add_rank_one(executor.context(), edit.layer, edit.u, edit.v);
-  const std::vector<PromptScore> after = score_prompts(executor, prompts);
+  const std::vector<PromptScore> before = score_prompts(original, prompts);
+  const std::vector<PromptScore> after = score_prompts(edited, prompts);
   const double seconds = seconds_since(start) / static_cast<double>(records.size());
   std::vector<RecordResult> results;
   auto first = std::ptrdiff_t{0};

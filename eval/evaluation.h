@@ -24,10 +24,9 @@ double update_norm(const RecordEdit& edit);
 std::vector<RecordResult> evaluate_own_edits(Executor& executor, const Tokenizer& tokenizer, TeacherForcing forcing,
                                              std::span<const EvalRecord> records, std::span<const RecordEdit> edits);
 
-/// Scores each record before and after all of `edits` together (applied in their order). `model` must be the
-/// executor's; it has the checkpoint's weights before and after the call. update_norm is left 0.
-std::vector<RecordResult> evaluate_joint_edits(Executor& executor, Model& model, const Tokenizer& tokenizer,
-                                               TeacherForcing forcing, std::span<const EvalRecord> records,
-                                               std::span<const RecordEdit> edits);
+/// Scores each record with two models: the original one, and one that has many edits in its weights. update_norm is
+/// left 0.
+std::vector<RecordResult> evaluate_joint_edits(Executor& original, Executor& edited, const Tokenizer& tokenizer,
+                                               TeacherForcing forcing, std::span<const EvalRecord> records);
 
 }  // namespace loci

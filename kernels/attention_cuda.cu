@@ -646,6 +646,23 @@ void differentiate_by_warps(Context& context, const AttentionBackwardJob& job, i
   });
 }
 
+/// Sequences of at least this many queries are tiled, where a tiled kernel takes their head width.
+constexpr int kTiledQueries = 24;
+
+/// False where they are left to the warps.
+bool attend_by_tiles(Context& context, AttentionJob job, int64_t most) {
+  if (most < kTiledQueries) return false;
+  job.least_queries = kTiledQueries;
+  return context.precision() == Precision::fp32 ? tiled_attention_in_fp32(context, job, most)
+                                                : tiled_attention_by_mma(context, job, most);
+}
+bool differentiate_by_tiles(Context& context, AttentionBackwardJob job, int64_t most, int64_t most_keys) {
+  if (most < kTiledQueries) return false;
+  job.least_queries = kTiledQueries;
+  return context.precision() == Precision::fp32 ? tiled_attention_backward_in_fp32(context, job, most, most_keys)
+                                                : tiled_attention_backward_by_mma(context, job, most, most_keys);
+}
+
 /// Limits the job to the sequences that the tiled kernels leave; false where there are none.
 bool keep_short_sequences(const AttentionBatch& batch, int64_t most, AttentionJob& job) {
   job.most_queries = kTiledQueries - 1;
@@ -662,7 +679,7 @@ void attention(Context& context, const AttentionBatch& batch, int64_t heads, flo
   job.output = output;
   if (!log_sums.empty()) job.log_sums = log_sums;
   const int64_t most = most_queries(batch);
-  const bool tiled = most >= kTiledQueries && tiled_attention(context, job, most);
+  const bool tiled = attend_by_tiles(context, job, most);
   if (most == 1 && batch.max_keys >= kSplitKeys)
     attend_lone_queries(context, job);
   else if (!tiled)
@@ -689,7 +706,7 @@ void attention_backward(Context& context, const AttentionBatch& batch, int64_t h
   job.key_gradients = key_gradients;
   job.value_gradients = value_gradients;
   const int64_t most = most_queries(batch);
-  const bool tiled = most >= kTiledQueries && tiled_attention_backward(context, job, most, batch.max_keys);
+  const bool tiled = differentiate_by_tiles(context, job, most, batch.max_keys);
   if (!tiled)
     differentiate_by_warps(context, job, most, batch.max_keys);
   else if (keep_short_sequences(batch, most, job))

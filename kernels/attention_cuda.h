@@ -167,13 +167,14 @@ inline int64_t most_queries(const AttentionBatch& batch) {
   return batch.max_queries > 0 ? batch.max_queries : std::min(batch.queries, batch.max_keys + 1);
 }
 
-/// Sequences of at least this many queries are tiled, where a tiled kernel takes their head width.
-constexpr int kTiledQueries = 24;
-
-/// Forward and backward pass over the sequences of at least kTiledQueries queries (attention_tiled_cuda.cu); false
-/// where no tiled kernel takes the head width on this card, and nothing was issued.
-bool tiled_attention(Context& context, const AttentionJob& job, int64_t most_queries);
-bool tiled_attention_backward(Context& context, const AttentionBackwardJob& job, int64_t most_queries,
-                              int64_t most_keys);
+/// Forward and backward pass over the sequences of at least `job.least_queries` queries, on the tensor cores
+/// (attention_tiles_mma_cuda.cu) and in fp32 (attention_tiles_fp32_cuda.cu); false where no tiled kernel takes the head
+/// width on this card, and nothing was issued.
+bool tiled_attention_by_mma(Context& context, const AttentionJob& job, int64_t most_queries);
+bool tiled_attention_in_fp32(Context& context, const AttentionJob& job, int64_t most_queries);
+bool tiled_attention_backward_by_mma(Context& context, const AttentionBackwardJob& job, int64_t most_queries,
+                                     int64_t most_keys);
+bool tiled_attention_backward_in_fp32(Context& context, const AttentionBackwardJob& job, int64_t most_queries,
+                                      int64_t most_keys);
 
 }  // namespace loci::cuda

@@ -56,8 +56,6 @@ cublasLtEpilogue_t to_cublas(Epilogue epilogue) {
   switch (epilogue) {
     case Epilogue::bias:
       return CUBLASLT_EPILOGUE_BIAS;
-    case Epilogue::relu_bias:
-      return CUBLASLT_EPILOGUE_RELU_BIAS;
     case Epilogue::gelu_bias:
       return CUBLASLT_EPILOGUE_GELU_BIAS;
     case Epilogue::gelu_aux_bias:
@@ -158,10 +156,12 @@ GemmKey key_of(Precision precision, const Product& p) {
           .epilogue = p.epilogue};
 }
 
-/// The product with the rows of a rounded up.
+/// The product with the rows of a rounded up, unless they would be more columns than b has.
 Product bucketed(Product p) {
-  int64_t& rows = p.transpose_a == Transpose::no ? p.m : p.k;
-  rows = bucket(rows);
+  if (p.transpose_a == Transpose::no)
+    p.m = bucket(p.m);
+  else if (p.transpose_b == Transpose::no)
+    p.k = bucket(p.k);
   return p;
 }
 
@@ -205,13 +205,10 @@ const GemmPlan& plan_for(CudaHandles& handles, Precision precision, const Produc
   return at->second;
 }
 
-/// Whether the product was issued with the algorithm that suits `like`.
-bool run_like(CudaHandles& handles, Precision precision, const Product& like, const Product& p) {
+/// Issues the product with the algorithm that suits `like`; the library may refuse.
+cublasStatus_t run_like(CudaHandles& handles, Precision precision, const Product& like, const Product& p) {
   const GemmPlan& plan = plan_for(handles, precision, like);
-  if (!plan.found) return false;
-  const cublasStatus_t status = Description(precision, p).run(handles, p, plan.algorithm);
-  if (status == CUBLAS_STATUS_EXECUTION_FAILED || status == CUBLAS_STATUS_INTERNAL_ERROR) check(status, "product");
-  return status == CUBLAS_STATUS_SUCCESS;
+  return plan.found ? Description(precision, p).run(handles, p, plan.algorithm) : CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
 }  // namespace
@@ -220,7 +217,10 @@ bool multiply(Context& context, const Product& p) {
   if (!takes_epilogue(p)) return false;
   CudaHandles& handles = context.cuda().handles();
   const Precision precision = context.precision();
-  if (run_like(handles, precision, bucketed(p), p) || run_like(handles, precision, p, p)) return true;
+  if (run_like(handles, precision, bucketed(p), p) == CUBLAS_STATUS_SUCCESS) return true;
+  const cublasStatus_t status = run_like(handles, precision, p, p);
+  if (status == CUBLAS_STATUS_SUCCESS) return true;
+  if (status == CUBLAS_STATUS_EXECUTION_FAILED || status == CUBLAS_STATUS_INTERNAL_ERROR) check(status, "product");
   require<SystemError>(p.epilogue != Epilogue::none, "cuBLASLt has no way to compute [{}, {}] x [{}, {}] in {}", p.m,
                        p.k, p.k, p.n, precision_name(precision));
   return false;

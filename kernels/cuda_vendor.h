@@ -14,7 +14,6 @@ namespace loci::cuda::vendor {
 enum class Epilogue {
   none,
   bias,           ///< + bias[column]
-  relu_bias,      ///< max(0, s + bias[column])
   gelu_bias,      ///< gelu_new(s + bias[column]); its tanh may be the hardware's, good to 2^-11
   gelu_aux_bias,  ///< the same, and s + bias[column] goes to aux
 };

@@ -113,10 +113,9 @@ void multiply_onto_bias(Context& context, vendor::Product product, const float* 
 }
 
 /// The epilogue that is as good as the activation in this precision. In fp32 the library's tanh is not; where the
-/// operands are rounded to 2^-11 or worse it is.
+/// operands are rounded to 2^-11 or worse it is. Its ReLU is not documented to keep NaN.
 vendor::Epilogue fused_activation(Precision precision, Activation kind, bool keeps_up) {
   using enum vendor::Epilogue;
-  if (kind == Activation::relu) return keeps_up ? none : relu_bias;
   if (kind == Activation::gelu_new && precision != Precision::fp32) return keeps_up ? gelu_aux_bias : gelu_bias;
   return none;
 }

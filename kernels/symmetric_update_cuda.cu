@@ -54,8 +54,8 @@ struct alignas(16) Pack {
 /// to[i] += from[i] for i < 4, or below `count` where that is less.
 template <bool wide_rows, typename T>
 __device__ void add_four(const float* from, int64_t count, T* to) {
-  const Pack<float> added = *reinterpret_cast<const Pack<float>*>(from);
   if (wide_rows && count >= 4) {
+    const Pack<float> added = *reinterpret_cast<const Pack<float>*>(from);
     constexpr int kSize = Pack<T>::kSize;
     Pack<T> sums[4 / kSize];
 #pragma unroll
@@ -69,7 +69,7 @@ __device__ void add_four(const float* from, int64_t count, T* to) {
   } else {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
-      if (i < count) to[i] += static_cast<T>(added.values[i]);
+      if (i < count) to[i] += static_cast<T>(from[i]);
   }
 }
 

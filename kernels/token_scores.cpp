@@ -14,13 +14,6 @@ namespace {
 // The logits of a GPU take no more than this at a time: enough rows for products at full speed.
 int64_t logit_bytes(const Context& context) { return std::min(int64_t{256} << 20, context.memory_budget() / 8); }
 
-// Logits of a row with what keeps the next one aligned as well as the first, whatever the vocabulary's size, so that
-// products store, and softmax loads, whole sectors of memory.
-int64_t padded_logits(int64_t vocabulary) {
-  constexpr int64_t kSector = 32 / sizeof(float);
-  return (vocabulary + kSector - 1) / kSector * kSector;
-}
-
 // Numbers of the questions by row, then as asked.
 std::vector<size_t> by_row(std::span<const TokenQuestion> questions) {
   std::vector<size_t> order(questions.size());
@@ -37,8 +30,8 @@ struct Part {
 
 Part score_part(Context& context, ConstView hidden, ConstView unembedding, const std::vector<int64_t>& rows,
                 const std::vector<int32_t>& tokens) {
-  const Tensor padded(context, hidden.rows, padded_logits(unembedding.rows));
-  const View logits{padded.data(), hidden.rows, unembedding.rows, padded.cols()};
+  Tensor scratch = Tensor::padded(context, hidden.rows, unembedding.rows);
+  const View logits = scratch.view();
   gemm(context, Transpose::no, hidden, Transpose::yes, unembedding, logits);
   Part part{Tensor(context, static_cast<int64_t>(rows.size()), 1), DeviceArray<int32_t>(context, hidden.rows)};
   argmax_rows(context, logits, part.best);
@@ -50,7 +43,8 @@ Part score_part(Context& context, ConstView hidden, ConstView unembedding, const
 // Through the logits of some rows at a time.
 TokenScores score_by_logits(Context& context, ConstView hidden, ConstView unembedding,
                             std::span<const TokenQuestion> questions) {
-  const int64_t row_bytes = static_cast<int64_t>(sizeof(float)) * std::max<int64_t>(1, padded_logits(unembedding.rows));
+  const int64_t row_bytes =
+      static_cast<int64_t>(sizeof(float)) * std::max<int64_t>(1, Tensor::padded_stride(unembedding.rows));
   const int64_t most = std::max<int64_t>(1, logit_bytes(context) / row_bytes);
   const std::vector<size_t> order = by_row(questions);
   std::vector<Part> parts;

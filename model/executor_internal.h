@@ -71,4 +71,7 @@ struct Activations {
   int64_t final_buffer_rows = 0;
 };
 
+/// The forward pass of a plan that fits the model (executor_forward.cpp).
+Run run_forward(Context& context, const Model& model, const Plan& plan, Keep keep);
+
 }  // namespace loci

@@ -162,11 +162,4 @@ void Model::add_rank_one(Context& context, int64_t layer, std::span<const float>
   gemm(context, Transpose::yes, u_row.view(), Transpose::no, v_row.view(), own.view(), Write::accumulate);
 }
 
-void Model::restore_down_weights() {
-  for (size_t l = 0; l < edited_down_.size(); ++l) {
-    edited_down_[l].reset();
-    parameters_.blocks[l].down_weight = original_.blocks[l].down_weight;
-  }
-}
-
 }  // namespace loci

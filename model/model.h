@@ -63,8 +63,6 @@ class Model {
   /// W += u v^T on the down projection of one block; the first call on a block copies it. u [ff], v [d] on the host.
   /// (Meng et al. 2022, eq. 2, in the [in, out] layout.)
   void add_rank_one(Context& context, int64_t layer, std::span<const float> u, std::span<const float> v);
-  /// Gives every block the down projection of the checkpoint again.
-  void restore_down_weights();
 
  private:
   /// `broadcast`: for weights that rank 0 alone reads; null where this rank reads them.

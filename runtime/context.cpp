@@ -1,11 +1,13 @@
 #include "runtime/context.h"
 
+#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
+#include <string_view>
 
 #include "runtime/error.h"
 
@@ -26,8 +28,19 @@ int64_t rounded_budget(int64_t bytes) {
   return bytes / step * step;
 }
 
+// Where sanitizers look on, every block is as large as it was asked for and goes back when it is released: a cached one
+// would hide what is used after its release, a rounded one what is written behind its end.
+bool caches_blocks() {
+#ifdef LOCI_SANITIZED
+  return false;
+#else
+  const char* wish = std::getenv("LOCI_MEMORY_CACHE");
+  return !(wish && std::string_view(wish) == "off");
+#endif
+}
+
 // Blocks come in few sizes, so that a released one fits the next request of about the same size.
-size_t block_size(size_t bytes) {
+size_t rounded_size(size_t bytes) {
   size_t granule = kAlignment;
   while (granule * 8 < bytes) granule *= 2;
   return (std::max<size_t>(bytes, 1) + granule - 1) / granule * granule;
@@ -65,7 +78,15 @@ Device Device::parse(const std::string& text) {
   return {DeviceType::cuda, index};
 }
 
-Device Device::best() { return CudaDevice::count() > 0 ? Device{DeviceType::cuda, 0} : Device{}; }
+Device Device::best() {
+  if (CudaDevice::count() == 0) return {};
+  static const bool usable = [] {
+    const std::string obstacle = CudaDevice::why_unusable(0);
+    if (!obstacle.empty()) spdlog::warn("computing on the CPU: {}", obstacle);
+    return obstacle.empty();
+  }();
+  return usable ? Device{DeviceType::cuda, 0} : Device{};
+}
 
 std::string Device::name() const { return type == DeviceType::cpu ? "cpu" : fmt::format("cuda:{}", index); }
 
@@ -80,7 +101,10 @@ std::string precision_name(Precision precision) {
 }
 
 Context::Context(const ContextOptions& options)
-    : device_(options.device), precision_(options.precision), threads_(options.threads) {
+    : device_(options.device),
+      precision_(options.precision),
+      threads_(options.threads),
+      caches_blocks_(caches_blocks()) {
   require<InputError>(!on_cpu() || precision_ == Precision::fp32,
                       "--precision {} needs a GPU; the CPU computes in fp32", precision_name(precision_));
   if (!on_cpu()) cuda_ = std::make_unique<CudaDevice>(device_.index);
@@ -91,17 +115,27 @@ Context::Context(const ContextOptions& options)
 Context::~Context() { give_back_free_blocks(); }
 
 void Context::give_back_free_blocks() noexcept {
-  for (auto& [size, block] : free_blocks_) on_cpu() ? std::free(block) : cuda_->free(block);
+  for (auto& [size, block] : free_blocks_) give_back(block);
   free_blocks_.clear();
 }
 
+void Context::give_back(void* block) noexcept { on_cpu() ? std::free(block) : cuda_->free(block); }
+
 /// Memory from the system or the device; cached blocks of other sizes are given back before it is refused.
 void* Context::take_block(size_t size) {
-  const auto take = [&] { return on_cpu() ? std::aligned_alloc(kAlignment, size) : cuda_->allocate(size); };
+  const auto take = [&]() -> void* {
+    if (!on_cpu()) return cuda_->allocate(size);
+    void* taken = nullptr;
+    return posix_memalign(&taken, kAlignment, size) == 0 ? taken : nullptr;
+  };
   void* block = take();
   if (block || free_blocks_.empty()) return block;
   give_back_free_blocks();
   return take();
+}
+
+size_t Context::block_size(size_t bytes) const {
+  return caches_blocks_ ? rounded_size(bytes) : std::max<size_t>(bytes, 1);
 }
 
 void* Context::allocate(size_t bytes) {
@@ -129,11 +163,10 @@ void Context::release(void* block, size_t bytes) noexcept {
   if (!block) return;
   const size_t size = block_size(bytes);
   count_live(-static_cast<int64_t>(size));
-#ifdef LOCI_SANITIZED
-  on_cpu() ? std::free(block) : cuda_->free(block);  // a cached block would hide a use after release
-#else
-  free_blocks_.emplace(size, block);
-#endif
+  if (caches_blocks_)
+    free_blocks_.emplace(size, block);
+  else
+    give_back(block);
 }
 
 void Context::copy_to_device(void* destination, const void* source, size_t bytes) {

@@ -69,8 +69,8 @@ class Context {
   std::string device_product() const { return cuda_ ? cuda_->product() : device_.name(); }
   ThreadPool& threads() { return threads_; }
 
-  /// Uninitialised device memory, 64-byte aligned, from a cache of released blocks. Throws SystemError, naming the
-  /// flag to set, when there is none.
+  /// Uninitialised device memory, 64-byte aligned, from a cache of released blocks (none with LOCI_MEMORY_CACHE=off in
+  /// the environment, for tools that watch memory). Throws SystemError, naming the flag to set, when there is none.
   void* allocate(size_t bytes);
   void release(void* block, size_t bytes) noexcept;
 
@@ -99,7 +99,9 @@ class Context {
   void reset_peak() { peak_bytes_ = live_bytes_; }
 
  private:
+  size_t block_size(size_t bytes) const;
   void* take_block(size_t size);
+  void give_back(void* block) noexcept;
   void give_back_free_blocks() noexcept;
   void count_live(int64_t change) noexcept;
 
@@ -107,6 +109,7 @@ class Context {
   Precision precision_;
   ThreadPool threads_;
   std::unique_ptr<CudaDevice> cuda_;  // null on the CPU
+  bool caches_blocks_;
   int64_t memory_budget_ = 0;
   int64_t live_bytes_ = 0;
   int64_t peak_bytes_ = 0;

@@ -1,6 +1,7 @@
 #include "runtime/cuda_device.h"
 
 #include <algorithm>
+#include <climits>
 #include <cstring>
 
 #include "runtime/cuda_launch.h"
@@ -15,10 +16,31 @@ constexpr const char* kOpening = "opening the CUDA device";
 // Pageable memory above this size is copied directly: the driver pipelines it better than one staging half would.
 constexpr size_t kStagedBytes = CudaHandles::Staging::kHalfBytes / 4;
 
+// The longest stride of a two-dimensional copy; CUDA refuses more.
+constexpr size_t kLongestPitch = INT_MAX;
+
+// Rows that start `stride` bytes apart, close together.
+cudaError_t copy_rows(void* destination, const void* source, size_t row_bytes, size_t stride, size_t rows,
+                      cudaMemcpyKind kind, cudaStream_t stream) {
+  if (rows == 1 || stride == row_bytes) return cudaMemcpyAsync(destination, source, row_bytes * rows, kind, stream);
+  if (stride <= kLongestPitch)
+    return cudaMemcpy2DAsync(destination, row_bytes, source, stride, row_bytes, rows, kind, stream);
+  cudaError_t status = cudaSuccess;
+  for (size_t r = 0; r < rows && status == cudaSuccess; ++r)
+    status = cudaMemcpyAsync(static_cast<char*>(destination) + r * row_bytes,
+                             static_cast<const char*>(source) + r * stride, row_bytes, kind, stream);
+  return status;
+}
+
+// Compiled as all kernels are: whether the device can run it tells whether it can run them.
+__global__ void any_kernel() {}
+
 }  // namespace
 
 CudaHandles::CudaHandles(int index) : device(index) {
   check(cudaSetDevice(index), kOpening);
+  const std::string obstacle = CudaDevice::why_unusable(index);
+  require<InputError>(obstacle.empty(), "{}; use --device cpu", obstacle);
   check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, index), kOpening);
   check(cudaDeviceGetAttribute(&shared_bytes_per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, index), kOpening);
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), kOpening);
@@ -42,9 +64,11 @@ CudaHandles::~CudaHandles() {
 cublasHandle_t CudaHandles::cublas() {
   if (!cublas_) {
     require<SystemError>(cublasCreate(&cublas_) == CUBLAS_STATUS_SUCCESS, "cuBLAS cannot be set up on cuda:{}", device);
-    cublasSetWorkspace(cublas_, workspace(), kWorkspaceBytes);
+    // In this order: setting the stream resets the workspace.
+    require<SystemError>(cublasSetStream(cublas_, stream) == CUBLAS_STATUS_SUCCESS &&
+                             cublasSetWorkspace(cublas_, workspace(), kWorkspaceBytes) == CUBLAS_STATUS_SUCCESS,
+                         "cuBLAS cannot be set up on cuda:{}", device);
   }
-  cublasSetStream(cublas_, stream);
   return cublas_;
 }
 
@@ -57,9 +81,9 @@ cublasLtHandle_t CudaHandles::cublas_lt() {
 
 cusolverDnHandle_t CudaHandles::cusolver() {
   if (!cusolver_)
-    require<SystemError>(cusolverDnCreate(&cusolver_) == CUSOLVER_STATUS_SUCCESS,
+    require<SystemError>(cusolverDnCreate(&cusolver_) == CUSOLVER_STATUS_SUCCESS &&
+                             cusolverDnSetStream(cusolver_, stream) == CUSOLVER_STATUS_SUCCESS,
                          "cuSOLVER cannot be set up on cuda:{}", device);
-  cusolverDnSetStream(cusolver_, stream);
   return cusolver_;
 }
 
@@ -77,6 +101,20 @@ std::string CudaDevice::why_none() {
   int devices = 0;
   const cudaError_t status = cudaGetDeviceCount(&devices);
   return fmt::format("no CUDA device is usable here ({})", cudaGetErrorString(status));
+}
+
+std::string CudaDevice::why_unusable(int index) {
+  check(cudaSetDevice(index), kOpening);
+  cudaFuncAttributes attributes{};
+  const cudaError_t status = cudaFuncGetAttributes(&attributes, any_kernel);
+  if (status == cudaSuccess) return {};
+  cudaGetLastError();
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, index), kOpening);
+  return fmt::format(
+      "cuda:{} ({}, compute capability {}.{}) cannot run this build ({}): it needs 8.0 or higher, and a build for it "
+      "(-DCMAKE_CUDA_ARCHITECTURES)",
+      index, properties.name, properties.major, properties.minor, cudaGetErrorString(status));
 }
 
 CudaDevice::Identity CudaDevice::identity(int index) {
@@ -106,9 +144,7 @@ std::vector<std::string> CudaDevice::libraries() const {
           fmt::format("cuBLAS {}", cublasLtGetVersion())};
 }
 
-size_t CudaDevice::shared_bytes_per_block() const {
-  return static_cast<size_t>(handles_->shared_bytes_per_block);
-}
+size_t CudaDevice::shared_bytes_per_block() const { return static_cast<size_t>(handles_->shared_bytes_per_block); }
 
 int64_t CudaDevice::free_bytes() const {
   size_t free = 0, total = 0;
@@ -120,7 +156,7 @@ void* CudaDevice::allocate(size_t bytes) {
   void* block = nullptr;
   const cudaError_t status = cudaMalloc(&block, bytes);
   if (status == cudaErrorMemoryAllocation) {
-    cudaGetLastError();  // it is not sticky: the next launch must not report it
+    cudaGetLastError();  // the next launch must not report it
     return nullptr;
   }
   check(status, "allocation");
@@ -153,17 +189,13 @@ void CudaDevice::copy_to_device(void* destination, const void* source, size_t by
 }
 
 void CudaDevice::copy_to_host(void* destination, const void* source, size_t row_bytes, size_t stride, size_t rows) {
-  check(cudaMemcpy2DAsync(destination, row_bytes, source, stride, row_bytes, rows, cudaMemcpyDeviceToHost,
-                          handles_->stream),
+  check(copy_rows(destination, source, row_bytes, stride, rows, cudaMemcpyDeviceToHost, handles_->stream),
         "copy to the host");
   check(cudaStreamSynchronize(handles_->stream), "copy to the host");
 }
 
 void CudaDevice::copy_on_device(void* destination, const void* source, size_t row_bytes, size_t stride, size_t rows) {
-  const cudaStream_t stream = handles_->stream;
-  check(stride == row_bytes
-            ? cudaMemcpyAsync(destination, source, row_bytes * rows, cudaMemcpyDeviceToDevice, stream)
-            : cudaMemcpy2DAsync(destination, row_bytes, source, stride, row_bytes, rows, cudaMemcpyDeviceToDevice, stream),
+  check(copy_rows(destination, source, row_bytes, stride, rows, cudaMemcpyDeviceToDevice, handles_->stream),
         "copy on the device");
 }
 

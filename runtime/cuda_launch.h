@@ -62,7 +62,9 @@ class SharedMemory {
 
 /// Throws SystemError naming `op` where `status` is an error.
 inline void check(cudaError_t status, const char* op) {
-  if (status != cudaSuccess) throw_error<SystemError>("{}: CUDA says {}", op, cudaGetErrorString(status));
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // CUDA keeps it for whoever asks next, who is told of what he has not done
+  throw_error<SystemError>("{}: CUDA says {}", op, cudaGetErrorString(status));
 }
 
 /// Launches `kernel(arguments...)` on the context's stream. The only launch in the project.

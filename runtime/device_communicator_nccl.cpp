@@ -21,7 +21,9 @@ using Clock = std::chrono::steady_clock;
 using std::chrono::microseconds;
 
 void check_cuda(cudaError_t status, std::string_view what) {
-  if (status != cudaSuccess) throw_error<SystemError>("{}: CUDA says {}", what, cudaGetErrorString(status));
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // CUDA keeps it for whoever asks next
+  throw_error<SystemError>("{}: CUDA says {}", what, cudaGetErrorString(status));
 }
 
 /// NCCL between GPUs of their own. No call waits bare: NCCL's are non-blocking, and the stream is polled, so that an

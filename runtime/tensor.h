@@ -34,6 +34,7 @@ class DeviceArray {
   T* data() const { return data_; }
   int64_t size() const { return size_; }
   bool empty() const { return size_ == 0; }
+  Context* context() const { return context_; }
 
   std::vector<T> to_host() const {
     std::vector<T> values(static_cast<size_t>(size_));
@@ -59,12 +60,22 @@ class DeviceArray {
   int64_t size_ = 0;
 };
 
-/// An owned, contiguous fp32 matrix [rows, cols] in device memory, uninitialised unless said otherwise.
+/// An owned fp32 matrix [rows, cols] in device memory, uninitialised unless said otherwise. Its rows are contiguous
+/// unless padded.
 class Tensor {
  public:
   Tensor() = default;
-  Tensor(Context& context, int64_t rows, int64_t cols) : values_(context, rows * cols), rows_(rows), cols_(cols) {}
+  Tensor(Context& context, int64_t rows, int64_t cols) : Tensor(context, rows, cols, cols) {}
 
+  /// Every row starts at a sector of memory, 32 bytes, whatever `cols` is, so that products store and ops load whole
+  /// ones.
+  static Tensor padded(Context& context, int64_t rows, int64_t cols) {
+    return {context, rows, cols, padded_stride(cols)};
+  }
+  static int64_t padded_stride(int64_t cols) {
+    constexpr int64_t kSector = 32 / sizeof(float);
+    return (cols + kSector - 1) / kSector * kSector;
+  }
   static Tensor zeros(Context& context, int64_t rows, int64_t cols) {
     Tensor made(context, rows, cols);
     context.fill_zero(made.data(), sizeof(float) * static_cast<size_t>(rows * cols));
@@ -80,20 +91,25 @@ class Tensor {
   }
 
   float* data() const { return values_.data(); }
-  float* row(int64_t r) const { return data() + r * cols_; }
+  float* row(int64_t r) const { return data() + r * stride_; }
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }
   bool empty() const { return values_.empty(); }
-  View view() { return {data(), rows_, cols_}; }
-  ConstView view() const { return {data(), rows_, cols_}; }
+  View view() { return {data(), rows_, cols_, stride_}; }
+  ConstView view() const { return {data(), rows_, cols_, stride_}; }
   View rows_slice(int64_t first, int64_t count) { return view().rows_slice(first, count); }
   ConstView rows_slice(int64_t first, int64_t count) const { return view().rows_slice(first, count); }
-  std::vector<float> to_host() const { return values_.to_host(); }
+  /// The elements alone, row by row, without the padding.
+  std::vector<float> to_host() const;
 
  private:
+  Tensor(Context& context, int64_t rows, int64_t cols, int64_t stride)
+      : values_(context, rows * stride), rows_(rows), cols_(cols), stride_(stride) {}
+
   DeviceArray<float> values_;
   int64_t rows_ = 0;
   int64_t cols_ = 0;
+  int64_t stride_ = 0;
 };
 
 /// Copies a view [rows, cols] of device memory to the host.
@@ -102,6 +118,10 @@ inline std::vector<float> to_host(Context& context, ConstView view) {
   context.copy_rows_to_host(values.data(), view.data, sizeof(float) * static_cast<size_t>(view.cols),
                             sizeof(float) * static_cast<size_t>(view.stride), static_cast<size_t>(view.rows));
   return values;
+}
+
+inline std::vector<float> Tensor::to_host() const {
+  return empty() ? std::vector<float>{} : loci::to_host(*values_.context(), view());
 }
 
 }  // namespace loci

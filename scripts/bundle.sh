@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
 # Makes a folder that runs on a machine with a GPU and without the project's dependencies: loci, the GPU tests, the benchmarks
 # and the libraries they need. CUDA's own libraries, the C and the C++ library are those of that machine.
-#   scripts/bundle.sh [--architectures 90-real] [--golden DIR] [--tokenizer DIR] [--archive] DIR
-# --golden takes the reference's outputs in, --tokenizer a vocab.json and merges.txt for the benchmark's model. --archive also
-# writes DIR.tar.xz. There: python3 -m tarfile -e DIR.tar.xz . && scripts/gpu_report.sh --bundle DIR
+#   scripts/bundle.sh [--architectures 90-real] [--golden DIR] [--tokenizer DIR] [--without-nccl] [--archive] DIR
+# --golden takes the reference's outputs in, --tokenizer a vocab.json and merges.txt for the benchmark's model; --without-nccl is for
+# a machine that has no NCCL (PyTorch brings it). --archive also writes DIR.tar.xz. There: python3 -m tarfile -e DIR.tar.xz . && scripts/gpu_report.sh --bundle DIR
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build=$root/build/bundle
-architectures=90-real golden='' tokenizer='' archive=no target=''
+architectures=90-real golden='' tokenizer='' nccl=AUTO archive=no target=''
 
 while [ $# -gt 0 ]; do
   case "$1" in
     --architectures) architectures=$2; shift ;;
     --golden) golden=$2; shift ;;
     --tokenizer) tokenizer=$2; shift ;;
+    --without-nccl) nccl=OFF ;;
     --archive) archive=yes ;;
     -*) echo "bundle.sh: unknown flag $1" >&2; exit 2 ;;
     *) target=$1 ;;
@@ -25,7 +26,7 @@ done
 # DT_RPATH, unlike the newer DT_RUNPATH, also leads the libraries to each other.
 cmake -S "$root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DLOCI_CUDA=ON \
   "-DCMAKE_CUDA_ARCHITECTURES=$architectures" '-DCMAKE_BUILD_RPATH=$ORIGIN/../lib' \
-  -DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags >/dev/null
+  -DLOCI_MPI=OFF "-DLOCI_NCCL=$nccl" -DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags >/dev/null
 programs=(loci kernels_bench forward_bench)
 tests=()
 for folder in runtime kernels model trace edit eval; do

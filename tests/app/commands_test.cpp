@@ -114,13 +114,22 @@ TEST_F(Commands, EvalSaysWhenAllIsDoneAndRefusesAnotherConfiguration) {
   EXPECT_FALSE(exists("done.h5.parts"));
 }
 
-TEST_F(Commands, EvalContinuesAfterAKill) {
+/// Where an evaluation of 60 records is killed: once unit `mark` is done.
+struct Kill {
+  std::vector<std::string> flags;
+  int mark;
+  std::string told;
+};
+
+class KilledEval : public Commands, public ::testing::WithParamInterface<Kill> {};
+
+TEST_P(KilledEval, Continues) {
   write("many.json", counterfact_records(60).dump());
-  const auto command = [&](const std::string& output) { return eval_command(output, "many.json"); };
+  const auto command = [&](const std::string& output) { return eval_command(output, "many.json", GetParam().flags); };
   ASSERT_EQ(run_loci(command("whole.h5")).exit_code, 0);
   const TemporaryDir streams;
   const pid_t child = start_loci(command("killed.h5"), streams.path());
-  const std::string mark = path("killed.h5") + ".parts/unit_000000.done";
+  const std::string mark = path("killed.h5") + fmt::format(".parts/unit_{:06}.done", GetParam().mark);
   for (int i = 0; i < 60000 && !std::filesystem::exists(mark); ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
@@ -129,9 +138,15 @@ TEST_F(Commands, EvalContinuesAfterAKill) {
   const bool interrupted = !exists("killed.h5");
   const Outcome rest = run_loci(command("killed.h5"));
   ASSERT_EQ(rest.exit_code, 0) << rest.err;
-  EXPECT_EQ(rest.err.find("of 60 records were done before") != std::string::npos, interrupted) << rest.err;
+  EXPECT_EQ(rest.err.find(GetParam().told) != std::string::npos, interrupted) << rest.err;
   EXPECT_EQ(canonical_hash(path("killed.h5")), canonical_hash(path("whole.h5")));
 }
+
+// Four units of edits come first, then four of scores.
+INSTANTIATE_TEST_SUITE_P(Commands, KilledEval,
+                         ::testing::Values(Kill{{}, 0, "of 60 records were done before"},
+                                           Kill{{"--sequential"}, 1, "of 120 edits and scores were done before"},
+                                           Kill{{"--sequential"}, 4, "of 120 edits and scores were done before"}));
 
 TEST_F(Commands, SequentialEditsAreScoredTogether) {
   const Outcome outcome = run_loci(eval_command("sequential.h5", "records.json", {"--sequential", "--json"}));

@@ -65,7 +65,6 @@ void finish_rows(const Product& p) {
       float& out = p.c[r * p.ldc + c];
       out += p.bias[c];
       if (p.epilogue == Epilogue::gelu_aux_bias) p.aux[r * p.ld_aux + c] = out;
-      if (p.epilogue == Epilogue::relu_bias) out = out < 0 ? 0 : out;
       if (p.epilogue == Epilogue::gelu_bias || p.epilogue == Epilogue::gelu_aux_bias) out = gelu_new(out);
     }
 }

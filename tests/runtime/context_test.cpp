@@ -176,6 +176,21 @@ TEST(Tensors, RoundTripAndViews) {
   EXPECT_THROW(Tensor::from_host(context, values, 2, 2), ShapeError);
 }
 
+TEST(Tensors, PaddedRowsStartAtSectorsAndComeBackWithoutPadding) {
+  Context context(device_options());
+  for (const int64_t cols : {1, 7, 8, 9}) {
+    Tensor tensor = Tensor::padded(context, 3, cols);
+    EXPECT_EQ(tensor.view().stride, cols <= 8 ? 8 : 16);
+    EXPECT_EQ(tensor.row(2) - tensor.data(), 2 * tensor.view().stride);
+    std::vector<float> values(static_cast<size_t>(3 * cols));
+    std::iota(values.begin(), values.end(), 1.0f);
+    for (int64_t r = 0; r < 3; ++r)
+      context.copy_to_device(tensor.row(r), values.data() + r * cols, sizeof(float) * static_cast<size_t>(cols));
+    EXPECT_EQ(tensor.to_host(), values);
+  }
+  EXPECT_TRUE(Tensor::padded(context, 0, 5).to_host().empty());
+}
+
 TEST(Views, KnowTheirShape) {
   float data[12] = {};
   View view(data, 2, 3, 5);

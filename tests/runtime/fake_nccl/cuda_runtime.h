@@ -10,4 +10,5 @@ using cudaStream_t = FakeStream*;
 
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaStreamQuery(cudaStream_t stream);
+cudaError_t cudaGetLastError();
 const char* cudaGetErrorString(cudaError_t status);

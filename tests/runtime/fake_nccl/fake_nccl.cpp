@@ -225,6 +225,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
   if (!stream->comm) return cudaSuccess;
   return stream->comm->clique->finished < stream->comm->begun ? cudaErrorNotReady : cudaSuccess;
 }
+cudaError_t cudaGetLastError() { return cudaSuccess; }
 const char* cudaGetErrorString(cudaError_t) { return "error"; }
 
 // GPUs of host memory, as many as one likes.
@@ -236,6 +237,7 @@ CudaHandles::~CudaHandles() { delete stream; }
 CudaDevice::Identity CudaDevice::identity(int index) { return {static_cast<std::byte>(index + 1)}; }
 int CudaDevice::count() { return 8; }
 std::string CudaDevice::why_none() { return {}; }
+std::string CudaDevice::why_unusable(int) { return {}; }
 CudaDevice::CudaDevice(int index) : handles_(std::make_unique<CudaHandles>(index)) {}
 CudaDevice::~CudaDevice() = default;
 std::string CudaDevice::product() const { return "host memory"; }

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "app/unit_runner.h"
+#include "edit/edit_file.h"
+#include "edit/rome.h"
+
+/// Units of work that make edits, for `edit` and `eval --sequential`.
+namespace loci::app {
+
+/// What a unit of edits leaves.
+struct EditUnit {
+  std::vector<Edit> edits;
+  double seconds = 0;  ///< each of them took
+};
+
+/// Makes edits, each of the model as it is. Throws what compute_edits() does, here and below.
+EditUnit make_edits(Executor& executor, const Tokenizer& tokenizer, const RomeSettings& settings,
+                    std::span<const EditRequest> requests);
+/// Applies each edit to `model`, which `executor` runs, before the next one is made.
+EditUnit make_edits_in_sequence(Executor& executor, Model& model, const Tokenizer& tokenizer,
+                                const RomeSettings& settings, std::span<const EditRequest> requests);
+
+/// Writes them as `/edits/{first}`, `/edits/{first + 1}`, .. with the attribute `seconds`.
+WriteShard write_edit_unit(EditUnit unit, int64_t first);
+/// Reads `count` of them from a shard.
+EditUnit read_edit_unit(const H5File& shard, int64_t first, int64_t count);
+
+}  // namespace loci::app
