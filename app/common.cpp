@@ -127,8 +127,9 @@ Progress start_progress(const std::string& job, const std::string& items, const 
 }
 
 nlohmann::json resolved_configuration(const CLI::App& command, const CommonOptions& options) {
-  static const std::set<std::string> kWithoutEffect = {"threads",   "memory", "json",  "output", "config",
-                                                       "overwrite", "help",   "model", "ranks",  "rank-timeout"};
+  static const std::set<std::string> kWithoutEffect = {"threads",           "memory", "json",  "output", "config",
+                                                       "overwrite",         "help",   "model", "ranks",  "rank-timeout",
+                                                       "checkpoint-seconds"};
   nlohmann::json resolved = {{"command", command.get_name()}};
   for (const CLI::Option* option : command.get_options()) {
     const std::string name = option->get_single_name();

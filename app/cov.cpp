@@ -28,6 +28,7 @@ struct CovCommand {
   int64_t max_documents = 0;
   int64_t max_tokens = 0;
   int64_t unit_tokens = kSecondMomentUnit;
+  double checkpoint_seconds = 60;
   double until = 0;
   std::string probe;
 };
@@ -73,6 +74,7 @@ SecondMomentOptions moment_options(const CovCommand& command, const GptConfig& c
   if (command.max_documents > 0) options.max_documents = command.max_documents;
   if (command.max_tokens > 0) options.max_tokens = command.max_tokens;
   options.unit_tokens = command.unit_tokens;
+  options.checkpoint_seconds = command.checkpoint_seconds;
   return options;
 }
 
@@ -177,9 +179,13 @@ void add_cov(CLI::App& app, Launcher& launcher) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command
-      ->add_option("--unit-tokens", options->unit_tokens,
-                   "tokens of a unit of work, about: what a rank does at a time, and a checkpoint holds")
+      ->add_option("--unit-tokens", options->unit_tokens, "tokens of a unit of work, about: what a rank does at a time")
       ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--checkpoint-seconds", options->checkpoint_seconds,
+                   "keep a checkpoint where so much time has passed at the end of a unit, and when asked to stop")
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command
       ->add_option("--until", options->until,

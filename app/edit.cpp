@@ -21,9 +21,6 @@
 namespace loci::app {
 namespace {
 
-/// Requests a unit of work: enough to fill waves of small models.
-constexpr int64_t kRequestsPerUnit = 16;
-
 struct EditCommand {
   CommonOptions common;
   RankOptions ranks;
@@ -93,7 +90,7 @@ class EditJob {
     return config;
   }
 
-  Units units() const { return {static_cast<int64_t>(requests_.size()), kRequestsPerUnit}; }
+  Units units() const { return {static_cast<int64_t>(requests_.size()), requests_per_unit(context_)}; }
 
   WriteShard run_unit(int64_t unit) {
     const auto requests = units().slice(std::span<const EditRequest>(requests_), unit);

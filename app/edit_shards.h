@@ -11,6 +11,10 @@
 /// Units of work that make edits, for `edit` and `eval --sequential`.
 namespace loci::app {
 
+/// Requests, or records, of a unit: enough to fill the waves of small models on a CPU, and those of any model on a GPU,
+/// and few enough for many ranks. Part of the result's bits: the requests of a unit share waves.
+inline int64_t requests_per_unit(const Context& context) { return context.on_cpu() ? 16 : 32; }
+
 /// What a unit of edits leaves.
 struct EditUnit {
   std::vector<Edit> edits;

@@ -6,8 +6,12 @@
 
 namespace loci {
 
-MomentTotals::MomentTotals(Communicator& ranks, size_t layers, int64_t width)
-    : ranks_(ranks), width_(width), rows_((width + ranks.size() - 1) / ranks.size()), totals_(layers) {}
+MomentTotals::MomentTotals(Communicator& ranks, ThreadPool& threads, size_t layers, int64_t width)
+    : ranks_(ranks),
+      threads_(threads),
+      width_(width),
+      rows_((width + ranks.size() - 1) / ranks.size()),
+      totals_(layers) {}
 
 std::vector<double> MomentTotals::exchange(std::vector<double> own) const {
   require<ShapeError>(own.empty() || static_cast<int64_t>(own.size()) == width_ * width_,
@@ -29,7 +33,10 @@ void MomentTotals::add(size_t layer, std::vector<double>& exchanged, int first, 
   total.resize(block());
   for (int rank = first; rank < end; ++rank) {
     const auto unit = std::span(exchanged).subspan(block() * static_cast<size_t>(rank), block());
-    for (size_t i = 0; i < total.size(); ++i) total[i] += unit[i];
+    constexpr int64_t kGrain = 1 << 15;
+    threads_.parallel_for(static_cast<int64_t>(total.size()), kGrain, [&](int64_t begin, int64_t end_element) {
+      for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end_element); ++i) total[i] += unit[i];
+    });
   }
 }
 

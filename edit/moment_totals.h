@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "runtime/communicator.h"
+#include "runtime/thread_pool.h"
 
 namespace loci {
 
@@ -13,8 +14,8 @@ namespace loci {
 /// depend on the number of ranks. fp64, on the host. All members are collective but add() and accessors.
 class MomentTotals {
  public:
-  /// Matrices [width, width]. A layer has no total before the first add() or restore().
-  MomentTotals(Communicator& ranks, size_t layers, int64_t width);
+  /// Matrices [width, width], added by `threads`. A layer has no total before the first add() or restore().
+  MomentTotals(Communicator& ranks, ThreadPool& threads, size_t layers, int64_t width);
 
   /// One layer of the units that the ranks have computed, one each. `own` [width * width], or empty where this rank has
   /// none. Returns this rank's rows of all of them, for add().
@@ -36,6 +37,7 @@ class MomentTotals {
   size_t block() const { return static_cast<size_t>(rows_ * width_); }
 
   Communicator& ranks_;
+  ThreadPool& threads_;
   int64_t width_;
   int64_t rows_;                             // of a rank; the last ranks' may lie behind the matrix
   std::vector<std::vector<double>> totals_;  // per layer, [rows_, width]; empty before the first unit

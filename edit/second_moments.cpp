@@ -6,9 +6,12 @@
 #include <algorithm>
 #include <bit>
 #include <charconv>
+#include <chrono>
 #include <cmath>
+#include <exception>
 #include <future>
 #include <set>
+#include <utility>
 
 #include "edit/direction_probe.h"
 #include "edit/moment_totals.h"
@@ -69,6 +72,9 @@ void SecondMomentCollector::run_wave(std::span<const std::vector<int32_t>> docum
 }
 
 std::vector<double> SecondMomentCollector::sum(size_t index) { return moments_[index].sum(executor_.context()); }
+void SecondMomentCollector::sum(size_t index, std::vector<double>& full) {
+  moments_[index].sum(executor_.context(), full);
+}
 
 void SecondMomentCollector::clear() {
   for (SecondMoment& moment : moments_) moment.clear(executor_.context());
@@ -156,6 +162,8 @@ struct Round {
 
 /// One collection of second moments, on one of its ranks.
 class MomentJob {
+  using Clock = std::chrono::steady_clock;
+
  public:
   MomentJob(Executor& executor, const NextDocument& next, const SecondMomentOptions& options,
             const SecondMomentRanks& ranks)
@@ -163,7 +171,7 @@ class MomentJob {
         ranks_(ranks),
         context_(executor.context()),
         collector_(executor, options.layers),
-        totals_(ranks.communicator, options.layers.size(), collector_.width()),
+        totals_(ranks.communicator, context_.threads(), options.layers.size(), collector_.width()),
         reader_(next, options, executor.model().config().positions) {
     if (is_root() && options.until > 0) probe_.emplace(executor, options.layers, options.probe);
   }
@@ -187,13 +195,15 @@ class MomentJob {
 
   void restore();
   Round read_round();
+  void read_ahead();
+  Round take_round();
   bool do_round();
   void add_units(const Round& round, size_t first, size_t end, std::vector<std::vector<double>>& exchanged);
   bool is_check(int64_t unit) const;
   bool at_rest();
   void check_directions();
+  void end_round();
   void commit();
-  void leave_if_asked();
   void finish(const Json& config, const Provenance& provenance);
   void write_checks(H5File& output) const;
 
@@ -203,6 +213,10 @@ class MomentJob {
   SecondMomentCollector collector_;
   MomentTotals totals_;
   UnitReader reader_;
+  std::optional<Round> ahead_;      // read while the device was computing
+  std::exception_ptr ahead_error_;  // what ended that
+  std::vector<double> spare_;       // the memory of one layer's sum
+  Clock::time_point last_checkpoint_ = Clock::now();
   std::optional<DirectionProbe> probe_;  // on rank 0, with --until
   int64_t units_ = 0;                    // in totals_
   UnitSize done_;                        // likewise
@@ -242,11 +256,26 @@ Round MomentJob::read_round() {
   return round;
 }
 
+/// While the device computes. An unreadable text is no reason to lose what it computes.
+void MomentJob::read_ahead() {
+  try {
+    ahead_ = read_round();
+  } catch (...) {
+    ahead_error_ = std::current_exception();
+  }
+}
+
+Round MomentJob::take_round() {
+  if (ahead_error_) std::rethrow_exception(std::exchange(ahead_error_, nullptr));
+  return ahead_ ? std::move(*std::exchange(ahead_, std::nullopt)) : read_round();
+}
+
 /// False where the text has ended, or the directions have come to rest.
 bool MomentJob::do_round() {
-  const Round round = read_round();
+  const Round round = take_round();
   if (round.sizes.empty()) return false;
   if (!round.own.empty()) collector_.add(round.own);
+  read_ahead();
   std::vector<std::vector<double>> exchanged(collector_.layers().size());
   for (size_t first = 0; first < round.sizes.size();) {
     size_t end = first + 1;
@@ -260,8 +289,7 @@ bool MomentJob::do_round() {
     if (at_rest()) return false;
   }
   collector_.clear();
-  commit();
-  leave_if_asked();
+  end_round();
   return true;
 }
 
@@ -269,9 +297,13 @@ bool MomentJob::do_round() {
 /// one.
 void MomentJob::add_units(const Round& round, size_t first, size_t end, std::vector<std::vector<double>>& exchanged) {
   for (size_t i = 0; i < exchanged.size(); ++i) {
-    if (first == 0) exchanged[i] = totals_.exchange(round.own.empty() ? std::vector<double>{} : collector_.sum(i));
+    if (first == 0) {
+      std::vector<double> own = std::exchange(spare_, {});
+      round.own.empty() ? own.clear() : collector_.sum(i, own);
+      exchanged[i] = totals_.exchange(std::move(own));
+    }
     totals_.add(i, exchanged[i], static_cast<int>(first), static_cast<int>(end));
-    if (end == round.sizes.size()) exchanged[i] = {};
+    if (end == round.sizes.size()) spare_ = std::exchange(exchanged[i], {});
   }
   for (size_t rank = first; rank < end; ++rank) {
     ++units_;
@@ -301,6 +333,19 @@ void MomentJob::check_directions() {
   spdlog::info("cov: {} tokens: C^-1 k changed by {:.3g} at most (until {:.3g})", done_.tokens, change, options_.until);
 }
 
+/// Writing the sums takes a GPU longer than a unit, so not every round ends with a checkpoint.
+void MomentJob::end_round() {
+  const int own_signal = ranks_.interruption ? ranks_.interruption->signal() : 0;
+  const int signal = ranks_.communicator.agree(own_signal, "the end of a round");
+  const std::chrono::duration<double> since = Clock::now() - last_checkpoint_;
+  bool due = signal != 0 || since.count() >= options_.checkpoint_seconds;
+  ranks_.communicator.broadcast_value(due, 0, "the decision about a checkpoint");
+  if (due) commit();
+  require<InterruptedError>(signal == 0,
+                            "cov: interrupted by {} after {} tokens; run the same command again to continue",
+                            signal_name(signal), done_.tokens);
+}
+
 /// A checkpoint holds all that earlier ones do.
 void MomentJob::commit() {
   if (!is_root()) {
@@ -316,14 +361,7 @@ void MomentJob::commit() {
     if (probe_) probe_->write(shard);
   });
   for (const int64_t unit : earlier) store.discard(unit);
-}
-
-void MomentJob::leave_if_asked() {
-  if (!ranks_.interruption) return;
-  const int signal = ranks_.communicator.agree(ranks_.interruption->signal(), "the end of a round");
-  require<InterruptedError>(signal == 0,
-                            "cov: interrupted by {} after {} tokens; run the same command again to continue",
-                            signal_name(signal), done_.tokens);
+  last_checkpoint_ = Clock::now();
 }
 
 void MomentJob::finish(const Json& config, const Provenance& provenance) {
@@ -362,20 +400,29 @@ void collect_second_moments(Executor& executor, const NextDocument& next, const 
 
 namespace {
 
-/// Refuses what cannot be a sum of k k^T.
+/// Elements (r, c) and (c, r) of a sum of k k^T; `scale` is what Schwarz's inequality bounds them by.
+void check_pair(double a, double b, double scale, size_t r, size_t c, const std::string& where) {
+  require<InputError>(std::isfinite(a) && std::isfinite(b), "{}: element ({}, {}) is not finite", where, r, c);
+  // fp32 sums in another order differ far less than this.
+  require<InputError>(std::abs(a - b) <= 1e-3 * scale, "{}: the matrix is not symmetric at ({}, {})", where, r, c);
+}
+
+/// Refuses what cannot be a sum of k k^T. Goes by blocks, which stay in the cache whichever way they are read.
 void check_matrix(const std::vector<double>& matrix, int64_t width, const std::string& where) {
+  constexpr size_t kBlock = 64;
   const auto n = static_cast<size_t>(width);
+  std::vector<double> roots(n);
   for (size_t r = 0; r < n; ++r) {
-    require<InputError>(matrix[r * n + r] >= 0, "{}: element ({}, {}) is {}, but no second moment is negative", where,
-                        r, r, matrix[r * n + r]);
-    for (size_t c = 0; c < r; ++c) {
-      const double a = matrix[r * n + c], b = matrix[c * n + r];
-      require<InputError>(std::isfinite(a) && std::isfinite(b), "{}: element ({}, {}) is not finite", where, r, c);
-      // Schwarz's inequality bounds the element; fp32 sums in another order differ far less than this.
-      const double scale = std::sqrt(matrix[r * n + r] * matrix[c * n + c]);
-      require<InputError>(std::abs(a - b) <= 1e-3 * scale, "{}: the matrix is not symmetric at ({}, {})", where, r, c);
-    }
+    const double square = matrix[r * n + r];
+    require<InputError>(square >= 0, "{}: element ({}, {}) is {}, but no second moment is negative", where, r, r,
+                        square);
+    roots[r] = std::sqrt(square);
   }
+  for (size_t top = 0; top < n; top += kBlock)
+    for (size_t left = 0; left <= top; left += kBlock)
+      for (size_t r = top; r < std::min(n, top + kBlock); ++r)
+        for (size_t c = left; c < std::min(r, left + kBlock); ++c)
+          check_pair(matrix[r * n + c], matrix[c * n + r], roots[r] * roots[c], r, c, where);
 }
 
 SecondMomentMatrix made_mean(std::vector<double> sum, int64_t layer, int64_t width, int64_t tokens,

@@ -39,6 +39,8 @@ class SecondMomentCollector {
   int64_t width() const { return executor_.model().config().mlp_width; }
   /// The sum of one of the layers [ff * ff], on the host. Splits the products into blocks at this place.
   std::vector<double> sum(size_t index);
+  /// The same, into a vector whose memory is used again.
+  void sum(size_t index, std::vector<double>& full);
   /// Starts again from nothing.
   void clear();
 
@@ -61,7 +63,8 @@ struct SecondMomentOptions {
   int64_t max_tokens_per_document = 0;  ///< documents are cut to this length; 0: the model's context
   int64_t max_documents = std::numeric_limits<int64_t>::max();
   int64_t max_tokens = std::numeric_limits<int64_t>::max();  ///< the last document is cut to give exactly this many
-  int64_t unit_tokens = kSecondMomentUnit;                   ///< tokens between checkpoints, about
+  int64_t unit_tokens = kSecondMomentUnit;                   ///< tokens of a unit of work, about
+  double checkpoint_seconds = 0;  ///< a checkpoint is kept when so much time has passed, and when asked to stop
   /// Stop where C^-1 k of every fact of `probe` at every layer changed by this much at most, relatively, while the
   /// number of units doubled; 0: never.
   double until = 0;
@@ -72,18 +75,18 @@ struct SecondMomentOptions {
 struct SecondMomentRanks {
   Communicator& communicator;
   UnitStore* store;                            ///< on rank 0
-  const Interruption* interruption = nullptr;  ///< looked at after every checkpoint
+  const Interruption* interruption = nullptr;  ///< looked at after every round
 };
 
 /// Runs the job, or continues it; collective. The text is cut into units of about `unit_tokens` tokens, at places that
 /// depend on the text alone. In a round each rank takes one unit; their sums are added in the order of units, and rank
-/// 0 keeps a checkpoint. So the bits depend neither on the number of ranks nor on interruptions. Each rank reads the
-/// whole text from its `next`. Writes root attributes `kind` = "second_moments", `tokens`, `documents`, `mlp_width`,
-/// and for each layer /layers/{l}/sum [ff, ff] fp64, /layers/{l}/dead_rows (neurons that were never active), attributes
-/// `layer`, `condition_number` (estimate in the 1-norm; infinite where singular). With `until` also /probe/tokens and
-/// /probe/change (see DirectionProbe) and the attribute `converged`. `config` describes the job; `provenance` holds the
-/// hash of the weights. Throws InputError for a text without tokens, InterruptedError behind a checkpoint where a rank
-/// was asked to stop.
+/// 0 keeps a checkpoint now and then. So the bits depend neither on the number of ranks nor on interruptions. Each rank
+/// reads the whole text from its `next`. Writes root attributes `kind` = "second_moments", `tokens`, `documents`,
+/// `mlp_width`, and for each layer /layers/{l}/sum [ff, ff] fp64, /layers/{l}/dead_rows (neurons that were never
+/// active), attributes `layer`, `condition_number` (estimate in the 1-norm; infinite where singular). With `until` also
+/// /probe/tokens and /probe/change (see DirectionProbe) and the attribute `converged`. `config` describes the job;
+/// `provenance` holds the hash of the weights. Throws InputError for a text without tokens, InterruptedError behind a
+/// checkpoint where a rank was asked to stop.
 void collect_second_moments(Executor& executor, const NextDocument& next, const SecondMomentOptions& options,
                             const SecondMomentRanks& ranks, const Json& config, const Provenance& provenance);
 

@@ -84,10 +84,16 @@ void SecondMoment::flush(Context& context) {
 }
 
 std::vector<double> SecondMoment::sum(Context& context) {
-  flush(context);
-  std::vector<double> full = total_.to_host();
-  copy_lower_to_upper(context, full.data(), width_);
+  std::vector<double> full;
+  sum(context, full);
   return full;
+}
+
+void SecondMoment::sum(Context& context, std::vector<double>& full) {
+  flush(context);
+  full.resize(static_cast<size_t>(total_.size()));
+  context.copy_to_host(full.data(), total_.data(), sizeof(double) * full.size());
+  copy_lower_to_upper(context, full.data(), width_);
 }
 
 }  // namespace loci

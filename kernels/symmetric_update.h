@@ -28,6 +28,8 @@ class SecondMoment {
   int64_t width() const { return width_; }
   /// The full symmetric sum [width * width], row-major, in fp64, on the host. Ends the block under way.
   std::vector<double> sum(Context& context);
+  /// The same, into a vector whose memory is used again.
+  void sum(Context& context, std::vector<double>& full);
   /// Starts again from nothing.
   void clear(Context& context);
 

@@ -526,12 +526,13 @@ bool Forward::mlp(int64_t layer, View h, BlockActivations& kept) {
 /// residual stream sees the keys.
 DeviceArray<int64_t> Forward::rows_through_mlp(int64_t layer, int64_t rows) const {
   const SiteWork &outputs = sites_.at(Site::mlp_out, layer), &keys = sites_.at(Site::mlp_key, layer);
-  // Fewer replaced rows are not worth the copies of the others.
-  constexpr size_t kShare = 32;
+  // Fewer replaced rows are not worth the copies of the others: what a product saves is less on a device that
+  // multiplies faster than it copies.
+  const size_t share = context_.on_cpu() ? 32 : context_.precision() == Precision::bf16 ? 8 : 16;
   const bool plain = !keep_ && plan_.low_rank.empty() && plan_.mlp_scales.empty() && !records_site(Site::mlp_key) &&
                      !stops_at(plan_, Site::mlp_key, layer) && keys.patches.empty() && keys.taps.empty() &&
                      !keys.observed;
-  if (!plain || outputs.patches.size() * kShare < static_cast<size_t>(rows)) return {};
+  if (!plain || outputs.patches.size() * share < static_cast<size_t>(rows)) return {};
   std::vector<bool> replaced(static_cast<size_t>(rows), false);
   for (const RowPatch* patch : outputs.patches)
     if (patch->mode == PatchMode::replace)

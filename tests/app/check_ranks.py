@@ -146,7 +146,7 @@ class Bench:
         flags = {"trace": ["--facts", f"{DATA}/world/known_facts.json", "--samples", "2", "--window", "3"],
                  "edit": ["--requests", records, *edits],
                  "eval": ["--dataset", "counterfact", "--records", records, *edits],
-                 "cov": ["--text", self.text, "--layers", "1-3", "--unit-tokens", "250"]}[kind]
+                 "cov": ["--text", self.text, "--layers", "1-3", "--unit-tokens", "250", "--checkpoint-seconds", "0"]}[kind]
         limited = "--max-documents" if kind == "cov" else "--limit"
         return [self.loci, kind, f"{DATA}/model", *flags, limited, str(limit), "--output", self.path(output), "--threads",
                 str(threads), *more]
@@ -176,7 +176,7 @@ class Bench:
 # --- Scenarios -------------------------------------------------------------------------------------------------------
 
 LIMITS = {"trace": 16, "edit": 48, "eval": 48, "cov": 200}
-LONG = 64  # facts of a trace that takes a second or two: 16 units
+LONG = 128  # facts of a trace that takes some seconds: 32 units
 
 
 def whole(bench, kind="trace", limit=LONG):

@@ -2,9 +2,12 @@
 #include "edit/second_moments.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
+#include <csignal>
+#include <functional>
 
 #include "edit/document_source.h"
 #include "runtime/atomic_file.h"
@@ -158,11 +161,13 @@ class SecondMomentJobs : public SecondMoments {
     const NextDocument whole = source_of(documents_);
     size_t taken = 0;
     const NextDocument next = [&](std::vector<int32_t>& tokens) {
+      before_document_(taken);
       if (taken++ == stop_after) throw Interrupted();
       return whole(tokens);
     };
     SelfCommunicator self;
-    collect_second_moments(small_executor_, next, options, {self, &store}, config(), current_provenance());
+    collect_second_moments(small_executor_, next, options, {self, &store, interruption_}, config(),
+                           current_provenance());
   }
   /// The same as several ranks, each with a model of its own.
   void run_as(int ranks, const std::string& path, size_t stop_after, SecondMomentOptions options = {}) {
@@ -216,6 +221,8 @@ class SecondMomentJobs : public SecondMoments {
   Executor small_executor_{context_, small_};
   Documents documents_;
   int64_t unit_ = kUnit;
+  const Interruption* interruption_ = nullptr;
+  std::function<void(size_t number)> before_document_ = [](size_t) {};
 };
 
 TEST_F(SecondMomentJobs, InterruptedOnesGiveTheSameBits) {
@@ -228,6 +235,30 @@ TEST_F(SecondMomentJobs, InterruptedOnesGiveTheSameBits) {
   EXPECT_FALSE(std::filesystem::exists(path + ".parts/unit_000000.h5")) << "the newer checkpoint holds the older one";
   run(path, kNever);
   EXPECT_FALSE(std::filesystem::exists(path + ".parts"));
+  EXPECT_EQ(canonical_hash(path), canonical_hash(dir_.file("whole.h5")));
+}
+
+/// Between two checkpoints units are added to nothing but memory; a job that is asked to stop keeps one first.
+TEST_F(SecondMomentJobs, CheckpointsAreKeptNowAndThen) {
+  run(dir_.file("whole.h5"), kNever);
+  const std::string path = dir_.file("rare.h5");
+  const SecondMomentOptions rare{.checkpoint_seconds = 1e6};
+  EXPECT_THROW(run(path, 35, rare), Interrupted);
+  EXPECT_FALSE(std::filesystem::exists(path + ".parts/unit_000000.done"));
+  {
+    const Interruption interruption;
+    interruption_ = &interruption;
+    before_document_ = [&](size_t number) {
+      if (number != 35) return;
+      kill(getpid(), SIGUSR1);
+      for (int i = 0; i < 10000 && interruption.signal() == 0; ++i) usleep(1000);
+    };
+    expect_message(error_of<InterruptedError>([&] { run(path, kNever, rare); }), {"cov", "SIGUSR1"});
+    interruption_ = nullptr;
+    before_document_ = [](size_t) {};
+  }
+  EXPECT_TRUE(std::filesystem::exists(path + ".parts/unit_000002.done"));
+  run(path, kNever, rare);
   EXPECT_EQ(canonical_hash(path), canonical_hash(dir_.file("whole.h5")));
 }
 
