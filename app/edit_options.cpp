@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <future>
+
 #include "edit/context_templates.h"
 #include "edit/second_moments.h"
 #include "runtime/error.h"
@@ -62,6 +64,9 @@ void add_edit_options(CLI::App& command, EditOptions& options) {
 PreparedEdits prepare_edits(const CommonOptions& common, const EditOptions& options, Executor& executor,
                             const Tokenizer& tokenizer) {
   PreparedEdits prepared;
+  // Hashed while it is read and factored.
+  std::future<std::string> cov_sha256 =
+      std::async(std::launch::async, [&] { return options.cov.empty() ? std::string() : sha256_file(options.cov); });
   RomeSettings& settings = prepared.settings;
   settings.method = rome_method_from_name(options.method);
   settings.hparams = resolve_hparams(options, executor.model().config());
@@ -75,7 +80,7 @@ PreparedEdits prepare_edits(const CommonOptions& common, const EditOptions& opti
                      {"ridge", options.ridge},
                      {"hparams", hparams_to_json(settings.hparams)},
                      {"context_templates", settings.templates},
-                     {"cov_sha256", options.cov.empty() ? "" : sha256_file(options.cov)}};
+                     {"cov_sha256", cov_sha256.get()}};
   return prepared;
 }
 

@@ -37,7 +37,7 @@ DirectionProbe::DirectionProbe(Executor& executor, std::vector<int64_t> layers,
   require<InputError>(!requests.empty(), "--probe: the file holds no facts");
   Plan plan;
   plan.stop = StopAfter{Site::mlp_key, *std::max_element(layers_.begin(), layers_.end())};
-  plan.record_sites = {Site::mlp_key};
+  for (const int64_t layer : layers_) plan.recorded.push_back({Site::mlp_key, layer});
   for (const PreparedRequest& request : requests) {
     const EditPrompt& bare = request.prompts[0];
     plan.sequences.push_back(

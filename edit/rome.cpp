@@ -50,14 +50,14 @@ double norm(const Range& x) {
 std::vector<float> to_float(std::span<const double> from) { return {from.begin(), from.end()}; }
 std::vector<double> to_double(std::span<const float> from) { return {from.begin(), from.end()}; }
 
-/// u = C^-1 k / |C^-1 k|, or k / |k|.
-std::vector<float> direction(const RomeSettings& settings, std::vector<double> key, std::string_view name) {
-  if (settings.hparams.covariance) settings.second_moment->solve(key);
-  const double length = norm(key);
+/// x / |x|.
+std::vector<float> direction(std::span<const double> x, std::string_view name) {
+  const double length = norm(x);
   require<NumericalError>(std::isfinite(length) && length > 0,
                           "{}: the key at the fact token gives no direction (its length is {})", name, length);
-  for (double& value : key) value /= length;
-  return to_float(key);
+  std::vector<float> u;
+  for (const double value : x) u.push_back(static_cast<float>(value / length));
+  return u;
 }
 
 /// One call of compute_edits.
@@ -83,17 +83,33 @@ class Editor {
                           request_name(requests[r])});
     }
     const std::vector<ValueSolution> solutions = optimize_values(executor_, layer, settings_.hparams.value, problems);
+    const auto width = static_cast<size_t>(bases.keys.cols());
+    std::vector<BareAndMean> request_keys;
     for (size_t r = 0; r < requests.size(); ++r)
-      edits.push_back(finish(
-          requests[r], bare_and_mean(keys, static_cast<size_t>(bases.keys.cols()), bases.first_row[r], prepared[r]),
-          request_values[r], solutions[r]));
+      request_keys.push_back(bare_and_mean(keys, width, bases.first_row[r], prepared[r]));
+    const std::vector<double> updates = update_directions(request_keys);
+    for (size_t r = 0; r < requests.size(); ++r)
+      edits.push_back(finish(requests[r], request_keys[r], request_values[r], solutions[r],
+                             std::span(updates).subspan(r * width, width)));
   }
 
  private:
+  /// C^-1 k of each request, or k, one after the other: one solve for all of them.
+  std::vector<double> update_directions(std::span<const BareAndMean> keys) const {
+    std::vector<double> rows;
+    for (const BareAndMean& key : keys) {
+      if (settings_.method == RomeMethod::p_rome)
+        rows.insert(rows.end(), key.bare.begin(), key.bare.end());
+      else
+        rows.insert(rows.end(), key.mean.begin(), key.mean.end());
+    }
+    if (settings_.hparams.covariance) settings_.second_moment->solve(rows);
+    return rows;
+  }
+
   Edit finish(const EditRequest& request, const BareAndMean& key, const BareAndMean& value,
-              const ValueSolution& solution) const {
+              const ValueSolution& solution, std::span<const double> update) const {
     const std::string name = request_name(request);
-    const bool bare_direction = settings_.method == RomeMethod::p_rome;
     const bool mean_insertion = settings_.method == RomeMethod::r_rome;
     Edit edit;
     edit.request = request;
@@ -105,7 +121,7 @@ class Editor {
     edit.value_star = value.initial;
     for (size_t i = 0; i < edit.value_star.size(); ++i) edit.value_star[i] += solution.delta[i];
     edit.loss_curve = solution.curve;
-    edit.u = direction(settings_, bare_direction ? to_double(key.bare) : key.mean, name);
+    edit.u = direction(update, name);
     edit.v = insertion_vector(edit.value_star, mean_insertion ? value.mean : to_double(value.bare),
                               mean_insertion ? key.mean : to_double(key.bare), edit.u, name);
     return edit;

@@ -72,8 +72,8 @@ void SecondMomentCollector::run_wave(std::span<const std::vector<int32_t>> docum
 }
 
 std::vector<double> SecondMomentCollector::sum(size_t index) { return moments_[index].sum(executor_.context()); }
-void SecondMomentCollector::sum(size_t index, std::vector<double>& full) {
-  moments_[index].sum(executor_.context(), full);
+DeviceArray<double> SecondMomentCollector::take_lower(size_t index) {
+  return moments_[index].take_lower(executor_.context());
 }
 
 void SecondMomentCollector::clear() {
@@ -171,7 +171,8 @@ class MomentJob {
         ranks_(ranks),
         context_(executor.context()),
         collector_(executor, options.layers),
-        totals_(ranks.communicator, context_.threads(), options.layers.size(), collector_.width()),
+        device_ranks_(make_device_communicator(ranks.communicator, context_)),
+        totals_(*device_ranks_, context_, options.layers.size(), collector_.width()),
         reader_(next, options, executor.model().config().positions) {
     if (is_root() && options.until > 0) probe_.emplace(executor, options.layers, options.probe);
   }
@@ -198,7 +199,7 @@ class MomentJob {
   void read_ahead();
   Round take_round();
   bool do_round();
-  void add_units(const Round& round, size_t first, size_t end, std::vector<std::vector<double>>& exchanged);
+  void add_units(const Round& round, size_t first, size_t end, std::vector<DeviceArray<double>>& exchanged);
   bool is_check(int64_t unit) const;
   bool at_rest();
   void check_directions();
@@ -211,11 +212,11 @@ class MomentJob {
   const SecondMomentRanks& ranks_;
   Context& context_;
   SecondMomentCollector collector_;
+  std::unique_ptr<DeviceCommunicator> device_ranks_;
   MomentTotals totals_;
   UnitReader reader_;
   std::optional<Round> ahead_;      // read while the device was computing
   std::exception_ptr ahead_error_;  // what ended that
-  std::vector<double> spare_;       // the memory of one layer's sum
   Clock::time_point last_checkpoint_ = Clock::now();
   std::optional<DirectionProbe> probe_;  // on rank 0, with --until
   int64_t units_ = 0;                    // in totals_
@@ -276,7 +277,7 @@ bool MomentJob::do_round() {
   if (round.sizes.empty()) return false;
   if (!round.own.empty()) collector_.add(round.own);
   read_ahead();
-  std::vector<std::vector<double>> exchanged(collector_.layers().size());
+  std::vector<DeviceArray<double>> exchanged(collector_.layers().size());
   for (size_t first = 0; first < round.sizes.size();) {
     size_t end = first + 1;
     while (end < round.sizes.size() && !is_check(units_ + static_cast<int64_t>(end - first) - 1)) ++end;
@@ -295,15 +296,12 @@ bool MomentJob::do_round() {
 
 /// Adds the units [first, end) of a round. What the ranks have exchanged is kept for the rest of the round, if there is
 /// one.
-void MomentJob::add_units(const Round& round, size_t first, size_t end, std::vector<std::vector<double>>& exchanged) {
+void MomentJob::add_units(const Round& round, size_t first, size_t end, std::vector<DeviceArray<double>>& exchanged) {
   for (size_t i = 0; i < exchanged.size(); ++i) {
-    if (first == 0) {
-      std::vector<double> own = std::exchange(spare_, {});
-      round.own.empty() ? own.clear() : collector_.sum(i, own);
-      exchanged[i] = totals_.exchange(std::move(own));
-    }
+    if (first == 0)
+      exchanged[i] = totals_.exchange(round.own.empty() ? DeviceArray<double>{} : collector_.take_lower(i));
     totals_.add(i, exchanged[i], static_cast<int>(first), static_cast<int>(end));
-    if (end == round.sizes.size()) spare_ = std::exchange(exchanged[i], {});
+    if (end == round.sizes.size()) exchanged[i] = {};
   }
   for (size_t rank = first; rank < end; ++rank) {
     ++units_;

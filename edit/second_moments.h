@@ -39,8 +39,8 @@ class SecondMomentCollector {
   int64_t width() const { return executor_.model().config().mlp_width; }
   /// The sum of one of the layers [ff * ff], on the host. Splits the products into blocks at this place.
   std::vector<double> sum(size_t index);
-  /// The same, into a vector whose memory is used again.
-  void sum(size_t index, std::vector<double>& full);
+  /// Hands out what lies of it on the device, and starts that layer again: SecondMoment::take_lower().
+  DeviceArray<double> take_lower(size_t index);
   /// Starts again from nothing.
   void clear();
 

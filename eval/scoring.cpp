@@ -1,6 +1,7 @@
 #include "eval/scoring.h"
 
 #include <algorithm>
+#include <set>
 
 #include "runtime/error.h"
 
@@ -55,6 +56,13 @@ void check_term(const GptConfig& config, const RankOneTerm& term) {
       static_cast<int64_t>(term.u.size()) == config.mlp_width && static_cast<int64_t>(term.v.size()) == config.width,
       "an edit with u [{}] and v [{}] on a model that needs [{}] and [{}]", term.u.size(), term.v.size(),
       config.mlp_width, config.width);
+}
+
+/// Of the layers that the item's edits change.
+int64_t lowest_layer(const Item& item) {
+  int64_t layer = item.terms->front().layer;
+  for (const RankOneTerm& term : *item.terms) layer = std::min(layer, term.layer);
+  return layer;
 }
 
 /// The edits of a wave in device memory.
@@ -143,27 +151,32 @@ void ask_other_tokens(AskedPlan& asked, const RecordingPtr& base, const Item& it
 std::vector<RecordingPtr> run_asked(Executor& executor, const AskedPlan& asked) {
   if (asked.plan.sequences.empty()) return {};
   Run run = executor.run(asked.plan);
+  const TokenScores scores = run.scores.collect();
   for (size_t q = 0; q < asked.answers.size(); ++q) {
     const auto [score, at] = asked.answers[q];
-    score->log_probabilities[at] = run.scores.log_probabilities[q];
-    score->best[at] = run.scores.best[static_cast<size_t>(asked.plan.questions[q].row)];
+    score->log_probabilities[at] = scores.log_probabilities[q];
+    score->best[at] = scores.best[static_cast<size_t>(asked.plan.questions[q].row)];
   }
   return std::move(run.recordings);
 }
 
-bool any_edit(std::span<const Item> items) {
-  return std::any_of(items.begin(), items.end(), [](const Item& item) { return item.after != nullptr; });
+/// The layers above which the items' edited lanes join; the keys there are recorded. None where nothing is edited.
+std::set<int64_t> joining_layers(std::span<const Item> items) {
+  std::set<int64_t> layers;
+  for (const Item& item : items)
+    if (item.after) layers.insert(lowest_layer(item));
+  return layers;
 }
 
 /// The unedited model on one wave; the prompts' recordings, on which the edited models' lanes stand.
 std::vector<RecordingPtr> run_before(Executor& executor, std::span<const Item> items) {
   AskedPlan prompts;
-  const bool edited = any_edit(items);
-  if (edited) prompts.plan.record_sites = {Site::mlp_key};
+  const std::set<int64_t> layers = joining_layers(items);
+  for (const int64_t layer : layers) prompts.plan.recorded.push_back({Site::mlp_key, layer});
   for (size_t i = 0; i < items.size(); ++i) {
     Sequence prompt;
     prompt.tokens = items[i].prompt->tokens;
-    prompt.record = edited || continuation_rows(*items[i].prompt) > 0;
+    prompt.record = !layers.empty() || continuation_rows(*items[i].prompt) > 0;
     prompts.plan.sequences.push_back(std::move(prompt));
     ask_first_tokens(prompts, static_cast<int64_t>(i), items[i], *items[i].before);
   }
@@ -183,11 +196,9 @@ void run_after(Executor& executor, std::span<const Item> items, std::span<const 
   AskedPlan prompts;
   for (size_t i = 0; i < items.size(); ++i) {
     const Item& item = items[i];
-    int64_t layer = item.terms->front().layer;
-    for (const RankOneTerm& term : *item.terms) layer = std::min(layer, term.layer);
     Sequence lane;
     lane.rows = static_cast<int64_t>(item.prompt->tokens.size());
-    lane.first_layer = layer + 1;
+    lane.first_layer = lowest_layer(item) + 1;
     lane.base = recordings[i];
     lane.record = continuation_rows(*item.prompt) > 0;
     prompts.plan.sequences.push_back(std::move(lane));
@@ -217,10 +228,11 @@ void run_wave(Executor& executor, std::span<const Item> items) {
   if (!edited.empty()) run_after(executor, edited, bases);
 }
 
-/// How many rows (prompts and continuations) a wave may hold: its recordings stay while its lanes run.
-int64_t rows_per_wave(const Executor& executor, int64_t memory_budget) {
+/// How many rows (prompts and continuations) a wave may hold: its recordings, with the keys of so many layers, stay
+/// while its lanes run.
+int64_t rows_per_wave(const Executor& executor, int64_t memory_budget, int64_t key_layers) {
   const GptConfig& config = executor.model().config();
-  const int64_t recorded_floats = config.layers * (4 * config.width + config.mlp_width) + 2 * config.width;
+  const int64_t recorded_floats = config.layers * 4 * config.width + key_layers * config.mlp_width + 2 * config.width;
   const int64_t recorded = memory_budget / 2 / (recorded_floats * static_cast<int64_t>(sizeof(float)));
   const int64_t computed = executor.rows_per_wave() / 2;
   return std::max<int64_t>(1, std::min(recorded, computed));
@@ -228,7 +240,8 @@ int64_t rows_per_wave(const Executor& executor, int64_t memory_budget) {
 
 void run_waves(Executor& executor, std::span<const Item> items) {
   if (items.empty()) return;
-  const int64_t limit = rows_per_wave(executor, executor.context().memory_budget());
+  const int64_t limit =
+      rows_per_wave(executor, executor.context().memory_budget(), static_cast<int64_t>(joining_layers(items).size()));
   for (size_t begin = 0; begin < items.size();) {
     size_t end = begin;
     int64_t rows = 0;

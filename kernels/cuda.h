@@ -71,6 +71,7 @@ void clamp_row_norms(Context& context, ConstView limits, View x);
 void symmetric_update(Context& context, ConstView x, View sum);
 /// total += x^T x, lower triangle, fp32 products added to fp64; total [n, n] with n = x.cols.
 void add_second_moment(Context& context, ConstView x, double* total);
+void add_fp64(Context& context, const double* terms, double* totals, int64_t count);
 
 /// The Cholesky factor of the lower triangle of `matrix` [n * n] (host, row-major), n > 0.
 CholeskyAttempt factor_definite(Context& context, std::vector<double> matrix, int64_t n);

@@ -55,6 +55,7 @@ double sum_of_squares(Context&, ConstView) { absent(); }
 void clamp_row_norms(Context&, ConstView, View) { absent(); }
 void symmetric_update(Context&, ConstView, View) { absent(); }
 void add_second_moment(Context&, ConstView, double*) { absent(); }
+void add_fp64(Context&, const double*, double*, int64_t) { absent(); }
 CholeskyAttempt factor_definite(Context&, std::vector<double>, int64_t) { absent(); }
 int64_t eigenvectors(Context&, std::vector<double>&, int64_t, std::vector<double>&) { absent(); }
 

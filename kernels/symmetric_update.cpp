@@ -1,6 +1,7 @@
 #include "kernels/symmetric_update.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "kernels/backend.h"
 #include "kernels/cpu.h"
@@ -16,8 +17,19 @@ void count(Context& context, ConstView x) {
   context.count_matrix_flop(static_cast<double>(x.rows) * width * (width + 1));
 }
 
-/// Block by block: rows of the upper triangle are columns of the lower one.
-void copy_lower_to_upper(Context& context, double* matrix, int64_t n) {
+void add_product(Context& context, ConstView x, double* total) {
+  count(context, x);
+  (context.on_cpu() ? cpu::add_second_moment : cuda::add_second_moment)(context, x, total);
+}
+
+}  // namespace
+
+void add_fp64(Context& context, const double* terms, double* totals, int64_t count) {
+  (context.on_cpu() ? cpu::add_fp64 : cuda::add_fp64)(context, terms, totals, count);
+}
+
+// Block by block: rows of the upper triangle are columns of the lower one.
+void mirror_lower(Context& context, double* matrix, int64_t n) {
   constexpr int64_t kBlock = 32;
   const int64_t blocks = (n + kBlock - 1) / kBlock;
   context.threads().parallel_tasks(blocks, [&](TaskQueue& rows_of_blocks) {
@@ -29,13 +41,6 @@ void copy_lower_to_upper(Context& context, double* matrix, int64_t n) {
   });
 }
 
-void add_product(Context& context, ConstView x, double* total) {
-  count(context, x);
-  (context.on_cpu() ? cpu::add_second_moment : cuda::add_second_moment)(context, x, total);
-}
-
-}  // namespace
-
 void symmetric_update(Context& context, ConstView x, View sum) {
   require_valid("symmetric_update", "x", x);
   require_shape("symmetric_update", "sum", sum, x.cols, x.cols);
@@ -43,14 +48,20 @@ void symmetric_update(Context& context, ConstView x, View sum) {
   (context.on_cpu() ? cpu::symmetric_update : cuda::symmetric_update)(context, x, sum);
 }
 
-SecondMoment::SecondMoment(Context& context, int64_t width) : width_(width), total_(context, width * width) {
-  clear(context);
-}
+SecondMoment::SecondMoment(Context&, int64_t width) : width_(width) {}
 
 void SecondMoment::clear(Context& context) {
-  context.fill_zero(total_.data(), sizeof(double) * static_cast<size_t>(total_.size()));
+  if (!total_.empty()) context.fill_zero(total_.data(), sizeof(double) * static_cast<size_t>(total_.size()));
   count_ = 0;
   pending_ = 0;
+}
+
+double* SecondMoment::total(Context& context) {
+  if (total_.empty()) {
+    total_ = DeviceArray<double>(context, width_ * width_);
+    context.fill_zero(total_.data(), sizeof(double) * static_cast<size_t>(total_.size()));
+  }
+  return total_.data();
 }
 
 void SecondMoment::add(Context& context, ConstView x) {
@@ -60,7 +71,7 @@ void SecondMoment::add(Context& context, ConstView x) {
     const int64_t count = std::min(flush_rows - pending_, x.rows - first);
     const ConstView rows = x.rows_slice(first, count);
     if (count == flush_rows)
-      add_product(context, rows, total_.data());
+      add_product(context, rows, total(context));
     else
       gather(context, rows);
     first += count;
@@ -79,21 +90,23 @@ void SecondMoment::gather(Context& context, ConstView rows) {
 }
 
 void SecondMoment::flush(Context& context) {
-  if (pending_ > 0) add_product(context, block_.rows_slice(0, pending_), total_.data());
+  if (pending_ > 0) add_product(context, block_.rows_slice(0, pending_), total(context));
   pending_ = 0;
 }
 
 std::vector<double> SecondMoment::sum(Context& context) {
-  std::vector<double> full;
-  sum(context, full);
+  flush(context);
+  total(context);
+  std::vector<double> full = total_.to_host();
+  mirror_lower(context, full.data(), width_);
   return full;
 }
 
-void SecondMoment::sum(Context& context, std::vector<double>& full) {
+DeviceArray<double> SecondMoment::take_lower(Context& context) {
   flush(context);
-  full.resize(static_cast<size_t>(total_.size()));
-  context.copy_to_host(full.data(), total_.data(), sizeof(double) * full.size());
-  copy_lower_to_upper(context, full.data(), width_);
+  total(context);
+  count_ = 0;
+  return std::exchange(total_, {});
 }
 
 }  // namespace loci

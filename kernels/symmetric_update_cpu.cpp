@@ -92,4 +92,12 @@ void add_second_moment(Context& context, ConstView x, double* total) {
   });
 }
 
+void add_fp64(Context& context, const double* terms, double* totals, int64_t count) {
+  constexpr int64_t kGrain = 1 << 15;
+  context.threads().parallel_for(count, kGrain, [&](int64_t begin, int64_t end) {
+#pragma omp simd
+    for (int64_t i = begin; i < end; ++i) totals[i] += terms[i];
+  });
+}
+
 }  // namespace loci::cpu

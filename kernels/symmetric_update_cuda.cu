@@ -129,6 +129,28 @@ void update(Context& context, ConstView x, T* total, int64_t total_stride) {
   for (const Blocks& blocks : lower_blocks(x.cols)) add_blocks(context, operand, x.rows, blocks, total, total_stride);
 }
 
+constexpr int64_t kPairs = 4;  // of sums that a thread adds
+
+/// totals += terms; kPacked: two at a time, from aligned addresses.
+template <bool kPacked>
+__global__ void add_fp64_kernel(const double* terms, double* totals, int64_t count) {
+  constexpr int64_t kEach = kPacked ? 2 : 1;
+  const int64_t first = (static_cast<int64_t>(blockIdx.x) * kPairs * kThreads + threadIdx.x) * kEach;
+#pragma unroll
+  for (int64_t p = 0; p < kPairs; ++p) {
+    const int64_t i = first + p * kThreads * kEach;
+    if (kPacked && i + 1 < count) {
+      const Pack<double> term = *reinterpret_cast<const Pack<double>*>(terms + i);
+      Pack<double> total = *reinterpret_cast<const Pack<double>*>(totals + i);
+      total.values[0] += term.values[0];
+      total.values[1] += term.values[1];
+      *reinterpret_cast<Pack<double>*>(totals + i) = total;
+    } else if (i < count) {
+      totals[i] += terms[i];
+    }
+  }
+}
+
 }  // namespace
 
 void symmetric_update(Context& context, ConstView x, View sum) {
@@ -136,5 +158,12 @@ void symmetric_update(Context& context, ConstView x, View sum) {
 }
 
 void add_second_moment(Context& context, ConstView x, double* total) { update(context, x, total, x.cols); }
+
+void add_fp64(Context& context, const double* terms, double* totals, int64_t count) {
+  const bool packed = (reinterpret_cast<uintptr_t>(terms) | reinterpret_cast<uintptr_t>(totals)) % 16 == 0;
+  launch(context,
+         {.op = "add_fp64", .grid = blocks_for(count, kPairs * kThreads * (packed ? 2 : 1)), .threads = kThreads},
+         packed ? add_fp64_kernel<true> : add_fp64_kernel<false>, terms, totals, count);
+}
 
 }  // namespace loci::cuda

@@ -1,6 +1,7 @@
 #include "kernels/token_scores.h"
 
 #include <algorithm>
+#include <memory>
 #include <numeric>
 
 #include "kernels/backend.h"
@@ -40,14 +41,26 @@ Part score_part(Context& context, ConstView hidden, ConstView unembedding, const
   return part;
 }
 
+TokenScores collect(const std::vector<Part>& parts, const std::vector<size_t>& order) {
+  TokenScores scores;
+  scores.log_probabilities.resize(order.size());
+  size_t next = 0;
+  for (const Part& part : parts) {
+    for (const float value : part.log_probabilities.to_host()) scores.log_probabilities[order[next++]] = value;
+    const std::vector<int32_t> best = part.best.to_host();
+    scores.best.insert(scores.best.end(), best.begin(), best.end());
+  }
+  return scores;
+}
+
 // Through the logits of some rows at a time.
-TokenScores score_by_logits(Context& context, ConstView hidden, ConstView unembedding,
-                            std::span<const TokenQuestion> questions) {
+ScoresInFlight score_by_logits(Context& context, ConstView hidden, ConstView unembedding,
+                               std::span<const TokenQuestion> questions) {
   const int64_t row_bytes =
       static_cast<int64_t>(sizeof(float)) * std::max<int64_t>(1, Tensor::padded_stride(unembedding.rows));
   const int64_t most = std::max<int64_t>(1, logit_bytes(context) / row_bytes);
-  const std::vector<size_t> order = by_row(questions);
-  std::vector<Part> parts;
+  std::vector<size_t> order = by_row(questions);
+  const auto parts = std::make_shared<std::vector<Part>>();
   for (int64_t first = 0, next = 0; first < hidden.rows; first += most) {
     const int64_t count = std::min(most, hidden.rows - first);
     std::vector<int64_t> rows;
@@ -58,23 +71,15 @@ TokenScores score_by_logits(Context& context, ConstView hidden, ConstView unembe
       rows.push_back(question.row - first);
       tokens.push_back(question.token);
     }
-    parts.push_back(score_part(context, hidden.rows_slice(first, count), unembedding, rows, tokens));
+    parts->push_back(score_part(context, hidden.rows_slice(first, count), unembedding, rows, tokens));
   }
-  TokenScores scores;
-  scores.log_probabilities.resize(questions.size());
-  size_t next = 0;
-  for (const Part& part : parts) {
-    for (const float value : part.log_probabilities.to_host()) scores.log_probabilities[order[next++]] = value;
-    const std::vector<int32_t> best = part.best.to_host();
-    scores.best.insert(scores.best.end(), best.begin(), best.end());
-  }
-  return scores;
+  return ScoresInFlight([parts, order = std::move(order)] { return collect(*parts, order); });
 }
 
 }  // namespace
 
-TokenScores score_tokens(Context& context, ConstView hidden, ConstView unembedding,
-                         std::span<const TokenQuestion> questions) {
+ScoresInFlight start_scoring_tokens(Context& context, ConstView hidden, ConstView unembedding,
+                                    std::span<const TokenQuestion> questions) {
   require_valid("score_tokens", "unembedding", unembedding);
   require_shape("score_tokens", "hidden", hidden, hidden.rows, unembedding.cols);
   require<ShapeError>(hidden.rows == 0 || unembedding.rows > 0, "score_tokens: unembedding has no rows");
@@ -87,6 +92,11 @@ TokenScores score_tokens(Context& context, ConstView hidden, ConstView unembeddi
   context.count_matrix_flop(gemm_flop(static_cast<double>(hidden.rows), static_cast<double>(unembedding.rows),
                                       static_cast<double>(hidden.cols)));
   return cpu::score_tokens(context, hidden, unembedding, questions);
+}
+
+TokenScores score_tokens(Context& context, ConstView hidden, ConstView unembedding,
+                         std::span<const TokenQuestion> questions) {
+  return start_scoring_tokens(context, hidden, unembedding, questions).collect();
 }
 
 }  // namespace loci

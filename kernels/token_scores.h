@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "runtime/tensor.h"
@@ -20,9 +22,26 @@ struct TokenScores {
   std::vector<int32_t> best;             ///< of each hidden row: arg max, the lowest index where several are equal
 };
 
+/// Scores that a GPU may still be computing. Nothing has been waited for.
+class ScoresInFlight {
+ public:
+  /// Scores that are there already; none.
+  ScoresInFlight(TokenScores scores = {}) : collect_([scores = std::move(scores)] { return scores; }) {}
+  explicit ScoresInFlight(std::function<TokenScores()> collect) : collect_(std::move(collect)) {}
+
+  /// Waits for them. The context that computes them must be alive.
+  TokenScores collect() const { return collect_(); }
+
+ private:
+  std::function<TokenScores()> collect_;
+};
+
 /// Answers questions about rows of `hidden` [n, d] and `unembedding` [V, d] without holding their n x V logits: the
 /// CPU computes them in tiles that stay in its caches, a GPU some rows at a time. Throws ShapeError for a question
 /// outside [n, V]. Equal inputs and shapes give equal bits with any number of threads.
+ScoresInFlight start_scoring_tokens(Context& context, ConstView hidden, ConstView unembedding,
+                                    std::span<const TokenQuestion> questions);
+/// The same, and waits for the answers.
 TokenScores score_tokens(Context& context, ConstView hidden, ConstView unembedding,
                          std::span<const TokenQuestion> questions);
 

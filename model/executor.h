@@ -39,7 +39,7 @@ struct Recording {
   std::vector<ConstView> values;  ///< per layer, [rows, d]
   std::vector<ConstView> qkv;     ///< per layer, [rows, 3d] with the queries before them; empty where those are missing
   std::vector<ConstView> resid;   ///< [l + 1] holds the rows at resid(l), l = -1 .. L-1; empty below first_layer - 1
-  std::vector<ConstView> attn_out, mlp_out, mlp_key;  ///< per layer, where Plan::record_sites asked for them
+  std::vector<ConstView> attn_out, mlp_out, mlp_key;  ///< per layer, where Plan::recorded asked for them
   std::shared_ptr<void> storage;
 
   int64_t length() const { return first_position + rows; }
@@ -91,7 +91,7 @@ struct RowTap {
 };
 
 /// An edited model without touching weights: in every row of `sequence`, mlp_out(layer) += (mlp_key . u) v. Where the
-/// sequence joins at layer + 1, the keys are those that its base recorded (Plan::record_sites with Site::mlp_key).
+/// sequence joins at layer + 1, the keys are those that its base recorded (Plan::recorded with Site::mlp_key).
 struct LowRankTerm {
   int64_t sequence;
   int64_t layer;
@@ -128,9 +128,8 @@ struct AttentionCuts {
   std::vector<int64_t> starts;
 };
 
-/// Hands the rows of all sequences at a site to Plan::observer, [rows, width]: streams (second moments) need them
-/// whole.
-struct ObservedSite {
+/// A site of one block.
+struct BlockSite {
   Site site;
   int64_t layer;
 };
@@ -147,9 +146,9 @@ struct Plan {
   /// Rows number `wanted`. Where there are some, Run::scores replaces the logits.
   std::vector<TokenQuestion> questions;
   std::optional<StopAfter> stop;
-  std::vector<Site> record_sites;  ///< beside keys, values and resid, for sequences with `record`
-  View tap_output;                 ///< [taps' destinations, width of their site], the caller's
-  std::vector<ObservedSite> observed;
+  std::vector<BlockSite> recorded;  ///< beside keys, values and resid, for sequences with `record`
+  View tap_output;                  ///< [taps' destinations, width of their site], the caller's
+  std::vector<BlockSite> observed;  ///< the rows of all sequences there go to `observer` whole, [rows, width]
   std::function<void(Site, int64_t layer, ConstView rows)> observer;
 };
 
@@ -159,7 +158,7 @@ struct Activations;  // what the backward pass needs, see executor_internal.h
 struct Run {
   /// [wanted, V], in the order of Plan::wanted; empty where the run stopped early or was asked questions.
   Tensor logits;
-  TokenScores scores;                        ///< of Plan::questions
+  ScoresInFlight scores;                     ///< of Plan::questions; a GPU may still be computing them
   std::vector<RecordingPtr> recordings;      ///< per sequence; null where not recorded
   std::shared_ptr<Activations> activations;  ///< with Keep::activations
 };

@@ -17,7 +17,7 @@ constexpr size_t kSites = 5;
 struct SiteWork {
   std::vector<const RowPatch*> patches;
   std::vector<const RowTap*> taps;
-  bool observed = false;
+  bool observed = false, recorded = false;
 };
 
 /// A plan's patches, taps and observers, found by site and layer. Those at resid(first_layer - 1) of their sequence
@@ -28,7 +28,8 @@ class SiteIndex {
       : layers_(layers), sites_(kSites * static_cast<size_t>(layers + 1)), joining_(static_cast<size_t>(layers + 1)) {
     for (const auto& patch : plan.patches) place(plan, patch).patches.push_back(&patch);
     for (const auto& tap : plan.taps) place(plan, tap).taps.push_back(&tap);
-    for (const auto& observed : plan.observed) sites_[slot(observed.site, observed.layer)].observed = true;
+    for (const BlockSite& at : plan.observed) sites_[slot(at.site, at.layer)].observed = true;
+    for (const BlockSite& at : plan.recorded) sites_[slot(at.site, at.layer)].recorded = true;
   }
   const SiteWork& at(Site site, int64_t layer) const { return sites_[slot(site, layer)]; }
   const SiteWork& joining(int64_t layer) const { return joining_[static_cast<size_t>(layer)]; }
@@ -157,7 +158,7 @@ class Forward {
   void visit_site(Site site, int64_t layer, View rows);
   void do_site_work(const SiteWork& work, View rows);
   void record_resid(int64_t layer);
-  bool records_site(Site site) const;
+  bool records_site(Site site, int64_t layer) const { return records_ && sites_.at(site, layer).recorded; }
   void record_site(Site site, int64_t layer, ConstView rows);
   void record_views(std::vector<ConstView> Recording::*list, int64_t slot, ConstView rows, int64_t layer);
   Tensor copy_of(ConstView rows) const;
@@ -178,7 +179,7 @@ class Forward {
   std::optional<TailRows>& tail_;  // set within the last block
   Tensor x_;
   Tensor logits_;
-  TokenScores scores_;
+  ScoresInFlight scores_;
 };
 
 void Forward::check_keep() const {
@@ -233,12 +234,8 @@ void Forward::record_resid(int64_t layer) {
   record_views(&Recording::resid, layer, storage_->keep(copy_of(x_.rows_slice(0, rows))), layer);
 }
 
-bool Forward::records_site(Site site) const {
-  return records_ && std::find(plan_.record_sites.begin(), plan_.record_sites.end(), site) != plan_.record_sites.end();
-}
-
 void Forward::record_site(Site site, int64_t layer, ConstView rows) {
-  if (!records_site(site)) return;
+  if (!records_site(site, layer)) return;
   const ConstView kept = storage_->keep(copy_of(rows));
   if (site == Site::attn_out) record_views(&Recording::attn_out, layer, kept, layer);
   if (site == Site::mlp_out) record_views(&Recording::mlp_out, layer, kept, layer);
@@ -529,9 +526,9 @@ DeviceArray<int64_t> Forward::rows_through_mlp(int64_t layer, int64_t rows) cons
   // Fewer replaced rows are not worth the copies of the others: what a product saves is less on a device that
   // multiplies faster than it copies.
   const size_t share = context_.on_cpu() ? 32 : context_.precision() == Precision::bf16 ? 8 : 16;
-  const bool plain = !keep_ && plan_.low_rank.empty() && plan_.mlp_scales.empty() && !records_site(Site::mlp_key) &&
-                     !stops_at(plan_, Site::mlp_key, layer) && keys.patches.empty() && keys.taps.empty() &&
-                     !keys.observed;
+  const bool plain = !keep_ && plan_.low_rank.empty() && plan_.mlp_scales.empty() &&
+                     !records_site(Site::mlp_key, layer) && !stops_at(plan_, Site::mlp_key, layer) &&
+                     keys.patches.empty() && keys.taps.empty() && !keys.observed;
   if (!plain || outputs.patches.size() * share < static_cast<size_t>(rows)) return {};
   std::vector<bool> replaced(static_cast<size_t>(rows), false);
   for (const RowPatch* patch : outputs.patches)
@@ -689,7 +686,7 @@ void Forward::unembed() {
   layer_norm(context_, kept.final_rows.view(), parameters_.ln_f_gain, parameters_.ln_f_bias, epsilon(), h.view(),
              kept.final_statistics.view());
   if (!plan_.questions.empty()) {
-    scores_ = score_tokens(context_, h.view(), parameters_.unembedding, plan_.questions);
+    scores_ = start_scoring_tokens(context_, h.view(), parameters_.unembedding, plan_.questions);
     return;
   }
   logits_ = Tensor::padded(context_, count, config_.vocabulary);

@@ -245,7 +245,7 @@ LossSum Trainer::evaluate_wave(std::span<const TrainingSequence> sequences) {
   Batch batch(sequences);
   for (size_t i = 0; i < batch.targets.size(); ++i)
     batch.plan.questions.push_back({static_cast<int64_t>(i), batch.targets[i]});
-  const std::vector<float> log_probabilities = executor_.run(batch.plan).scores.log_probabilities;
+  const std::vector<float> log_probabilities = executor_.run(batch.plan).scores.collect().log_probabilities;
   return {-sum_of(log_probabilities), std::ssize(log_probabilities)};
 }
 

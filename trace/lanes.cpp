@@ -78,13 +78,35 @@ std::vector<Tensor> run_first_rows(Executor& executor, std::span<Lane> lanes) {
   return rows;
 }
 
-/// Runs one wave; recordings come back in the order of the lanes.
-std::vector<RecordingPtr> run_wave(Executor& executor, std::span<Lane> lanes, Recorded recorded) {
-  const std::vector<Tensor> first_rows = run_first_rows(executor, lanes);
-  const Run run = executor.run(plan_of(lanes, recorded));
-  for (size_t i = 0; i < lanes.size(); ++i) *lanes[i].probability = probability_of(run.scores.log_probabilities[i]);
-  return run.recordings;
-}
+/// Runs waves of lanes. The probabilities of one are collected when the next has been issued, so that a GPU computes
+/// while the host plans.
+class Waves {
+ public:
+  explicit Waves(Executor& executor) : executor_(executor) {}
+
+  /// Recordings come back in the order of the lanes, probabilities arrive later.
+  std::vector<RecordingPtr> issue(std::span<Lane> lanes, Recorded recorded) {
+    const std::vector<Tensor> first_rows = run_first_rows(executor_, lanes);
+    Run run = executor_.run(plan_of(lanes, recorded));
+    collect();
+    scores_ = std::move(run.scores);
+    for (const Lane& lane : lanes) probabilities_.push_back(lane.probability);
+    return std::move(run.recordings);
+  }
+
+  /// Afterwards all probabilities are there.
+  void collect() {
+    if (probabilities_.empty()) return;
+    const TokenScores scores = scores_.collect();
+    for (size_t i = 0; i < probabilities_.size(); ++i) *probabilities_[i] = probability_of(scores.log_probabilities[i]);
+    probabilities_.clear();
+  }
+
+ private:
+  Executor& executor_;
+  ScoresInFlight scores_;              // of the wave issued last
+  std::vector<float*> probabilities_;  // of its lanes
+};
 
 /// How many of the first lanes make one wave; at least one.
 size_t wave_length(const Executor& executor, std::span<const Lane> lanes, int64_t max_rows) {
@@ -101,11 +123,11 @@ void sort_by_depth(std::vector<Lane>& lanes) {
                    [](const Lane& a, const Lane& b) { return a.first_layer < b.first_layer; });
 }
 
-void run_plain(Executor& executor, std::vector<Lane> lanes, int64_t max_rows) {
+void run_plain(Executor& executor, Waves& waves, std::vector<Lane> lanes, int64_t max_rows) {
   sort_by_depth(lanes);
   for (std::span<Lane> left = lanes; !left.empty();) {
     const size_t count = wave_length(executor, left, max_rows);
-    run_wave(executor, left.first(count), Recorded::no);
+    waves.issue(left.first(count), Recorded::no);
     left = left.subspan(count);
   }
 }
@@ -138,18 +160,20 @@ void run_lanes(Executor& executor, std::vector<Lane> lanes, int64_t max_rows) {
   std::vector<Lane> plain(std::make_move_iterator(middle), std::make_move_iterator(lanes.end()));
   lanes.erase(middle, lanes.end());
   sort_by_depth(lanes);
+  Waves waves(executor);
   const int64_t trunk_rows = std::min(max_rows, recordable_rows(executor, executor.context().memory_budget()));
   for (std::span<Lane> left = lanes; !left.empty();) {
     const auto trunks = left.first(wave_length(executor, left, trunk_rows));
     left = left.subspan(trunks.size());
-    std::vector<Lane> ready = take_branches(trunks, run_wave(executor, trunks, Recorded::yes));
+    std::vector<Lane> ready = take_branches(trunks, waves.issue(trunks, Recorded::yes));
     if (left.empty()) {  // the last branches fill up the waves of the other lanes
       std::move(ready.begin(), ready.end(), std::back_inserter(plain));
     } else {
-      run_plain(executor, std::move(ready), max_rows);
+      run_plain(executor, waves, std::move(ready), max_rows);
     }
   }
-  run_plain(executor, std::move(plain), max_rows);
+  run_plain(executor, waves, std::move(plain), max_rows);
+  waves.collect();
 }
 
 }  // namespace loci

@@ -148,7 +148,8 @@ Plan Sweep::base_plan(std::span<const BaseRun> runs) const {
     }
     plan.wanted.push_back({index, run.work->tokens() - 1});
   }
-  if (needs_module_outputs()) plan.record_sites = {Site::attn_out, Site::mlp_out};
+  for (int64_t layer = 0; needs_module_outputs() && layer < executor_.model().config().layers; ++layer)
+    for (const Site site : {Site::attn_out, Site::mlp_out}) plan.recorded.push_back({site, layer});
   return plan;
 }
 

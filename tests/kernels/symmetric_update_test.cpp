@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <numeric>
 #include <ostream>
 
 #include "tests/kernels/reference.h"
@@ -96,6 +97,44 @@ TEST(SecondMoment, StartsAgainFromNothing) {
   moment.add(context, x.read());
   EXPECT_EQ(moment.count(), rows);
   EXPECT_TRUE(identical(moment.sum(context), gram(values, n)));
+}
+
+TEST(SecondMoment, HandsOutItsLowerTriangle) {
+  std::mt19937 random(4);
+  const int64_t n = 37, rows = 90;
+  const Values values = integer_values(random, rows * n);
+  const Doubles expected = gram(values, n);
+  Context context(device_options());
+  Padded x(context, rows, n, values);
+  SecondMoment moment(context, n);
+  EXPECT_EQ(moment.take_lower(context).to_host(), Doubles(static_cast<size_t>(n * n)));
+  for (int turn = 0; turn < 2; ++turn) {
+    moment.add(context, x.read());
+    Doubles lower = moment.take_lower(context).to_host();
+    EXPECT_EQ(moment.count(), 0);
+    for (size_t r = 0; r < static_cast<size_t>(n); ++r)
+      for (size_t c = r + 1; c < static_cast<size_t>(n); ++c) EXPECT_EQ(lower[r * static_cast<size_t>(n) + c], 0);
+    mirror_lower(context, lower.data(), n);
+    EXPECT_TRUE(identical(lower, expected));
+  }
+}
+
+TEST(SecondMoment, SumsAreAddedWhereverTheyLie) {
+  Context context(device_options());
+  for (const int64_t count : {0, 1, 2, 7, 8192, 8193}) {
+    for (const int64_t offset : {0, 1}) {
+      Doubles terms(static_cast<size_t>(count + 1)), totals(static_cast<size_t>(count + 3), 0.5);
+      std::iota(terms.begin(), terms.end(), 0x1p40);
+      const DeviceArray<double> x(context, std::span<const double>(terms)), y(context, std::span<const double>(totals));
+      add_fp64(context, x.data() + 1 - offset, y.data() + offset, count);
+      const Doubles sums = y.to_host();
+      for (int64_t i = 0; i < std::ssize(sums); ++i) {
+        const int64_t term = i - offset;
+        const bool added = term >= 0 && term < count;
+        EXPECT_EQ(sums[static_cast<size_t>(i)], added ? terms[static_cast<size_t>(term + 1 - offset)] + 0.5 : 0.5) << i;
+      }
+    }
+  }
 }
 
 TEST(SecondMoment, LosesNothingOverManyBlocks) {

@@ -49,10 +49,11 @@ class ExecutorTest : public ::testing::Test {
     plan.wanted = {{0, static_cast<int64_t>(tokens.size()) - 1}};
     return Executor(context_, model_).run(plan).logits.to_host();
   }
-  RecordingPtr record(const std::vector<int32_t>& tokens, std::vector<Site> sites = {}) {
+  RecordingPtr record(const std::vector<int32_t>& tokens, const std::vector<Site>& sites = {}) {
     Plan plan;
     plan.sequences = {plain(tokens, true)};
-    plan.record_sites = std::move(sites);
+    for (int64_t layer = 0; layer < config_.layers; ++layer)
+      for (const Site site : sites) plan.recorded.push_back({site, layer});
     return Executor(context_, model_).run(plan).recordings[0];
   }
 
@@ -67,7 +68,7 @@ TEST_F(ExecutorTest, QuestionsAreAnsweredWithoutLogits) {
   plan.sequences = {plain(a), plain(b)};
   plan.wanted = {{1, 23}, {0, 4}, {0, 8}};
   const loci::Run logits = Executor(context_, model_).run(plan);
-  EXPECT_TRUE(logits.scores.best.empty());
+  EXPECT_TRUE(logits.scores.collect().best.empty());
   plan.questions = {{2, 3}, {0, 7}, {2, 1}};
   const loci::Run asked = Executor(context_, model_).run(plan);
   EXPECT_EQ(asked.logits.rows(), 0);
@@ -77,10 +78,10 @@ TEST_F(ExecutorTest, QuestionsAreAnsweredWithoutLogits) {
   std::vector<float> expected;
   for (const auto& [row, token] : plan.questions)
     expected.push_back(all[static_cast<size_t>(row * config_.vocabulary + token)]);
-  expect_close(asked.scores.log_probabilities, expected);
+  expect_close(asked.scores.collect().log_probabilities, expected);
   DeviceArray<int32_t> best(context_, 3);
   argmax_rows(context_, logits.logits.view(), best);
-  EXPECT_EQ(asked.scores.best, best.to_host());
+  EXPECT_EQ(asked.scores.collect().best, best.to_host());
   plan.stop = StopAfter{Site::resid, 0};
   EXPECT_THROW(Executor(context_, model_).run(plan), ShapeError);
   plan.stop.reset();
@@ -254,6 +255,16 @@ TEST_F(ExecutorTest, LowRankTermsEqualEditedWeights) {
   expect_close({logits.begin(), logits.begin() + V}, edited);
   expect_close({logits.begin() + V, logits.begin() + 2 * V}, original);
   expect_close({logits.begin() + 2 * V, logits.end()}, edited);
+}
+
+TEST_F(ExecutorTest, OnlyWhatIsAskedForIsRecorded) {
+  Plan plan;
+  plan.sequences = {plain(random_tokens(4, config_.vocabulary, 13), true)};
+  plan.recorded = {{Site::mlp_key, 1}};
+  const RecordingPtr made = Executor(context_, model_).run(plan).recordings[0];
+  EXPECT_NE(made->row(Site::mlp_key, 1, 3), nullptr);
+  EXPECT_THROW(made->row(Site::mlp_key, 0, 3), ShapeError);
+  EXPECT_THROW(made->row(Site::mlp_out, 1, 3), ShapeError);
 }
 
 TEST_F(ExecutorTest, TapsAndObserversSeeTheRecordedRows) {

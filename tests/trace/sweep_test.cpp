@@ -80,7 +80,8 @@ class PlainPath {
     plan.sequences.resize(1);
     plan.sequences[0].tokens = fact_.tokens;
     plan.sequences[0].record = true;
-    plan.record_sites = {Site::attn_out, Site::mlp_out};
+    for (int64_t layer = 0; layer < executor_.model().config().layers; ++layer)
+      for (const Site site : {Site::attn_out, Site::mlp_out}) plan.recorded.push_back({site, layer});
     plan.wanted = {{0, static_cast<int64_t>(fact_.tokens.size()) - 1}};
     const int64_t subject = fact_.subject_range.end - fact_.subject_range.begin;
     for (int64_t i = 0; sample >= 0 && i < subject; ++i)
