@@ -87,6 +87,7 @@ class EditJob {
     merge_edit_config(config, prepared);
     config["requests_sha256"] = requests_sha256;
     config["weights_sha256"] = model_.checkpoint().weights_sha256();
+    config["requests_per_unit"] = units().per_unit;
     return config;
   }
 

@@ -80,6 +80,8 @@ class EvalJob {
     log_skipped(ranks, skipped_);
     config_["records_sha256"] = sha256_file(command.records);
     config_["weights_sha256"] = model_.checkpoint().weights_sha256();
+    config_["records_per_unit"] = units().per_unit;
+    config_["passes"] = units().passes;
   }
 
   Spending run() {
@@ -194,6 +196,8 @@ class EvalJob {
   }
 
   void write_results(H5File& output) const {
+    require<ShapeError>(results_.size() == records_.size(), "{} results of {} records", results_.size(),
+                        records_.size());
     write_provenance(output, config_, job_provenance(context_, model_, ranks_.communicator.size()));
     write_attribute(output, "/", "kind", "eval");
     write_attribute(output, "/", "dataset", command_.dataset);

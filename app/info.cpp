@@ -59,7 +59,8 @@ Json describe(const Checkpoint& checkpoint, const TokenizerCheck& check) {
           {"weights_sha256", checkpoint.weights_sha256()},
           {"weights_bytes", parameters * static_cast<int64_t>(sizeof(float))},
           {"recorded_bytes_per_position", recorded_bytes_per_position(config)},
-          {"second_moment_bytes_per_layer", config.mlp_width * config.mlp_width * static_cast<int64_t>(sizeof(double))},
+          {"second_moment_bytes_per_layer",
+           2 * config.mlp_width * config.mlp_width * static_cast<int64_t>(sizeof(double))},  // a total, a unit's sum
           {"tokenizer",
            {{"tokens", check.vocabulary},
             {"sha256", check.sha256},

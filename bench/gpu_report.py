@@ -28,7 +28,7 @@ SANITIZED = {"*Attention*": ("tf32", "bf16", "fp32"), "*LayerNorm*": ("fp32",), 
 TOOLS = ("memcheck", "racecheck", "initcheck")
 NO_DEVICE = "no CUDA device is usable"  # tests then pass without having run
 # After an error of a kernel every later call in its process fails: what follows runs in another one.
-DEVICE_ERROR = "CUDA says"
+DEVICE_ERROR = re.compile(r"(CUDA|cuBLAS|NCCL) says|cuSOLVER fails|cannot be set up on cuda")
 MOST_PROCESSES = 8  # for the tests of a program, or its benchmarks
 TARGETS = {"product": 0.70, "memory": 0.80, "forward": 1.0}
 
@@ -129,6 +129,13 @@ class Report:
         os.chmod(path, 0o755)
         return path
 
+    def fresh(self, name):
+        """The path of an intermediate file that is not there: an earlier run's is no result of this one."""
+        path = os.path.join(self.work, name)
+        if os.path.exists(path):
+            os.remove(path)
+        return path
+
     # What is measured on
 
     def describe_machine(self):
@@ -178,10 +185,7 @@ class Report:
         for program, precisions in self.test_programs().items():
             for precision in (p for p in precisions if p in self.precisions):
                 name = f"{program} {precision}"
-                try:
-                    found[name] = self.one_test_program(program, precision, precisions[precision])
-                except Skipped as reason:
-                    found[name] = {"passed": 0, "skipped": 0, "failed": [f"not run: {reason}"]}
+                found[name] = self.one_test_program(program, precision, precisions[precision])
                 if found[name]["failed"] or not found[name]["passed"]:
                     bad.append(name)
         if bad or not found:
@@ -194,7 +198,11 @@ class Report:
         begin, results = time.time(), {}
         outcome = {"passed": 0, "skipped": 0, "failed": []}
         for _ in range(MOST_PROCESSES):
-            code, text = self.run_tests(program, precision, names, list(results))
+            try:
+                code, text = self.run_tests(program, precision, names, list(results))
+            except Skipped as reason:
+                outcome["unfinished"] = str(reason)
+                break
             made, whole = split_test_output(text)
             results |= {name: verdict for name, (verdict, _) in made.items()}
             outcome["exit"] = code
@@ -205,7 +213,9 @@ class Report:
         for verdict in ("passed", "skipped"):
             outcome[verdict] = sum(v == verdict for v in results.values())
         outcome["failed"] = [name for name, verdict in results.items() if verdict not in ("passed", "skipped")]
-        if not results or (outcome["exit"] != 0 and not outcome["failed"]):
+        if "unfinished" in outcome:
+            outcome["failed"].append("the rest, not run")
+        elif not results or (outcome["exit"] != 0 and not outcome["failed"]):
             outcome["failed"].append("the program itself")
         return outcome | {"seconds": round(time.time() - begin, 1)}
 
@@ -246,7 +256,7 @@ class Report:
         return {"lines": lines}
 
     def precision(self):
-        results = os.path.join(self.work, "precision.json")
+        results = self.fresh("precision.json")
         golden = self.golden_folder()
         flags = ["--golden", os.path.join(golden, "tiny-a")] if golden and not self.a.smoke else []
         code, text = self.run([sys.executable, os.path.join(ROOT, "bench/precision.py"), self.script("loci"), "--device", self.device,
@@ -259,14 +269,13 @@ class Report:
     def kernels(self):
         found, bad = {}, []
         for precision in self.precisions:
-            try:
-                found[precision] = self.kernels_in(precision)
-            except Skipped as reason:
-                found[precision] = {"rows": [], "skipped": str(reason)}
-                continue
+            found[precision] = self.kernels_in(precision)
             errors = [row["name"] for row in found[precision]["rows"] if "error" in row]
+            errors += [found[precision][key] for key in ("unfinished",) if key in found[precision]]
             if found[precision]["exit"] != 0 or errors:
                 bad.append(f"{precision} ({', '.join(errors) or 'ended with {}'.format(found[precision]['exit'])})")
+        if not any(each["rows"] for each in found.values()) and all("unfinished" in each for each in found.values()):
+            raise Skipped("there was no time for a benchmark")
         if bad:
             raise Failure(f"wrong or unfinished: {'; '.join(bad)}", found)
         return found
@@ -277,7 +286,10 @@ class Report:
         command = [self.program("kernels_bench"), f"--device={self.device}", f"--precision={precision}",
                    f"--shape={'smoke' if self.a.smoke else self.a.shape}"]
         wanted = [] if precision == self.precisions[0] else [f"--benchmark_filter={PRODUCTS}"]
-        code, text = self.run([*command, *wanted, "--benchmark_list_tests=true"], LIMITS["kernels"], own=True)
+        try:
+            code, text = self.run([*command, *wanted, "--benchmark_list_tests=true"], LIMITS["kernels"], own=True)
+        except Skipped as reason:
+            return {"rows": [], "exit": 0, "unfinished": str(reason)}
         left = [line.strip() for line in text.splitlines() if re.search(r"/iterations:\d", line)]
         found = {"rows": [], "exit": code}
         for _ in range(MOST_PROCESSES):
@@ -286,15 +298,22 @@ class Report:
             if os.path.exists(results):
                 os.remove(results)
             pattern = "|".join(map(re.escape, left))
-            code, text = self.run([*command, f"--benchmark_filter=^({pattern})$", f"--benchmark_out={results}"], LIMITS["kernels"],
-                                  own=True)
+            try:
+                code, text = self.run([*command, f"--benchmark_filter=^({pattern})$", f"--benchmark_out={results}"],
+                                      LIMITS["kernels"], own=True)
+            except Skipped as reason:
+                found["unfinished"] = str(reason)
+                break
             made = read_kernels(results)
             rows = made.pop("rows")
-            spoiled = next((i + 1 for i, row in enumerate(rows) if DEVICE_ERROR in row.get("error", "")), len(rows))
+            spoiled = next((i + 1 for i, row in enumerate(rows) if DEVICE_ERROR.search(row.get("error", ""))), len(rows))
             found |= made | {"rows": found["rows"] + rows[:spoiled], "exit": code}
             left = left[spoiled:]
             if code != 0:
                 found["output"] = text[-1500:]
+            if code == "time limit":
+                found["unfinished"] = f"{len(left)} benchmarks were left at the time limit"
+                break
             if left and spoiled == len(rows):  # the next one ended the process
                 found["rows"].append({"name": left.pop(0).split("/iterations:")[0], "error": f"ended the program with {code}"})
         return found
@@ -308,7 +327,7 @@ class Report:
             folder for folder in (os.path.join(self.tree, "tokenizer"), f"{self.golden_folder()}/tiny-a/model", os.path.join(ROOT, "data/model"))
             if os.path.exists(os.path.join(folder, "vocab.json")))
         for precision in precisions:
-            results = os.path.join(self.work, f"comparison-{precision}.json")
+            results = self.fresh(f"comparison-{precision}.json")
             command = [sys.executable, os.path.join(ROOT, "bench/compare.py"), "--loci", self.script("loci"), "--forward",
                        self.script("forward_bench"), "--tokenizer", tokenizer, "--shape", shape, "--model",
                        os.path.join(self.work, f"model-{shape}"), "--device", self.device, "--precision", precision, "--edits",
@@ -441,7 +460,7 @@ def split_test_output(text):
             name, lines = mark[2], []
         elif mark and mark[2] == name:
             made[name] = {"OK": "passed", "SKIPPED": "skipped", "FAILED": "failed"}[mark[1]], "\n".join(lines)
-            if mark[1] == "FAILED" and any(DEVICE_ERROR in said for said in lines):
+            if mark[1] == "FAILED" and any(DEVICE_ERROR.search(said) for said in lines):
                 return made, False
             name = None
         else:

@@ -174,6 +174,7 @@ class MomentJob {
         device_ranks_(make_device_communicator(ranks.communicator, context_)),
         totals_(*device_ranks_, context_, options.layers.size(), collector_.width()),
         reader_(next, options, executor.model().config().positions) {
+    require_memory();
     if (is_root() && options.until > 0) probe_.emplace(executor, options.layers, options.probe);
   }
 
@@ -194,6 +195,7 @@ class MomentJob {
   bool is_root() const { return ranks_.communicator.is_root(); }
   int64_t layer(size_t index) const { return collector_.layers()[index]; }
 
+  void require_memory() const;
   void restore();
   Round read_round();
   void read_ahead();
@@ -222,6 +224,19 @@ class MomentJob {
   int64_t units_ = 0;                    // in totals_
   UnitSize done_;                        // likewise
 };
+
+/// On a GPU: of each layer the sum of the unit under way, the total, and a block of rows.
+void MomentJob::require_memory() const {
+  if (context_.on_cpu()) return;
+  const int64_t width = totals_.width(), layers = std::ssize(collector_.layers());
+  const int64_t wanted = layers * (2 * width * width * static_cast<int64_t>(sizeof(double)) +
+                                   SecondMoment::flush_rows(context_) * width * static_cast<int64_t>(sizeof(float)));
+  const int64_t free = context_.cuda().free_bytes();
+  require<InputError>(
+      wanted < free,
+      "cov: the sums of {} layers take {} MiB of {}, where {} MiB are free; give fewer --layers at a time", layers,
+      wanted >> 20, context_.device().name(), free >> 20);
+}
 
 /// Takes up the state behind the latest checkpoint.
 void MomentJob::restore() {
@@ -336,7 +351,8 @@ void MomentJob::end_round() {
   const int own_signal = ranks_.interruption ? ranks_.interruption->signal() : 0;
   const int signal = ranks_.communicator.agree(own_signal, "the end of a round");
   const std::chrono::duration<double> since = Clock::now() - last_checkpoint_;
-  bool due = signal != 0 || since.count() >= options_.checkpoint_seconds;
+  // The next round will throw what ended the reading.
+  bool due = signal != 0 || ahead_error_ || since.count() >= options_.checkpoint_seconds;
   ranks_.communicator.broadcast_value(due, 0, "the decision about a checkpoint");
   if (due) commit();
   require<InterruptedError>(signal == 0,

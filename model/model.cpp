@@ -119,7 +119,6 @@ Model::Model(GptConfig config, Parameters<const float> parameters, std::shared_p
   config_.check("model");
   if (config_.tied && parameters_.unembedding.data == nullptr) parameters_.unembedding = parameters_.token_embedding;
   check_shapes(parameters_, config_);
-  original_ = parameters_;
 }
 
 const Checkpoint& Model::checkpoint() const {

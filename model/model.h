@@ -72,7 +72,6 @@ class Model {
 
   GptConfig config_;
   Parameters<const float> parameters_;
-  Parameters<const float> original_;
   std::shared_ptr<void> storage_;
   std::shared_ptr<const Checkpoint> checkpoint_;
   std::vector<std::shared_ptr<Tensor>> edited_down_;  // per layer; null where the checkpoint's is in use

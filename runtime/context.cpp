@@ -79,13 +79,11 @@ Device Device::parse(const std::string& text) {
 }
 
 Device Device::best() {
-  if (CudaDevice::count() == 0) return {};
-  static const bool usable = [] {
-    const std::string obstacle = CudaDevice::why_unusable(0);
-    if (!obstacle.empty()) spdlog::warn("computing on the CPU: {}", obstacle);
-    return obstacle.empty();
-  }();
-  return usable ? Device{DeviceType::cuda, 0} : Device{};
+  const int count = CudaDevice::count();
+  for (int index = 0; index < count; ++index)
+    if (CudaDevice::supported(index)) return {DeviceType::cuda, index};
+  if (count > 0) spdlog::warn("computing on the CPU: this machine's GPUs are older than compute capability 8.0");
+  return {};
 }
 
 std::string Device::name() const { return type == DeviceType::cpu ? "cpu" : fmt::format("cuda:{}", index); }

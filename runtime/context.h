@@ -25,7 +25,7 @@ struct Device {
 
   /// Throws InputError for anything else, and for a device that this build or machine does not have.
   static Device parse(const std::string& text);
-  /// The first GPU where there is one, else the CPU.
+  /// The first GPU of compute capability 8.0 or higher where there is one, else the CPU; a warning tells of older ones.
   static Device best();
   std::string name() const;
 };
@@ -54,7 +54,8 @@ struct ContextOptions {
 /// thread issues ops. On a GPU ops are issued in order and run later; copies to the host wait for them.
 class Context {
  public:
-  /// Throws InputError for a precision that the device does not have, SystemError where the device cannot be opened.
+  /// Throws InputError for a precision that the device does not have and for a GPU that this build has no code for,
+  /// SystemError where the device cannot be opened.
   explicit Context(const ContextOptions& options = {});
   ~Context();
   Context(const Context&) = delete;

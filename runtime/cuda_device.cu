@@ -32,15 +32,29 @@ cudaError_t copy_rows(void* destination, const void* source, size_t row_bytes, s
   return status;
 }
 
+constexpr int kLeastCapability = 8;  // asynchronous copies to shared memory, tf32
+
 // Compiled as all kernels are: whether the device can run it tells whether it can run them.
 __global__ void any_kernel() {}
+
+void require_code_for(int index) {
+  cudaFuncAttributes attributes{};
+  const cudaError_t status = cudaFuncGetAttributes(&attributes, any_kernel);
+  if (status == cudaSuccess) return;
+  cudaGetLastError();
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, index), kOpening);
+  throw_error<InputError>(
+      "cuda:{} ({}, compute capability {}.{}) cannot run this build ({}): it needs {}.0 or higher, and a build for it "
+      "(-DCMAKE_CUDA_ARCHITECTURES); use --device cpu",
+      index, properties.name, properties.major, properties.minor, cudaGetErrorString(status), kLeastCapability);
+}
 
 }  // namespace
 
 CudaHandles::CudaHandles(int index) : device(index) {
   check(cudaSetDevice(index), kOpening);
-  const std::string obstacle = CudaDevice::why_unusable(index);
-  require<InputError>(obstacle.empty(), "{}; use --device cpu", obstacle);
+  require_code_for(index);
   check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, index), kOpening);
   check(cudaDeviceGetAttribute(&shared_bytes_per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, index), kOpening);
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), kOpening);
@@ -103,18 +117,10 @@ std::string CudaDevice::why_none() {
   return fmt::format("no CUDA device is usable here ({})", cudaGetErrorString(status));
 }
 
-std::string CudaDevice::why_unusable(int index) {
-  check(cudaSetDevice(index), kOpening);
-  cudaFuncAttributes attributes{};
-  const cudaError_t status = cudaFuncGetAttributes(&attributes, any_kernel);
-  if (status == cudaSuccess) return {};
-  cudaGetLastError();
-  cudaDeviceProp properties{};
-  check(cudaGetDeviceProperties(&properties, index), kOpening);
-  return fmt::format(
-      "cuda:{} ({}, compute capability {}.{}) cannot run this build ({}): it needs 8.0 or higher, and a build for it "
-      "(-DCMAKE_CUDA_ARCHITECTURES)",
-      index, properties.name, properties.major, properties.minor, cudaGetErrorString(status));
+bool CudaDevice::supported(int index) {
+  int major = 0;
+  return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index) == cudaSuccess &&
+         major >= kLeastCapability;
 }
 
 CudaDevice::Identity CudaDevice::identity(int index) {

@@ -21,8 +21,8 @@ class CudaDevice {
   static int count();
   /// Why count() is 0, as the end of a sentence: "this build has no CUDA backend".
   static std::string why_none();
-  /// Empty where this build has code that the device can run; else the reason, as a sentence that names the device.
-  static std::string why_unusable(int index);
+  /// Whether kernels may be built for the device: compute capability 8.0 or higher. Does not open it.
+  static bool supported(int index);
   /// What tells a device from all others in the world (its UUID); indices are a process's own.
   using Identity = std::array<std::byte, 16>;
   static Identity identity(int index);

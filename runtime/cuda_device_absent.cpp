@@ -14,7 +14,7 @@ namespace {
 
 int CudaDevice::count() { return 0; }
 std::string CudaDevice::why_none() { return "this build has no CUDA backend"; }
-std::string CudaDevice::why_unusable(int) { return why_none(); }
+bool CudaDevice::supported(int) { return false; }
 CudaDevice::Identity CudaDevice::identity(int) { absent(); }
 CudaDevice::CudaDevice(int) { absent(); }
 CudaDevice::~CudaDevice() = default;

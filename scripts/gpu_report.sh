@@ -15,5 +15,5 @@ for python in python3 /usr/bin/python3; do
     exec "$python" "$root/bench/gpu_report.py" "$@"
   fi
 done
-echo "gpu_report.sh: python3 has no numpy or no h5py (Debian: python3-numpy python3-h5py): steps embedded, golden, precision will fail" >&2
+echo "gpu_report.sh: python3 has no numpy or no h5py (Debian: python3-numpy python3-h5py): steps embedded, golden, precision, comparison will fail" >&2
 exec python3 "$root/bench/gpu_report.py" "$@"

@@ -109,6 +109,31 @@ class GpuReport(unittest.TestCase):
         self.assertEqual((outcome["passed"], outcome["failed"]), (3, ["A.Spoil", "B.Wrong"]))
         self.assertIn("illegal memory access", outcome["output"])
 
+    def test_a_library_is_often_the_first_to_notice(self):
+        self.program("tests/kernels/kernels_tests", TESTS.replace("softmax: CUDA says an illegal memory access was encountered",
+                                                                  "product: cuBLAS says CUBLAS_STATUS_EXECUTION_FAILED"))
+        outcome = self.run_tests("A.Spoil", "B.Good")
+        self.assertEqual((outcome["passed"], outcome["failed"]), (1, ["A.Spoil"]))
+
+    def test_what_was_found_before_the_time_ended_stays(self):
+        self.report.a.time_limit = 7  # programs are started while 5 seconds are left
+        outcome = self.run_tests("A.Good", "A.Hang", "B.Good")
+        self.assertEqual((outcome["passed"], outcome["failed"]), (1, ["A.Hang", "the rest, not run"]))
+        self.assertIn("--time-limit", outcome["unfinished"])
+        self.report.steps = {"kernels": {"status": "ok", "fp32": {"rows": [{"name": "gemm/1x1", "milliseconds": 1}]}}}
+        self.assertTrue(self.report.execute("kernels"))
+        self.assertEqual(self.report.steps["kernels"]["fp32"]["rows"][0]["name"], "gemm/1x1")
+
+    def test_benchmarks_that_take_too_long_are_unfinished_not_wrong(self):
+        self.addCleanup(gpu_report.LIMITS.update, kernels=gpu_report.LIMITS["kernels"])
+        gpu_report.LIMITS["kernels"] = 1.5
+        self.program("bench/kernels_bench", BENCHMARKS.replace("os._exit(134)", "__import__('time').sleep(60)"))
+        found = self.report.kernels_in("fp32")
+        self.assertEqual([row["name"] for row in found["rows"]], ["gemm/8x8"])
+        self.assertIn("4 benchmarks were left", found["unfinished"])
+        with self.assertRaises(gpu_report.Failure):
+            self.report.kernels()
+
     def test_a_program_that_does_not_start_fails(self):
         self.program("tests/kernels/kernels_tests", "#!/bin/sh\nexit 127\n")
         self.assertEqual(self.run_tests("A.Good")["failed"], ["the program itself"])

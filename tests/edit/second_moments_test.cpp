@@ -181,11 +181,13 @@ class SecondMomentJobs : public SecondMoments {
       const NextDocument whole = source_of(documents_);
       size_t taken = 0;
       const NextDocument next = [&](std::vector<int32_t>& tokens) {
+        before_document_(taken);
         if (taken++ == stop_after) throw Interrupted();
         return whole(tokens);
       };
-      collect_second_moments(executor, next, options, {communicator, communicator.is_root() ? &store : nullptr},
-                             config(), current_provenance());
+      collect_second_moments(executor, next, options,
+                             {communicator, communicator.is_root() ? &store : nullptr, interruption_}, config(),
+                             current_provenance());
     });
   }
   /// Two facts of eight tokens, looked up at their sixth.
@@ -241,25 +243,43 @@ TEST_F(SecondMomentJobs, InterruptedOnesGiveTheSameBits) {
 /// Between two checkpoints units are added to nothing but memory; a job that is asked to stop keeps one first.
 TEST_F(SecondMomentJobs, CheckpointsAreKeptNowAndThen) {
   run(dir_.file("whole.h5"), kNever);
-  const std::string path = dir_.file("rare.h5");
-  const SecondMomentOptions rare{.checkpoint_seconds = 1e6};
-  EXPECT_THROW(run(path, 35, rare), Interrupted);
-  EXPECT_FALSE(std::filesystem::exists(path + ".parts/unit_000000.done"));
-  {
-    const Interruption interruption;
-    interruption_ = &interruption;
-    before_document_ = [&](size_t number) {
-      if (number != 35) return;
-      kill(getpid(), SIGUSR1);
-      for (int i = 0; i < 10000 && interruption.signal() == 0; ++i) usleep(1000);
+  for (const int ranks : {1, 3}) {
+    const std::string path = dir_.file(fmt::format("rare{}.h5", ranks));
+    const auto run_rarely = [&](size_t stop_after) {
+      const SecondMomentOptions rare{.checkpoint_seconds = 1e6};
+      ranks == 1 ? run(path, stop_after, rare) : run_as(ranks, path, stop_after, rare);
     };
-    expect_message(error_of<InterruptedError>([&] { run(path, kNever, rare); }), {"cov", "SIGUSR1"});
-    interruption_ = nullptr;
-    before_document_ = [](size_t) {};
+    {
+      const Interruption interruption;
+      interruption_ = &interruption;
+      before_document_ = [&](size_t number) {
+        if (number != 65) return;
+        for (int unit = 0; unit < 6; ++unit)
+          EXPECT_FALSE(std::filesystem::exists(path + fmt::format(".parts/unit_{:06}.done", unit)));
+        kill(getpid(), SIGUSR1);
+        for (int i = 0; i < 10000 && interruption.signal() == 0; ++i) usleep(1000);
+      };
+      expect_message(error_of<InterruptedError>([&] { run_rarely(kNever); }), {"cov", "SIGUSR1"});
+      interruption_ = nullptr;
+      before_document_ = [](size_t) {};
+    }
+    EXPECT_TRUE(std::filesystem::exists(path + ".parts/unit_000005.done"));
+    run_rarely(kNever);
+    EXPECT_EQ(canonical_hash(path), canonical_hash(dir_.file("whole.h5")));
   }
-  EXPECT_TRUE(std::filesystem::exists(path + ".parts/unit_000002.done"));
-  run(path, kNever, rare);
-  EXPECT_EQ(canonical_hash(path), canonical_hash(dir_.file("whole.h5")));
+}
+
+/// What was computed before the text became unreadable is kept, however recent the last checkpoint is.
+TEST_F(SecondMomentJobs, AnUnreadableTextCostsNoUnit) {
+  run(dir_.file("whole.h5"), kNever);
+  for (const int ranks : {1, 3}) {
+    const std::string path = dir_.file(fmt::format("unreadable{}.h5", ranks));
+    const SecondMomentOptions rare{.checkpoint_seconds = 1e6};
+    EXPECT_THROW(ranks == 1 ? run(path, 65, rare) : run_as(ranks, path, 65, rare), Interrupted);
+    EXPECT_TRUE(std::filesystem::exists(path + ".parts/unit_000005.done"));
+    run(path, kNever, rare);
+    EXPECT_EQ(canonical_hash(path), canonical_hash(dir_.file("whole.h5")));
+  }
 }
 
 /// Two to four ranks: units are added in their order, whoever computed them.

@@ -114,7 +114,7 @@ using emulation::DeviceMemoryAccess;
 
 int CudaDevice::count() { return 1; }
 std::string CudaDevice::why_none() { return "the emulated device is always there"; }
-std::string CudaDevice::why_unusable(int) { return {}; }
+bool CudaDevice::supported(int) { return true; }
 CudaDevice::Identity CudaDevice::identity(int index) { return {std::byte{'e'}, static_cast<std::byte>(index)}; }
 CudaDevice::CudaDevice(int index) : handles_(std::make_unique<CudaHandles>()) {
   require<InputError>(index == 0, "--device cuda:{}: there is one emulated device, cuda:0", index);

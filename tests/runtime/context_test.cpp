@@ -69,6 +69,18 @@ TEST(Context, ReleasedBlocksAreUsedAgain) {
   context.release(first, 1001);
 }
 
+TEST(Context, WithoutItsCacheBlocksAreOfTheSizeThatWasAskedFor) {
+  setenv("LOCI_MEMORY_CACHE", "off", 1);
+  Context context(device_options());
+  unsetenv("LOCI_MEMORY_CACHE");
+  void* block = context.allocate(100);
+  EXPECT_EQ(context.peak_bytes(), 100);
+  context.release(block, 100);
+  context.reset_peak();
+  EXPECT_EQ(context.peak_bytes(), 0);
+  EXPECT_THROW(context.allocate(size_t{1} << 60), SystemError);
+}
+
 TEST(Context, NoMemoryIsASystemError) {
   Context context(device_options());
   EXPECT_THROW(context.allocate(size_t{1} << 60), SystemError);

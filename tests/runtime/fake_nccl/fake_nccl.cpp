@@ -237,7 +237,7 @@ CudaHandles::~CudaHandles() { delete stream; }
 CudaDevice::Identity CudaDevice::identity(int index) { return {static_cast<std::byte>(index + 1)}; }
 int CudaDevice::count() { return 8; }
 std::string CudaDevice::why_none() { return {}; }
-std::string CudaDevice::why_unusable(int) { return {}; }
+bool CudaDevice::supported(int) { return true; }
 CudaDevice::CudaDevice(int index) : handles_(std::make_unique<CudaHandles>(index)) {}
 CudaDevice::~CudaDevice() = default;
 std::string CudaDevice::product() const { return "host memory"; }
