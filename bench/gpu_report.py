@@ -331,7 +331,9 @@ class Report:
             command = [sys.executable, os.path.join(ROOT, "bench/compare.py"), "--loci", self.script("loci"), "--forward",
                        self.script("forward_bench"), "--tokenizer", tokenizer, "--shape", shape, "--model",
                        os.path.join(self.work, f"model-{shape}"), "--device", self.device, "--precision", precision, "--edits",
-                       2 if self.a.smoke else 16, "--jobs", self.a.jobs, "--output", results]
+                       2 if self.a.smoke else 64, "--jobs", self.a.jobs, "--output", results]
+            if not (self.a.rome or self.a.smoke):  # few tokens are for the reference's sake: they do not show a GPU's rate
+                command += ["--cov-tokens", 300000]
             if self.a.peer_python:
                 command += ["--peer-python", self.a.peer_python]
             if self.a.rome:
