@@ -72,7 +72,7 @@ class EditJob {
                .units = units(),
                .order = command_.sequential ? UnitOrder::one_by_one : UnitOrder::any,
                .compute = [&](int64_t unit) { return run_unit(unit); },
-               .pass =
+               .resume =
                    [&](const UnitStore& store, int64_t unit) {
                      if (command_.sequential) apply_done(store, unit);
                    },

@@ -91,7 +91,7 @@ class EvalJob {
                .units = units(),
                .order = command_.sequential ? UnitOrder::one_by_one : UnitOrder::any,
                .compute = [&](int64_t unit) { return makes_edits(unit) ? edit_unit(unit) : score_unit(unit); },
-               .pass =
+               .resume =
                    [&](const UnitStore& store, int64_t unit) {
                      if (makes_edits(unit)) apply_done(store, unit);
                    },

@@ -116,7 +116,7 @@ void take_units(JobStore& jobs, const UnitJob& job, int64_t first, SharedProgres
   for (int64_t i = 0; i < count; ++i) {
     const int64_t unit = (first + i) % count;
     if (store.is_done(unit)) {
-      if (job.pass) job.pass(store, unit);
+      if (job.resume) job.resume(store, unit);
       continue;
     }
     // What is claimed and then not done, because the job is to stop, is left over like what nobody claimed.

@@ -64,8 +64,8 @@ struct UnitJob {
   UnitOrder order = UnitOrder::any;
   /// Does a unit; what it returns is called once, at once.
   std::function<WriteShard(int64_t unit)> compute;
-  /// For one_by_one: a unit that was done before is passed. May be empty.
-  std::function<void(const UnitStore& store, int64_t unit)> pass = {};
+  /// For one_by_one: takes up what a unit left that an earlier run did. May be empty.
+  std::function<void(const UnitStore& store, int64_t unit)> resume = {};
   UnitMerge merge;
 };
 

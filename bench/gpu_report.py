@@ -271,7 +271,8 @@ class Report:
         for precision in self.precisions:
             found[precision] = self.kernels_in(precision)
             errors = [row["name"] for row in found[precision]["rows"] if "error" in row]
-            errors += [found[precision][key] for key in ("unfinished",) if key in found[precision]]
+            if "unfinished" in found[precision]:
+                errors.append(found[precision]["unfinished"])
             if found[precision]["exit"] != 0 or errors:
                 bad.append(f"{precision} ({', '.join(errors) or 'ended with {}'.format(found[precision]['exit'])})")
         if not any(each["rows"] for each in found.values()) and all("unfinished" in each for each in found.values()):

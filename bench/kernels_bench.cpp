@@ -586,7 +586,7 @@ namespace {
 
 Suite::Work make_second_moment(Suite& suite, int64_t rows) {
   auto x = suite.shared_random(rows, suite.shapes().inner());
-  auto moment = std::make_shared<SecondMoment>(suite.context(), x->cols());
+  auto moment = std::make_shared<SecondMoment>(x->cols());
   return {[=, &suite] { moment->add(suite.context(), x->view()); },
           [=, &suite] {
             const double trace = sum_of_squares(suite.context(), x->view());
@@ -599,7 +599,7 @@ Suite::Work make_second_moment(Suite& suite, int64_t rows) {
 
 Suite::Work make_cholesky(Suite& suite) {
   const int64_t n = suite.shapes().inner();
-  SecondMoment moment(suite.context(), n);
+  SecondMoment moment(n);
   moment.add(suite.context(), suite.random(2 * n, n).view());
   auto matrix = std::make_shared<std::vector<double>>(moment.sum(suite.context()));
   for (int64_t i = 0; i < n; ++i)

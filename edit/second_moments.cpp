@@ -41,7 +41,7 @@ SecondMomentCollector::SecondMomentCollector(Executor& executor, std::vector<int
     require<InputError>(layer >= 0 && layer < config.layers,
                         "layer {} is asked for, but the model has the layers 0 to {}", layer, config.layers - 1);
     require<InputError>(distinct.insert(layer).second, "layer {} is asked for twice", layer);
-    moments_.emplace_back(executor.context(), config.mlp_width);
+    moments_.emplace_back(config.mlp_width);
   }
 }
 

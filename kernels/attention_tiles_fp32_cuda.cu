@@ -66,6 +66,29 @@ __device__ void fetch_rows(float* to, int count, int width, bool wide, const Row
   }
 }
 
+/// Two tiles of rows: one is worked on while the next arrives.
+template <typename Shape>
+class TileBuffers {
+ public:
+  __device__ explicit TileBuffers(SharedMemory& shared)
+      : rows_(shared.take<float>(2 * Shape::kTile * Shape::kStride)) {}
+  /// The tile that starts so many rows behind the first one.
+  __device__ float* at(int offset) const { return rows_ + offset / Shape::kTile % 2 * Shape::kTile * Shape::kStride; }
+
+ private:
+  float* rows_;
+};
+
+/// Starts the copies of the tile of keys and values from `first` on; zeros behind the `seen` keys of the sequence.
+template <typename Shape>
+__device__ void fetch_keys(const KeyList& keys, int first, int seen, int width, const TileBuffers<Shape>& key_rows,
+                           const TileBuffers<Shape>& value_rows) {
+  fetch_rows<Shape, Shape::kTile>(key_rows.at(first), seen - first, width, keys.wide(),
+                                  [&](int row) { return keys.at(first + row).key; });
+  fetch_rows<Shape, Shape::kTile>(value_rows.at(first), seen - first, width, keys.wide(),
+                                  [&](int row) { return keys.at(first + row).value; });
+}
+
 /// Replaces what is not finite in the chunks that this thread has fetched of a tile; returns whether there was any.
 template <typename Shape>
 __device__ bool clean_rows(float* rows) {
@@ -222,20 +245,11 @@ __global__ void __launch_bounds__(kThreads, 2) attention_float(AttentionJob job,
 
   SharedMemory shared;
   float* queries = shared.take<float>(Shape::kRows * Shape::kStride);
-  float* key_rows = shared.take<float>(2 * Shape::kTile * Shape::kStride);
-  float* value_rows = shared.take<float>(2 * Shape::kTile * Shape::kStride);
+  const TileBuffers<Shape> key_rows(shared), value_rows(shared);
   float* weights = shared.take<float>(Shape::kRows * Shape::kWeightStride);
   int* spoiled = shared.take<int>(1);
   if (threadIdx.x == 0) *spoiled = 0;
-  const auto buffer = [](float* of, int first) {
-    return of + first / Shape::kTile % 2 * Shape::kTile * Shape::kStride;
-  };
-  const auto fetch = [&](int first) {
-    fetch_rows<Shape, Shape::kTile>(buffer(key_rows, first), seen - first, job.width, keys.wide(),
-                                    [&](int row) { return keys.at(first + row).key; });
-    fetch_rows<Shape, Shape::kTile>(buffer(value_rows, first), seen - first, job.width, keys.wide(),
-                                    [&](int row) { return keys.at(first + row).value; });
-  };
+  const auto fetch = [&](int first) { fetch_keys(keys, first, seen, job.width, key_rows, value_rows); };
   fetch_rows<Shape, Shape::kRows>(queries, tile.count, job.width, aligned_heads(job.queries, job.width),
                                   [&](int row) { return job.queries.at(tile.row(row), column); });
   fetch(0);
@@ -246,14 +260,14 @@ __global__ void __launch_bounds__(kThreads, 2) attention_float(AttentionJob job,
   for (int first = 0; first < seen; first += Shape::kTile) {
     await_copies();
     // A probability of 0 keeps out a value that its query does not see, unless the value is not finite.
-    if (first + Shape::kTile > tile.visible && clean_rows<Shape>(buffer(value_rows, first))) atomicMax(spoiled, 1);
+    if (first + Shape::kTile > tile.visible && clean_rows<Shape>(value_rows.at(first))) atomicMax(spoiled, 1);
     __syncthreads();  // the tile is there, and all warps are done with the one before
     if (first + Shape::kTile < seen) fetch(first + Shape::kTile);
     if (!tile.warp_sees<Shape::kWarpRows>(first)) continue;
     LaneProducts<Shape> p;
-    multiply_rows<Shape>(queries, buffer(key_rows, first), p);
+    multiply_rows<Shape>(queries, key_rows.at(first), p);
     softmax.add(tile, first, job.scale, p, sums);
-    add_columns<Shape>(p, buffer(value_rows, first), weights, sums);
+    add_columns<Shape>(p, value_rows.at(first), weights, sums);
   }
   if (*spoiled) spoil<Shape>(tile, keys, job.width, sums);
 #pragma unroll
@@ -282,18 +296,9 @@ __global__ void __launch_bounds__(kThreads, 2)
   SharedMemory shared;
   float* queries = shared.take<float>(Shape::kRows * Shape::kStride);
   float* gradients = shared.take<float>(Shape::kRows * Shape::kStride);
-  float* key_rows = shared.take<float>(2 * Shape::kTile * Shape::kStride);
-  float* value_rows = shared.take<float>(2 * Shape::kTile * Shape::kStride);
+  const TileBuffers<Shape> key_rows(shared), value_rows(shared);
   float* weights = shared.take<float>(Shape::kRows * Shape::kWeightStride);
-  const auto buffer = [](float* of, int first) {
-    return of + first / Shape::kTile % 2 * Shape::kTile * Shape::kStride;
-  };
-  const auto fetch = [&](int first) {
-    fetch_rows<Shape, Shape::kTile>(buffer(key_rows, first), seen - first, job.width, keys.wide(),
-                                    [&](int row) { return keys.at(first + row).key; });
-    fetch_rows<Shape, Shape::kTile>(buffer(value_rows, first), seen - first, job.width, keys.wide(),
-                                    [&](int row) { return keys.at(first + row).value; });
-  };
+  const auto fetch = [&](int first) { fetch_keys(keys, first, seen, job.width, key_rows, value_rows); };
   fetch_rows<Shape, Shape::kRows>(queries, tile.count, job.width, aligned_heads(job.queries, job.width),
                                   [&](int row) { return job.queries.at(tile.row(row), column); });
   fetch_rows<Shape, Shape::kRows>(gradients, tile.count, job.width, aligned_heads(job.output_gradients, job.width),
@@ -307,8 +312,8 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (first + Shape::kTile < seen) fetch(first + Shape::kTile);
     if (!tile.warp_sees<Shape::kWarpRows>(first)) continue;
     LaneProducts<Shape> s, dp;
-    multiply_rows<Shape>(queries, buffer(key_rows, first), s);
-    multiply_rows<Shape>(gradients, buffer(value_rows, first), dp);
+    multiply_rows<Shape>(queries, key_rows.at(first), s);
+    multiply_rows<Shape>(gradients, value_rows.at(first), dp);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int query = min(lane.row(i), tile.count - 1);
@@ -320,7 +325,7 @@ __global__ void __launch_bounds__(kThreads, 2)
                                    projection)
                       .ds;
     }
-    add_columns<Shape>(s, buffer(key_rows, first), weights, sums);
+    add_columns<Shape>(s, key_rows.at(first), weights, sums);
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i)
@@ -342,19 +347,15 @@ __global__ void __launch_bounds__(kThreads, 2) attention_key_gradients_float(Att
   SharedMemory shared;
   float* keys = shared.take<float>(Shape::kRows * Shape::kStride);
   float* values = shared.take<float>(Shape::kRows * Shape::kStride);
-  float* query_rows = shared.take<float>(2 * Shape::kTile * Shape::kStride);
-  float* gradient_rows = shared.take<float>(2 * Shape::kTile * Shape::kStride);
+  const TileBuffers<Shape> query_rows(shared), gradient_rows(shared);
   float* weights = shared.take<float>(Shape::kRows * Shape::kWeightStride);
   const int first_seen = max(0, tile.first + 1 - visible_0);  // by which the tile's first key is seen
-  const auto buffer = [&](float* of, int first) {
-    return of + (first - first_seen) / Shape::kTile % 2 * Shape::kTile * Shape::kStride;
-  };
   const auto fetch = [&](int first) {
     const int64_t row = s.first_query + first;
-    fetch_rows<Shape, Shape::kTile>(buffer(query_rows, first), query_count - first, job.width,
+    fetch_rows<Shape, Shape::kTile>(query_rows.at(first - first_seen), query_count - first, job.width,
                                     aligned_heads(job.queries, job.width),
                                     [&](int i) { return job.queries.at(row + i, column); });
-    fetch_rows<Shape, Shape::kTile>(buffer(gradient_rows, first), query_count - first, job.width,
+    fetch_rows<Shape, Shape::kTile>(gradient_rows.at(first - first_seen), query_count - first, job.width,
                                     aligned_heads(job.output_gradients, job.width),
                                     [&](int i) { return job.output_gradients.at(row + i, column); });
   };
@@ -373,8 +374,8 @@ __global__ void __launch_bounds__(kThreads, 2) attention_key_gradients_float(Att
     // The warp's first key is the one that most queries see.
     if (tile.first + lane.warp * Shape::kWarpRows >= visible_0 + first + Shape::kTile - 1) continue;
     LaneProducts<Shape> p, ds;
-    multiply_rows<Shape>(keys, buffer(query_rows, first), p);
-    multiply_rows<Shape>(values, buffer(gradient_rows, first), ds);
+    multiply_rows<Shape>(keys, query_rows.at(first - first_seen), p);
+    multiply_rows<Shape>(values, gradient_rows.at(first - first_seen), ds);
 #pragma unroll
     for (int j = 0; j < Shape::kColumns; ++j) {
       const int query = first + lane.x + 8 * j;
@@ -388,8 +389,8 @@ __global__ void __launch_bounds__(kThreads, 2) attention_key_gradients_float(Att
         ds[i][j] = w.ds;
       }
     }
-    add_columns<Shape>(p, buffer(gradient_rows, first), weights, dv);
-    add_columns<Shape>(ds, buffer(query_rows, first), weights, dk);
+    add_columns<Shape>(p, gradient_rows.at(first - first_seen), weights, dv);
+    add_columns<Shape>(ds, query_rows.at(first - first_seen), weights, dk);
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i) {

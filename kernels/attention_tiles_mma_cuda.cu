@@ -139,6 +139,14 @@ class TileStage {
   int thread_;
 };
 
+/// Starts the copies of the tile of keys and values from `first` on; zeros behind the `seen` keys of the sequence.
+template <typename Shape>
+__device__ void fetch_keys(const KeyList& keys, int first, int seen, TileStage<Shape>& key_stage,
+                           TileStage<Shape>& value_stage) {
+  key_stage.fetch(seen - first, [&](int row) { return keys.at(first + row).key; });
+  value_stage.fetch(seen - first, [&](int row) { return keys.at(first + row).value; });
+}
+
 /// Where a lane is in a product: it has rows g and g + 8 of each 16 rows of a warp.
 struct MmaLane {
   int warp = static_cast<int>(threadIdx.x) / kWarp;
@@ -468,10 +476,7 @@ __global__ void __launch_bounds__(kThreads, 2) attention_mma(AttentionJob job, u
   unsigned* value_columns = shared.take<unsigned>(Shape::kColumnWords);
   int* spoiled = shared.take<int>(1);
   if (threadIdx.x == 0) *spoiled = 0;
-  const auto fetch = [&](int first) {
-    key_stage.fetch(seen - first, [&](int row) { return keys.at(first + row).key; });
-    value_stage.fetch(seen - first, [&](int row) { return keys.at(first + row).value; });
-  };
+  const auto fetch = [&](int first) { fetch_keys(keys, first, seen, key_stage, value_stage); };
 
   fetch(0);
   ForwardWarp<Shape> warp(job, tile, shared);
@@ -509,10 +514,7 @@ __global__ void __launch_bounds__(kThreads, 2) attention_query_gradients_mma(Att
   unsigned* value_rows = shared.take<unsigned>(Shape::kRowWords);
   unsigned* key_columns = shared.take<unsigned>(Shape::kColumnWords);
   RowOperand<Shape> queries(shared), gradients(shared);
-  const auto fetch = [&](int first) {
-    key_stage.fetch(seen - first, [&](int row) { return keys.at(first + row).key; });
-    value_stage.fetch(seen - first, [&](int row) { return keys.at(first + row).value; });
-  };
+  const auto fetch = [&](int first) { fetch_keys(keys, first, seen, key_stage, value_stage); };
   fetch(0);
   const auto row_of = [&](int row) { return tile.row(min(row, tile.count - 1)); };
   queries.load([&](int row) { return job.queries.at(row_of(row), column); }, job.width,

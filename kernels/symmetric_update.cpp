@@ -48,8 +48,6 @@ void symmetric_update(Context& context, ConstView x, View sum) {
   (context.on_cpu() ? cpu::symmetric_update : cuda::symmetric_update)(context, x, sum);
 }
 
-SecondMoment::SecondMoment(Context&, int64_t width) : width_(width) {}
-
 void SecondMoment::clear(Context& context) {
   if (!total_.empty()) context.fill_zero(total_.data(), sizeof(double) * static_cast<size_t>(total_.size()));
   count_ = 0;

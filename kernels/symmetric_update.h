@@ -23,7 +23,7 @@ void mirror_lower(Context& context, double* matrix, int64_t n);
 /// add() does not change a bit of the result.
 class SecondMoment {
  public:
-  SecondMoment(Context& context, int64_t width);
+  explicit SecondMoment(int64_t width) : width_(width) {}
   /// Rows of a block. A GPU adds a block to the fp64 matrix at the cost of about 1000 rows of it, so it takes more at a
   /// time; the error of a block's fp32 sums, some sqrt(rows) eps, stays below the rounding of TF32 inputs.
   static int64_t flush_rows(const Context& context) { return context.on_cpu() ? 1024 : 4096; }

@@ -69,7 +69,7 @@ std::vector<double> mean_embedding(Context& context, const Model& model, std::sp
 std::vector<double> scatter_matrix(Context& context, const Model& model, std::span<const int64_t> counts,
                                    const std::vector<double>& mean) {
   const int64_t width = model.config().width;
-  SecondMoment moment(context, width);
+  SecondMoment moment(width);
   std::vector<float> rows;
   const auto flush = [&] {
     const auto count = static_cast<int64_t>(rows.size()) / width;

@@ -34,10 +34,10 @@ class CountingJob {
                .units = kUnits,
                .order = order,
                .compute = [&](int64_t unit) { return compute(ranks, unit); },
-               .pass =
+               .resume =
                    [&](const UnitStore& store, int64_t unit) {
                      EXPECT_TRUE(store.is_done(unit));
-                     ++passed;
+                     ++resumed;
                    },
                .merge = {.start = [&](H5File&) { merge_started(ranks); },
                          .unit = [&](H5File& output, const H5File& shard) { merge_unit(output, shard); },
@@ -53,7 +53,7 @@ class CountingJob {
   UnitOrder order = UnitOrder::any;
   std::function<void(const Ranks& ranks, int64_t unit)> before_unit = {};
   std::vector<std::pair<int, int64_t>> done;  ///< rank and unit, in order
-  std::atomic<int> passed = 0, merged = 0;
+  std::atomic<int> resumed = 0, merged = 0;
   int64_t units_merged = 0, merged_early = 0;  ///< the latter while some were not computed
 
  private:
@@ -150,7 +150,7 @@ TEST_F(UnitRunner, ASignalStopsAllRanksBetweenUnits) {
   job.before_unit = {};
   job.run_as(2);
   EXPECT_EQ(static_cast<int64_t>(job.done.size()), kUnits.count());
-  EXPECT_EQ(static_cast<size_t>(job.passed), 2 * before);  // by each of the two ranks
+  EXPECT_EQ(static_cast<size_t>(job.resumed), 2 * before);  // by each of the two ranks
   EXPECT_EQ(canonical_hash(job.path()), whole());
 }
 
@@ -177,7 +177,7 @@ TEST_F(UnitRunner, UnitsThatDependOnEachOtherAreRankZeros) {
   error_of<NumericalError>([&] { job.run_as(3); });
   job.before_unit = {};
   job.run_as(3);
-  EXPECT_EQ(job.passed, 4);
+  EXPECT_EQ(job.resumed, 4);
   ASSERT_EQ(static_cast<int64_t>(job.done.size()), kUnits.count());
   for (int64_t unit = 0; unit < kUnits.count(); ++unit)
     EXPECT_EQ(job.done[static_cast<size_t>(unit)], (std::pair<int, int64_t>(0, unit)));

@@ -66,7 +66,7 @@ TEST(SecondMoment, SumsInDoubleWhateverTheCalls) {
   std::vector<Doubles> sums;
   for (const int64_t step : {rows, int64_t{1}, int64_t{700}, block}) {
     Context context(device_options(static_cast<int>(1 + step % 3)));
-    SecondMoment moment(context, n);
+    SecondMoment moment(n);
     Padded x(context, rows, n, values);
     for (int64_t first = 0; first < rows; first += step)
       moment.add(context, x.read().rows_slice(first, std::min(step, rows - first)));
@@ -90,7 +90,7 @@ TEST(SecondMoment, StartsAgainFromNothing) {
   const Values values = integer_values(random, rows * n);
   Context context(device_options());
   Padded x(context, rows, n, values);
-  SecondMoment moment(context, n);
+  SecondMoment moment(n);
   moment.add(context, x.read().rows_slice(5, 95));
   moment.clear(context);
   EXPECT_EQ(moment.count(), 0);
@@ -106,7 +106,7 @@ TEST(SecondMoment, HandsOutItsLowerTriangle) {
   const Doubles expected = gram(values, n);
   Context context(device_options());
   Padded x(context, rows, n, values);
-  SecondMoment moment(context, n);
+  SecondMoment moment(n);
   EXPECT_EQ(moment.take_lower(context).to_host(), Doubles(static_cast<size_t>(n * n)));
   for (int turn = 0; turn < 2; ++turn) {
     moment.add(context, x.read());
@@ -139,7 +139,7 @@ TEST(SecondMoment, SumsAreAddedWhereverTheyLie) {
 
 TEST(SecondMoment, LosesNothingOverManyBlocks) {
   Context context(device_options());
-  SecondMoment moment(context, 1);
+  SecondMoment moment(1);
   // At 2^40 the values of fp32 are 2^17 apart: summed there, none of the later blocks would leave a trace.
   const int64_t block = SecondMoment::flush_rows(context);
   Values large(static_cast<size_t>(block), 0);
@@ -152,7 +152,7 @@ TEST(SecondMoment, LosesNothingOverManyBlocks) {
 
 TEST(SecondMoment, NanAndShapes) {
   Context context(device_options());
-  SecondMoment moment(context, 2);
+  SecondMoment moment(2);
   Padded x(context, 1, 2, {kNan, 1}), wrong(context, 1, 3, {1, 1, 1});
   EXPECT_THROW(moment.add(context, wrong.read()), ShapeError);
   EXPECT_THROW(symmetric_update(context, x.read(), wrong.view()), ShapeError);
