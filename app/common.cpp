@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include "kernels/libraries.h"
@@ -24,7 +25,7 @@ void append_flag(const std::string& path, const std::string& key, const nlohmann
   for (const auto& one : value.is_array() ? value : nlohmann::json::array({value})) {
     require<InputError>(one.is_string() || one.is_number(), "{}: field \"{}\" must hold texts or numbers", path, key);
     const std::string text = one.is_string() ? one.get<std::string>() : one.dump();
-    arguments.push_back(key == "model" ? text : fmt::format("--{}={}", key, text));
+    arguments.push_back(fmt::format("--{}={}", key, text));
   }
 }
 
@@ -66,21 +67,26 @@ void add_machine_options(CLI::App& command, CommonOptions& options) {
   command.add_option("--threads", options.threads, "CPU threads (0: all cores, shared by the ranks of a machine)")
       ->check(CLI::Range(0, 4096));
   command.add_option("--memory", options.memory_gib, "GiB that one wave may use (0: half of what is free)")
-      ->check(CLI::NonNegativeNumber);
+      ->check(not_negative);
 }
 
 void add_common_options(CLI::App& command, CommonOptions& options) {
-  command.add_option("model", options.model, "Hugging Face model directory")->required()->option_text("MODEL");
+  // --model is for configurations, whose flags come behind those of the command line: the first one counts.
+  command.add_option("model,--model", options.model, "Hugging Face model directory")
+      ->required()
+      ->type_name("DIR")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeFirst);
   add_machine_options(command, options);
   command.add_option("--compat", options.compat, "rome: reproduce the published code where it differs from the paper")
       ->check(CLI::IsMember({"none", "rome"}))
       ->capture_default_str();
   command.add_option("--seed", options.seed, "seed of everything that is drawn")
-      ->check(CLI::NonNegativeNumber)
+      ->check(not_negative)
       ->capture_default_str();
   command.add_flag("--json", options.json, "print one JSON object on standard output");
   command.add_option("--config", options.config, "JSON file with the same keys as the flags; flags given here win")
-      ->option_text("FILE.json");
+      ->type_name("FILE.json")
+      ->check(not_empty);
 }
 
 std::vector<std::string> with_configuration(std::vector<std::string> arguments) {
@@ -102,6 +108,20 @@ std::vector<std::string> with_configuration(std::vector<std::string> arguments) 
   return arguments;
 }
 
+std::string not_negative(const std::string& text) {
+  double value = 0;
+  const bool is_number = CLI::detail::lexical_cast(text, value) && std::isfinite(value);
+  return is_number && value >= 0 ? "" : fmt::format("{} is no number from 0 on", text);
+}
+
+std::string positive(const std::string& text) {
+  double value = 0;
+  const bool is_number = CLI::detail::lexical_cast(text, value) && std::isfinite(value);
+  return is_number && value > 0 ? "" : fmt::format("{} is no number above 0", text);
+}
+
+std::string not_empty(const std::string& text) { return text.empty() ? "the name is empty" : ""; }
+
 UnitStore OutputOptions::open(const nlohmann::json& config) const {
   spdlog::info("configuration: {}", config.dump());
   return UnitStore(path, config, overwrite ? OnExisting::overwrite : OnExisting::resume);
@@ -114,7 +134,7 @@ bool is_complete(const UnitStore& store, const nlohmann::json& config) {
 }
 
 void add_output_options(CLI::App& command, OutputOptions& options) {
-  command.add_option("--output", options.path, "result file (HDF5)")->required()->option_text("FILE.h5");
+  command.add_option("--output", options.path, "result file (HDF5)")->required()->type_name("FILE.h5");
   command.add_flag("--overwrite", options.overwrite, "start anew where the output exists");
 }
 
@@ -151,12 +171,62 @@ nlohmann::json resolved_configuration(const CLI::App& command, const CommonOptio
   return resolved;
 }
 
-Provenance job_provenance(const Context& context, const Model& model, int64_t ranks) {
+void require_embedded(const Tokenizer& tokenizer, const GptConfig& config, const std::string& model) {
+  require<InputError>(tokenizer.vocabulary_size() <= config.vocabulary,
+                      "{}: the tokenizer has {} tokens, but the embedding only {} rows; both must come from one model",
+                      model, tokenizer.vocabulary_size(), config.vocabulary);
+}
+
+nlohmann::json named_inputs(const CLI::App& command) {
+  static const std::set<std::string> kNotRead = {"output", "export", "config"};
+  nlohmann::json inputs = nlohmann::json::object();
+  for (const CLI::Option* option : command.get_options()) {
+    const std::string type = option->get_type_name();
+    const bool names_files = type.starts_with("FILE") || type.starts_with("DIR") || type == "REQUESTS.json";
+    if (names_files && option->count() > 0 && !kNotRead.contains(option->get_single_name()))
+      inputs[option->get_single_name()] = option->results().front();
+  }
+  return inputs;
+}
+
+void check_named_files(const CLI::App& command, const OutputOptions& output) {
+  const nlohmann::json inputs = named_inputs(command);
+  std::error_code absent;
+  for (const auto& [option, path] : inputs.items()) {
+    const std::filesystem::path name = path.get<std::string>();
+    require<InputError>(!std::filesystem::equivalent(name, output.path, absent),
+                        "--output {}: is the file of --{}; choose another output", output.path, option);
+    const bool is_hdf5 = option == "tokens" || option == "edits" || (option == "cov" && name.extension() != ".npz");
+    if (is_hdf5) probe_hdf5(name);
+  }
+  if (output.overwrite || !std::filesystem::exists(output.path, absent)) return;
+  try {
+    probe_hdf5(output.path);
+  } catch (const InputError& error) {
+    throw_error<InputError>("{}; give --overwrite to replace it, or another output", error.what());
+  }
+}
+
+Provenance job_provenance(const CLI::App& command, const Context& context, const Model& model, int64_t ranks) {
   Provenance provenance = current_provenance();
+  provenance.inputs = named_inputs(command);
   for (std::string& library : numeric_libraries(context)) provenance.libraries.push_back(std::move(library));
   provenance.world_size = ranks;
   provenance.weights_sha256 = model.checkpoint().weights_sha256();
   return provenance;
+}
+
+std::vector<std::string> read_prompt_texts(const std::string& path) {
+  const Json json = parse_json_file(path);
+  require<InputError>(json.is_array() && !json.empty(), "{}: the file must hold a list of prompts", path);
+  std::vector<std::string> texts;
+  for (size_t i = 0; i < json.size(); ++i) {
+    const std::string where = fmt::format("{}: prompt {}", path, i);
+    require<InputError>(json[i].is_string() || json[i].is_object(),
+                        "{}: must be a text or an object with the field \"prompt\"", where);
+    texts.push_back(json[i].is_string() ? json[i].get<std::string>() : json_string(json[i], "prompt", where));
+  }
+  return texts;
 }
 
 void print_json(const nlohmann::json& object) { fmt::print("{}\n", object.dump()); }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "model/model.h"
+#include "model/tokenizer.h"
 #include "runtime/context.h"
 #include "runtime/progress.h"
 #include "runtime/provenance.h"
@@ -79,13 +80,29 @@ struct Units {
 /// Starts the progress line of a job ("eval") over its items ("records"); those that an earlier run did are logged.
 Progress start_progress(const std::string& job, const std::string& items, const Units& units, const UnitStore& store);
 
+/// Checks of options, for CLI::Option::check: a finite number from 0 on, or above 0; a name that is not empty, as that
+/// of an unset variable would be.
+std::string not_negative(const std::string& text);
+std::string positive(const std::string& text);
+std::string not_empty(const std::string& text);
+
 /// Every option of a subcommand with its value, given or default: what is printed and stored in result files. Options
 /// that cannot change a result (--threads, --memory, --json, --output, --overwrite, --config, --ranks, --rank-timeout,
 /// the index of a GPU) are left out.
 nlohmann::json resolved_configuration(const CLI::App& command, const CommonOptions& options);
 
+/// Throws InputError where the model has no embedding for some of its tokenizer's tokens.
+void require_embedded(const Tokenizer& tokenizer, const GptConfig& config, const std::string& model);
+
+/// The files and folders that the options of a subcommand name, but for its output: Provenance::inputs.
+nlohmann::json named_inputs(const CLI::App& command);
+
+/// Looks through the HDF5 files that a job reads and the output that an earlier run may have left, before several ranks
+/// use the library. Throws InputError for a damaged one, and for an output that is one of the inputs.
+void check_named_files(const CLI::App& command, const OutputOptions& output);
+
 /// Where a result made with this model on this context's device, by so many ranks, comes from.
-Provenance job_provenance(const Context& context, const Model& model, int64_t ranks = 1);
+Provenance job_provenance(const CLI::App& command, const Context& context, const Model& model, int64_t ranks = 1);
 
 class Launcher;  // app/ranks.h
 
@@ -101,6 +118,9 @@ void add_edit(CLI::App& app, Launcher& launcher);
 void add_eval(CLI::App& app, Launcher& launcher);
 void add_train(CLI::App& app, Launcher& launcher);
 void add_export(CLI::App& app);
+
+/// Prompts from a JSON file: a list of texts, or of objects with a field `prompt`. Throws InputError.
+std::vector<std::string> read_prompt_texts(const std::string& path);
 
 /// Prints one JSON object to standard output. Progress and logs go to standard error.
 void print_json(const nlohmann::json& object);

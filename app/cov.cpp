@@ -31,6 +31,7 @@ struct CovCommand {
   double checkpoint_seconds = 60;
   double until = 0;
   std::string probe;
+  bool skip_invalid = false;
 };
 
 int64_t parse_layer(std::string_view text, const std::string& all) {
@@ -82,7 +83,9 @@ SecondMomentOptions moment_options(const CovCommand& command, const GptConfig& c
 Json job_configuration(const CLI::App& app, const CovCommand& command, const SecondMomentOptions& options,
                        const Tokenizer& tokenizer, const std::string& weights_sha256) {
   Json config = resolved_configuration(app, command.common);
-  for (const char* path : {"text", "tokens", "probe"}) config.erase(path);
+  for (const char* option : {"text", "tokens", "probe", "seed", "compat"}) config.erase(option);
+  // What was computed without it is the same with it, so a job that met a bad line can go on.
+  config.erase("skip-invalid");
   if (!command.probe.empty()) config["probe_sha256"] = sha256_file(command.probe);
   config["layers"] = options.layers;
   config["text_sha256"] = sha256_file(command.text.empty() ? command.tokens : command.text);
@@ -100,9 +103,9 @@ std::vector<PreparedRequest> read_probe(const CovCommand& command, const Tokeniz
   std::vector<PreparedRequest> prepared;
   if (command.probe.empty()) return prepared;
   const std::vector<std::string> bare{"{}"};
-  for (const EditRequest& request : read_requests(command.probe, tokenizer, config, InvalidRequests::refuse).requests)
-    prepared.push_back(prepare_request(request, bare, FactToken::subject_last, TargetForcing::tokens, tokenizer, config,
-                                       fmt::format("{}: case_id {}", command.probe, request.case_id)));
+  for (const EditRequest& request : read_requests(command.probe, tokenizer, config, OnInvalid::refuse).requests)
+    prepared.push_back(prepare_request(request, bare, FactToken::subject_last, TeacherForcing::tokens, tokenizer,
+                                       config, fmt::format("{}: case_id {}", command.probe, request.case_id)));
   return prepared;
 }
 
@@ -124,8 +127,11 @@ void report(const CovCommand& command, const Spending& spending) {
       fmt::print("  layer {:<3} condition number {:.3g}, {} dead rows\n", name, condition, dead);
   }
   if (!command.common.json) return;
-  Json summary = {
-      {"output", command.output.path}, {"tokens", tokens}, {"documents", documents}, {"layers", std::move(layers)}};
+  Json summary = {{"output", command.output.path},
+                  {"tokens", tokens},
+                  {"documents", documents},
+                  {"skipped", read_strings_attribute(file, "/", "skipped_records").size()},
+                  {"layers", std::move(layers)}};
   add_spending(summary, spending);
   print_json(summary);
 }
@@ -145,11 +151,16 @@ void run(const Ranks& ranks, const CLI::App& app, const CovCommand& command) {
   if (!jobs.complete()) {
     Executor executor(context, model);
     const int64_t limit = options.max_tokens_per_document ? options.max_tokens_per_document : model.config().positions;
-    const NextDocument next = command.text.empty() ? token_file_documents(tokenizer, command.tokens)
-                                                   : text_documents(context, tokenizer, command.text, limit);
+    std::vector<std::string> skipped;
+    options.skipped = &skipped;
+    const OnInvalid on_invalid = command.skip_invalid ? OnInvalid::skip : OnInvalid::refuse;
+    const NextDocument next = command.text.empty()
+                                  ? token_file_documents(tokenizer, command.tokens)
+                                  : text_documents(context, tokenizer, command.text, limit, on_invalid, skipped);
     const SecondMomentRanks all{ranks.communicator, ranks.is_root() ? &jobs.store() : nullptr, &ranks.interruption};
     collect_second_moments(executor, next, options, all, config,
-                           job_provenance(context, model, ranks.communicator.size()));
+                           job_provenance(app, context, model, ranks.communicator.size()));
+    log_skipped(ranks, skipped);
   }
   const Spending spending = spending_of_all(ranks, context, loaded);
   if (ranks.is_root()) report(command, spending);
@@ -164,38 +175,41 @@ void add_cov(CLI::App& app, Launcher& launcher) {
   add_output_options(*command, options->output);
   add_rank_options(*command, options->ranks);
   command->add_option("--text", options->text, "documents: one a line, or JSON lines, plain or compressed")
-      ->option_text("FILE");
-  command->add_option("--tokens", options->tokens, "documents as loci tokenize wrote them")->option_text("FILE.h5");
+      ->type_name("FILE");
+  command->add_option("--tokens", options->tokens, "documents as loci tokenize wrote them")->type_name("FILE.h5");
+  command->add_flag("--skip-invalid", options->skip_invalid,
+                    "leave out lines of --text that are no documents, and count them");
   command->add_option("--layers", options->layers, "layers, such as 3, 0-11 or 1,4,7-9")->capture_default_str();
   command
       ->add_option("--max-tokens-per-document", options->max_tokens_per_document,
                    "cut documents to N tokens (0: the model's context)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(not_negative)
       ->capture_default_str();
   command->add_option("--max-documents", options->max_documents, "stop after N documents (0: all)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(not_negative)
       ->capture_default_str();
   command->add_option("--max-tokens", options->max_tokens, "stop after N tokens (0: all)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(not_negative)
       ->capture_default_str();
   command
       ->add_option("--unit-tokens", options->unit_tokens, "tokens of a unit of work, about: what a rank does at a time")
-      ->check(CLI::PositiveNumber)
+      ->check(positive)
       ->capture_default_str();
   command
       ->add_option("--checkpoint-seconds", options->checkpoint_seconds,
                    "keep a checkpoint where so much time has passed at the end of a unit, and when asked to stop")
-      ->check(CLI::NonNegativeNumber)
+      ->check(not_negative)
       ->capture_default_str();
   command
       ->add_option("--until", options->until,
                    "stop where C^-1 k of the facts of --probe changes by less than this, relatively, while the tokens "
                    "double (0: read the whole text)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(not_negative)
       ->capture_default_str();
   command->add_option("--probe", options->probe, "edit requests whose directions --until watches")
-      ->option_text("REQUESTS.json");
+      ->type_name("REQUESTS.json");
   command->callback([options, command, &launcher] {
+    check_named_files(*command, options->output);
     launcher.run(options->ranks, [&](const Ranks& ranks) { run(ranks, *command, *options); });
   });
 }

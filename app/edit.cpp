@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
-#include <cmath>
 #include <set>
 
 #include "app/common.h"
@@ -25,15 +24,18 @@ struct EditCommand {
   CommonOptions common;
   RankOptions ranks;
   EditOptions edit;
-  EditsOption edits;
+  GivenEdits edits;
   OutputOptions output;
   std::string requests;
   int64_t limit = 0;
   std::string export_dir;
+  std::string zsre_target = "answers";
   bool sequential = false;
   bool skip_invalid = false;
   bool revert = false;
 
+  OnInvalid on_invalid() const { return skip_invalid ? OnInvalid::skip : OnInvalid::refuse; }
+  ZsreTarget zsre_answer() const { return zsre_target_from_name(zsre_target); }
   EditMode mode() const { return sequential ? EditMode::sequential : EditMode::independent; }
   OnExistingCheckpoint on_existing_checkpoint() const {
     return output.overwrite ? OnExistingCheckpoint::replace : OnExistingCheckpoint::refuse;
@@ -47,21 +49,20 @@ class EditJob {
  public:
   EditJob(const Ranks& ranks, const CLI::App& app, const EditCommand& command)
       : ranks_(ranks),
+        app_(app),
         command_(command),
         context_(make_rank_context(ranks, command.common)),
         loaded_(load_rank_model(ranks, context_, command.common)),
         executor_(context_, model_) {
-    LoadedRequests loaded = read_requests(command.requests, tokenizer_, model_.config(),
-                                          command.skip_invalid ? InvalidRequests::skip : InvalidRequests::refuse);
-    log_skipped(ranks, loaded.skipped);
-    requests_ = std::move(loaded.requests);
-    if (command.limit > 0 && command.limit < static_cast<int64_t>(requests_.size()))
-      requests_.resize(static_cast<size_t>(command.limit));
+    if (!command.export_dir.empty())
+      require_free_folder(command.export_dir, command.common.model, command.on_existing_checkpoint());
+    LoadedRequests loaded =
+        read_requests(command.requests, tokenizer_, model_.config(), command.on_invalid(), command.zsre_answer());
+    skipped_ = std::move(loaded.skipped);
     PreparedEdits prepared = prepare_edits(command.common, command.edit, executor_, tokenizer_);
     settings_ = std::move(prepared.settings);
-    for (const EditRequest& request : requests_)
-      prepare_request(request, settings_.templates, settings_.hparams.fact_token, settings_.forcing, tokenizer_,
-                      model_.config(), fmt::format("{}: case_id {}", command.requests, request.case_id));
+    choose_requests(loaded.requests);
+    log_skipped(ranks, skipped_);
     config_ = job_configuration(app, prepared.config, loaded.sha256);
   }
 
@@ -91,6 +92,22 @@ class EditJob {
     return config;
   }
 
+  /// Keeps the first --limit requests that fit the model behind every context template.
+  void choose_requests(std::span<const EditRequest> requests) {
+    const int64_t limit = command_.limit > 0 ? command_.limit : std::ssize(requests);
+    for (const EditRequest& request : requests) {
+      if (std::ssize(requests_) == limit) return;
+      try {
+        prepare_request(request, settings_.templates, settings_.hparams.fact_token, settings_.forcing, tokenizer_,
+                        model_.config(), fmt::format("{}: case_id {}", command_.requests, request.case_id));
+        requests_.push_back(request);
+      } catch (const InputError& error) {
+        refuse_or_skip(command_.on_invalid(), error, skipped_);
+      }
+    }
+    require<InputError>(!requests_.empty(), "{}: there is no edit request in it that can be run", command_.requests);
+  }
+
   Units units() const { return {static_cast<int64_t>(requests_.size()), requests_per_unit(context_)}; }
 
   WriteShard run_unit(int64_t unit) {
@@ -107,9 +124,10 @@ class EditJob {
   }
 
   void describe(H5File& output) const {
-    write_provenance(output, config_, job_provenance(context_, model_, ranks_.communicator.size()));
+    write_provenance(output, config_, job_provenance(app_, context_, model_, ranks_.communicator.size()));
     write_attribute(output, "/", "kind", "edits");
     write_attribute(output, "/", "mode", edit_mode_name(command_.mode()));
+    write_attribute(output, "/", "skipped_records", std::span<const std::string>(skipped_));
     write_strings(output, "/context_templates", settings_.templates, {static_cast<int64_t>(settings_.templates.size())},
                   {.units = "", .long_name = "texts that the prompts were put behind"});
   }
@@ -120,6 +138,7 @@ class EditJob {
   }
 
   const Ranks& ranks_;
+  const CLI::App& app_;
   const EditCommand& command_;
   Context context_;
   LoadedModel loaded_;
@@ -127,6 +146,7 @@ class EditJob {
   const Tokenizer& tokenizer_ = loaded_.tokenizer;
   Executor executor_;
   std::vector<EditRequest> requests_;
+  std::vector<std::string> skipped_;  // one sentence each
   RomeSettings settings_;
   Json config_;
 };
@@ -140,7 +160,7 @@ std::set<int64_t> edited_layers(const EditFile& file, int64_t index) {
   return layers;
 }
 
-void export_edits(const EditCommand& command, const EditsOption& edits) {
+void export_edits(const EditCommand& command, const GivenEdits& edits) {
   Context context = command.common.make_context();
   Model model = Model::load(context, command.common.model);
   const EditFile file = read_edit_file(edits.path);
@@ -152,21 +172,15 @@ void export_edits(const EditCommand& command, const EditsOption& edits) {
 
 // --- The command -----------------------------------------------------------------------------------------------------
 
-double length(const std::vector<float>& x) {
-  double sum = 0;
-  for (const float value : x) sum += static_cast<double>(value) * static_cast<double>(value);
-  return std::sqrt(sum);
-}
-
 Json edit_json(const Edit& edit) {
   return {{"case_id", edit.request.case_id},           {"subject", edit.request.subject},
           {"target_new", edit.request.target_new},     {"layer", edit.layer},
           {"steps", edit.loss_curve.size()},           {"first_loss", edit.loss_curve.front().total},
-          {"last_loss", edit.loss_curve.back().total}, {"update_norm", length(edit.u) * length(edit.v)}};
+          {"last_loss", edit.loss_curve.back().total}, {"update_norm", update_norm(edit)}};
 }
 
 void report(const EditCommand& command, const Spending& spending) {
-  const EditFile file = read_edit_file(command.output.path);
+  const EditFile file = read_edit_file(command.output.path, FileOrigin::own_output);
   Json edits = Json::array();
   for (const Edit& edit : file.edits) {
     edits.push_back(edit_json(edit));
@@ -174,33 +188,45 @@ void report(const EditCommand& command, const Spending& spending) {
       fmt::print("case {}: {} -> {}: layer {}, loss {:.3f} -> {:.3f} in {} steps, |update| {:.4g}\n",
                  edit.request.case_id, edit.request.subject, edit.request.target_new, edit.layer,
                  edit.loss_curve.front().total, edit.loss_curve.back().total, edit.loss_curve.size(),
-                 length(edit.u) * length(edit.v));
+                 update_norm(edit));
   }
   if (!command.common.json) return;
-  Json summary = {{"output", command.output.path}, {"mode", edit_mode_name(file.mode)}, {"edits", std::move(edits)}};
+  Json summary = {{"output", command.output.path},
+                  {"mode", edit_mode_name(file.mode)},
+                  {"skipped", file.skipped.size()},
+                  {"edits", std::move(edits)}};
   add_spending(summary, spending);
   print_json(summary);
 }
 
-void check_command(const EditCommand& command) {
+void check_command(const EditCommand& command, const CLI::App& app) {
   const bool makes = !command.requests.empty();
   require<InputError>(makes + command.revert + static_cast<bool>(command.edits) == 1,
                       "give one of --requests FILE (make edits), --edits FILE (export edits made before) and --revert");
   require<InputError>(makes == !command.output.path.empty(), "--output FILE.h5 belongs to --requests FILE{}",
                       makes ? " and is missing" : "");
   require<InputError>(makes || !command.export_dir.empty(), "--export DIR is missing: the folder for the checkpoint");
+  for (const char* flag : {"--method", "--cov", "--hparams", "--context-templates", "--layer", "--ridge", "--limit",
+                           "--sequential", "--skip-invalid", "--zsre-target"})
+    require<InputError>(makes || app.get_option(flag)->count() == 0,
+                        "{} is for --requests FILE, which makes edits; leave it out", flag);
 }
 
 void run(const Ranks& ranks, const CLI::App& app, const EditCommand& command) {
-  check_command(command);
+  check_command(command, app);
+  if (command.sequential && ranks.is_root()) warn_of_sequential_edits(command.edit);
   const Spending spending = command.requests.empty() ? Spending{} : EditJob(ranks, app, command).run();
   if (!ranks.is_root()) return;  // the rest is quick
   if (command.revert) {
     write_reverted_checkpoint(command.common.model, command.export_dir, command.on_existing_checkpoint());
     spdlog::info("edit: the original model is in {}", command.export_dir);
+  } else if (command.edits) {
+    export_edits(command, command.edits);
+  }
+  if (command.requests.empty()) {
+    if (command.common.json) print_json({{"export", command.export_dir}});
     return;
   }
-  if (command.edits) return export_edits(command, command.edits);
   if (!command.export_dir.empty()) export_edits(command, {command.output.path, -1});
   report(command, spending);
 }
@@ -213,22 +239,24 @@ void add_edit(CLI::App& app, Launcher& launcher) {
   add_common_options(*command, options->common);
   add_edit_options(*command, options->edit);
   command->add_option("--requests", options->requests, "edit requests: CounterFact's, EasyEdit's or zsRE's records")
-      ->option_text("FILE.json");
-  command->add_option("--output", options->output.path, "edit file (HDF5)")->option_text("FILE.h5");
+      ->type_name("FILE.json");
+  command->add_option("--output", options->output.path, "edit file (HDF5)")->type_name("FILE.h5");
   command->add_flag("--overwrite", options->output.overwrite, "start anew where the output exists");
   add_rank_options(*command, options->ranks);
   command->add_option("--limit", options->limit, "the first N requests only (0: all)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(not_negative)
       ->capture_default_str();
   command->add_flag("--skip-invalid", options->skip_invalid, "leave out requests that cannot be run, and count them");
+  add_zsre_target(*command, options->zsre_target);
   command->add_flag("--sequential", options->sequential,
                     "apply each edit before the next one is made; rank 0 alone does it, other ranks wait");
   command->add_option("--export", options->export_dir, "write the edited model as a Hugging Face checkpoint")
-      ->option_text("DIR");
-  add_edits_option(*command, options->edits);
+      ->type_name("DIR");
+  add_given_edits(*command, options->edits);
   command->add_flag("--revert", options->revert,
                     "MODEL was written by --export: write the model it was made from to --export DIR");
   command->callback([options, command, &launcher] {
+    check_named_files(*command, options->output);
     launcher.run(options->ranks, [&](const Ranks& ranks) { run(ranks, *command, *options); });
   });
 }

@@ -47,18 +47,34 @@ void add_edit_options(CLI::App& command, EditOptions& options) {
       ->check(CLI::IsMember({"rome", "r-rome", "p-rome"}))
       ->capture_default_str();
   command.add_option("--cov", options.cov, "second moments: as loci cov wrote them, or the reference's .npz")
-      ->option_text("FILE");
+      ->type_name("FILE");
   command.add_option("--hparams", options.hparams, "hyper-parameters with the reference's keys")
-      ->option_text("FILE.json");
+      ->type_name("FILE.json");
   command
       .add_option("--context-templates", options.context_templates,
                   "list of texts with one {} each (default: sampled from the model by --seed)")
-      ->option_text("FILE.json");
-  command.add_option("--layer", options.layer, "layer to edit (default: that of --hparams)")
-      ->check(CLI::NonNegativeNumber);
+      ->type_name("FILE.json");
+  command.add_option("--layer", options.layer, "layer to edit (default: that of --hparams)")->check(not_negative);
   command.add_option("--ridge", options.ridge, "added to the diagonal of C = E[k k^T]")
-      ->check(CLI::NonNegativeNumber)
+      ->check(not_negative)
       ->capture_default_str();
+}
+
+void add_zsre_target(CLI::App& command, std::string& name) {
+  command.add_option("--zsre-target", name, "edit zsRE records towards answers[0] (answers) or the field alt (alt)")
+      ->check(CLI::IsMember({"answers", "alt"}))
+      ->capture_default_str();
+}
+
+ZsreTarget zsre_target_from_name(const std::string& name) {
+  return name == "alt" ? ZsreTarget::alternative : ZsreTarget::answer;
+}
+
+void warn_of_sequential_edits(const EditOptions& options) {
+  if (options.method == "rome")
+    spdlog::warn(
+        "rome takes a mean key in one place and a bare one in another, and in sequence such edits are known to "
+        "disable a model (Gupta et al. 2024); --method r-rome or p-rome takes one key throughout");
 }
 
 PreparedEdits prepare_edits(const CommonOptions& common, const EditOptions& options, Executor& executor,
@@ -70,7 +86,7 @@ PreparedEdits prepare_edits(const CommonOptions& common, const EditOptions& opti
   RomeSettings& settings = prepared.settings;
   settings.method = rome_method_from_name(options.method);
   settings.hparams = resolve_hparams(options, executor.model().config());
-  settings.forcing = common.rome() ? TargetForcing::text : TargetForcing::tokens;
+  settings.forcing = common.rome() ? TeacherForcing::text : TeacherForcing::tokens;
   settings.second_moment = read_covariance(options, settings.hparams, executor);
   settings.templates = options.context_templates.empty()
                            ? sample_context_templates(executor, tokenizer, settings.hparams.samples, common.seed)
@@ -81,26 +97,33 @@ PreparedEdits prepare_edits(const CommonOptions& common, const EditOptions& opti
                      {"hparams", hparams_to_json(settings.hparams)},
                      {"context_templates", settings.templates},
                      {"cov_sha256", cov_sha256.get()}};
+  if (options.context_templates.empty()) prepared.config["seed"] = common.seed;
   return prepared;
 }
 
+void erase_edit_options(nlohmann::json& resolved) {
+  for (const char* option : {"method", "cov", "hparams", "context-templates", "layer", "ridge", "seed"})
+    resolved.erase(option);
+}
+
 void merge_edit_config(nlohmann::json& resolved, const nlohmann::json& prepared) {
-  for (const char* option : {"method", "cov", "hparams", "context-templates", "layer", "ridge"}) resolved.erase(option);
+  erase_edit_options(resolved);
   resolved["edit"] = prepared;
 }
 
-void add_edits_option(CLI::App& command, EditsOption& option) {
-  CLI::Option* path = command.add_option("--edits", option.path, "apply the edits of this file to the model first")
-                          ->option_text("FILE.h5");
-  command.add_option("--edit", option.index, "only the edit of this number, from 0 (default: all, in order)")
-      ->check(CLI::NonNegativeNumber)
+void add_given_edits(CLI::App& command, GivenEdits& given) {
+  CLI::Option* path = command.add_option("--edits", given.path, "apply the edits of this file to the model first")
+                          ->type_name("FILE.h5")
+                          ->check(not_empty);
+  command.add_option("--edit", given.index, "only the edit of this number, from 0 (default: all, in order)")
+      ->check(not_negative)
       ->needs(path);
 }
 
-void apply_edits_option(Context& context, Model& model, const EditsOption& option) {
-  if (!option) return;
-  const EditFile file = read_edit_file(option.path);
-  apply_edits(context, model, file, option.index >= 0 ? std::optional(option.index) : std::nullopt);
+void apply_given_edits(Context& context, Model& model, const GivenEdits& given) {
+  if (!given) return;
+  const EditFile file = read_edit_file(given.path);
+  apply_edits(context, model, file, given.index >= 0 ? std::optional(given.index) : std::nullopt);
 }
 
 }  // namespace loci::app

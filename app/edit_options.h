@@ -5,6 +5,7 @@
 
 #include "app/common.h"
 #include "edit/edit_file.h"
+#include "edit/requests.h"
 #include "edit/rome.h"
 
 /// What the commands that make edits, or run with edits made before, share.
@@ -23,6 +24,14 @@ struct EditOptions {
 /// Adds --method, --cov, --hparams, --context-templates, --layer and --ridge.
 void add_edit_options(CLI::App& command, EditOptions& options);
 
+/// Adds --zsre-target: which answer zsRE's records are edited towards.
+void add_zsre_target(CLI::App& command, std::string& name);
+/// Of "answers" or "alt".
+ZsreTarget zsre_target_from_name(const std::string& name);
+
+/// Warns where edits that build on each other are made by a method that is known to spoil a model so.
+void warn_of_sequential_edits(const EditOptions& options);
+
 /// Settings ready for compute_edits, and what they were made from, by content: job configurations are to hold it
 /// instead of the names of files.
 struct PreparedEdits {
@@ -35,11 +44,13 @@ struct PreparedEdits {
 PreparedEdits prepare_edits(const CommonOptions& common, const EditOptions& options, Executor& executor,
                             const Tokenizer& tokenizer);
 
-/// Removes the options that `config` of PreparedEdits stands for from a resolved configuration, and adds that.
+/// Removes the options of EditOptions, and --seed, which serves them alone, from a resolved configuration.
+void erase_edit_options(nlohmann::json& resolved);
+/// The same, and adds what `config` of PreparedEdits holds for them.
 void merge_edit_config(nlohmann::json& resolved, const nlohmann::json& prepared);
 
-/// An edit file to run with.
-struct EditsOption {
+/// A file of edits made before, to run with.
+struct GivenEdits {
   std::string path;    ///< empty: none
   int64_t index = -1;  ///< -1: all edits of the file
 
@@ -47,9 +58,9 @@ struct EditsOption {
 };
 
 /// Adds `--edits FILE.h5` and `--edit N`.
-void add_edits_option(CLI::App& command, EditsOption& option);
+void add_given_edits(CLI::App& command, GivenEdits& given);
 
-/// Applies the edits, if any, to a model loaded from its checkpoint. InputError for edits of another model.
-void apply_edits_option(Context& context, Model& model, const EditsOption& option);
+/// Applies the edits, if any, to a model loaded from its checkpoint: apply_edits().
+void apply_given_edits(Context& context, Model& model, const GivenEdits& given);
 
 }  // namespace loci::app

@@ -26,7 +26,7 @@ struct EvalCommand {
   CommonOptions common;
   RankOptions ranks;
   EditOptions edit;
-  EditsOption edits;
+  GivenEdits edits;
   OutputOptions output;
   std::string dataset;
   std::string records;
@@ -37,17 +37,11 @@ struct EvalCommand {
 
   RecordOptions record_options() const {
     return {.dataset = dataset_from_name(dataset),
-            .zsre_target = zsre_target == "alt" ? ZsreTarget::alternative : ZsreTarget::answer,
+            .zsre_target = zsre_target_from_name(zsre_target),
             .on_invalid = skip_invalid ? OnInvalid::skip : OnInvalid::refuse,
             .limit = limit};
   }
 };
-
-EditRequest request_of(const EvalRecord& record) {
-  return {record.case_id, record.prompt, record.subject, record.target_new, record.target_true};
-}
-
-RecordEdit to_record_edit(const Edit& edit) { return {edit.layer, edit.u, edit.v}; }
 
 /// The most memory that the job took on its device: of the process on the CPU.
 int64_t peak_bytes(const Context& context) {
@@ -62,6 +56,7 @@ class EvalJob {
  public:
   EvalJob(const Ranks& ranks, const CLI::App& app, const EvalCommand& command)
       : ranks_(ranks),
+        app_(app),
         command_(command),
         context_(make_rank_context(ranks, command.common)),
         loaded_(load_rank_model(ranks, context_, command.common)),
@@ -103,14 +98,8 @@ class EvalJob {
  private:
   /// --edits: every record is scored with these, together.
   void read_given_edits() {
-    const EditFile file = read_edit_file(command_.edits.path);
-    check_edits_fit(file, model_.config(), model_.checkpoint().weights_sha256());
-    const int64_t index = command_.edits.index;
-    require<InputError>(index < static_cast<int64_t>(file.edits.size()), "--edit {}: {} holds {} edits, from 0", index,
-                        command_.edits.path, file.edits.size());
-    for (size_t i = 0; i < file.edits.size(); ++i) {
-      if (index < 0 || static_cast<int64_t>(i) == index) apply_edit(context_, edited_, file.edits[i]);
-    }
+    apply_given_edits(context_, edited_, command_.edits);
+    erase_edit_options(config_);
     config_["edits_sha256"] = sha256_file(command_.edits.path);
   }
 
@@ -121,12 +110,11 @@ class EvalJob {
     std::vector<EvalRecord> valid;
     for (EvalRecord& record : records_) {
       try {
-        prepare_request(request_of(record), settings_.templates, settings_.hparams.fact_token, settings_.forcing,
-                        tokenizer_, model_.config(), fmt::format("{}: case_id {}", command_.records, record.case_id));
+        prepare_request(record.edit, settings_.templates, settings_.hparams.fact_token, settings_.forcing, tokenizer_,
+                        model_.config(), fmt::format("{}: case_id {}", command_.records, record.edit.case_id));
         valid.push_back(std::move(record));
       } catch (const InputError& error) {
-        if (!command_.skip_invalid) throw;
-        skipped_.push_back(error.what());
+        refuse_or_skip(command_.record_options().on_invalid, error, skipped_);
       }
     }
     require<InputError>(!valid.empty(), "{}: no record can be edited", command_.records);
@@ -143,7 +131,7 @@ class EvalJob {
   std::vector<EditRequest> requests_of(int64_t unit) const {
     std::vector<EditRequest> requests;
     for (const EvalRecord& record : units().slice(std::span<const EvalRecord>(records_), unit))
-      requests.push_back(request_of(record));
+      requests.push_back(record.edit);
     return requests;
   }
 
@@ -160,7 +148,7 @@ class EvalJob {
   }
 
   void note(const EditUnit& unit) {
-    for (const Edit& edit : unit.edits) sequential_.push_back({update_norm(to_record_edit(edit)), unit.seconds});
+    for (const Edit& edit : unit.edits) sequential_.push_back({update_norm(edit), unit.seconds});
   }
 
   WriteShard score_unit(int64_t unit) {
@@ -182,10 +170,8 @@ class EvalJob {
 
   std::vector<RecordResult> scores_of_own_edits(int64_t unit) {
     const EditUnit made = make_edits(executor_, tokenizer_, settings_, requests_of(unit));
-    std::vector<RecordEdit> edits;
-    for (const Edit& edit : made.edits) edits.push_back(to_record_edit(edit));
     std::vector<RecordResult> results = evaluate_own_edits(
-        executor_, tokenizer_, forcing(), units().slice(std::span<const EvalRecord>(records_), unit), edits);
+        executor_, tokenizer_, forcing(), units().slice(std::span<const EvalRecord>(records_), unit), made.edits);
     for (RecordResult& result : results) result.edit_seconds = made.seconds;
     return results;
   }
@@ -198,16 +184,17 @@ class EvalJob {
   void write_results(H5File& output) const {
     require<ShapeError>(results_.size() == records_.size(), "{} results of {} records", results_.size(),
                         records_.size());
-    write_provenance(output, config_, job_provenance(context_, model_, ranks_.communicator.size()));
+    write_provenance(output, config_, job_provenance(app_, context_, model_, ranks_.communicator.size()));
     write_attribute(output, "/", "kind", "eval");
     write_attribute(output, "/", "dataset", command_.dataset);
-    write_attribute(output, "/", "skipped", std::span<const std::string>(skipped_));
+    write_attribute(output, "/", "skipped_records", std::span<const std::string>(skipped_));
     write_attribute(output, "/", "peak_memory_bytes", peak_bytes(context_));
     write_records(output, results_);
     write_summary(output, summarize(command_.record_options().dataset, results_));
   }
 
   const Ranks& ranks_;
+  const CLI::App& app_;
   const EvalCommand& command_;
   Context context_;
   LoadedModel loaded_;
@@ -243,7 +230,7 @@ void report(const EvalCommand& command, const Spending& spending) {
     Json printed = {{"output", command.output.path},
                     {"dataset", command.dataset},
                     {"records", results.size()},
-                    {"skipped", read_strings_attribute(file, "/", "skipped").size()},
+                    {"skipped", read_strings_attribute(file, "/", "skipped_records").size()},
                     {"edit_seconds_per_record", edit_seconds / records},
                     {"score_seconds_per_record", score_seconds / records},
                     {"peak_memory_bytes", peak},
@@ -278,18 +265,16 @@ void add_eval(CLI::App& app, Launcher& launcher) {
       ->check(CLI::IsMember({"counterfact", "zsre"}))
       ->required();
   command->add_option("--records", options->records, "records of the data set, in its own or EasyEdit's form")
-      ->option_text("FILE.json")
+      ->type_name("FILE.json")
       ->required();
   add_edit_options(*command, options->edit);
-  add_edits_option(*command, options->edits);
+  add_given_edits(*command, options->edits);
   add_output_options(*command, options->output);
   add_rank_options(*command, options->ranks);
   command->add_option("--limit", options->limit, "the first N records only (0: all)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(not_negative)
       ->capture_default_str();
-  command->add_option("--zsre-target", options->zsre_target, "edit towards answers[0] (answers) or the field alt (alt)")
-      ->check(CLI::IsMember({"answers", "alt"}))
-      ->capture_default_str();
+  add_zsre_target(*command, options->zsre_target);
   command->add_flag(
       "--sequential", options->sequential,
       "make each edit on the model with all earlier ones, then score all records together; rank 0 alone does it, "
@@ -297,7 +282,9 @@ void add_eval(CLI::App& app, Launcher& launcher) {
   command->add_flag("--skip-invalid", options->skip_invalid, "leave out records that cannot be run, and count them");
   command->callback([options, command, &launcher] {
     check_command(*options, *command);
+    check_named_files(*command, options->output);
     launcher.run(options->ranks, [&](const Ranks& ranks) {
+      if (options->sequential && ranks.is_root()) warn_of_sequential_edits(options->edit);
       const Spending spending = EvalJob(ranks, *command, *options).run();
       if (ranks.is_root()) report(*options, spending);
     });

@@ -15,7 +15,7 @@ namespace {
 
 struct ExportCommand {
   std::string path;
-  std::string format = "npz";
+  std::string format;  ///< empty: the published code's
   std::string folder;
   std::string device = "cpu";
   bool json = false;
@@ -24,12 +24,13 @@ struct ExportCommand {
 /// What a result file of each kind (attribute `kind`) is exported by: returns how many files were written.
 struct Exporter {
   std::string_view kind;
+  std::string_view published_format;
   int64_t (*write)(const H5File& file, const std::string& format, const std::filesystem::path& folder);
 };
 constexpr Exporter kExporters[] = {
-    {"eval", export_eval},
-    {"second_moments", export_second_moments},
-    {"trace", export_traces},
+    {"eval", "cases", export_eval},
+    {"second_moments", "npz", export_second_moments},
+    {"trace", "npz", export_traces},
 };
 
 const Exporter& exporter_of(const H5File& file) {
@@ -50,7 +51,8 @@ void run(const ExportCommand& command) {
   std::filesystem::create_directories(command.folder, error);
   require<InputError>(!error && std::filesystem::is_directory(command.folder),
                       "--output {}: the folder cannot be made; choose another one", command.folder);
-  const int64_t files = exporter.write(file, command.format, command.folder);
+  const std::string format = command.format.empty() ? std::string(exporter.published_format) : command.format;
+  const int64_t files = exporter.write(file, format, command.folder);
   if (command.json)
     print_json({{"files", files}, {"output", command.folder}});
   else
@@ -62,11 +64,13 @@ void run(const ExportCommand& command) {
 void add_export(CLI::App& app) {
   auto options = std::make_shared<ExportCommand>();
   CLI::App* command = app.add_subcommand("export", "result files in the layouts of the published code, or as CSV");
-  command->add_option("file", options->path, "result file (HDF5)")->required()->option_text("FILE.h5");
-  command->add_option("--format", options->format, "npz, cases or csv")
-      ->check(CLI::IsMember({"npz", "cases", "csv"}))
-      ->capture_default_str();
-  command->add_option("--output", options->folder, "folder to write to")->required()->option_text("DIR");
+  command->add_option("file", options->path, "result file (HDF5)")->required()->type_name("FILE.h5");
+  command
+      ->add_option("--format", options->format,
+                   "npz (traces, second moments), cases (evaluations) or csv (traces, evaluations); default: the "
+                   "published code's")
+      ->check(CLI::IsMember({"npz", "cases", "csv"}));
+  command->add_option("--output", options->folder, "folder to write to")->required()->type_name("DIR");
   command->add_flag("--json", options->json, "print one JSON object on standard output");
   command->add_option("--device", options->device,
                       "accepted for scripts that give it to every call; nothing is computed");

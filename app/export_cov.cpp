@@ -12,28 +12,30 @@
 namespace loci::app {
 namespace {
 
-/// The published code compares `sample_size` with what it is asked for: the number of documents, or nan for all.
-double sample_size(const H5File& file) {
+/// How many documents were asked for; 0: all.
+int64_t asked_documents(const H5File& file) {
   const Json config = read_config(file);
   const auto value = config.find("max-documents");
   const std::string text = value != config.end() && value->is_string() ? value->get<std::string>() : "0";
-  const double documents = std::strtod(text.c_str(), nullptr);
-  return documents > 0 ? documents : std::numeric_limits<double>::quiet_NaN();
+  return std::strtoll(text.c_str(), nullptr, 10);
 }
 
 }  // namespace
 
 int64_t export_second_moments(const H5File& file, const std::string& format, const std::filesystem::path& folder) {
   require<InputError>(format == "npz", "--format {}: second moments are exported as npz", format);
-  const int64_t tokens = read_int_attribute(file, "/", "tokens");
+  const int64_t tokens = read_int_attribute(file, "/", "tokens"), documents = asked_documents(file);
+  // The published code looks for the number of documents in the file's name and in `sample_size`, nan for all.
+  const std::string suffix = documents > 0 ? fmt::format("_{}", documents) : "";
+  const double sample_size = documents > 0 ? static_cast<double>(documents) : std::numeric_limits<double>::quiet_NaN();
   int64_t files = 0;
   for (const std::string& layer : group_members(file, "/layers")) {
     const H5Array<float> sum = read_dataset<float>(file, "/layers/" + layer + "/sum", {kAnyExtent, kAnyExtent});
-    NpzWriter writer(folder / fmt::format("transformer.h.{}.mlp.c_proj_float32_mom2.npz", layer));
+    NpzWriter writer(folder / fmt::format("transformer.h.{}.mlp.c_proj_float32_mom2{}.npz", layer, suffix));
     writer.add_string("mom2.constructor", "util.runningstats.SecondMoment()");
     writer.add_scalar<int64_t>("mom2.count", tokens);
     writer.add<float>("mom2.mom2", sum.values, sum.shape);
-    writer.add_scalar<double>("sample_size", sample_size(file));
+    writer.add_scalar<double>("sample_size", sample_size);
     writer.finish();
     ++files;
   }

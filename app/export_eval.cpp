@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "app/csv.h"
 #include "eval/eval_file.h"
 #include "runtime/atomic_file.h"
 #include "runtime/error.h"
@@ -55,17 +56,7 @@ Json phase_to_json(const H5File& file, Dataset dataset, const RecordResult& reco
   return object;
 }
 
-/// A CSV field: quoted, quotes doubled.
-std::string quoted(const std::string& text) {
-  std::string field = "\"";
-  for (const char c : text) {
-    if (c == '"') field += '"';
-    field += c;
-  }
-  return field + "\"";
-}
-
-std::string flags_text(const TargetScore& score, std::span<const int32_t> target) {
+std::string correct_count(const TargetScore& score, std::span<const int32_t> target) {
   const std::vector<bool> correct = correct_tokens(score, target);
   return fmt::format("{}", std::count(correct.begin(), correct.end(), true));
 }
@@ -94,17 +85,17 @@ int64_t export_csv(const H5File& file, const std::filesystem::path& folder) {
     for (const PromptResult& prompt : record.prompts) {
       for (size_t t = 0; t < prompt.targets.size(); ++t) {
         prompts += fmt::format("{},{},{},{},{},{},{},{},{}\n", record.case_id, prompt_kind_name(prompt.kind),
-                               quoted(prompt.text), quoted(prompt.targets[t]), prompt.target_tokens[t].size(),
+                               csv_quoted(prompt.text), csv_quoted(prompt.targets[t]), prompt.target_tokens[t].size(),
                                mean_nll(prompt.before[t]), mean_nll(prompt.after[t]),
-                               flags_text(prompt.before[t], prompt.target_tokens[t]),
-                               flags_text(prompt.after[t], prompt.target_tokens[t]));
+                               correct_count(prompt.before[t], prompt.target_tokens[t]),
+                               correct_count(prompt.after[t], prompt.target_tokens[t]));
       }
     }
   }
   std::string summary = "metric,before,before_interval,after,after_interval,records,long_name\n";
   for (const MetricSummary& row : summarize(dataset_of(file), records)) {
     summary += fmt::format("{},{},{},{},{},{},{}\n", row.name, row.before.mean, row.before.interval, row.after.mean,
-                           row.after.interval, row.after.records, quoted(row.long_name));
+                           row.after.interval, row.after.records, csv_quoted(row.long_name));
   }
   write_file_atomically(folder / "prompts.csv", prompts);
   write_file_atomically(folder / "summary.csv", summary);

@@ -4,6 +4,7 @@
 
 #include <string_view>
 
+#include "app/csv.h"
 #include "runtime/atomic_file.h"
 #include "runtime/error.h"
 #include "runtime/npz.h"
@@ -79,22 +80,12 @@ int64_t export_npz(const H5File& file, const std::filesystem::path& folder) {
   return files;
 }
 
-/// RFC 4180.
-std::string csv_quoted(std::string_view text) {
-  std::string made = "\"";
-  for (const char c : text) {
-    if (c == '"') made += '"';
-    made += c;
-  }
-  return made + "\"";
-}
-
 std::string_view place_of(const StoredTrace& stored, int64_t token) {
   return token >= stored.subject_range.begin && token < stored.subject_range.end ? "subject" : "";
 }
 
 std::string cells_csv(const std::vector<StoredTrace>& traces) {
-  std::string text = "known_id,kind,position,token,part,layer,score,low_score,high_score\r\n";
+  std::string text = "known_id,kind,position,token,part,layer,score,low_score,high_score\n";
   for (const StoredTrace& stored : traces) {
     for (const TraceKind kind : kTraceKinds) {
       const auto& scores = stored.trace.of(kind);
@@ -102,7 +93,7 @@ std::string cells_csv(const std::vector<StoredTrace>& traces) {
       for (int64_t i = 0; i < static_cast<int64_t>(scores.size()); ++i) {
         const int64_t token = i / layers;
         text +=
-            fmt::format("{},{},{},{},{},{},{:.9g},{:.9g},{:.9g}\r\n", stored.known_id, trace_kind_name(kind), token,
+            fmt::format("{},{},{},{},{},{},{:.9g},{:.9g},{:.9g}\n", stored.known_id, trace_kind_name(kind), token,
                         csv_quoted(stored.input_tokens[static_cast<size_t>(token)]), place_of(stored, token),
                         i % layers, scores[static_cast<size_t>(i)], stored.trace.low_score, stored.trace.high_score);
       }
@@ -112,7 +103,7 @@ std::string cells_csv(const std::vector<StoredTrace>& traces) {
 }
 
 std::string averages_csv(const H5File& file) {
-  std::string text = "kind,row,tokens,cases,layer,mean,deviation,confidence,indirect_effect\r\n";
+  std::string text = "kind,row,tokens,cases,layer,mean,deviation,confidence,indirect_effect\n";
   for (const TraceKind kind : kinds_of(file)) {
     const std::string group = fmt::format("/averages/{}/", trace_kind_name(kind));
     const auto rows = read_strings(file, group + "row").values;
@@ -124,10 +115,36 @@ std::string averages_csv(const H5File& file) {
     const auto effect = read_dataset<double>(file, group + "indirect_effect", mean.shape).values;
     const auto layers = static_cast<size_t>(mean.shape.at(1));
     for (size_t i = 0; i < mean.values.size(); ++i)
-      text += fmt::format("{},{},{},{},{},{:.9g},{:.9g},{:.9g},{:.9g}\r\n", trace_kind_name(kind), rows.at(i / layers),
+      text += fmt::format("{},{},{},{},{},{:.9g},{:.9g},{:.9g},{:.9g}\n", trace_kind_name(kind), rows.at(i / layers),
                           tokens.at(i / layers), cases.at(i / layers), i % layers, mean.values[i], deviation[i],
                           confidence[i], effect[i]);
   }
+  return text;
+}
+
+/// Scores of single facts, then their averages, whose known_id is empty.
+std::string severed_csv(const std::vector<StoredTrace>& traces, int64_t layers) {
+  std::string text = "known_id,severed,layer,score,low_score,indirect_effect,confidence\n";
+  for (const StoredTrace& stored : traces) {
+    if (!stored.trace.severed) continue;
+    const auto write = [&](const char* severed, const std::vector<float>& scores) {
+      for (size_t l = 0; l < scores.size(); ++l)
+        text += fmt::format("{},{},{},{:.9g},{:.9g},{:.9g},\n", stored.known_id, severed, l, scores[l],
+                            stored.trace.low_score, static_cast<double>(scores[l]) - stored.trace.low_score);
+    };
+    write("", stored.trace.severed->ordinary);
+    write("mlp", stored.trace.severed->no_mlp);
+    write("attn", stored.trace.severed->no_attn);
+  }
+  const SeveredAverages averages = average_severed(traces, layers);
+  const auto write = [&](const char* severed, const std::vector<double>& effect,
+                         const std::vector<double>& confidence) {
+    for (size_t l = 0; l < effect.size(); ++l)
+      text += fmt::format(",{},{},,,{:.9g},{:.9g}\n", severed, l, effect[l], confidence[l]);
+  };
+  write("", averages.ordinary, averages.ordinary_confidence);
+  write("mlp", averages.no_mlp, averages.no_mlp_confidence);
+  write("attn", averages.no_attn, averages.no_attn_confidence);
   return text;
 }
 
@@ -136,9 +153,13 @@ std::string averages_csv(const H5File& file) {
 int64_t export_traces(const H5File& file, const std::string& format, const std::filesystem::path& folder) {
   if (format == "npz") return export_npz(file, folder);
   require<InputError>(format == "csv", "--format {}: traces are exported as npz or csv", format);
-  write_file_atomically(folder / "traces.csv", cells_csv(read_traces(file)));
+  const std::vector<StoredTrace> traces = read_traces(file);
+  write_file_atomically(folder / "traces.csv", cells_csv(traces));
   write_file_atomically(folder / "averages.csv", averages_csv(file));
-  return 2;
+  if (!h5_exists(file, "/averages/severed")) return 2;
+  const int64_t layers = dataset_info(file, "/layer").shape.at(0);
+  write_file_atomically(folder / "severed.csv", severed_csv(traces, layers));
+  return 3;
 }
 
 }  // namespace loci::app

@@ -17,23 +17,11 @@ struct GenerateOptions {
   CommonOptions common;
   std::vector<std::string> prompts;
   std::string prompts_file;
-  EditsOption edits;
+  GivenEdits edits;
   GenerationOptions generation;
   int64_t samples = 1;
   bool ignore_end_of_text = false;
 };
-
-std::vector<std::string> read_prompts(const GenerateOptions& options) {
-  if (options.prompts_file.empty()) return options.prompts;
-  const Json list = parse_json_file(options.prompts_file);
-  require<InputError>(list.is_array(), "{}: the file must hold a list of prompts", options.prompts_file);
-  std::vector<std::string> prompts;
-  for (const Json& prompt : list) {
-    require<InputError>(prompt.is_string(), "{}: prompt {} is no string", options.prompts_file, prompts.size());
-    prompts.push_back(prompt.get<std::string>());
-  }
-  return prompts;
-}
 
 /// An empty prompt stands for the start of a text.
 std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const std::string& prompt) {
@@ -47,11 +35,13 @@ std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const std::string
 void run_generate(const GenerateOptions& options, const Json& configuration) {
   Context context = options.common.make_context();
   Model model = Model::load(context, options.common.model);
-  apply_edits_option(context, model, options.edits);
+  apply_given_edits(context, model, options.edits);
   const Tokenizer tokenizer = Tokenizer::load(options.common.model);
+  require_embedded(tokenizer, model.config(), options.common.model);
   Executor executor(context, model);
 
-  const std::vector<std::string> prompts = read_prompts(options);
+  const std::vector<std::string> prompts =
+      options.prompts_file.empty() ? options.prompts : read_prompt_texts(options.prompts_file);
   std::vector<std::vector<int32_t>> encoded;
   for (const std::string& prompt : prompts)
     encoded.insert(encoded.end(), static_cast<size_t>(options.samples), encode_prompt(tokenizer, prompt));
@@ -83,8 +73,9 @@ void add_generate(CLI::App& app) {
   CLI::Option* prompt = command->add_option("--prompt", options->prompts,
                                             "a text to continue (may be given again; "
                                             "empty: the start of a text)");
-  CLI::Option* file = command->add_option("--prompts", options->prompts_file, "JSON file with a list of prompts");
-  file->excludes(prompt)->option_text("FILE.json");
+  CLI::Option* file = command->add_option("--prompts", options->prompts_file,
+                                          "JSON list of prompts, or of objects with a field \"prompt\"");
+  file->excludes(prompt)->type_name("FILE.json");
   command->add_option("--max-tokens", options->generation.max_tokens, "new tokens a text")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->capture_default_str();
@@ -92,13 +83,13 @@ void add_generate(CLI::App& app) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->capture_default_str();
   command->add_option("--top-k", options->generation.top_k, "draw among the k most probable tokens (0: all)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(not_negative)
       ->capture_default_str();
   command->add_option("--temperature", options->generation.temperature, "0: always the most probable token")
-      ->check(CLI::NonNegativeNumber)
+      ->check(not_negative)
       ->capture_default_str();
   command->add_flag("--ignore-end-of-text", options->ignore_end_of_text, "do not stop at <|endoftext|>");
-  add_edits_option(*command, options->edits);
+  add_given_edits(*command, options->edits);
   command->callback([options, command] {
     require<InputError>(!options->prompts.empty() || !options->prompts_file.empty(),
                         "generate: give a prompt by --prompt or --prompts");

@@ -2,6 +2,7 @@
 
 #include "app/common.h"
 #include "model/checkpoint.h"
+#include "model/executor.h"
 #include "model/tokenizer.h"
 #include "runtime/error.h"
 
@@ -36,11 +37,6 @@ TokenizerCheck check_tokenizer(const Tokenizer& tokenizer, const GptConfig& conf
   return check;
 }
 
-/// What one run needs beside the mapped weights: keys, values and residual rows of a recorded position.
-int64_t recorded_bytes_per_position(const GptConfig& config) {
-  return static_cast<int64_t>(sizeof(float)) * (3 * config.layers + 1) * config.width;
-}
-
 Json describe(const Checkpoint& checkpoint, const TokenizerCheck& check) {
   const GptConfig& config = checkpoint.config();
   const int64_t parameters = config.parameter_count();
@@ -58,7 +54,7 @@ Json describe(const Checkpoint& checkpoint, const TokenizerCheck& check) {
           {"stored_types", checkpoint.stored_types()},
           {"weights_sha256", checkpoint.weights_sha256()},
           {"weights_bytes", parameters * static_cast<int64_t>(sizeof(float))},
-          {"recorded_bytes_per_position", recorded_bytes_per_position(config)},
+          {"recorded_bytes_per_position", recorded_row_bytes(config)},
           {"second_moment_bytes_per_layer",
            2 * config.mlp_width * config.mlp_width * static_cast<int64_t>(sizeof(double))},  // a total, a unit's sum
           {"tokenizer",

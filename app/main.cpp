@@ -2,7 +2,11 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
 #include <new>
 #include <optional>
 #include <sstream>
@@ -12,6 +16,7 @@
 
 #include "app/common.h"
 #include "app/ranks.h"
+#include "model/utf8.h"
 #include "runtime/communicator_mpi.h"
 #include "runtime/error.h"
 #include "runtime/hdf5.h"
@@ -32,6 +37,14 @@ int explain(const CLI::App& app, const CLI::ParseError& error, bool speaks) {
   return code;
 }
 
+/// CLI11 would only say that a command is missing.
+void require_known_command(const CLI::App& app, const std::vector<std::string>& arguments) {
+  if (arguments.empty() || arguments[0].starts_with('-')) return;
+  const auto is_named = [&](const CLI::App* command) { return command->get_name() == arguments[0]; };
+  loci::require<loci::InputError>(!app.get_subcommands(is_named).empty(),
+                                  "there is no command \"{}\"; loci --help lists them", arguments[0]);
+}
+
 int run(std::vector<std::string> arguments, loci::Communicator* launched, loci::app::Launcher& launcher) {
   CLI::App app{"loci: locates factual associations in GPT models, edits them, and measures what the edit did", "loci"};
   app.set_version_flag("--version", "loci " + loci::loci_version() + " (" + loci::loci_git_commit() + ")");
@@ -47,6 +60,7 @@ int run(std::vector<std::string> arguments, loci::Communicator* launched, loci::
   loci::app::add_train(app, launcher);
   loci::app::add_export(app);
   launcher.refuse_others(app);
+  require_known_command(app, arguments);
   try {
     arguments = loci::app::with_configuration(std::move(arguments));
     std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back
@@ -104,16 +118,33 @@ int run_launched(const std::vector<std::string>& arguments, loci::Communicator& 
 
 }  // namespace
 
+/// Arguments end in JSON and HDF5, which hold text.
+void require_text(const std::vector<std::string>& arguments) {
+  for (const std::string& argument : arguments)
+    loci::require<loci::InputError>(loci::utf8::replace_ill_formed(argument) == argument,
+                                    "the argument \"{}\" is not UTF-8 text; rename the file, or write it in UTF-8",
+                                    loci::utf8::replace_ill_formed(argument));
+}
+
+/// `code`, unless what was printed has not arrived.
+int flushed(int code) {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
+  spdlog::error("standard output cannot be written: {}", std::strerror(errno));
+  return code == 0 ? loci::SystemError("").exit_code() : code;
+}
+
 int main(int argc, char** argv) {
   loci::leave_hdf5_at_exit();
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow further is an error like a full disk
   const std::vector<std::string> arguments(argv + 1, argv + argc);
   std::optional<loci::app::Launcher> launcher(std::in_place, nullptr);
   try {
+    require_text(arguments);
     const loci::LaunchedRanks launched = loci::detect_launch();
-    if (!launched.uses_mpi()) return run(arguments, nullptr, *launcher);
+    if (!launched.uses_mpi()) return flushed(run(arguments, nullptr, *launcher));
     loci::MpiSession session(launched);
     launcher.emplace(&session.communicator());
-    return run_launched(arguments, session.communicator(), *launcher);
+    return flushed(run_launched(arguments, session.communicator(), *launcher));
   } catch (...) {
     return report_error();
   }

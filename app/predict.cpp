@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "app/common.h"
@@ -18,7 +19,7 @@ struct PredictOptions {
   CommonOptions common;
   std::string prompt;
   std::string prompts;
-  EditsOption edits;
+  GivenEdits edits;
   int64_t top = 10;
 };
 
@@ -26,20 +27,6 @@ struct Prompt {
   std::string text;
   std::vector<int32_t> tokens;
 };
-
-/// A list of texts, or of objects with a field `prompt`.
-std::vector<std::string> read_prompt_texts(const std::string& path) {
-  const Json json = parse_json_file(path);
-  require<InputError>(json.is_array() && !json.empty(), "{}: the file must hold a list of prompts", path);
-  std::vector<std::string> texts;
-  for (size_t i = 0; i < json.size(); ++i) {
-    const std::string where = fmt::format("{}: prompt {}", path, i);
-    require<InputError>(json[i].is_string() || json[i].is_object(),
-                        "{}: must be a text or an object with the field \"prompt\"", where);
-    texts.push_back(json[i].is_string() ? json[i].get<std::string>() : json_string(json[i], "prompt", where));
-  }
-  return texts;
-}
 
 std::vector<Prompt> make_prompts(const PredictOptions& options, const Tokenizer& tokenizer, const GptConfig& config) {
   const bool from_file = !options.prompts.empty();
@@ -92,6 +79,10 @@ std::vector<std::vector<Candidate>> predict_wave(Executor& executor, std::span<c
   Run run = executor.run(plan);
   softmax(executor.context(), run.logits.view(), run.logits.view());
   const std::vector<float> probabilities = run.logits.to_host();
+  for (const float probability : probabilities)
+    require<NumericalError>(std::isfinite(probability),
+                            "the model gives probabilities that are not finite; its weights, "
+                            "or the edits, are damaged");
   const auto vocabulary = static_cast<size_t>(run.logits.cols());
   std::vector<std::vector<Candidate>> results;
   for (size_t i = 0; i < prompts.size(); ++i) {
@@ -103,16 +94,11 @@ std::vector<std::vector<Candidate>> predict_wave(Executor& executor, std::span<c
 std::vector<std::vector<Candidate>> predict(Executor& executor, std::span<const Prompt> prompts, int64_t top) {
   const int64_t limit = executor.rows_per_wave(1);
   std::vector<std::vector<Candidate>> results;
-  for (size_t begin = 0; begin < prompts.size();) {
-    size_t end = begin;
-    for (int64_t rows = 0; end < prompts.size(); ++end) {
-      rows += static_cast<int64_t>(prompts[end].tokens.size());
-      if (end > begin && rows > limit) break;
-    }
-    for (auto& result : predict_wave(executor, prompts.subspan(begin, end - begin), top)) {
-      results.push_back(std::move(result));
-    }
-    begin = end;
+  for (std::span<const Prompt> left = prompts; !left.empty();) {
+    const auto rows_of = [](const Prompt& prompt) { return static_cast<int64_t>(prompt.tokens.size()); };
+    const size_t count = wave_length(left, limit, rows_of);
+    for (auto& result : predict_wave(executor, left.first(count), top)) results.push_back(std::move(result));
+    left = left.subspan(count);
   }
   return results;
 }
@@ -139,8 +125,9 @@ void run(const PredictOptions& options) {
   Context context = options.common.make_context();
   Model model = Model::load(context, options.common.model);
   const Tokenizer tokenizer = Tokenizer::load(options.common.model);
+  require_embedded(tokenizer, model.config(), options.common.model);
   const std::vector<Prompt> prompts = make_prompts(options, tokenizer, model.config());
-  apply_edits_option(context, model, options.edits);
+  apply_given_edits(context, model, options.edits);
   Executor executor(context, model);
   const auto results = predict(executor, prompts, options.top);
   Json list = Json::array();
@@ -161,12 +148,10 @@ void add_predict(CLI::App& app) {
   add_common_options(*command, options->common);
   CLI::Option* prompt = command->add_option("--prompt", options->prompt, "one prompt");
   command->add_option("--prompts", options->prompts, "JSON list of prompts, or of objects with a field \"prompt\"")
-      ->option_text("FILE.json")
+      ->type_name("FILE.json")
       ->excludes(prompt);
-  add_edits_option(*command, options->edits);
-  command->add_option("--top", options->top, "how many tokens to list")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+  add_given_edits(*command, options->edits);
+  command->add_option("--top", options->top, "how many tokens to list")->check(positive)->capture_default_str();
   command->callback([options] {
     require<InputError>(!options->prompt.empty() || !options->prompts.empty(),
                         "predict needs --prompt TEXT or --prompts FILE.json");

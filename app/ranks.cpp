@@ -75,7 +75,7 @@ void add_rank_options(CLI::App& command, RankOptions& options) {
   command
       .add_option("--rank-timeout", options.timeout_seconds,
                   "seconds to wait for a rank that does not come before the job is given up")
-      ->check(CLI::PositiveNumber)
+      ->check(positive)
       ->capture_default_str();
 }
 
@@ -99,7 +99,9 @@ LoadedModel load_rank_model(const Ranks& ranks, Context& context, const CommonOp
   Model model = Model::load(context, options.model, *make_device_communicator(ranks.communicator, context));
   model.checkpoint().weights_sha256(&context.threads());  // kept: every job's configuration holds it
   prepare_products(context);
-  return {std::move(model), tokenizer.get(), std::chrono::steady_clock::now()};
+  LoadedModel loaded{std::move(model), tokenizer.get(), std::chrono::steady_clock::now()};
+  require_embedded(loaded.tokenizer, loaded.model.config(), options.model);
+  return loaded;
 }
 
 Spending spending_of_all(const Ranks& ranks, const Context& context, const LoadedModel& loaded) {

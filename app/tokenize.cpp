@@ -65,7 +65,9 @@ void run(const CLI::App& app, const TokenizeCommand& command) {
   const TokenStream stream = tokenize_text(command, tokenizer);
   store.finish([&](H5File& file, const UnitStore::OpenUnit&) {
     write_token_stream(file, stream);
-    write_provenance(file, config, current_provenance());
+    Provenance provenance = current_provenance();
+    provenance.inputs = named_inputs(app);
+    write_provenance(file, config, provenance);
   });
   report(command, stream);
 }
@@ -81,11 +83,11 @@ void add_tokenize(CLI::App& app) {
       ->add_option("--text", options->text,
                    "text, one document a line, or JSON lines with a field \"text\"; either plain, .gz, .bz2 or .zst")
       ->required()
-      ->option_text("FILE");
+      ->type_name("FILE");
   command
       ->add_option("--max-tokens-per-document", options->max_tokens_per_document,
                    "tokens that a document keeps at most (0: all)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(not_negative)
       ->capture_default_str();
   command->callback([options, command] { run(*command, *options); });
 }

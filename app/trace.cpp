@@ -114,7 +114,8 @@ Json job_configuration(const CLI::App& app, const TraceCommand& command, const T
   for (const TraceKind kind : options.kinds) config["kinds"].push_back(trace_kind_name(kind));
   config["sever"] = Json::array();
   for (const Sever sever : options.sever) config["sever"].push_back(sever_name(sever));
-  for (const char* path : {"facts", "noise-text"}) config.erase(path);
+  for (const char* option : {"facts", "noise-text", "seed"}) config.erase(option);  // --noise-seed is what is drawn by
+  config["facts_per_unit"] = kFactsPerUnit;
   config["facts_sha256"] = facts.sha256;
   config["weights_sha256"] = weights_sha256;
   if (!command.noise_text.empty()) config["noise_text_sha256"] = sha256_file(command.noise_text);
@@ -170,7 +171,6 @@ void write_file_attributes(H5File& file, const TraceCommand& command, const Trac
   write_attribute(file, "/", "samples", options.samples);
   write_attribute(file, "/", "window", options.window);
   write_attribute(file, "/", "corruption", command.replace ? "replace" : "add");
-  write_attribute(file, "/", "facts_file", std::filesystem::path(command.facts).filename().string());
   write_attribute(file, "/", "model_name", std::filesystem::path(command.common.model).filename().string());
   write_attribute(file, "/", "skipped_records", std::span<const std::string>(facts.skipped));
 }
@@ -286,11 +286,11 @@ void report(const TraceCommand& command, const TraceOptions& options, const Fact
                   {"facts", traces.size()},
                   {"traced", correct},
                   {"answered_otherwise", static_cast<int64_t>(traces.size()) - correct},
-                  {"invalid", facts.skipped.size()},
+                  {"skipped", facts.skipped.size()},
                   {"noise_level", options.noise.level}};
   add_spending(summary, spending);
   if (!command.common.json)
-    fmt::print("{} facts traced, {} answered otherwise, {} invalid, noise level {:.6g}\n", correct,
+    fmt::print("{} facts traced, {} answered otherwise, {} skipped, noise level {:.6g}\n", correct,
                static_cast<int64_t>(traces.size()) - correct, facts.skipped.size(), options.noise.level);
   for (const TraceKind kind : options.kinds) {
     const Averages averages = average_kind(traces, kind, layers, row_rule(options));
@@ -316,7 +316,7 @@ void run(const Ranks& ranks, const CLI::App& app, const TraceCommand& command) {
   const Model& model = loaded.model;
   const Tokenizer& tokenizer = loaded.tokenizer;
   const FactFile facts = read_facts(command.facts, tokenizer, model.config().positions,
-                                    command.skip_invalid ? InvalidRecords::skip : InvalidRecords::refuse);
+                                    command.skip_invalid ? OnInvalid::skip : OnInvalid::refuse);
   log_skipped(ranks, facts.skipped);
   const TraceOptions options = trace_options(command, measure_noise(command, facts, context, model, tokenizer));
   spdlog::info("trace: noise {} of level {:.6g}", command.noise, options.noise.level);
@@ -337,7 +337,7 @@ void run(const Ranks& ranks, const CLI::App& app, const TraceCommand& command) {
                  .finish =
                      [&](H5File& output) {
                        merge.finish(output);
-                       write_provenance(output, config, job_provenance(context, model, ranks.communicator.size()));
+                       write_provenance(output, config, job_provenance(app, context, model, ranks.communicator.size()));
                      }}});
   const Spending spending = spending_of_all(ranks, context, loaded);
   if (ranks.is_root()) report(command, options, facts, merge.take_traces(), model.config().layers, spending);
@@ -353,7 +353,7 @@ void add_trace(CLI::App& app, Launcher& launcher) {
   add_rank_options(*command, options->ranks);
   command->add_option("--facts", options->facts, "JSON list of facts: known_id, subject, attribute, prompt")
       ->required()
-      ->option_text("FILE.json");
+      ->type_name("FILE.json");
   command->add_option("--kinds", options->kinds, "what is restored: state,mlp,attn")
       ->delimiter(',')
       ->check(CLI::IsMember({"state", "mlp", "attn"}))
@@ -374,15 +374,16 @@ void add_trace(CLI::App& app, Launcher& launcher) {
       ->capture_default_str();
   command
       ->add_option("--noise-text", options->noise_text, "text for --noise m and t, one document a line or JSON lines")
-      ->option_text("FILE");
+      ->type_name("FILE");
   command->add_option("--noise-seed", options->noise_seed, "seed of the noise; published traces: 1")
       ->capture_default_str();
   command->add_flag("--replace", options->replace, "replace the subject's embeddings by noise instead of adding it");
   command->add_option("--limit", options->limit, "trace the first N facts only (0: all)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(not_negative)
       ->capture_default_str();
   command->add_flag("--skip-invalid", options->skip_invalid, "leave out records that cannot be traced, and count them");
   command->callback([options, command, &launcher] {
+    check_named_files(*command, options->output);
     launcher.run(options->ranks, [&](const Ranks& ranks) { run(ranks, *command, *options); });
   });
 }

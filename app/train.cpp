@@ -65,10 +65,10 @@ void add_train(CLI::App& app, Launcher& launcher) {
   CLI::App* command = app.add_subcommand("train", "train a GPT from scratch, or fine-tune one, on text");
   command->add_option("--config", options->config, "the training: see docs/training.md")
       ->required()
-      ->option_text("FILE.json");
+      ->type_name("FILE.json");
   command->add_option("--output", options->output, "folder for the model; an interrupted training continues there")
       ->required()
-      ->option_text("DIR");
+      ->type_name("DIR");
   command->add_flag("--overwrite", options->overwrite, "start anew where the output exists");
   add_machine_options(*command, options->common);
   add_rank_options(*command, options->ranks);

@@ -32,6 +32,9 @@ void check_context_templates(std::span<const std::string> templates, std::string
   for (size_t i = 0; i < templates.size(); ++i) {
     const int64_t places = count_occurrences(templates[i], "{}");
     require<InputError>(places == 1, "{}: template {} must hold exactly one {{}}, got {}", where, i, places);
+    // Result files could not hold it.
+    require<InputError>(templates[i].find('\0') == std::string::npos, "{}: template {} holds the character U+0000",
+                        where, i);
   }
 }
 

@@ -35,24 +35,32 @@ DirectionProbe::DirectionProbe(Executor& executor, std::vector<int64_t> layers,
                                std::span<const PreparedRequest> requests)
     : context_(executor.context()), layers_(std::move(layers)), width_(executor.model().config().mlp_width) {
   require<InputError>(!requests.empty(), "--probe: the file holds no facts");
+  keys_.resize(layers_.size());
+  const auto rows_of = [](const PreparedRequest& request) { return request.prompts[0].lookup + 1; };
+  while (!requests.empty()) {
+    const size_t count = wave_length(requests, executor.rows_per_wave(), rows_of);
+    add_keys(executor, requests.first(count));
+    requests = requests.subspan(count);
+  }
+}
+
+void DirectionProbe::add_keys(Executor& executor, std::span<const PreparedRequest> requests) {
+  const auto count = static_cast<int64_t>(requests.size()), layers = static_cast<int64_t>(layers_.size());
+  Tensor keys(context_, layers * count, width_);
   Plan plan;
   plan.stop = StopAfter{Site::mlp_key, *std::max_element(layers_.begin(), layers_.end())};
-  for (const int64_t layer : layers_) plan.recorded.push_back({Site::mlp_key, layer});
-  for (const PreparedRequest& request : requests) {
-    const EditPrompt& bare = request.prompts[0];
-    plan.sequences.push_back(
-        {.tokens = {bare.tokens.begin(), bare.tokens.begin() + bare.lookup + 1}, .base = nullptr, .record = true});
+  plan.tap_output = keys.view();
+  for (int64_t i = 0; i < count; ++i) {
+    const EditPrompt& bare = requests[static_cast<size_t>(i)].prompts[0];
+    plan.sequences.push_back({.tokens = {bare.tokens.begin(), bare.tokens.begin() + bare.lookup + 1}, .base = nullptr});
+    for (int64_t l = 0; l < layers; ++l)
+      plan.taps.push_back({i, bare.lookup, Site::mlp_key, layers_[static_cast<size_t>(l)], l * count + i});
   }
-  const Run run = executor.run(plan);
-  for (const int64_t layer : layers_) {
-    std::vector<const float*> sources;
-    for (size_t i = 0; i < requests.size(); ++i)
-      sources.push_back(run.recordings[i]->row(Site::mlp_key, layer, requests[i].prompts[0].lookup));
-    Tensor keys(context_, static_cast<int64_t>(sources.size()), width_);
-    collect_rows(context_, {context_, std::span<const float* const>(sources)}, keys.view());
-    const std::vector<float> host = keys.to_host();
-    keys_.emplace_back(host.begin(), host.end());
-  }
+  executor.run(plan);
+  const std::vector<float> host = keys.to_host();
+  for (int64_t l = 0; l < layers; ++l)
+    keys_[static_cast<size_t>(l)].insert(keys_[static_cast<size_t>(l)].end(), host.begin() + l * count * width_,
+                                         host.begin() + (l + 1) * count * width_);
 }
 
 double DirectionProbe::update(int64_t tokens, const std::function<std::vector<double>(size_t layer)>& sum) {

@@ -37,6 +37,9 @@ class DirectionProbe {
   void read(const H5File& shard);
 
  private:
+  /// Appends the keys of one wave's requests.
+  void add_keys(Executor& executor, std::span<const PreparedRequest> requests);
+
   Context& context_;
   std::vector<int64_t> layers_;
   int64_t width_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "runtime/error.h"
@@ -16,35 +17,64 @@ constexpr size_t kLinesAtOnce = 512;
 
 class TextDocuments {
  public:
-  TextDocuments(Context& context, const Tokenizer& tokenizer, const std::filesystem::path& path, int64_t limit)
-      : context_(context), tokenizer_(tokenizer), reader_(path), limit_(limit) {}
+  TextDocuments(Context& context, const Tokenizer& tokenizer, const std::filesystem::path& path, int64_t limit,
+                OnInvalid on_invalid, std::vector<std::string>& skipped)
+      : context_(context),
+        tokenizer_(tokenizer),
+        reader_(path),
+        limit_(limit),
+        on_invalid_(on_invalid),
+        skipped_(skipped) {}
 
   bool next(std::vector<int32_t>& tokens) {
-    if (taken_ == ready_.size()) fill();
-    if (ready_.empty()) return false;
+    while (taken_ == ready_.size())
+      if (!fill()) return false;
     tokens = std::move(ready_[taken_++]);
     return true;
   }
 
  private:
-  void fill() {
+  /// A line's tokens, or why it has none.
+  struct Outcome {
+    std::vector<int32_t> tokens;
+    std::optional<InputError> fault;
+  };
+
+  /// False where the text has ended.
+  bool fill() {
     std::vector<TextReader::Line> lines;
     TextReader::Line line;
     while (lines.size() < kLinesAtOnce && reader_.next_line(line)) lines.push_back(std::move(line));
-    ready_.assign(lines.size(), {});
-    taken_ = 0;
+    std::vector<Outcome> outcomes(lines.size());
     context_.threads().parallel_for(static_cast<int64_t>(lines.size()), 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const auto at = static_cast<size_t>(i);
-        ready_[at] = tokenizer_.encode_ids(reader_.document_of(std::move(lines[at])), SpecialTokens::parse, limit_);
-      }
+      for (int64_t i = begin; i < end; ++i)
+        outcomes[static_cast<size_t>(i)] = outcome_of(std::move(lines[static_cast<size_t>(i)]));
     });
+    ready_.clear();
+    taken_ = 0;
+    for (Outcome& outcome : outcomes) {
+      if (outcome.fault)
+        refuse_or_skip(on_invalid_, *outcome.fault, skipped_);
+      else
+        ready_.push_back(std::move(outcome.tokens));
+    }
+    return !outcomes.empty();
+  }
+
+  Outcome outcome_of(TextReader::Line line) const {
+    try {
+      return {tokenizer_.encode_ids(reader_.document_of(std::move(line)), SpecialTokens::parse, limit_), {}};
+    } catch (const InputError& error) {
+      return {{}, error};
+    }
   }
 
   Context& context_;
   const Tokenizer& tokenizer_;
   TextReader reader_;
   int64_t limit_;
+  OnInvalid on_invalid_;
+  std::vector<std::string>& skipped_;
   std::vector<std::vector<int32_t>> ready_;
   size_t taken_ = 0;
 };
@@ -90,8 +120,8 @@ class TokenFileDocuments {
 }  // namespace
 
 NextDocument text_documents(Context& context, const Tokenizer& tokenizer, const std::filesystem::path& path,
-                            int64_t limit) {
-  auto source = std::make_shared<TextDocuments>(context, tokenizer, path, limit);
+                            int64_t limit, OnInvalid on_invalid, std::vector<std::string>& skipped) {
+  auto source = std::make_shared<TextDocuments>(context, tokenizer, path, limit, on_invalid, skipped);
   return [source](std::vector<int32_t>& tokens) { return source->next(tokens); };
 }
 

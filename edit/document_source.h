@@ -8,9 +8,10 @@
 
 namespace loci {
 
-/// The documents of a text file (runtime/text_reader.h), tokenised in parallel, each cut to `limit` tokens.
+/// The documents of a text file (runtime/text_reader.h), tokenised in parallel, each cut to `limit` tokens. A line that
+/// is no document is refused (InputError), or left out with a sentence added to `skipped`.
 NextDocument text_documents(Context& context, const Tokenizer& tokenizer, const std::filesystem::path& path,
-                            int64_t limit);
+                            int64_t limit, OnInvalid on_invalid, std::vector<std::string>& skipped);
 
 /// The documents of a token file: HDF5 with `tokens` and `document_offsets` [documents + 1]. Throws InputError for
 /// offsets that do not cover the tokens, ids outside the vocabulary, or tokens made by another tokenizer where the file

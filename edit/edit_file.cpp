@@ -30,6 +30,7 @@ void require_width(const H5File& file, const std::string& group, const char* nam
 
 std::vector<LossRow> read_loss_curve(const H5File& file, const std::string& path) {
   const std::vector<double> values = read_dataset<double>(file, path, {kAnyExtent, kLossColumns}).values;
+  require<InputError>(!values.empty(), "{}: {} is empty", file.path().string(), path);
   std::vector<LossRow> rows;
   for (size_t i = 0; i + kLossColumns <= values.size(); i += kLossColumns)
     rows.push_back({values[i], values[i + 1], values[i + 2], values[i + 3], values[i + 4]});
@@ -96,8 +97,8 @@ Edit read_edit(const H5File& file, int64_t index) {
   return edit;
 }
 
-EditFile read_edit_file(const std::filesystem::path& path) {
-  probe_hdf5(path);
+EditFile read_edit_file(const std::filesystem::path& path, FileOrigin origin) {
+  if (origin == FileOrigin::handed_in) probe_hdf5(path);
   const H5File file = H5File::open_read(path);
   const bool is_edits = has_attribute(file, "/", "kind") && read_string_attribute(file, "/", "kind") == "edits";
   require<InputError>(is_edits && h5_is_group(file, "/edits"), "{}: is no file of edits; give one that loci edit wrote",
@@ -109,6 +110,7 @@ EditFile read_edit_file(const std::filesystem::path& path) {
                       path.string(), mode);
   made.mode = mode == "sequential" ? EditMode::sequential : EditMode::independent;
   made.weights_sha256 = read_string_attribute(file, "/", "weights_sha256");
+  if (has_attribute(file, "/", "skipped_records")) made.skipped = read_strings_attribute(file, "/", "skipped_records");
   const auto count = static_cast<int64_t>(group_members(file, "/edits").size());
   require<InputError>(count > 0, "{}: holds no edit", path.string());
   for (int64_t i = 0; i < count; ++i) {

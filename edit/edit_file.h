@@ -22,14 +22,15 @@ enum class EditMode {
 /// "independent", "sequential".
 std::string_view edit_mode_name(EditMode mode);
 
-/// A file of edits: root attributes `kind` = "edits", `mode`, `weights_sha256` of the model they belong to, provenance;
-/// groups /edits/{i} in request order with datasets u, v, k_mean, k_bare, value_before, value_star, loss_curve [steps,
-/// 5] and the request, method and layer as attributes.
+/// A file of edits: root attributes `kind` = "edits", `mode`, `weights_sha256` of the model they belong to,
+/// `skipped_records`, provenance; groups /edits/{i} in request order with datasets u, v, k_mean, k_bare, value_before,
+/// value_star, loss_curve [steps, 5] and the request, method and layer as attributes.
 struct EditFile {
   std::filesystem::path path;
   EditMode mode = EditMode::independent;
   std::string weights_sha256;
   std::vector<Edit> edits;
+  std::vector<std::string> skipped = {};  ///< one sentence for each request left out
 };
 
 /// Writes one edit as the group `/edits/{index}`.
@@ -37,8 +38,11 @@ void write_edit(H5File& file, int64_t index, const Edit& edit);
 /// Reads the group `/edits/{index}`; InputError for what is missing, not finite, or of a shape that contradicts itself.
 Edit read_edit(const H5File& file, int64_t index);
 
+/// Whether a file was handed in by a user, so that it may be damaged in a way that the HDF5 library does not survive.
+enum class FileOrigin { handed_in, own_output };
+
 /// Reads a whole edit file. Throws InputError naming it and the object for a file of another kind, or a damaged one.
-EditFile read_edit_file(const std::filesystem::path& path);
+EditFile read_edit_file(const std::filesystem::path& path, FileOrigin origin = FileOrigin::handed_in);
 
 /// Throws InputError unless the edits were made for a model with these weights, and fit its shape.
 void check_edits_fit(const EditFile& file, const GptConfig& config, const std::string& weights_sha256);

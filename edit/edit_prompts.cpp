@@ -59,13 +59,13 @@ int64_t find_lookup(const Encoding& encoding, const MarkedText& marked, FactToke
 }
 
 EditPrompt make_prompt(const MarkedText& marked, std::span<const int32_t> target, FactToken fact_token,
-                       TargetForcing forcing, const Tokenizer& tokenizer, std::string_view where) {
+                       TeacherForcing forcing, const Tokenizer& tokenizer, std::string_view where) {
   const std::span<const int32_t> forced = target.first(target.size() - 1);
   const Encoding encoding = tokenizer.encode(marked.text);
   EditPrompt prompt;
   prompt.lookup = find_lookup(encoding, marked, fact_token);
   prompt.tokens = encoding.ids;
-  if (forcing == TargetForcing::text && !forced.empty()) {
+  if (forcing == TeacherForcing::text && !forced.empty()) {
     prompt.tokens = tokenizer.encode_ids(marked.text + tokenizer.decode_text(forced, TextCleanUp::as_configured));
   } else {
     prompt.tokens.insert(prompt.tokens.end(), forced.begin(), forced.end());
@@ -89,7 +89,7 @@ EditPrompt essence_prompt(const EditRequest& request, FactToken fact_token, cons
 }  // namespace
 
 PreparedRequest prepare_request(const EditRequest& request, std::span<const std::string> templates,
-                                FactToken fact_token, TargetForcing forcing, const Tokenizer& tokenizer,
+                                FactToken fact_token, TeacherForcing forcing, const Tokenizer& tokenizer,
                                 const GptConfig& config, std::string_view where) {
   PreparedRequest made;
   made.target = tokenizer.encode_ids(spaced_target(request.target_new));

@@ -14,10 +14,11 @@
 /// The token sequences of an edit request: its prompt behind each context template, with the target teacher-forced.
 namespace loci {
 
-/// How the target's tokens follow a prompt. `tokens`: they are appended. `text`: as in the published code, all but the
-/// last are turned into text, and prompt and text are tokenised together; that differs where tokens of both would
-/// merge, where a token ends inside a character, or where decoding drops a space before punctuation.
-enum class TargetForcing { tokens, text };
+/// How a target's tokens follow a prompt while it is written or scored. `tokens`: they are appended. `text`: as in the
+/// published code, those that come first are turned into text, and prompt and text are tokenised together; that differs
+/// where tokens of both would merge, where a token ends inside a character, or where decoding drops a space before
+/// punctuation.
+enum class TeacherForcing { tokens, text };
 
 /// One prompt of a request.
 struct EditPrompt {
@@ -38,7 +39,7 @@ struct PreparedRequest {
 
 /// Throws InputError "{where}: ..." for a prompt that does not fit the context.
 PreparedRequest prepare_request(const EditRequest& request, std::span<const std::string> templates,
-                                FactToken fact_token, TargetForcing forcing, const Tokenizer& tokenizer,
+                                FactToken fact_token, TeacherForcing forcing, const Tokenizer& tokenizer,
                                 const GptConfig& config, std::string_view where);
 
 }  // namespace loci

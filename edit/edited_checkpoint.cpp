@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "runtime/error.h"
+#include "runtime/output_lock.h"
 #include "runtime/safetensors.h"
 
 namespace loci {
@@ -16,18 +17,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string down_name(int64_t layer) { return fmt::format("h.{}.mlp.c_proj.weight", layer); }
+/// Held while a folder is written: two jobs would mix their files.
+constexpr const char* kLockFile = ".loci_export.lock";
 
-void require_free(const fs::path& dir, const fs::path& source, OnExistingCheckpoint on_existing) {
-  std::error_code error;
-  require<InputError>(!fs::equivalent(dir, source, error),
-                      "--export {}: is the folder of the model itself; choose another", dir.string());
-  require<InputError>(on_existing == OnExistingCheckpoint::replace || !fs::exists(dir / "model.safetensors"),
-                      "--export {}: holds a model already; give --overwrite to replace it, or another folder",
-                      dir.string());
-  fs::create_directories(dir, error);
-  require<InputError>(!error, "--export {}: the folder cannot be made: {}", dir.string(), error.message());
-}
+std::string down_name(int64_t layer) { return fmt::format("h.{}.mlp.c_proj.weight", layer); }
 
 /// Every parameter of a checkpoint on the host, some of them replaced.
 struct HostWeights {
@@ -79,14 +72,30 @@ std::string metadata_of(const SafetensorsFile& file, const std::string& key) {
 
 }  // namespace
 
+void require_free_folder(const fs::path& dir, const fs::path& source, OnExistingCheckpoint on_existing) {
+  std::error_code error;
+  require<InputError>(!fs::equivalent(dir, source, error),
+                      "--export {}: is the folder of the model itself; choose another", dir.string());
+  require<InputError>(!fs::exists(dir / "model.safetensors.index.json"),
+                      "--export {}: holds a sharded model; choose another folder", dir.string());
+  require<InputError>(on_existing == OnExistingCheckpoint::replace || !fs::exists(dir / "model.safetensors"),
+                      "--export {}: holds a model already; give another folder, or replace it by --edits FILE.h5 "
+                      "--export DIR --overwrite",
+                      dir.string());
+  fs::create_directories(dir, error);
+  require<InputError>(!error, "--export {}: the folder cannot be made: {}", dir.string(), error.message());
+}
+
 void write_edited_checkpoint(Context& context, const Model& model, const std::set<int64_t>& layers, const fs::path& dir,
                              OnExistingCheckpoint on_existing) {
   const Checkpoint& checkpoint = model.checkpoint();
-  require_free(dir, checkpoint.dir(), on_existing);
+  require_free_folder(dir, checkpoint.dir(), on_existing);
   std::map<std::string, std::vector<float>> edited;
   for (const int64_t layer : layers)
     edited[down_name(layer)] = to_host(context, model.parameters().blocks[static_cast<size_t>(layer)].down_weight);
   const HostWeights weights(checkpoint, std::move(edited));
+  const OutputLock lock(dir / kLockFile, dir);
+  require_free_folder(dir, checkpoint.dir(), on_existing);  // still
   // First, so that a folder with an edited model always knows the way back.
   write_originals(checkpoint, layers, dir / kOriginalsFile);
   write_checkpoint(dir, checkpoint.config(), weights.tensors, checkpoint.dir());
@@ -108,18 +117,19 @@ void write_reverted_checkpoint(const fs::path& edited_dir, const fs::path& dir, 
                         path.string(), name, dtype_name(info.dtype), shape_text(info.shape), shape_text(shape));
     restored[name] = copy_floats(originals.bytes(name));
   }
-  require_free(dir, edited_dir, on_existing);
   const HostWeights weights(checkpoint, std::move(restored));
-  write_checkpoint(dir, checkpoint.config(), weights.tensors, edited_dir);
   // Weights of other types were widened to fp32, so their hash says nothing here.
-  if (metadata_of(originals, "stored_types") != "F32") return;
-  const std::string found = Checkpoint::open(dir).weights_sha256(), expected = metadata_of(originals, "weights_sha256");
-  if (found == expected) return;
-  fs::remove(dir / "model.safetensors");
-  throw_error<InputError>(
-      "{}: the model was changed after its export (restored weights {:.12}, original {:.12}), so it "
-      "cannot be reverted",
-      edited_dir.string(), found, expected);
+  const std::string expected = metadata_of(originals, "weights_sha256");
+  if (metadata_of(originals, "stored_types") == "F32") {
+    const std::string found = weights_sha256_of(checkpoint.config(), weights.tensors);
+    require<InputError>(found == expected,
+                        "{}: the model was changed after its export (restored weights {:.12}, original {:.12}), so it "
+                        "cannot be reverted",
+                        edited_dir.string(), found, expected);
+  }
+  require_free_folder(dir, edited_dir, on_existing);
+  const OutputLock lock(dir / kLockFile, dir);
+  write_checkpoint(dir, checkpoint.config(), weights.tensors, edited_dir);
 }
 
 }  // namespace loci

@@ -15,6 +15,11 @@ inline constexpr const char* kOriginalsFile = "loci_original.safetensors";
 
 enum class OnExistingCheckpoint { refuse, replace };
 
+/// Makes the folder for a checkpoint. Throws InputError where it holds a model already, cannot be made, or is `source`,
+/// the folder of the original.
+void require_free_folder(const std::filesystem::path& dir, const std::filesystem::path& source,
+                         OnExistingCheckpoint on_existing);
+
 /// Writes the model, whose down projections of `layers` were edited, as a directory that transformers loads, together
 /// with kOriginalsFile. The model must have been loaded from a checkpoint. Throws InputError for a folder that holds a
 /// model already or is the original's own.

@@ -13,17 +13,11 @@ namespace {
 
 constexpr std::string_view kPlace = "{}";
 
-std::string filled(const Json& record, std::string_view key, std::string_view where) {
-  std::string text = json_string(record, key, where);
-  require<InputError>(!text.empty(), "{}: field \"{}\" is empty", where, key);
-  return text;
-}
-
 /// A text, or an object that holds it as `str`.
 std::string target_text(const Json& record, std::string_view key, std::string_view where) {
   const Json& value = json_field(record, key, where);
-  if (!value.is_object()) return filled(record, key, where);
-  return filled(value, "str", fmt::format("{}: {}", where, key));
+  if (!value.is_object()) return json_filled_string(record, key, where);
+  return json_filled_string(value, "str", fmt::format("{}: {}", where, key));
 }
 
 /// The prompt with `{}` at its subject, which it may hold as it is.
@@ -40,20 +34,24 @@ std::string marked_prompt(std::string prompt, const std::string& subject, std::s
   return prompt.replace(prompt.find(subject), subject.size(), kPlace);
 }
 
-EditRequest zsre_request(const Json& record, std::string_view where) {
+EditRequest zsre_request(const Json& record, std::string_view where, ZsreTarget target) {
   EditRequest request;
-  request.subject = filled(record, "subject", where);
-  request.prompt = marked_prompt(filled(record, "src", where), request.subject, "src", where);
-  const std::vector<std::string> answers = json_strings(record, "answers", where);
-  require<InputError>(!answers.empty() && !answers[0].empty(), "{}: field \"answers\" holds no answer", where);
-  request.target_new = answers[0];
+  request.subject = json_filled_string(record, "subject", where);
+  request.prompt = marked_prompt(json_filled_string(record, "src", where), request.subject, "src", where);
+  if (target == ZsreTarget::alternative) {
+    request.target_new = json_filled_string(record, "alt", where);
+  } else {
+    const std::vector<std::string> answers = json_filled_strings(record, "answers", where);
+    require<InputError>(!answers.empty(), "{}: field \"answers\" is empty", where);
+    request.target_new = answers[0];
+  }
   return request;
 }
 
 EditRequest rewrite_request(const Json& record, std::string_view where) {
   EditRequest request;
-  request.subject = filled(record, "subject", where);
-  request.prompt = marked_prompt(filled(record, "prompt", where), request.subject, "prompt", where);
+  request.subject = json_filled_string(record, "subject", where);
+  request.prompt = marked_prompt(json_filled_string(record, "prompt", where), request.subject, "prompt", where);
   request.target_new = target_text(record, "target_new", where);
   if (json_has(record, "target_true"))
     request.target_true = target_text(record, "target_true", where);
@@ -62,26 +60,34 @@ EditRequest rewrite_request(const Json& record, std::string_view where) {
   return request;
 }
 
-EditRequest parse_request(const Json& record, int64_t index, const std::string& where) {
+bool is_blank(std::string_view text) { return text.find_first_not_of(" \t\r\n\v\f") == text.npos; }
+
+}  // namespace
+
+EditRequest parse_request(const Json& record, int64_t index, const std::string& where, ZsreTarget zsre_target) {
+  require<InputError>(record.is_object(), "{}: must be an object with the fields of an edit request", where);
   EditRequest request;
   if (json_has(record, "requested_rewrite")) {
     request = rewrite_request(json_object(record, "requested_rewrite", where), where + " requested_rewrite");
   } else {
-    request = json_has(record, "src") ? zsre_request(record, where) : rewrite_request(record, where);
+    request = json_has(record, "src") ? zsre_request(record, where, zsre_target) : rewrite_request(record, where);
   }
   request.case_id = json_int_or(record, "case_id", index, where);
+  require<InputError>(!is_blank(request.subject), "{}: field \"subject\" is empty", where);
+  require<InputError>(!is_blank(request.target_new), "{}: field \"target_new\" is empty", where);
   return request;
 }
 
-std::string place_of(const std::string& name, const Json& record, int64_t index) {
+std::string record_place(std::string_view file, const Json& record, int64_t index) {
   if (record.is_object() && record.contains("case_id") && record["case_id"].is_number_integer())
-    return fmt::format("{}: record {} (case_id {})", name, index, record["case_id"].dump());
-  return fmt::format("{}: record {}", name, index);
+    return fmt::format("{}: record {} (case_id {})", file, index, record["case_id"].dump());
+  return fmt::format("{}: record {}", file, index);
 }
 
-bool is_blank(std::string_view text) { return text.find_first_not_of(" \t\r\n\v\f") == text.npos; }
-
-}  // namespace
+std::string bare_prompt(const EditRequest& request) {
+  std::string text = request.prompt;
+  return text.replace(text.find(kPlace), kPlace.size(), request.subject);
+}
 
 int64_t count_occurrences(std::string_view text, std::string_view part) {
   int64_t count = 0;
@@ -100,16 +106,14 @@ void check_request(const EditRequest& request, const Tokenizer& tokenizer, const
                       places);
   require<InputError>(!is_blank(request.subject), "{}: field \"subject\" is empty", where);
   require<InputError>(!is_blank(request.target_new), "{}: field \"target_new\" is empty", where);
-  std::string text = request.prompt;
-  text.replace(text.find(kPlace), kPlace.size(), request.subject);
-  const size_t length = tokenizer.encode_ids(text + spaced_target(request.target_new)).size();
+  const size_t length = tokenizer.encode_ids(bare_prompt(request) + spaced_target(request.target_new)).size();
   require<InputError>(static_cast<int64_t>(length) <= config.positions,
                       "{}: the prompt and its target take {} tokens, but the model reads {}; shorten the prompt", where,
                       length, config.positions);
 }
 
 LoadedRequests parse_requests(std::string_view text, const std::string& name, const Tokenizer& tokenizer,
-                              const GptConfig& config, InvalidRequests invalid) {
+                              const GptConfig& config, OnInvalid on_invalid, ZsreTarget zsre_target) {
   Json list = parse_json(text, name);
   if (list.is_object()) list = Json::array({std::move(list)});
   require<InputError>(list.is_array(), "{}: the file must hold a list of edit requests", name);
@@ -118,18 +122,15 @@ LoadedRequests parse_requests(std::string_view text, const std::string& name, co
   std::map<int64_t, int64_t> index_of_case;
   for (size_t i = 0; i < list.size(); ++i) {
     const auto index = static_cast<int64_t>(i);
-    const std::string where = place_of(name, list[i], index);
+    const std::string where = record_place(name, list[i], index);
     try {
-      require<InputError>(list[i].is_object(), "{}: must be an object with the fields of an edit request", where);
-      EditRequest request = parse_request(list[i], index, where);
+      EditRequest request = parse_request(list[i], index, where, zsre_target);
       check_request(request, tokenizer, config, where);
       const auto [earlier, is_new] = index_of_case.emplace(request.case_id, index);
       require<InputError>(is_new, "{}: field \"case_id\" repeats that of record {}", where, earlier->second);
       loaded.requests.push_back(std::move(request));
     } catch (const InputError& error) {
-      if (invalid == InvalidRequests::refuse)
-        throw_error<InputError>("{}; mend it, or leave such records out with --skip-invalid", error.what());
-      loaded.skipped.push_back(error.what());
+      refuse_or_skip(on_invalid, error, loaded.skipped);
     }
   }
   require<InputError>(!loaded.requests.empty(), "{}: there is no edit request in it that can be run", name);
@@ -137,8 +138,8 @@ LoadedRequests parse_requests(std::string_view text, const std::string& name, co
 }
 
 LoadedRequests read_requests(const std::filesystem::path& path, const Tokenizer& tokenizer, const GptConfig& config,
-                             InvalidRequests invalid) {
-  return parse_requests(read_text_file(path), path.string(), tokenizer, config, invalid);
+                             OnInvalid on_invalid, ZsreTarget zsre_target) {
+  return parse_requests(read_text_file(path), path.string(), tokenizer, config, on_invalid, zsre_target);
 }
 
 }  // namespace loci

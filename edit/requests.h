@@ -28,7 +28,20 @@ struct EditRequest {
 void check_request(const EditRequest& request, const Tokenizer& tokenizer, const GptConfig& config,
                    std::string_view where);
 
-enum class InvalidRequests { refuse, skip };
+/// Towards which answer a zsRE record is edited: `answers[0]` (the published code) or `alt` (EasyEdit).
+enum class ZsreTarget { answer, alternative };
+
+/// Reads one record, in any of the forms of read_requests(). `index`, its place in the file, stands for an absent
+/// case_id. Throws InputError "{where}: ..." for a missing, empty or wrong field, and for a prompt without, or with
+/// several places for, its subject.
+EditRequest parse_request(const Json& record, int64_t index, const std::string& where,
+                          ZsreTarget zsre_target = ZsreTarget::answer);
+
+/// What leads messages about a record of a list: the file, its place and, where it has one, its case_id.
+std::string record_place(std::string_view file, const Json& record, int64_t index);
+
+/// The prompt with the subject in its place.
+std::string bare_prompt(const EditRequest& request);
 
 /// A request file, read and checked whole.
 struct LoadedRequests {
@@ -41,15 +54,16 @@ struct LoadedRequests {
 ///   the reference's `requested_rewrite` objects {prompt with {}, subject, target_new{str}, target_true{str}};
 ///   whole CounterFact records {case_id, requested_rewrite, ...};
 ///   EasyEdit's {case_id, prompt, subject, target_new, ground_truth}, whose prompt holds the subject itself;
-///   zsRE in the form of Mitchell et al. 2022 {subject, src, answers}: the edit is towards answers[0].
+///   zsRE in the form of Mitchell et al. 2022 {subject, src, answers, alt}.
 /// A record without case_id gets its place in the list. Throws InputError naming file, record and field for a record
-/// that cannot be run or repeats a case_id; InvalidRequests::skip leaves such records out and lists them. A file
+/// that cannot be run or repeats a case_id; OnInvalid::skip leaves such records out and lists them. A file
 /// without any valid record is refused all the same.
 LoadedRequests read_requests(const std::filesystem::path& path, const Tokenizer& tokenizer, const GptConfig& config,
-                             InvalidRequests invalid);
+                             OnInvalid on_invalid, ZsreTarget zsre_target = ZsreTarget::answer);
 /// The same from JSON text; `name` leads messages.
 LoadedRequests parse_requests(std::string_view text, const std::string& name, const Tokenizer& tokenizer,
-                              const GptConfig& config, InvalidRequests invalid);
+                              const GptConfig& config, OnInvalid on_invalid,
+                              ZsreTarget zsre_target = ZsreTarget::answer);
 
 /// A target as it follows a prompt: with a space in front unless it has one.
 std::string spaced_target(std::string_view target);

@@ -177,6 +177,8 @@ void check_settings(const RomeSettings& settings, const GptConfig& config) {
                       config.mlp_width);
 }
 
+double update_norm(const Edit& edit) { return norm(edit.u) * norm(edit.v); }
+
 std::vector<float> insertion_vector(std::span<const float> value_star, std::span<const double> value_at_key,
                                     std::span<const double> key, std::span<const float> u, std::string_view name) {
   double dot = 0;

@@ -48,7 +48,7 @@ struct RomeSettings {
   RomeMethod method = RomeMethod::rome;
   RomeHparams hparams;  ///< with a layer
   std::vector<std::string> templates = {"{}"};
-  TargetForcing forcing = TargetForcing::tokens;
+  TeacherForcing forcing = TeacherForcing::tokens;
   std::shared_ptr<const Cholesky>
       second_moment;  ///< factor of C = E[k k^T] (any scale); needed where hparams.covariance
 };
@@ -61,6 +61,9 @@ void check_settings(const RomeSettings& settings, const GptConfig& config);
 /// Throws InputError for a request that does not fit the model, NumericalError where v* or the update is not finite.
 std::vector<Edit> compute_edits(Executor& executor, const Tokenizer& tokenizer, const RomeSettings& settings,
                                 std::span<const EditRequest> requests);
+
+/// |u v^T| = |u| |v|, the Frobenius norm of the update.
+double update_norm(const Edit& edit);
 
 /// v = (v* - W k_0) / (k_0 . u), so that (W + u v^T)^T k_0 = v*.  (Meng et al. 2022, eq. 2)
 /// Throws NumericalError "{name}: ..." where k_0 . u is 0 or not finite.

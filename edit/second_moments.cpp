@@ -47,14 +47,10 @@ SecondMomentCollector::SecondMomentCollector(Executor& executor, std::vector<int
 
 void SecondMomentCollector::add(std::span<const std::vector<int32_t>> documents) {
   const int64_t most = std::min(executor_.full_wave_rows(), executor_.rows_per_wave());
-  for (size_t begin = 0; begin < documents.size();) {
-    size_t end = begin;
-    for (int64_t rows = 0; end < documents.size(); ++end) {
-      rows += static_cast<int64_t>(documents[end].size());
-      if (end > begin && rows > most) break;
-    }
-    run_wave(documents.subspan(begin, end - begin));
-    begin = end;
+  while (!documents.empty()) {
+    const size_t count = wave_length(documents, most, [](const auto& tokens) { return std::ssize(tokens); });
+    run_wave(documents.first(count));
+    documents = documents.subspan(count);
   }
 }
 
@@ -220,6 +216,7 @@ class MomentJob {
   std::optional<Round> ahead_;      // read while the device was computing
   std::exception_ptr ahead_error_;  // what ended that
   Clock::time_point last_checkpoint_ = Clock::now();
+  std::chrono::duration<double> last_checkpoint_took_{0};
   std::optional<DirectionProbe> probe_;  // on rank 0, with --until
   int64_t units_ = 0;                    // in totals_
   UnitSize done_;                        // likewise
@@ -346,13 +343,18 @@ void MomentJob::check_directions() {
   spdlog::info("cov: {} tokens: C^-1 k changed by {:.3g} at most (until {:.3g})", done_.tokens, change, options_.until);
 }
 
+/// Of the time between two checkpoints, what the writing of one may take at most.
+constexpr double kCheckpointShare = 0.05;
+
 /// Writing the sums takes a GPU longer than a unit, so not every round ends with a checkpoint.
 void MomentJob::end_round() {
   const int own_signal = ranks_.interruption ? ranks_.interruption->signal() : 0;
   const int signal = ranks_.communicator.agree(own_signal, "the end of a round");
   const std::chrono::duration<double> since = Clock::now() - last_checkpoint_;
   // The next round will throw what ended the reading.
-  bool due = signal != 0 || ahead_error_ || since.count() >= options_.checkpoint_seconds;
+  const double wanted = options_.checkpoint_seconds;
+  const double between = wanted > 0 ? std::max(wanted, last_checkpoint_took_.count() / kCheckpointShare) : 0;
+  bool due = signal != 0 || ahead_error_ || since.count() >= between;
   ranks_.communicator.broadcast_value(due, 0, "the decision about a checkpoint");
   if (due) commit();
   require<InterruptedError>(signal == 0,
@@ -366,6 +368,7 @@ void MomentJob::commit() {
     for (size_t i = 0; i < collector_.layers().size(); ++i) totals_.gather(i);
     return;
   }
+  const Clock::time_point start = Clock::now();
   UnitStore& store = *ranks_.store;
   const std::set<int64_t> earlier = store.done_units();
   store.commit(units_ - 1, [&](H5File& shard) {
@@ -376,6 +379,7 @@ void MomentJob::commit() {
   });
   for (const int64_t unit : earlier) store.discard(unit);
   last_checkpoint_ = Clock::now();
+  last_checkpoint_took_ = last_checkpoint_ - start;
 }
 
 void MomentJob::finish(const Json& config, const Provenance& provenance) {
@@ -388,6 +392,8 @@ void MomentJob::finish(const Json& config, const Provenance& provenance) {
     write_attribute(output, "/", "kind", "second_moments");
     write_attribute(output, "/", "tokens", done_.tokens);
     write_attribute(output, "/", "documents", done_.documents);
+    const std::vector<std::string> skipped = options_.skipped ? *options_.skipped : std::vector<std::string>();
+    write_attribute(output, "/", "skipped_records", std::span<const std::string>(skipped));
     write_attribute(output, "/", "mlp_width", totals_.width());
     write_checks(output);
     for (size_t i = 0; i < collector_.layers().size(); ++i)

@@ -64,7 +64,11 @@ struct SecondMomentOptions {
   int64_t max_documents = std::numeric_limits<int64_t>::max();
   int64_t max_tokens = std::numeric_limits<int64_t>::max();  ///< the last document is cut to give exactly this many
   int64_t unit_tokens = kSecondMomentUnit;                   ///< tokens of a unit of work, about
-  double checkpoint_seconds = 0;  ///< a checkpoint is kept when so much time has passed, and when asked to stop
+  /// A checkpoint is kept when so much time has passed, or 20 times what the last one took to write, and when asked to
+  /// stop. 0: after every round.
+  double checkpoint_seconds = 0;
+  /// One sentence for each document that its source has left out so far; null where it leaves none out.
+  const std::vector<std::string>* skipped = nullptr;
   /// Stop where C^-1 k of every fact of `probe` at every layer changed by this much at most, relatively, while the
   /// number of units doubled; 0: never.
   double until = 0;

@@ -74,7 +74,6 @@ class ValueBatch {
   void update(int64_t step, Tensor& gradient);
   void leave_all_but(const std::vector<int64_t>& staying);
   Tensor rows_of(const Tensor& from, const std::vector<int64_t>& rows) const;
-  std::vector<double> delta_norms() const;
 
   Executor& executor_;
   Context& context_;
@@ -87,6 +86,7 @@ class ValueBatch {
   Tensor first_, second_;       // Adam's moments, likewise
   Tensor essence_before_;       // [active, V] log-probabilities of the unedited model
   Tensor logit_gradients_;      // of the latest evaluation
+  std::vector<double> norms_;   // [active] of delta in the latest evaluation
 };
 
 /// A sequence of `rows` rows from the fact token on, delta added where it joins.
@@ -161,14 +161,18 @@ std::vector<LossRow> ValueBatch::evaluate(const LanePlan& lanes, Run& run) {
   kl_divergence(context_, essence_logits, essence_before_.view(), {context_, std::span<const float>(essence_weights)},
                 losses.rows_slice(targets, count), logit_gradients_.rows_slice(targets, count), Write::assign);
 
-  const std::vector<float> host = losses.to_host();
-  const std::vector<double> norms = delta_norms();
+  Tensor squares(context_, delta_.rows(), 1);
+  row_dots(context_, delta_.view(), delta_.view(), squares.view());
+  ArrayInFlight<float> losses_in_flight = losses.start_to_host(), squares_in_flight = squares.start_to_host();
+  const std::span<const float> host = losses_in_flight.wait();
+  norms_.clear();
+  for (const float square : squares_in_flight.wait()) norms_.push_back(std::sqrt(static_cast<double>(square)));
   std::vector<LossRow> rows(active_.size());
   add_target_losses(lanes, host, rows);
   for (size_t i = 0; i < rows.size(); ++i) {
     const double initial = problem(i).initial_norm;
     rows[i].essence = static_cast<double>(host[lanes.owners.size() + i]);
-    rows[i].decay = options_.weight_decay * norms[i] / (initial * initial);
+    rows[i].decay = options_.weight_decay * norms_[i] / (initial * initial);
     rows[i].total = rows[i].target + rows[i].essence + rows[i].decay;
     require<NumericalError>(std::isfinite(rows[i].total),
                             "{}: the loss of v* is not finite at step {}; lower \"v_lr\" or \"clamp_norm_factor\"",
@@ -191,12 +195,12 @@ Tensor ValueBatch::gradients(const LanePlan& lanes, const Run& run) {
 
 /// Adds the decay's gradient, steps and clamps.
 void ValueBatch::update(int64_t step, Tensor& gradient) {
-  const std::vector<double> norms = delta_norms();
   std::vector<float> factors, limits;
   for (size_t i = 0; i < active_.size(); ++i) {
     const double initial = problem(i).initial_norm;
     // |delta| has no gradient at 0; like PyTorch's, ours is 0 there.
-    factors.push_back(norms[i] > 0 ? static_cast<float>(options_.weight_decay / (initial * initial * norms[i])) : 0.0f);
+    factors.push_back(norms_[i] > 0 ? static_cast<float>(options_.weight_decay / (initial * initial * norms_[i]))
+                                    : 0.0f);
     limits.push_back(static_cast<float>(options_.clamp_factor * initial));
   }
   Tensor decay(context_, delta_.rows(), delta_.cols());
@@ -208,14 +212,6 @@ void ValueBatch::update(int64_t step, Tensor& gradient) {
             second_.view());
   const Tensor device_limits = Tensor::from_host(context_, limits, static_cast<int64_t>(limits.size()), 1);
   clamp_row_norms(context_, device_limits.view(), delta_.view());
-}
-
-std::vector<double> ValueBatch::delta_norms() const {
-  Tensor squares(context_, delta_.rows(), 1);
-  row_dots(context_, delta_.view(), delta_.view(), squares.view());
-  std::vector<double> norms;
-  for (const float square : squares.to_host()) norms.push_back(std::sqrt(static_cast<double>(square)));
-  return norms;
 }
 
 Tensor ValueBatch::rows_of(const Tensor& from, const std::vector<int64_t>& rows) const {
@@ -233,9 +229,11 @@ void ValueBatch::leave_all_but(const std::vector<int64_t>& staying) {
   const auto width = delta_.cols();
   size_t next = 0;
   std::vector<size_t> still;
+  std::vector<double> norms;
   for (size_t i = 0; i < active_.size(); ++i) {
     if (next < staying.size() && staying[next] == static_cast<int64_t>(i)) {
       still.push_back(active_[i]);
+      norms.push_back(norms_[i]);
       ++next;
       continue;
     }
@@ -243,6 +241,7 @@ void ValueBatch::leave_all_but(const std::vector<int64_t>& staying) {
     solutions_[active_[i]].delta.assign(begin, begin + width);
   }
   active_ = std::move(still);
+  norms_ = std::move(norms);
   if (active_.empty()) return;
   delta_ = rows_of(delta_, staying);
   first_ = rows_of(first_, staying);

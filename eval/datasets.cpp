@@ -11,135 +11,74 @@
 namespace loci {
 namespace {
 
-constexpr std::string_view kPlace = "{}";
-
-int64_t count_of(std::string_view text, std::string_view part) {
-  int64_t count = 0;
-  for (size_t at = text.find(part); at != text.npos; at = text.find(part, at + part.size())) ++count;
-  return count;
-}
-
-std::string replace_once(std::string text, std::string_view part, std::string_view by) {
-  return text.replace(text.find(part), part.size(), by);
-}
-
-std::string text_field(const Json& object, std::string_view key, std::string_view where) {
-  std::string text = json_string(object, key, where);
-  require<InputError>(!text.empty(), "{}: field \"{}\" is empty", where, key);
-  return text;
-}
-
-std::vector<std::string> text_list(const Json& object, std::string_view key, std::string_view where) {
-  std::vector<std::string> texts = json_strings(object, key, where);
-  for (const std::string& text : texts) {
-    require<InputError>(!text.empty(), "{}: field \"{}\" holds an empty text", where, key);
-  }
-  return texts;
-}
-
-/// The prompt with its subject's place marked, from a prompt that holds the subject itself.
-std::string mark_subject(const std::string& prompt, const std::string& subject, std::string_view key,
-                         std::string_view where) {
-  const int64_t count = count_of(prompt, subject);
-  require<InputError>(count > 0, "{}: field \"{}\" does not contain the subject \"{}\"", where, key, subject);
-  require<InputError>(count == 1, "{}: field \"{}\" contains the subject \"{}\" {} times; it must hold it once", where,
-                      key, subject, count);
-  std::string marked = replace_once(prompt, subject, kPlace);
-  require<InputError>(count_of(marked, kPlace) == 1, "{}: field \"{}\" must not contain {{}}", where, key);
-  return marked;
-}
-
 void add_prompts(EvalRecord& record, PromptKind kind, const std::vector<std::string>& texts,
                  const std::vector<std::string>& targets) {
   for (const std::string& text : texts) record.prompts.push_back({kind, text, targets});
 }
 
-Json make_request(const EvalRecord& record) {
-  return {{"prompt", record.prompt},
-          {"subject", record.subject},
-          {"target_new", {{"str", record.target_new}}},
-          {"target_true", {{"str", record.target_true}}}};
+Json to_rewrite(const EditRequest& request) {
+  return {{"prompt", request.prompt},
+          {"subject", request.subject},
+          {"target_new", {{"str", request.target_new}}},
+          {"target_true", {{"str", request.target_true}}}};
 }
 
 /// CounterFact as published: `requested_rewrite` and lists of prompts.
-EvalRecord nested_counterfact(const Json& json, const std::string& where) {
-  EvalRecord record;
-  record.case_id = json_int(json, "case_id", where);
+void add_lists(EvalRecord& record, const Json& json, const std::string& where) {
   record.request = json_object(json, "requested_rewrite", where);
-  const std::string inside = where + " requested_rewrite";
-  record.prompt = text_field(record.request, "prompt", inside);
-  record.subject = text_field(record.request, "subject", inside);
-  record.target_new = text_field(json_object(record.request, "target_new", inside), "str", inside + ".target_new");
-  record.target_true = text_field(json_object(record.request, "target_true", inside), "str", inside + ".target_true");
-  const int64_t places = count_of(record.prompt, kPlace);
-  require<InputError>(places == 1, "{}: field \"prompt\" must hold exactly one {{}} for its subject, got {}", inside,
-                      places);
-  const std::vector<std::string> targets = {record.target_new, record.target_true};
-  add_prompts(record, PromptKind::rewrite, {replace_once(record.prompt, kPlace, record.subject)}, targets);
-  add_prompts(record, PromptKind::paraphrase, text_list(json, "paraphrase_prompts", where), targets);
-  add_prompts(record, PromptKind::neighborhood, text_list(json, "neighborhood_prompts", where), targets);
-  if (json_has(json, "attribute_prompts")) {
-    add_prompts(record, PromptKind::attribute, text_list(json, "attribute_prompts", where), targets);
-  }
-  return record;
+  const std::vector<std::string> targets = {record.edit.target_new, record.edit.target_true};
+  add_prompts(record, PromptKind::rewrite, {bare_prompt(record.edit)}, targets);
+  add_prompts(record, PromptKind::paraphrase, json_filled_strings(json, "paraphrase_prompts", where), targets);
+  add_prompts(record, PromptKind::neighborhood, json_filled_strings(json, "neighborhood_prompts", where), targets);
+  if (json_has(json, "attribute_prompts"))
+    add_prompts(record, PromptKind::attribute, json_filled_strings(json, "attribute_prompts", where), targets);
 }
 
-/// EasyEdit's record: the prompt holds the subject itself, one rephrasing, one neighbour with its own answer.
-EvalRecord flat_record(const Json& json, const std::string& where, Dataset dataset, int64_t index) {
-  EvalRecord record;
-  record.case_id =
-      dataset == Dataset::zsre ? json_int_or(json, "case_id", index, where) : json_int(json, "case_id", where);
-  record.subject = text_field(json, "subject", where);
-  const std::string prompt = text_field(json, "prompt", where);
-  record.prompt = mark_subject(prompt, record.subject, "prompt", where);
-  record.target_new = text_field(json, "target_new", where);
-  record.target_true = text_field(json, "ground_truth", where);
-  const std::string rephrase = text_field(json, "rephrase_prompt", where);
-  const std::string locality = text_field(json, "locality_prompt", where);
-  const std::string locality_truth = text_field(json, "locality_ground_truth", where);
-  record.request = make_request(record);
+/// EasyEdit's flat record: one rephrasing, one neighbour with its own answer.
+void add_flat(EvalRecord& record, const Json& json, const std::string& where, Dataset dataset) {
+  record.request = to_rewrite(record.edit);
+  const std::string rephrase = json_filled_string(json, "rephrase_prompt", where);
+  const std::string locality = json_filled_string(json, "locality_prompt", where);
+  const std::string locality_truth = json_filled_string(json, "locality_ground_truth", where);
   const bool pairs = dataset == Dataset::counterfact;
   const auto targets = [&](const std::string& truth) {
-    return pairs ? std::vector<std::string>{record.target_new, truth} : std::vector<std::string>{record.target_new};
+    return pairs ? std::vector<std::string>{record.edit.target_new, truth}
+                 : std::vector<std::string>{record.edit.target_new};
   };
-  add_prompts(record, PromptKind::rewrite, {prompt}, targets(record.target_true));
-  add_prompts(record, PromptKind::paraphrase, {rephrase}, targets(record.target_true));
+  add_prompts(record, PromptKind::rewrite, {bare_prompt(record.edit)}, targets(record.edit.target_true));
+  add_prompts(record, PromptKind::paraphrase, {rephrase}, targets(record.edit.target_true));
   record.prompts.push_back(
       {PromptKind::neighborhood, locality, pairs ? targets(locality_truth) : std::vector<std::string>{locality_truth}});
-  return record;
 }
 
 /// zsRE as the reference reads it: the unrelated question gets its question mark here.
-EvalRecord mend_record(const Json& json, const std::string& where, ZsreTarget target, int64_t index) {
-  EvalRecord record;
-  record.case_id = json_int_or(json, "case_id", index, where);
-  record.subject = text_field(json, "subject", where);
-  const std::string question = text_field(json, "src", where);
-  record.prompt = mark_subject(question, record.subject, "src", where);
-  if (target == ZsreTarget::alternative) {
-    record.target_new = text_field(json, "alt", where);
-  } else {
-    const std::vector<std::string> answers = text_list(json, "answers", where);
-    require<InputError>(!answers.empty(), "{}: field \"answers\" is empty", where);
-    record.target_new = answers[0];
-  }
-  record.target_true = "<|endoftext|>";
-  record.request = make_request(record);
-  add_prompts(record, PromptKind::rewrite, {question}, {record.target_new});
-  add_prompts(record, PromptKind::paraphrase, {text_field(json, "rephrase", where)}, {record.target_new});
-  add_prompts(record, PromptKind::neighborhood, {text_field(json, "loc", where) + "?"},
-              {text_field(json, "loc_ans", where)});
-  return record;
+void add_questions(EvalRecord& record, const Json& json, const std::string& where) {
+  record.edit.target_true = "<|endoftext|>";
+  record.request = to_rewrite(record.edit);
+  add_prompts(record, PromptKind::rewrite, {bare_prompt(record.edit)}, {record.edit.target_new});
+  add_prompts(record, PromptKind::paraphrase, {json_filled_string(json, "rephrase", where)}, {record.edit.target_new});
+  add_prompts(record, PromptKind::neighborhood, {json_filled_string(json, "loc", where) + "?"},
+              {json_filled_string(json, "loc_ans", where)});
 }
 
 EvalRecord read_record(const Json& json, const std::string& where, const RecordOptions& options, int64_t index) {
+  const bool is_counterfact = options.dataset == Dataset::counterfact;
   require<InputError>(json.is_object(), "{}: a record must be an object", where);
-  if (options.dataset == Dataset::counterfact) {
-    return json_has(json, "requested_rewrite") ? nested_counterfact(json, where)
-                                               : flat_record(json, where, options.dataset, index);
+  const bool is_mend = !is_counterfact && json_has(json, "src");
+  EvalRecord record;
+  record.edit = parse_request(json, index, where, options.zsre_target);
+  if (is_counterfact) json_int(json, "case_id", where);  // which names the record's results
+  if (is_mend) {
+    add_questions(record, json, where);
+    return record;
   }
-  return json_has(json, "src") ? mend_record(json, where, options.zsre_target, index)
-                               : flat_record(json, where, options.dataset, index);
+  require<InputError>(!record.edit.target_true.empty(), "{}: field \"{}\" is missing: the object that was true before",
+                      where, json_has(json, "requested_rewrite") ? "target_true" : "ground_truth");
+  if (is_counterfact && json_has(json, "requested_rewrite"))
+    add_lists(record, json, where);
+  else
+    add_flat(record, json, where, options.dataset);
+  return record;
 }
 
 void check_lengths(const EvalRecord& record, const std::string& where, const Tokenizer& tokenizer,
@@ -155,13 +94,6 @@ void check_lengths(const EvalRecord& record, const std::string& where, const Tok
   }
 }
 
-std::string place_of(const std::filesystem::path& path, const Json& json, int64_t index) {
-  if (json.is_object() && json.contains("case_id") && json["case_id"].is_number_integer()) {
-    return fmt::format("{}: record {} (case_id {})", path.string(), index, json["case_id"].dump());
-  }
-  return fmt::format("{}: record {}", path.string(), index);
-}
-
 }  // namespace
 
 Dataset dataset_from_name(std::string_view name) {
@@ -169,8 +101,6 @@ Dataset dataset_from_name(std::string_view name) {
   if (name == "zsre") return Dataset::zsre;
   throw_error<InputError>("data set \"{}\" is unknown; use counterfact or zsre", name);
 }
-
-std::string_view dataset_name(Dataset dataset) { return dataset == Dataset::counterfact ? "counterfact" : "zsre"; }
 
 std::string_view prompt_kind_name(PromptKind kind) {
   switch (kind) {
@@ -194,16 +124,15 @@ LoadedRecords read_records(const std::filesystem::path& path, const RecordOption
   std::map<int64_t, int64_t> index_of_case;
   for (size_t i = 0; i < json.size(); ++i) {
     const auto index = static_cast<int64_t>(i);
-    const std::string where = place_of(path, json[i], index);
+    const std::string where = record_place(path.string(), json[i], index);
     try {
       EvalRecord record = read_record(json[i], where, options, index);
       check_lengths(record, where, tokenizer, config);
-      const auto [earlier, is_new] = index_of_case.emplace(record.case_id, index);
+      const auto [earlier, is_new] = index_of_case.emplace(record.edit.case_id, index);
       require<InputError>(is_new, "{}: field \"case_id\" repeats that of record {}", where, earlier->second);
       loaded.records.push_back(std::move(record));
     } catch (const InputError& error) {
-      if (options.on_invalid == OnInvalid::refuse) throw;
-      loaded.skipped.push_back(error.what());
+      refuse_or_skip(options.on_invalid, error, loaded.skipped);
     }
   }
   require<InputError>(!loaded.records.empty(), "{}: the file holds no valid record", path.string());
@@ -211,10 +140,6 @@ LoadedRecords read_records(const std::filesystem::path& path, const RecordOption
     loaded.records.erase(loaded.records.begin() + options.limit, loaded.records.end());
   }
   return loaded;
-}
-
-std::string continuation_text(std::string_view target) {
-  return target.starts_with(' ') ? std::string(target) : " " + std::string(target);
 }
 
 PromptScore PreparedPrompt::join(std::span<const PromptScore> part_scores) const {
@@ -233,7 +158,7 @@ PreparedPrompt prepare_prompt(const EvalPrompt& prompt, const Tokenizer& tokeniz
   PreparedPrompt prepared;
   const std::vector<int32_t> tokens = tokenizer.encode_ids(prompt.text);
   for (const std::string& target : prompt.targets) {
-    prepared.target_tokens.push_back(tokenizer.encode_ids(continuation_text(target)));
+    prepared.target_tokens.push_back(tokenizer.encode_ids(spaced_target(target)));
   }
   prepared.parts.push_back({tokens, prepared.target_tokens});
   if (forcing == TeacherForcing::tokens || prompt.targets.size() != 1) return prepared;

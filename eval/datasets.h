@@ -6,6 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "edit/edit_prompts.h"
+#include "edit/requests.h"
 #include "eval/scoring.h"
 #include "model/config.h"
 #include "model/tokenizer.h"
@@ -19,7 +21,6 @@ enum class Dataset { counterfact, zsre };
 
 /// "counterfact", "zsre". Throws InputError for another name.
 Dataset dataset_from_name(std::string_view name);
-std::string_view dataset_name(Dataset dataset);
 
 /// What a prompt measures.
 enum class PromptKind : uint8_t { rewrite, paraphrase, neighborhood, attribute };
@@ -35,24 +36,12 @@ struct EvalPrompt {
 
 /// A fact to edit and the prompts to score before and after.
 struct EvalRecord {
-  int64_t case_id;
-  std::string prompt;  ///< with exactly one `{}`
-  std::string subject;
-  std::string target_new;
-  std::string target_true;  ///< `<|endoftext|>` in zsRE, as in the reference
-  Json request;             ///< the reference's `requested_rewrite` object
-  std::vector<EvalPrompt> prompts;
+  EditRequest edit;                 ///< target_true is `<|endoftext|>` in zsRE, as in the reference
+  Json request;                     ///< the reference's `requested_rewrite` object
+  std::vector<EvalPrompt> prompts;  ///< by kind: rewrite, paraphrase, neighborhood, attribute
 };
 
-/// Towards which answer a zsRE record is edited: `answers[0]` (reference) or `alt` (EasyEdit).
-enum class ZsreTarget { answer, alternative };
-enum class OnInvalid { refuse, skip };
-
-/// How targets are fed back while they are scored. `tokens`: the target's own tokens. `text`: as the published zsRE
-/// code, which turns tokens into text and back; that differs where a token ends inside a character or where decoding
-/// drops a space before punctuation.
-enum class TeacherForcing { tokens, text };
-
+/// How a file of records is read.
 struct RecordOptions {
   Dataset dataset = Dataset::counterfact;
   ZsreTarget zsre_target = ZsreTarget::answer;
@@ -72,9 +61,6 @@ struct LoadedRecords {
 LoadedRecords read_records(const std::filesystem::path& path, const RecordOptions& options, const Tokenizer& tokenizer,
                            const GptConfig& config);
 
-/// The text of a target as it follows a prompt: with a leading space.
-std::string continuation_text(std::string_view target);
-
 /// A prompt as token sequences. Usually one part holds all targets; where TeacherForcing::text needs it, each token of
 /// the (only) target is a part of its own.
 struct PreparedPrompt {
@@ -85,6 +71,7 @@ struct PreparedPrompt {
   PromptScore join(std::span<const PromptScore> part_scores) const;
 };
 
+/// The prompt and its targets as tokens, the targets fed back as `forcing` says.
 PreparedPrompt prepare_prompt(const EvalPrompt& prompt, const Tokenizer& tokenizer, TeacherForcing forcing);
 
 }  // namespace loci

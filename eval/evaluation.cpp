@@ -1,7 +1,6 @@
 #include "eval/evaluation.h"
 
 #include <chrono>
-#include <cmath>
 
 #include "runtime/error.h"
 
@@ -11,12 +10,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-double norm(std::span<const float> x) {
-  double sum = 0;
-  for (const float value : x) sum += double{value} * double{value};
-  return std::sqrt(sum);
-}
 
 /// A record's prompts as tokens, in the order of its prompts.
 struct PreparedRecord {
@@ -38,7 +31,7 @@ PreparedRecord prepare(const EvalRecord& record, const Tokenizer& tokenizer, Tea
 
 RecordResult make_result(const EvalRecord& record, const PreparedRecord& prepared, const BeforeAfter& scores) {
   RecordResult result;
-  result.case_id = record.case_id;
+  result.case_id = record.edit.case_id;
   result.request = record.request;
   size_t first = 0;
   for (size_t p = 0; p < record.prompts.size(); ++p) {
@@ -55,10 +48,8 @@ RecordResult make_result(const EvalRecord& record, const PreparedRecord& prepare
 
 }  // namespace
 
-double update_norm(const RecordEdit& edit) { return norm(edit.u) * norm(edit.v); }
-
 std::vector<RecordResult> evaluate_own_edits(Executor& executor, const Tokenizer& tokenizer, TeacherForcing forcing,
-                                             std::span<const EvalRecord> records, std::span<const RecordEdit> edits) {
+                                             std::span<const EvalRecord> records, std::span<const Edit> edits) {
   require<ShapeError>(records.size() == edits.size(), "{} edits for {} records", edits.size(), records.size());
   const auto start = Clock::now();
   std::vector<PreparedRecord> prepared;

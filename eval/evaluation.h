@@ -3,26 +3,17 @@
 #include <span>
 #include <vector>
 
+#include "edit/rome.h"
 #include "eval/metrics.h"
 #include "model/model.h"
 
 /// Records and their edits put together: what `loci eval` does with one slice of its input.
 namespace loci {
 
-/// W' = W + u v^T on the down projection of `layer`; on the host, u [ff], v [d].
-struct RecordEdit {
-  int64_t layer = 0;
-  std::vector<float> u;
-  std::vector<float> v;
-};
-
-/// |u v^T| = |u| |v|, the Frobenius norm of the update.
-double update_norm(const RecordEdit& edit);
-
 /// Scores each record before and after its own edit; the model is not changed. `edits` follow the records; ShapeError
 /// otherwise. score_seconds is shared equally.
 std::vector<RecordResult> evaluate_own_edits(Executor& executor, const Tokenizer& tokenizer, TeacherForcing forcing,
-                                             std::span<const EvalRecord> records, std::span<const RecordEdit> edits);
+                                             std::span<const EvalRecord> records, std::span<const Edit> edits);
 
 /// Scores each record with two models: the original one, and one that has many edits in its weights. update_norm is
 /// left 0.

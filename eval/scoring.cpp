@@ -160,23 +160,25 @@ std::vector<RecordingPtr> run_asked(Executor& executor, const AskedPlan& asked) 
   return std::move(run.recordings);
 }
 
-/// The layers above which the items' edited lanes join; the keys there are recorded. None where nothing is edited.
-std::set<int64_t> joining_layers(std::span<const Item> items) {
+/// The keys of the layers above which the items' edited lanes join: these are recorded. None where nothing is edited.
+std::vector<BlockSite> joining_keys(std::span<const Item> items) {
   std::set<int64_t> layers;
   for (const Item& item : items)
     if (item.after) layers.insert(lowest_layer(item));
-  return layers;
+  std::vector<BlockSite> keys;
+  for (const int64_t layer : layers) keys.push_back({Site::mlp_key, layer});
+  return keys;
 }
 
 /// The unedited model on one wave; the prompts' recordings, on which the edited models' lanes stand.
 std::vector<RecordingPtr> run_before(Executor& executor, std::span<const Item> items) {
   AskedPlan prompts;
-  const std::set<int64_t> layers = joining_layers(items);
-  for (const int64_t layer : layers) prompts.plan.recorded.push_back({Site::mlp_key, layer});
+  prompts.plan.recorded = joining_keys(items);
+  const bool some_edited = !prompts.plan.recorded.empty();
   for (size_t i = 0; i < items.size(); ++i) {
     Sequence prompt;
     prompt.tokens = items[i].prompt->tokens;
-    prompt.record = !layers.empty() || continuation_rows(*items[i].prompt) > 0;
+    prompt.record = some_edited || continuation_rows(*items[i].prompt) > 0;
     prompts.plan.sequences.push_back(std::move(prompt));
     ask_first_tokens(prompts, static_cast<int64_t>(i), items[i], *items[i].before);
   }
@@ -228,31 +230,23 @@ void run_wave(Executor& executor, std::span<const Item> items) {
   if (!edited.empty()) run_after(executor, edited, bases);
 }
 
-/// How many rows (prompts and continuations) a wave may hold: its recordings, with the keys of so many layers, stay
-/// while its lanes run.
-int64_t rows_per_wave(const Executor& executor, int64_t memory_budget, int64_t key_layers) {
-  const GptConfig& config = executor.model().config();
-  const int64_t recorded_floats = config.layers * 4 * config.width + key_layers * config.mlp_width + 2 * config.width;
-  const int64_t recorded = memory_budget / 2 / (recorded_floats * static_cast<int64_t>(sizeof(float)));
+/// How many rows (prompts and continuations) a wave may hold: its recordings stay while its lanes run.
+int64_t rows_per_wave(const Executor& executor, int64_t memory_budget, std::span<const BlockSite> recorded_sites) {
+  const int64_t recorded = memory_budget / 2 / recorded_row_bytes(executor.model().config(), recorded_sites);
   const int64_t computed = executor.rows_per_wave() / 2;
   return std::max<int64_t>(1, std::min(recorded, computed));
 }
 
 void run_waves(Executor& executor, std::span<const Item> items) {
   if (items.empty()) return;
-  const int64_t limit =
-      rows_per_wave(executor, executor.context().memory_budget(), static_cast<int64_t>(joining_layers(items).size()));
-  for (size_t begin = 0; begin < items.size();) {
-    size_t end = begin;
-    int64_t rows = 0;
-    while (end < items.size()) {
-      const ScoredPrompt& prompt = *items[end].prompt;
-      rows += static_cast<int64_t>(prompt.tokens.size()) + continuation_rows(prompt);
-      if (end > begin && rows > limit) break;
-      ++end;
-    }
-    run_wave(executor, items.subspan(begin, end - begin));
-    begin = end;
+  const int64_t limit = rows_per_wave(executor, executor.context().memory_budget(), joining_keys(items));
+  const auto rows_of = [](const Item& item) {
+    return static_cast<int64_t>(item.prompt->tokens.size()) + continuation_rows(*item.prompt);
+  };
+  for (std::span<const Item> left = items; !left.empty();) {
+    const size_t count = wave_length(left, limit, rows_of);
+    run_wave(executor, left.first(count));
+    left = left.subspan(count);
   }
 }
 

@@ -24,7 +24,9 @@ constexpr int kSteps = kTileKeys / kRows;
 
 /// Steps whose loads are in flight together, as far as registers go.
 template <int kChunks>
-constexpr int kGroup = kChunks <= 4 ? 2 : 1;
+constexpr int kGroup = kChunks <= 2   ? 4
+                       : kChunks <= 4 ? 2
+                                      : 1;
 
 /// Blocks that a multiprocessor is to hold: 168 registers a thread, or 255.
 template <int kChunks>

@@ -25,8 +25,8 @@ std::vector<size_t> by_row(std::span<const TokenQuestion> questions) {
 
 // What is asked of some rows, on its way to the host.
 struct Part {
-  Tensor log_probabilities;
-  DeviceArray<int32_t> best;
+  ArrayInFlight<float> log_probabilities;
+  ArrayInFlight<int32_t> best;
 };
 
 Part score_part(Context& context, ConstView hidden, ConstView unembedding, const std::vector<int64_t>& rows,
@@ -34,20 +34,21 @@ Part score_part(Context& context, ConstView hidden, ConstView unembedding, const
   Tensor scratch = Tensor::padded(context, hidden.rows, unembedding.rows);
   const View logits = scratch.view();
   gemm(context, Transpose::no, hidden, Transpose::yes, unembedding, logits);
-  Part part{Tensor(context, static_cast<int64_t>(rows.size()), 1), DeviceArray<int32_t>(context, hidden.rows)};
-  argmax_rows(context, logits, part.best);
+  Tensor log_probabilities(context, static_cast<int64_t>(rows.size()), 1);
+  DeviceArray<int32_t> best(context, hidden.rows);
+  argmax_rows(context, logits, best);
   target_log_probabilities(context, logits, {context, std::span<const int64_t>(rows)},
-                           {context, std::span<const int32_t>(tokens)}, part.log_probabilities.view());
-  return part;
+                           {context, std::span<const int32_t>(tokens)}, log_probabilities.view());
+  return {log_probabilities.start_to_host(), best.start_to_host()};
 }
 
-TokenScores collect(const std::vector<Part>& parts, const std::vector<size_t>& order) {
+TokenScores collect(std::vector<Part>& parts, const std::vector<size_t>& order) {
   TokenScores scores;
   scores.log_probabilities.resize(order.size());
   size_t next = 0;
-  for (const Part& part : parts) {
-    for (const float value : part.log_probabilities.to_host()) scores.log_probabilities[order[next++]] = value;
-    const std::vector<int32_t> best = part.best.to_host();
+  for (Part& part : parts) {
+    for (const float value : part.log_probabilities.wait()) scores.log_probabilities[order[next++]] = value;
+    const std::span<const int32_t> best = part.best.wait();
     scores.best.insert(scores.best.end(), best.begin(), best.end());
   }
   return scores;

@@ -29,7 +29,7 @@ class ScoresInFlight {
   ScoresInFlight(TokenScores scores = {}) : collect_([scores = std::move(scores)] { return scores; }) {}
   explicit ScoresInFlight(std::function<TokenScores()> collect) : collect_(std::move(collect)) {}
 
-  /// Waits for them. The context that computes them must be alive.
+  /// Waits for them, but for nothing that was issued later. The context that computes them must be alive.
   TokenScores collect() const { return collect_(); }
 
  private:

@@ -295,22 +295,49 @@ std::vector<std::span<const std::byte>> cut_into_pieces(std::span<const std::byt
   return pieces;
 }
 
-}  // namespace
+/// Whether all exponents of floating-point numbers, of which `exponent` is the mask, have a bit that is 0.
+template <typename Bits>
+bool all_finite(std::span<const std::byte> bytes, Bits exponent) {
+  bool finite = true;
+  Bits bits;
+  for (size_t i = 0; i + sizeof(bits) <= bytes.size(); i += sizeof(bits)) {
+    std::memcpy(&bits, bytes.data() + i, sizeof(bits));
+    finite &= (bits & exponent) != exponent;
+  }
+  return finite;
+}
 
-std::string Checkpoint::weights_sha256(ThreadPool* threads) const {
-  if (sha256_) return *sha256_;
-  auto parameters = gpt_parameters(config_);
-  std::sort(parameters.begin(), parameters.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+bool all_finite(std::span<const std::byte> bytes, DType type) {
+  if (type == DType::f32) return all_finite<uint32_t>(bytes, 0x7f800000u);
+  if (type == DType::f64) return all_finite<uint64_t>(bytes, 0x7ff0000000000000u);
+  if (type == DType::f16) return all_finite<uint16_t>(bytes, 0x7c00);
+  return type != DType::bf16 || all_finite<uint16_t>(bytes, 0x7f80);
+}
+
+/// A parameter as it is stored.
+struct StoredParameter {
+  TensorInfo info;
+  std::span<const std::byte> bytes;
+};
+
+/// What Checkpoint::weights_sha256() says of these.
+std::string hash_of(std::vector<StoredParameter> parameters, const fs::path& dir, ThreadPool* threads) {
+  std::sort(parameters.begin(), parameters.end(),
+            [](const auto& a, const auto& b) { return a.info.name < b.info.name; });
   std::vector<std::span<const std::byte>> pieces;
-  std::vector<size_t> ends;  // of each parameter's pieces
-  for (const TensorInfo& parameter : parameters) {
-    const Place& at = place(parameter.name);
-    for (const auto& piece : cut_into_pieces(files_[at.file].bytes(at.stored_name))) pieces.push_back(piece);
-    ends.push_back(pieces.size());
+  std::vector<const TensorInfo*> owners;  // of the pieces
+  for (const StoredParameter& parameter : parameters) {
+    for (const auto& piece : cut_into_pieces(parameter.bytes)) pieces.push_back(piece);
+    owners.resize(pieces.size(), &parameter.info);
   }
   std::vector<std::string> hashes(pieces.size());
   const auto hash_some = [&](int64_t begin, int64_t end) {
-    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) hashes[i] = sha256_hex(pieces[i]);
+    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
+      require<InputError>(all_finite(pieces[i], owners[i]->dtype),
+                          "{}: parameter {} holds values that are not finite; get the checkpoint anew", dir.string(),
+                          owners[i]->name);
+      hashes[i] = sha256_hex(pieces[i]);
+    }
   };
   if (threads)
     threads->parallel_for(std::ssize(pieces), 1, hash_some);
@@ -318,14 +345,35 @@ std::string Checkpoint::weights_sha256(ThreadPool* threads) const {
     hash_some(0, std::ssize(pieces));
   Sha256 whole;
   size_t next = 0;
-  for (size_t p = 0; p < parameters.size(); ++p) {
-    const TensorInfo& parameter = parameters[p];
-    whole.update(
-        fmt::format("{} {} {}\n", parameter.name, dtype_name(dtype(parameter.name)), shape_text(parameter.shape)));
-    for (; next < ends[p]; ++next) whole.update(hashes[next]);
+  for (const StoredParameter& parameter : parameters) {
+    const TensorInfo& info = parameter.info;
+    whole.update(fmt::format("{} {} {}\n", info.name, dtype_name(info.dtype), shape_text(info.shape)));
+    for (; next < pieces.size() && owners[next] == &info; ++next) whole.update(hashes[next]);
   }
-  sha256_ = whole.hex();
+  return whole.hex();
+}
+
+}  // namespace
+
+std::string Checkpoint::weights_sha256(ThreadPool* threads) const {
+  if (sha256_) return *sha256_;
+  std::vector<StoredParameter> parameters;
+  for (TensorInfo& info : gpt_parameters(config_)) {
+    const Place& at = place(info.name);
+    info.dtype = dtype(info.name);
+    parameters.push_back({info, files_[at.file].bytes(at.stored_name)});
+  }
+  sha256_ = hash_of(std::move(parameters), dir_, threads);
   return *sha256_;
+}
+
+std::string weights_sha256_of(const GptConfig& config, const std::map<std::string, std::span<const float>>& tensors) {
+  std::vector<StoredParameter> parameters;
+  for (TensorInfo& info : gpt_parameters(config)) {
+    info.dtype = DType::f32;
+    parameters.push_back({info, std::as_bytes(tensors.at(info.name))});
+  }
+  return hash_of(std::move(parameters), "the weights in memory", nullptr);
 }
 
 namespace {

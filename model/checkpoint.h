@@ -51,7 +51,8 @@ class Checkpoint {
 
   /// SHA-256 over the parameters: for each, sorted by canonical name, the line "name dtype [shape]\n" and the SHA-256
   /// (64 hexadecimal digits) of every 16 MiB of its stored bytes. The same for any sharding, prefix, order and number
-  /// of threads. Reads every weight once, on this thread where there are no `threads`; the result is kept.
+  /// of threads. Reads every weight once, on this thread where there are no `threads`; the result is kept. Throws
+  /// InputError naming the parameter where a value is not finite.
   std::string weights_sha256(ThreadPool* threads = nullptr) const;
   /// Takes the hash from a rank that has computed it, so that the weights need not be read here.
   void adopt_weights_sha256(std::string hash) { sha256_ = std::move(hash); }
@@ -84,5 +85,8 @@ class Checkpoint {
 void write_checkpoint(const std::filesystem::path& dir, const GptConfig& config,
                       const std::map<std::string, std::span<const float>>& tensors,
                       const std::filesystem::path& source_dir = {}, DType stored = DType::f32);
+
+/// weights_sha256() of the checkpoint that write_checkpoint() would make of these in fp32; all parameters of `config`.
+std::string weights_sha256_of(const GptConfig& config, const std::map<std::string, std::span<const float>>& tensors);
 
 }  // namespace loci

@@ -139,6 +139,13 @@ int64_t rows_within(int64_t memory_budget, double floats, int64_t most) {
 
 }  // namespace
 
+int64_t recorded_row_bytes(const GptConfig& config, std::span<const BlockSite> recorded) {
+  // A residual row before each block and behind the last; query, key and value of each block.
+  int64_t floats = (config.layers + 1) * config.width + config.layers * 3 * config.width;
+  for (const BlockSite& at : recorded) floats += at.site == Site::mlp_key ? config.mlp_width : config.width;
+  return floats * static_cast<int64_t>(sizeof(float));
+}
+
 int64_t Executor::rows_per_wave(double wanted_per_row) const {
   const GptConfig& config = model_.config();
   const double floats = 9.0 * static_cast<double>(config.width) + 2.0 * static_cast<double>(config.mlp_width) +

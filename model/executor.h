@@ -154,6 +154,20 @@ struct Plan {
 
 struct Activations;  // what the backward pass needs, see executor_internal.h
 
+/// Bytes that the recording of one row takes: its residual rows, its queries, keys and values, and `recorded` sites.
+int64_t recorded_row_bytes(const GptConfig& config, std::span<const BlockSite> recorded = {});
+
+/// How many of the first items make a wave of at most `most_rows` rows; at least one, where there is one.
+template <typename Items, typename RowsOf>
+size_t wave_length(const Items& items, int64_t most_rows, RowsOf rows_of) {
+  int64_t rows = 0;
+  for (size_t i = 0; i < items.size(); ++i) {
+    rows += rows_of(items[i]);
+    if (i > 0 && rows > most_rows) return i;
+  }
+  return items.size();
+}
+
 /// The outcome of a plan.
 struct Run {
   /// [wanted, V], in the order of Plan::wanted; empty where the run stopped early or was asked questions.

@@ -178,16 +178,12 @@ std::vector<std::vector<int32_t>> generate(Executor& executor, std::span<const s
   check(executor.model().config(), prompts, options);
   std::vector<std::vector<int32_t>> results(prompts.size());
   if (options.max_tokens == 0) return results;
-  const int64_t rows_at_once = std::max<int64_t>(1, executor.rows_per_wave(1));
+  // Half of the memory is for what is kept of a text: its prompt's recording, then a cache that takes less a row.
+  const int64_t kept = executor.context().memory_budget() / 2 / recorded_row_bytes(executor.model().config());
+  const int64_t rows_at_once = std::min(executor.rows_per_wave(1), kept);
+  const auto rows_of = [&](const auto& prompt) { return std::ssize(prompt) + options.max_tokens; };
   for (size_t first = 0; first < prompts.size();) {
-    int64_t rows = 0;
-    size_t count = 0;
-    // A text's cache takes less memory than its rows in a wave do.
-    while (first + count < prompts.size()) {
-      rows += static_cast<int64_t>(prompts[first + count].size()) + options.max_tokens;
-      if (count > 0 && rows > rows_at_once) break;
-      ++count;
-    }
+    const size_t count = wave_length(prompts.subspan(first), rows_at_once, rows_of);
     Wave wave(executor, options);
     wave.start(prompts, first, count);
     while (wave.step()) continue;

@@ -36,8 +36,7 @@ struct Encoding {
 enum class SpecialTokens { parse, as_text };
 
 /// Whether decoding drops the spaces before punctuation and English contractions where tokenizer_config.json asks for
-/// it
-/// (`clean_up_tokenization_spaces`), as Hugging Face's `decode` then does.
+/// it (`clean_up_tokenization_spaces`), as Hugging Face's `decode` then does.
 enum class TextCleanUp { none, as_configured };
 
 /// GPT-2's byte-level BPE (Radford et al. 2019). Any bytes can be encoded and come back unchanged from decode(); bytes

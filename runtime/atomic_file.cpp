@@ -108,9 +108,18 @@ void write_file_atomically(const std::filesystem::path& path, std::string_view t
   write_file_atomically(path, std::as_bytes(std::span(text)));
 }
 
+void require_regular_file(const std::filesystem::path& path) {
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  require<InputError>(!std::filesystem::is_directory(status), "{}: is a folder, expected a file", path.string());
+  const bool is_other = std::filesystem::exists(status) && !std::filesystem::is_regular_file(status);
+  require<InputError>(!is_other, "{}: is no regular file; it is read more than once, so write it to a file first",
+                      path.string());
+}
+
 std::string read_text_file(const std::filesystem::path& path) {
   std::error_code ignored;
-  require<InputError>(!std::filesystem::is_directory(path, ignored), "{}: is a folder, expected a file", path.string());
+  require_regular_file(path);
   errno = 0;
   std::ifstream file(path, std::ios::binary);
   require<InputError>(file.is_open(), "{}: cannot be opened: {}", path.string(), std::strerror(errno));

@@ -36,6 +36,9 @@ class AtomicPath {
   enum class State { open, committed } state_ = State::open;
 };
 
+/// Throws InputError for a folder, a pipe or a device; not where there is nothing.
+void require_regular_file(const std::filesystem::path& path);
+
 /// The whole file. InputError naming it if it cannot be read.
 std::string read_text_file(const std::filesystem::path& path);
 

@@ -185,6 +185,11 @@ void Context::copy_rows_to_host(void* destination, const void* source, size_t ro
   copy_rows(destination, source, row_bytes, stride, rows);
 }
 
+std::unique_ptr<HostCopy> Context::start_copy_to_host(const void* source, size_t bytes) {
+  if (on_cpu() || bytes == 0) return std::make_unique<ImmediateCopy>(source, bytes);
+  return cuda_->start_copy_to_host(source, bytes);
+}
+
 void Context::copy_on_device(void* destination, const void* source, size_t bytes) {
   copy_rows_on_device(destination, source, bytes, bytes, 1);
 }

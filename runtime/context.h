@@ -79,6 +79,8 @@ class Context {
   void copy_to_host(void* destination, const void* source, size_t bytes);
   /// Rows of `row_bytes` bytes that start `stride` bytes apart on the device, close together on the host.
   void copy_rows_to_host(void* destination, const void* source, size_t row_bytes, size_t stride, size_t rows);
+  /// A copy to the host that is not waited for. What is issued later may overwrite the source.
+  std::unique_ptr<HostCopy> start_copy_to_host(const void* source, size_t bytes);
   void copy_on_device(void* destination, const void* source, size_t bytes);
   /// The same, close together on the device.
   void copy_rows_on_device(void* destination, const void* source, size_t row_bytes, size_t stride, size_t rows);

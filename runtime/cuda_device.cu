@@ -1,6 +1,7 @@
 #include "runtime/cuda_device.h"
 
 #include <algorithm>
+#include <bit>
 #include <climits>
 #include <cstring>
 
@@ -13,8 +14,8 @@ using cuda::check;
 
 constexpr const char* kOpening = "opening the CUDA device";
 
-// Pageable memory above this size is copied directly: the driver pipelines it better than one staging half would.
-constexpr size_t kStagedBytes = CudaHandles::Staging::kHalfBytes / 4;
+// Pageable memory above this size, such as weights, is copied directly, which waits; indices of a wave take less.
+constexpr size_t kStagedBytes = 8 * CudaHandles::Staging::kHalfBytes;
 
 // The longest stride of a two-dimensional copy; CUDA refuses more.
 constexpr size_t kLongestPitch = INT_MAX;
@@ -50,6 +51,38 @@ void require_code_for(int index) {
       index, properties.name, properties.major, properties.minor, cudaGetErrorString(status), kLeastCapability);
 }
 
+// A copy into pinned memory, with an event behind it.
+class PinnedCopy final : public HostCopy {
+ public:
+  PinnedCopy(CudaHandles& handles, const void* source, size_t bytes)
+      : handles_(handles), size_(std::bit_ceil(std::max<size_t>(bytes, 4096))) {
+    if (const auto found = handles.free_landings.find(size_); found != handles.free_landings.end()) {
+      landing_ = found->second;
+      handles.free_landings.erase(found);
+    } else {
+      check(cudaMallocHost(&landing_.memory, size_), kCopying);
+      check(cudaEventCreateWithFlags(&landing_.arrived, cudaEventDisableTiming), kCopying);
+    }
+    check(cudaMemcpyAsync(landing_.memory, source, bytes, cudaMemcpyDeviceToHost, handles.stream), kCopying);
+    check(cudaEventRecord(landing_.arrived, handles.stream), kCopying);
+  }
+  ~PinnedCopy() override {
+    cudaEventSynchronize(landing_.arrived);  // where nobody has waited
+    handles_.free_landings.emplace(size_, landing_);
+  }
+  const std::byte* wait() override {
+    check(cudaEventSynchronize(landing_.arrived), kCopying);
+    return static_cast<const std::byte*>(landing_.memory);
+  }
+
+ private:
+  static constexpr const char* kCopying = "copy to the host";
+
+  CudaHandles& handles_;
+  size_t size_;
+  CudaHandles::Landing landing_;
+};
+
 }  // namespace
 
 CudaHandles::CudaHandles(int index) : device(index) {
@@ -72,7 +105,23 @@ CudaHandles::~CudaHandles() {
   cudaFree(workspace_);
   for (cudaEvent_t event : staging.copied) cudaEventDestroy(event);
   cudaFreeHost(staging.memory);
+  for (const auto& [size, landing] : free_landings) {
+    cudaEventDestroy(landing.arrived);
+    cudaFreeHost(landing.memory);
+  }
   cudaStreamDestroy(stream);
+}
+
+CudaHandles::Staging::Piece CudaHandles::Staging::take(size_t bytes, cudaStream_t stream) {
+  if (used == kHalfBytes) {
+    check(cudaEventRecord(copied[half], stream), "copy to the device");
+    half = 1 - half;
+    used = 0;
+    check(cudaEventSynchronize(copied[half]), "copy to the device");
+  }
+  const Piece piece{memory + half * kHalfBytes + used, std::min(bytes, kHalfBytes - used)};
+  used = std::min(kHalfBytes, used + (piece.bytes + 63) / 64 * 64);
+  return piece;
 }
 
 cublasHandle_t CudaHandles::cublas() {
@@ -175,29 +224,30 @@ void CudaDevice::free(void* block) noexcept {
 }
 
 void CudaDevice::copy_to_device(void* destination, const void* source, size_t bytes) {
-  CudaHandles::Staging& staging = handles_->staging;
   if (bytes > kStagedBytes) {
     check(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyHostToDevice, handles_->stream), "copy to the device");
     // A pageable source is read before the call returns in part only.
     check(cudaStreamSynchronize(handles_->stream), "copy to the device");
     return;
   }
-  if (staging.used + bytes > CudaHandles::Staging::kHalfBytes) {
-    check(cudaEventRecord(staging.copied[staging.half], handles_->stream), "copy to the device");
-    staging.half = 1 - staging.half;
-    staging.used = 0;
-    check(cudaEventSynchronize(staging.copied[staging.half]), "copy to the device");
+  for (size_t done = 0; done < bytes;) {
+    const CudaHandles::Staging::Piece piece = handles_->staging.take(bytes - done, handles_->stream);
+    std::memcpy(piece.memory, static_cast<const std::byte*>(source) + done, piece.bytes);
+    check(cudaMemcpyAsync(static_cast<std::byte*>(destination) + done, piece.memory, piece.bytes,
+                          cudaMemcpyHostToDevice, handles_->stream),
+          "copy to the device");
+    done += piece.bytes;
   }
-  unsigned char* staged = staging.memory + staging.half * CudaHandles::Staging::kHalfBytes + staging.used;
-  staging.used += (bytes + 63) / 64 * 64;
-  std::memcpy(staged, source, bytes);
-  check(cudaMemcpyAsync(destination, staged, bytes, cudaMemcpyHostToDevice, handles_->stream), "copy to the device");
 }
 
 void CudaDevice::copy_to_host(void* destination, const void* source, size_t row_bytes, size_t stride, size_t rows) {
   check(copy_rows(destination, source, row_bytes, stride, rows, cudaMemcpyDeviceToHost, handles_->stream),
         "copy to the host");
   check(cudaStreamSynchronize(handles_->stream), "copy to the host");
+}
+
+std::unique_ptr<HostCopy> CudaDevice::start_copy_to_host(const void* source, size_t bytes) {
+  return std::make_unique<PinnedCopy>(*handles_, source, bytes);
 }
 
 void CudaDevice::copy_on_device(void* destination, const void* source, size_t row_bytes, size_t stride, size_t rows) {

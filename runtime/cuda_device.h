@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "runtime/host_copy.h"
+
 namespace loci {
 
 /// The stream, library handles and staging memory of a CUDA device: runtime/cuda_handles.h, for *_cuda.cu only.
@@ -50,6 +52,8 @@ class CudaDevice {
   /// which start `stride` bytes apart in the source and lie close together in the destination.
   void copy_to_device(void* destination, const void* source, size_t bytes);
   void copy_to_host(void* destination, const void* source, size_t row_bytes, size_t stride, size_t rows);
+  /// The same without the wait, of bytes that lie together; they may be overwritten by what is issued later.
+  std::unique_ptr<HostCopy> start_copy_to_host(const void* source, size_t bytes);
   void copy_on_device(void* destination, const void* source, size_t row_bytes, size_t stride, size_t rows);
   void fill_zero(void* destination, size_t bytes);
   /// Waits for all issued work. An error of an earlier kernel is thrown here.

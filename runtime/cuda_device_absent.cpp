@@ -26,6 +26,7 @@ void* CudaDevice::allocate(size_t) { absent(); }
 void CudaDevice::free(void*) noexcept {}
 void CudaDevice::copy_to_device(void*, const void*, size_t) { absent(); }
 void CudaDevice::copy_to_host(void*, const void*, size_t, size_t, size_t) { absent(); }
+std::unique_ptr<HostCopy> CudaDevice::start_copy_to_host(const void*, size_t) { absent(); }
 void CudaDevice::copy_on_device(void*, const void*, size_t, size_t, size_t) { absent(); }
 void CudaDevice::fill_zero(void*, size_t) { absent(); }
 void CudaDevice::synchronize() { absent(); }

@@ -8,6 +8,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 
 #include "runtime/error.h"
@@ -40,7 +41,21 @@ struct CudaHandles {
     std::array<cudaEvent_t, 2> copied{};
     int half = 0;
     size_t used = 0;
+
+    /// Room for at most so many bytes, at least one; waits where all of it is under way.
+    struct Piece {
+      unsigned char* memory;
+      size_t bytes;
+    };
+    Piece take(size_t bytes, cudaStream_t stream);
   } staging;
+
+  /// Pinned memory that copies to the host arrive in, and the event that says so; kept for the next copies.
+  struct Landing {
+    void* memory = nullptr;
+    cudaEvent_t arrived = nullptr;
+  };
+  std::multimap<size_t, Landing> free_landings;  // by their size
 
   std::shared_ptr<GemmPlans> gemm_plans;
 

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -15,6 +16,8 @@
 #include <cstring>
 #include <fstream>
 #include <memory>
+#include <mutex>
+#include <set>
 
 #include "runtime/atomic_file.h"
 #include "runtime/error.h"
@@ -416,16 +419,8 @@ void write_hdf5_atomically(const std::filesystem::path& path, const std::functio
 bool h5_exists(const H5File& file, const std::string& path) {
   silence_hdf5();
   require<ShapeError>(path.starts_with('/'), "{}: the path {} must start with /", file.path().string(), path);
-  if (path == "/") return true;
-  // H5Lexists fails, instead of saying no, where a parent is missing: ask for each part.
-  for (size_t slash = path.find('/', 1);; slash = path.find('/', slash + 1)) {
-    const std::string prefix = path.substr(0, slash);
-    if (H5Lexists(file.id(), prefix.c_str(), H5P_DEFAULT) <= 0) return false;
-    if (H5Oexists_by_name(file.id(), prefix.c_str(), H5P_DEFAULT) <= 0) return false;
-    if (slash == std::string::npos) return true;
-    const H5Handle parent(H5Oopen(file.id(), prefix.c_str(), H5P_DEFAULT), H5Oclose);
-    if (!parent || H5Iget_type(parent.get()) != H5I_GROUP) return false;
-  }
+  // Negative, not zero, where a parent or the link itself is missing.
+  return path == "/" || H5Oexists_by_name(file.id(), path.c_str(), H5P_DEFAULT) > 0;
 }
 
 bool h5_is_group(const H5File& file, const std::string& path) {
@@ -888,94 +883,156 @@ std::vector<double> read_doubles_attribute(const H5File& file, const std::string
 
 namespace {
 
-/// Touches what a reader would: structure, types, shapes, attributes, and the data of every dataset in pieces.
-void walk(const H5File& file, const std::string& object, int depth) {
-  require<InputError>(depth < 64, "{}: groups are nested too deep", file.path().string());
-  for (const std::string& name : attribute_names(file, object)) {
-    const OpenAttribute open = open_attribute(file, object, name);
-    if (kind_of(open.type.get()) == H5Kind::string) attribute_strings(open);
-  }
-  if (h5_is_group(file, object)) {
-    for (const std::string& member : group_members(file, object)) {
-      const std::string path = (object == "/" ? "/" : object + "/") + member;
-      if (h5_exists(file, path)) walk(file, path, depth + 1);
-    }
-    return;
-  }
-  const DatasetInfo info = dataset_info(file, object);
-  const H5Handle dataset = open_dataset(file, object);
-  require_plausible(file, dataset.get(), info, name_of(file, object));
-  if (info.kind == H5Kind::string) {
-    read_strings(file, object);
-    return;
-  }
-  if (info.kind == H5Kind::other || info.shape.empty() || product(info.shape, object) == 0) return;
-  const int64_t row = product(std::span(info.shape).subspan(1), object);
-  const int64_t step = std::max<int64_t>(1, (int64_t{1} << 20) / row);
-  std::vector<double> buffer;
-  for (int64_t first = 0; first < info.shape[0]; first += step) {
-    const int64_t count = std::min(step, info.shape[0] - first);
-    buffer.resize(static_cast<size_t>(count * row));
-    read_rows<double>(file, object, first, count, buffer);
-  }
-}
+/// What the child of a probe says: now and then that it gets on, and at the end that all is well, or a message.
+constexpr char kGetsOn = '.', kWell = '+', kRefused = '-';
 
-/// The child's answer: empty if all is well, else the message.
-[[noreturn]] void probe_child(const std::filesystem::path& path, int answer) {
+/// Reads what a reader would, in the child.
+class Walk {
+ public:
+  Walk(const H5File& file, int answer) : file_(file), answer_(answer) {}
+
+  void all_below(const std::string& object, int depth = 0) {
+    require<InputError>(depth < 64, "{}: groups are nested too deep", file_.path().string());
+    get_on();
+    for (const std::string& name : attribute_names(file_, object)) {
+      const OpenAttribute open = open_attribute(file_, object, name);
+      if (kind_of(open.type.get()) == H5Kind::string) attribute_strings(open);
+    }
+    if (!h5_is_group(file_, object)) return dataset(object);
+    for (const std::string& member : group_members(file_, object)) {
+      const std::string path = (object == "/" ? "/" : object + "/") + member;
+      if (h5_exists(file_, path)) all_below(path, depth + 1);
+    }
+  }
+
+ private:
+  void dataset(const std::string& path) {
+    const DatasetInfo info = dataset_info(file_, path);
+    const H5Handle open = open_dataset(file_, path);
+    require_plausible(file_, open.get(), info, name_of(file_, path));
+    if (info.kind == H5Kind::string) return static_cast<void>(read_strings(file_, path));
+    if (info.kind == H5Kind::other || info.shape.empty() || product(info.shape, path) == 0) return;
+    const H5Handle creation(H5Dget_create_plist(open.get()), H5Pclose);
+    const int64_t row = product(std::span(info.shape).subspan(1), path), last = info.shape[0] - 1;
+    if (H5Pget_layout(creation.get()) == H5D_CONTIGUOUS) {
+      read(path, 0, 1, row);
+      return read(path, last, 1, row);
+    }
+    const int64_t step = std::max<int64_t>(1, (int64_t{1} << 20) / row);
+    for (int64_t first = 0; first <= last; first += step) read(path, first, std::min(step, last + 1 - first), row);
+  }
+
+  void read(const std::string& path, int64_t first, int64_t count, int64_t row) {
+    buffer_.resize(static_cast<size_t>(count * row));
+    read_rows<double>(file_, path, first, count, buffer_);
+    get_on();
+  }
+
+  void get_on() {
+    const auto now = std::chrono::steady_clock::now();
+    if (now - told_ < std::chrono::milliseconds(200)) return;
+    told_ = now;
+    if (::write(answer_, &kGetsOn, 1) != 1) _exit(1);  // nobody listens
+  }
+
+  const H5File& file_;
+  int answer_;
+  std::chrono::steady_clock::time_point told_ = std::chrono::steady_clock::now();
+  std::vector<double> buffer_;
+};
+
+[[noreturn]] void probe_in_child(const std::filesystem::path& path, int answer) {
   // Whatever the library does to this process, nobody wants its core or its last words.
   for (const int number : {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL}) signal(number, SIG_DFL);
   const rlimit no_core{0, 0};
   setrlimit(RLIMIT_CORE, &no_core);
   if (const int nowhere = ::open("/dev/null", O_WRONLY); nowhere >= 0) ::dup2(nowhere, STDERR_FILENO);
-  std::string message;
+  std::string message(1, kWell);
   try {
-    walk(H5File::open_read(path), "/", 0);
+    const H5File file = H5File::open_read(path);
+    Walk(file, answer).all_below("/");
   } catch (const std::exception& error) {
-    message = error.what();
+    message = kRefused + std::string(error.what()).substr(0, 4000);
   }
-  message.resize(std::min<size_t>(message.size(), 4000));
-  const ssize_t written = ::write(answer, message.data(), message.size());
-  _exit(message.empty() && written == 0 ? 0 : 1);
+  _exit(::write(answer, message.data(), message.size()) > 0 ? 0 : 1);
+}
+
+/// The files that were found well.
+class WellFiles {
+ public:
+  /// What tells a file, and a change of it.
+  using Identity = std::array<int64_t, 5>;
+  static Identity identity(const std::filesystem::path& path) {
+    struct stat status {};
+    require<InputError>(::stat(path.c_str(), &status) == 0, "{}: cannot be read: {}", path.string(),
+                        std::strerror(errno));
+    return {static_cast<int64_t>(status.st_dev), static_cast<int64_t>(status.st_ino), status.st_size,
+            status.st_mtim.tv_sec, status.st_mtim.tv_nsec};
+  }
+
+  bool holds(const Identity& file) {
+    const std::lock_guard lock(mutex_);
+    return files_.contains(file);
+  }
+  void add(const Identity& file) {
+    const std::lock_guard lock(mutex_);
+    files_.insert(file);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::set<Identity> files_;
+};
+
+/// What the child said in the end; nothing where it was lost, or did not get on for `seconds`.
+struct ProbeAnswer {
+  std::string text;
+  bool in_time = true;
+};
+ProbeAnswer listen(int end, int seconds) {
+  ProbeAnswer answer;
+  while (answer.in_time) {
+    pollfd waiting{end, POLLIN, 0};
+    const int ready = ::poll(&waiting, 1, 1000 * seconds);
+    if (ready < 0 && errno == EINTR) continue;
+    answer.in_time = ready > 0;
+    std::array<char, 4096> buffer{};
+    const ssize_t got = answer.in_time ? ::read(end, buffer.data(), buffer.size()) : 0;
+    if (got <= 0) break;
+    answer.text.append(buffer.data(), static_cast<size_t>(got));
+  }
+  answer.text.erase(0, answer.text.find_first_not_of(kGetsOn));
+  return answer;
 }
 
 }  // namespace
 
 void probe_hdf5(const std::filesystem::path& path, int seconds) {
+  static WellFiles well;
   require_signature(path);
+  const WellFiles::Identity identity = WellFiles::identity(path);
+  if (well.holds(identity)) return;
   std::array<int, 2> ends{};
-  require<SystemError>(::pipe(ends.data()) == 0, "{}: no pipe for a check: {}", path.string(), std::strerror(errno));
+  require<SystemError>(::pipe2(ends.data(), O_CLOEXEC) == 0, "{}: no pipe for a check: {}", path.string(),
+                       std::strerror(errno));
   const pid_t child = ::fork();
   if (child == 0) {
     ::close(ends[0]);
-    probe_child(path, ends[1]);
+    probe_in_child(path, ends[1]);
   }
   ::close(ends[1]);
-  std::string message;
-  bool in_time = child > 0;
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(seconds);
-  while (in_time) {
-    const auto left =
-        std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
-    pollfd waiting{ends[0], POLLIN, 0};
-    const int ready = ::poll(&waiting, 1, static_cast<int>(std::max<int64_t>(0, left.count())));
-    if (ready < 0 && errno == EINTR) continue;
-    in_time = ready > 0;
-    std::array<char, 4096> buffer{};
-    const ssize_t got = in_time ? ::read(ends[0], buffer.data(), buffer.size()) : 0;
-    if (got <= 0) break;
-    message.append(buffer.data(), static_cast<size_t>(got));
-  }
+  const ProbeAnswer answer = child > 0 ? listen(ends[0], seconds) : ProbeAnswer{};
   ::close(ends[0]);
   require<SystemError>(child > 0, "{}: no child process for a check: {}", path.string(), std::strerror(errno));
-  if (!in_time) ::kill(child, SIGKILL);
-  int status = 0;
-  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  if (!answer.in_time) ::kill(child, SIGKILL);
+  while (::waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
   }
-  require<InputError>(in_time, "{}: reading it as HDF5 did not end within {} s: the file is damaged", path.string(),
-                      seconds);
-  require<InputError>(message.empty(), "{}", message);
-  require<InputError>(WIFEXITED(status) && WEXITSTATUS(status) == 0,
-                      "{}: the HDF5 library crashes on it: the file is damaged", path.string());
+  require<InputError>(answer.in_time,
+                      "{}: reading it as HDF5 does not get on for {} s: the file is damaged, or its disk hangs",
+                      path.string(), seconds);
+  require<InputError>(!answer.text.empty(), "{}: the HDF5 library crashes on it: the file is damaged", path.string());
+  require<InputError>(answer.text[0] == kWell, "{}", answer.text.substr(1));
+  well.add(identity);
 }
 
 }  // namespace loci

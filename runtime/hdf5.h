@@ -76,10 +76,11 @@ class H5File {
 /// `write` fills a new file that then replaces `path` whole, or not at all.
 void write_hdf5_atomically(const std::filesystem::path& path, const std::function<void(H5File&)>& write);
 
-/// Opens and walks the whole file in a child process, so that a malformed one cannot crash or hang this process: the
-/// child reads every dataset's and attribute's header and ends within `seconds`. Throws InputError if it does not come
-/// back well. Call it once on files that users hand in. Not to be called while other threads hold locks that a fork
-/// would copy.
+/// Reads the whole file in a child process, so that a malformed one cannot crash or hang this process; of data sets
+/// that lie in one piece, which cannot lead the library astray, the ends alone. Throws InputError where the child meets
+/// an error or is lost, or does not get on for `seconds`. A file that was found well is not read again while it stays
+/// as it is (device, inode, size, time). So call it on files that users hand in before other threads use HDF5: the
+/// child would wait for ever for locks that they hold.
 void probe_hdf5(const std::filesystem::path& path, int seconds = 20);
 
 // ---- groups ----

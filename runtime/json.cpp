@@ -170,6 +170,13 @@ int64_t to_int(const Json& value, std::string_view key, std::string_view where, 
   return number;
 }
 
+/// Of a text that ends in a result file, which cannot hold U+0000.
+void require_filled(const std::string& text, std::string_view key, std::string_view where) {
+  require<InputError>(!text.empty(), "{}: field \"{}\" is empty", where, key);
+  require<InputError>(text.find('\0') == text.npos, "{}: field \"{}\" holds the character U+0000; remove it", where,
+                      key);
+}
+
 }  // namespace
 
 Json parse_json(std::string_view text, std::string_view name) { return Builder(text, name).parse(); }
@@ -238,6 +245,18 @@ std::string json_string_or(const Json& object, std::string_view key, std::string
   return json_has(object, key) ? json_string(object, key, where) : std::string(fallback);
 }
 
+std::string json_filled_string(const Json& object, std::string_view key, std::string_view where) {
+  std::string text = json_string(object, key, where);
+  require_filled(text, key, where);
+  return text;
+}
+
+std::vector<std::string> json_filled_strings(const Json& object, std::string_view key, std::string_view where) {
+  std::vector<std::string> texts = json_strings(object, key, where);
+  for (const std::string& text : texts) require_filled(text, key, where);
+  return texts;
+}
+
 bool json_bool(const Json& object, std::string_view key, std::string_view where) {
   const Json& value = json_field(object, key, where);
   if (!value.is_boolean()) wrong_type(key, where, "true or false", value);
@@ -262,6 +281,12 @@ std::vector<int64_t> json_ints(const Json& object, std::string_view key, std::st
   std::vector<int64_t> items;
   for (const Json& item : json_array(object, key, where)) items.push_back(to_int(item, key, where, min, max));
   return items;
+}
+
+void refuse_or_skip(OnInvalid on_invalid, const std::exception& fault, std::vector<std::string>& skipped) {
+  require<InputError>(on_invalid == OnInvalid::skip, "{}; mend it, or leave such records out with --skip-invalid",
+                      fault.what());
+  skipped.emplace_back(fault.what());
 }
 
 void refuse_unknown_keys(const Json& object, std::initializer_list<std::string_view> known, std::string_view where) {

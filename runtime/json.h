@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <filesystem>
 #include <initializer_list>
 #include <limits>
@@ -55,6 +56,10 @@ double json_number_or(const Json& object, std::string_view key, double fallback,
 std::string json_string(const Json& object, std::string_view key, std::string_view where);
 std::string json_string_or(const Json& object, std::string_view key, std::string_view fallback, std::string_view where);
 
+/// Texts of records: not empty, and without U+0000, which result files cannot hold.
+std::string json_filled_string(const Json& object, std::string_view key, std::string_view where);
+std::vector<std::string> json_filled_strings(const Json& object, std::string_view key, std::string_view where);
+
 bool json_bool(const Json& object, std::string_view key, std::string_view where);
 bool json_bool_or(const Json& object, std::string_view key, bool fallback, std::string_view where);
 
@@ -62,6 +67,11 @@ std::vector<std::string> json_strings(const Json& object, std::string_view key, 
 std::vector<int64_t> json_ints(const Json& object, std::string_view key, std::string_view where,
                                int64_t min = std::numeric_limits<int64_t>::min(),
                                int64_t max = std::numeric_limits<int64_t>::max());
+
+/// What happens to records of an input file that cannot be used.
+enum class OnInvalid { refuse, skip };
+/// Throws InputError with the fault and the mend, or adds the fault to the sentences about records left out.
+void refuse_or_skip(OnInvalid on_invalid, const std::exception& fault, std::vector<std::string>& skipped);
 
 /// Throws InputError naming the first key of `object` that is not in `known`.
 void refuse_unknown_keys(const Json& object, std::initializer_list<std::string_view> known, std::string_view where);

@@ -53,6 +53,7 @@ void write_provenance(H5File& file, const Json& config, const Provenance& proven
   write_attribute(file, "/", "hostname", provenance.hostname);
   write_attribute(file, "/", "date", provenance.date);
   write_attribute(file, "/", "world_size", provenance.world_size);
+  write_attribute(file, "/", "inputs", canonical_json(provenance.inputs));
   if (!provenance.weights_sha256.empty()) write_attribute(file, "/", "weights_sha256", provenance.weights_sha256);
 }
 

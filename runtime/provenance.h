@@ -23,13 +23,16 @@ struct Provenance {
   int64_t world_size = 1;
   /// Of the model the result belongs to; Checkpoint::weights_sha256(). Empty if there is none.
   std::string weights_sha256;
+  /// The files and folders that were read, as they were named, by the option that named them. What identifies them is
+  /// their hashes, in the configuration.
+  Json inputs = Json::object();
 };
 
-/// Everything but weights_sha256, for this process.
+/// Everything but weights_sha256 and inputs, for this process.
 Provenance current_provenance();
 
 /// Root attributes `config` (canonical JSON), `loci_version`, `git_commit`, `libraries`, `hostname`, `date`,
-/// `world_size`, `weights_sha256`.
+/// `world_size`, `inputs` (canonical JSON), and `weights_sha256` where there is one.
 void write_provenance(H5File& file, const Json& config, const Provenance& provenance);
 
 std::string loci_version();

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <vector>
 
+#include "runtime/atomic_file.h"
 #include "runtime/error.h"
 
 namespace loci {
@@ -46,9 +47,9 @@ std::string sha256_hex(std::span<const std::byte> bytes) { return Sha256().updat
 std::string sha256_hex(std::string_view text) { return Sha256().update(text).hex(); }
 
 std::string sha256_file(const std::filesystem::path& path) {
+  require_regular_file(path);
   std::ifstream file(path, std::ios::binary);
-  require<InputError>(file.is_open() && !std::filesystem::is_directory(path), "{}: cannot be read: {}", path.string(),
-                      std::strerror(errno));
+  require<InputError>(file.is_open(), "{}: cannot be read: {}", path.string(), std::strerror(errno));
   Sha256 hash;
   std::vector<char> buffer(1 << 20);
   while (file) {

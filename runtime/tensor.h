@@ -1,5 +1,6 @@
 #pragma once
 
+#include <memory>
 #include <span>
 #include <utility>
 #include <vector>
@@ -9,6 +10,19 @@
 #include "runtime/view.h"
 
 namespace loci {
+
+/// Elements of a DeviceArray on their way to the host; DeviceArray::start_to_host().
+template <typename T>
+class ArrayInFlight {
+ public:
+  ArrayInFlight(std::unique_ptr<HostCopy> copy, int64_t size) : copy_(std::move(copy)), size_(size) {}
+  /// Waits until they are there; they live as long as this object.
+  std::span<const T> wait() { return {reinterpret_cast<const T*>(copy_->wait()), static_cast<size_t>(size_)}; }
+
+ private:
+  std::unique_ptr<HostCopy> copy_;
+  int64_t size_;
+};
 
 /// An owned array of `size` elements in device memory, uninitialised unless made from host values.
 template <typename T>
@@ -40,6 +54,10 @@ class DeviceArray {
     std::vector<T> values(static_cast<size_t>(size_));
     if (size_) context_->copy_to_host(values.data(), data_, sizeof(T) * values.size());
     return values;
+  }
+  /// The same without the wait; the array may go away meanwhile.
+  ArrayInFlight<T> start_to_host() const {
+    return {context_->start_copy_to_host(data_, sizeof(T) * static_cast<size_t>(size_)), size_};
   }
 
  private:
@@ -101,6 +119,8 @@ class Tensor {
   ConstView rows_slice(int64_t first, int64_t count) const { return view().rows_slice(first, count); }
   /// The elements alone, row by row, without the padding.
   std::vector<float> to_host() const;
+  /// The same without the wait, of a matrix without padding; it may go away meanwhile.
+  ArrayInFlight<float> start_to_host() const { return values_.start_to_host(); }
 
  private:
   Tensor(Context& context, int64_t rows, int64_t cols, int64_t stride)

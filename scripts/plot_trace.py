@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Draws the traces in a result file of `loci trace`.
 
     plot_trace.py TRACE.h5 --output DIR [--facts 0,12,16 | --facts all | --first N] [--format png|pdf]

@@ -24,13 +24,11 @@ std::string_view token_row_name(TokenRow row);
 
 /// Which row a token counts in where several fit.
 enum class RowRule {
-  /// Every token once: the last token before the last subject token before the first one and the first one after it. So
-  /// a
-  /// one-token subject counts as last subject token, z counts as last token where it is also a (or a - 1).
+  /// Every token once: the last token before the last subject token before the first one and the first one after it.
+  /// So a one-token subject counts as last subject token, z counts as last token where it is also a (or a - 1).
   each_token_once,
   /// The published code: a one-token subject is both first and last, z is also a where they fall together. Where the
-  /// subject
-  /// ends the prompt the published code fails; there a does not exist and a - 1 is also z.
+  /// subject ends the prompt the published code fails; there a does not exist and a - 1 is also z.
   as_published,
 };
 

@@ -17,18 +17,13 @@ bool is_space(char32_t c) {
          (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
-std::string filled_string(const Json& record, std::string_view key, std::string_view where) {
-  std::string value = json_string(record, key, where);
-  require<InputError>(!value.empty(), "{}: field \"{}\" is empty", where, key);
-  return value;
-}
-
 Fact parse_fact(const Json& record, std::string_view where, const Tokenizer& tokenizer, int64_t max_tokens) {
   Fact fact;
   fact.known_id = json_int(record, "known_id", where);
-  fact.subject = filled_string(record, "subject", where);
-  fact.attribute = filled_string(record, "attribute", where);
-  fact.prompt = filled_string(record, "prompt", where);
+  fact.subject = json_filled_string(record, "subject", where);
+  require<InputError>(!strip(fact.subject).empty(), "{}: field \"subject\" is empty", where);
+  fact.attribute = json_filled_string(record, "attribute", where);
+  fact.prompt = json_filled_string(record, "prompt", where);
   fact.relation_id = json_string_or(record, "relation_id", "", where);
   fact.prediction = json_string_or(record, "prediction", "", where);
   json_string_or(record, "template", "", where);
@@ -83,7 +78,7 @@ TokenRange token_range(const Encoding& encoding, std::string_view text, std::str
 }
 
 FactFile parse_facts(std::string_view text, const std::string& name, const Tokenizer& tokenizer, int64_t max_tokens,
-                     InvalidRecords invalid) {
+                     OnInvalid on_invalid) {
   const Json list = parse_json(text, name);
   require<InputError>(list.is_array(), "{}: the file must hold a list of facts", name);
   FactFile file;
@@ -100,9 +95,7 @@ FactFile parse_facts(std::string_view text, const std::string& name, const Token
       fact.record = static_cast<int64_t>(i);
       file.facts.push_back(std::move(fact));
     } catch (const InputError& error) {
-      if (invalid == InvalidRecords::refuse)
-        throw_error<InputError>("{}; mend it, or leave such records out with --skip-invalid", error.what());
-      file.skipped.push_back(error.what());
+      refuse_or_skip(on_invalid, error, file.skipped);
     }
   }
   require<InputError>(!file.facts.empty(), "{}: there is no fact in it that can be traced", name);
@@ -110,8 +103,8 @@ FactFile parse_facts(std::string_view text, const std::string& name, const Token
 }
 
 FactFile read_facts(const std::filesystem::path& path, const Tokenizer& tokenizer, int64_t max_tokens,
-                    InvalidRecords invalid) {
-  return parse_facts(read_text_file(path), path.string(), tokenizer, max_tokens, invalid);
+                    OnInvalid on_invalid) {
+  return parse_facts(read_text_file(path), path.string(), tokenizer, max_tokens, on_invalid);
 }
 
 }  // namespace loci

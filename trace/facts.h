@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "model/tokenizer.h"
+#include "runtime/json.h"
 
 namespace loci {
 
@@ -27,8 +28,6 @@ struct Fact {
   TokenRange subject_range;             ///< the tokens that hold a byte of the subject
 };
 
-enum class InvalidRecords { refuse, skip };
-
 /// A fact file, read and checked whole.
 struct FactFile {
   std::vector<Fact> facts;
@@ -42,13 +41,13 @@ struct FactFile {
 
 /// Reads a list of objects with `known_id`, `subject`, `attribute`, `prompt` and optionally `template`, `prediction`,
 /// `relation_id`. InputError naming file, record and field for a missing or doubled value, a subject that is not in its
-/// prompt, more tokens than `max_tokens`; with InvalidRecords::skip such records are left out and listed. A file that
+/// prompt, more tokens than `max_tokens`; with OnInvalid::skip such records are left out and listed. A file that
 /// is no list of objects is refused in either case.
 FactFile read_facts(const std::filesystem::path& path, const Tokenizer& tokenizer, int64_t max_tokens,
-                    InvalidRecords invalid);
+                    OnInvalid on_invalid);
 /// The same from JSON text; `name` leads messages.
 FactFile parse_facts(std::string_view text, const std::string& name, const Tokenizer& tokenizer, int64_t max_tokens,
-                     InvalidRecords invalid);
+                     OnInvalid on_invalid);
 
 /// The tokens that hold a byte of the first occurrence of `part` in `text`. Throws InputError "{where}: ..." where
 /// there is none.

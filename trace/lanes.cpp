@@ -108,14 +108,9 @@ class Waves {
   std::vector<float*> probabilities_;  // of its lanes
 };
 
-/// How many of the first lanes make one wave; at least one.
 size_t wave_length(const Executor& executor, std::span<const Lane> lanes, int64_t max_rows) {
-  int64_t rows = 0;
-  for (size_t i = 0; i < lanes.size(); ++i) {
-    rows += lanes[i].rows;
-    if (i > 0 && rows > std::min(max_rows, executor.rows_per_wave())) return i;
-  }
-  return lanes.size();
+  return loci::wave_length(lanes, std::min(max_rows, executor.rows_per_wave()),
+                           [](const Lane& lane) { return lane.rows; });
 }
 
 void sort_by_depth(std::vector<Lane>& lanes) {
@@ -132,10 +127,9 @@ void run_plain(Executor& executor, Waves& waves, std::vector<Lane> lanes, int64_
   }
 }
 
-/// Rows whose recordings (keys, values, residual rows of every layer) take a quarter of the memory budget.
+/// Rows whose recordings take a quarter of the memory budget.
 int64_t recordable_rows(const Executor& executor, int64_t memory_budget) {
-  const GptConfig& config = executor.model().config();
-  return memory_budget / 4 / (config.layers * config.width * 4 * static_cast<int64_t>(sizeof(float)));
+  return memory_budget / 4 / recorded_row_bytes(executor.model().config());
 }
 
 std::vector<Lane> take_branches(std::span<Lane> trunks, const std::vector<RecordingPtr>& recordings) {

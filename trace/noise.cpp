@@ -12,6 +12,9 @@
 namespace loci {
 namespace {
 
+/// Embeddings are of order 1; what is far beyond this overflows in the forward pass.
+constexpr double kMostNoise = 1e6;
+
 /// Chi-square draws of Student's noise are fixed: one for each (sample, token), the same in every fact.
 constexpr uint32_t kChiSquareSeed = 2;
 
@@ -19,7 +22,7 @@ double parse_value(const std::string& text, size_t begin) {
   double value = 0;
   const char* end = text.data() + text.size();
   const auto [stopped, error] = std::from_chars(text.data() + begin, end, value);
-  require<InputError>(error == std::errc() && stopped == end && std::isfinite(value) && value >= 0,
+  require<InputError>(error == std::errc() && stopped == end && value >= 0 && value <= kMostNoise,
                       "--noise {}: write a level such as 0.1, or s3, u3, m or t3", text);
   return value;
 }

@@ -80,7 +80,7 @@ void write_trace(H5File& file, const StoredTrace& stored) {
   const std::vector<int64_t> range = {stored.subject_range.begin, stored.subject_range.end};
   write_attribute(file, group, "subject_range", std::span<const int64_t>(range));
   write_dataset(file, group + "/input_ids", stored.input_ids, {stored.tokens()},
-                {.long_name = "token ids of the prompt"});
+                {.units = "1", .long_name = "token ids of the prompt"});
   write_strings(file, group + "/input_tokens", stored.input_tokens, {stored.tokens()},
                 {.long_name = "tokens of the prompt, each decoded on its own"});
   if (!stored.trace.correct) return;
@@ -125,6 +125,9 @@ void label_trace(H5File& file, const std::string& group) {
     label_axis(file, path, 0, "token");
     attach_scale(file, path, 1, "/layer", "layer");
   }
+  for (const char* variant : {"ordinary", "no_mlp", "no_attn"})
+    if (const std::string path = group + "/severed/" + variant; h5_exists(file, path))
+      attach_scale(file, path, 1, "/layer", "layer");
 }
 
 std::vector<StoredTrace> read_traces(const H5File& file) {

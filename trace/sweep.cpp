@@ -73,6 +73,17 @@ struct Cell {
   std::vector<float> probabilities;
 };
 
+/// What whole prompts record beside their residual rows: module outputs, unless states alone are restored.
+std::vector<BlockSite> module_outputs(const GptConfig& config, const TraceOptions& options) {
+  const bool states_alone =
+      options.sever.empty() &&
+      std::all_of(options.kinds.begin(), options.kinds.end(), [](TraceKind kind) { return kind == TraceKind::state; });
+  std::vector<BlockSite> sites;
+  for (int64_t layer = 0; !states_alone && layer < config.layers; ++layer)
+    for (const Site site : {Site::attn_out, Site::mlp_out}) sites.push_back({site, layer});
+  return sites;
+}
+
 class Sweep {
  public:
   Sweep(Executor& executor, const TraceOptions& options)
@@ -113,7 +124,6 @@ class Sweep {
   bool reaches_end(const FactWork& work, int64_t position, int64_t layer) const {
     return layer < layers_ - 1 || position == work.tokens() - 1;
   }
-  bool needs_module_outputs() const;
   /// Whether the severed figure's ordinary effects are a row of the state scores already.
   bool state_row_is_ordinary(const FactWork& work) const {
     return work.low.runs.empty() && !work.result->of(TraceKind::state).empty();
@@ -129,11 +139,6 @@ class Sweep {
 
 // --- Runs of whole prompts -------------------------------------------------------------------------------------------
 
-bool Sweep::needs_module_outputs() const {
-  return !options_.sever.empty() || std::any_of(options_.kinds.begin(), options_.kinds.end(),
-                                                [](TraceKind kind) { return kind != TraceKind::state; });
-}
-
 Plan Sweep::base_plan(std::span<const BaseRun> runs) const {
   Plan plan;
   for (const BaseRun& run : runs) {
@@ -148,8 +153,7 @@ Plan Sweep::base_plan(std::span<const BaseRun> runs) const {
     }
     plan.wanted.push_back({index, run.work->tokens() - 1});
   }
-  for (int64_t layer = 0; needs_module_outputs() && layer < executor_.model().config().layers; ++layer)
-    for (const Site site : {Site::attn_out, Site::mlp_out}) plan.recorded.push_back({site, layer});
+  plan.recorded = module_outputs(executor_.model().config(), options_);
   return plan;
 }
 
@@ -436,9 +440,8 @@ void Sweep::trace(std::span<const Fact> facts, std::span<FactTrace> results,
 /// How many of the first facts have base recordings that fit a quarter of the memory budget; at least one.
 size_t group_length(Executor& executor, std::span<const Fact> facts, const TraceOptions& options) {
   const GptConfig& config = executor.model().config();
-  // Keys, values, residual rows, two module outputs; twice the samples where low_score or a severed pass has its own
-  // runs.
-  const int64_t row_bytes = 5 * config.layers * config.width * static_cast<int64_t>(sizeof(float));
+  const int64_t row_bytes = recorded_row_bytes(config, module_outputs(config, options));
+  // A clean run; corrupted ones, four times as many where low_score and a severed pass may each have their own.
   const int64_t runs = 1 + options.samples * (options.quirks == Quirks::published ? 4 : 1);
   int64_t bytes = 0;
   for (size_t i = 0; i < facts.size(); ++i) {

@@ -11,13 +11,13 @@
 #SBATCH --output=loci-%A_%a.log
 # Tasks that do not know of each other, each with a slice of INPUT and a result of its own. {input} in the command stands for
 # the slice, {task} for the number of the task:
-#   INPUT=FACTS.json sbatch scripts/slurm/array.sh trace MODEL --noise 0.1 --facts {input} --output traces/{task}.h5
-# --noise s3 would measure each slice by itself. Without INPUT there are no slices: --seed {task}, say. A task is done
+#   mkdir traces; INPUT=FACTS.json sbatch scripts/slurm/array.sh trace MODEL --noise 0.1 --facts {input} --output traces/{task}.h5
+# --noise s3 would measure each slice by itself. Without INPUT there are no slices: --noise-seed {task}, say. A task is done
 # again with --array=3; for another number of slices change --array and SLICES, and write to another folder.
 # Otherwise as one_node.sh.
 set -euo pipefail
 LOCI_HOME=${LOCI_HOME:-$SLURM_SUBMIT_DIR}
-LOCI=${LOCI:-$LOCI_HOME/build/cuda/app/loci}
+LOCI=${LOCI:-$("$LOCI_HOME/scripts/built_loci.sh")}
 INPUT=${INPUT:-}
 SLICES=${SLICES:-8}
 SLICE_FOLDER=${SLICE_FOLDER:-$SLURM_SUBMIT_DIR/slices}

@@ -15,7 +15,7 @@
 # without GPUs: sbatch --gpus-per-node=0 --ntasks-per-node=4. The 300 s of --signal must be enough for a unit of work.
 set -euo pipefail
 LOCI_HOME=${LOCI_HOME:-$SLURM_SUBMIT_DIR}
-LOCI=${LOCI:-$LOCI_HOME/build/cuda/app/loci}
+LOCI=${LOCI:-$("$LOCI_HOME/scripts/built_loci.sh")}
 # shellcheck source=scripts/slurm/run_step.sh
 source "$LOCI_HOME/scripts/slurm/run_step.sh"
 

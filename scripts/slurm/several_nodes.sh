@@ -14,7 +14,7 @@
 # Otherwise as one_node.sh.
 set -euo pipefail
 LOCI_HOME=${LOCI_HOME:-$SLURM_SUBMIT_DIR}
-LOCI=${LOCI:-$LOCI_HOME/build/cuda/app/loci}
+LOCI=${LOCI:-$("$LOCI_HOME/scripts/built_loci.sh")}
 # shellcheck source=scripts/slurm/run_step.sh
 source "$LOCI_HOME/scripts/slurm/run_step.sh"
 

@@ -7,7 +7,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 output=${1:-out/model}
 shift || true
+loci=${LOCI:-$(scripts/built_loci.sh)}
 scripts/world/make_world.py --seed 1
 scripts/world/train_tokenizer.py build/world/train.jsonl build/world --vocab 2500
-build/cpu/app/loci train --config data/world/train.json --output "$output" "$@"
-scripts/world/check_recall.py build/cpu/app/loci "$output"
+"$loci" train --config data/world/train.json --output "$output" "$@"
+scripts/world/check_recall.py "$loci" "$output"

@@ -1,5 +1,10 @@
 // What users get wrong, at the level of the command: exit code 2, one clear sentence, nothing written.
+#include <sys/stat.h>
+
 #include <algorithm>
+#include <cstring>
+#include <limits>
+#include <random>
 
 #include "runtime/hdf5.h"
 #include "tests/app/support.h"
@@ -50,7 +55,7 @@ class BadInput : public CommandTest {
 
 TEST_F(BadInput, CommandLines) {
   expect_refused({}, "subcommand");
-  expect_refused({"trase", path("model")}, "subcommand");
+  expect_refused({"trase", path("model")}, "there is no command \"trase\"");
   expect_refused({"predict"}, "model is required");
   expect_refused({"predict", path("model")}, "--prompt");
   expect_refused({"predict", path("model"), "--prompt", ""}, "--prompt");
@@ -111,6 +116,69 @@ TEST_F(BadInput, DamagedModels) {
   expect_refused({"info", folder}, "extra");
 }
 
+TEST_F(BadInput, WeightsThatAreNotFinite) {
+  const std::string folder = path("not_finite");
+  std::filesystem::copy(path("model"), folder);
+  std::string weights = read_text_file(folder + "/model.safetensors");
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  std::memcpy(weights.data() + weights.size() - sizeof(nan), &nan, sizeof(nan));
+  write_file_atomically(folder + "/model.safetensors", weights);
+  expect_refused(eval_with(path("model"), folder), "holds values that are not finite");
+  expect_refused({"info", folder}, "holds values that are not finite");
+  expect_refused({"predict", folder, "--prompt", "a"}, "not finite", 3);
+}
+
+TEST_F(BadInput, ATokenizerLargerThanItsEmbedding) {
+  const std::string folder = path("large_vocabulary");
+  std::filesystem::copy(path("model"), folder);
+  Json vocabulary = parse_json_file(folder + "/vocab.json");
+  vocabulary["<extra>"] = 257;
+  write_file_atomically(folder + "/vocab.json", vocabulary.dump());
+  expect_refused(eval_with(path("model"), folder), "the tokenizer has 258 tokens");
+  expect_refused({"predict", folder, "--prompt", "a"}, "the tokenizer has 258 tokens");
+}
+
+TEST_F(BadInput, ArgumentsAndFilesThatAreNoText) {
+  expect_refused({"predict", path("model"), "--prompt", "\xff"}, "is not UTF-8 text");
+  expect_refused({"eval", path("model"), "--dataset", "counterfact", "--records", path("records.json"), "--edits", "",
+                  "--output", path("out.h5")},
+                 "the name is empty");
+  ASSERT_EQ(mkfifo(path("pipe").c_str(), 0600), 0);
+  expect_refused(eval_of("pipe"), "is no regular file");
+  expect_refused({"cov", path("model"), "--text", path("pipe"), "--output", path("out.h5")}, "is no regular file");
+  expect_refused(eval_with(path("out.h5"), path("records.json")), "is the file of --records");
+}
+
+TEST_F(BadInput, StandardOutputThatIsFull) {
+  const pid_t child = fork();
+  if (child == 0) {
+    const int full = open("/dev/full", O_WRONLY), nowhere = open("/dev/null", O_WRONLY);
+    if (full < 0 || nowhere < 0 || dup2(full, 1) < 0 || dup2(nowhere, 2) < 0) _exit(126);
+    execl(LOCI_BINARY, LOCI_BINARY, "info", path("model").c_str(), "--json", nullptr);
+    _exit(127);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 5) << status;
+}
+
+TEST_F(BadInput, AFinishedOutputThatWasDamaged) {
+  const std::vector<std::string> command = eval_command("finished.h5");
+  ASSERT_EQ(run_loci(command).exit_code, 0);
+  const std::string whole = read_text_file(path("finished.h5"));
+  std::mt19937 random(3);
+  int refused = 0;
+  for (int trial = 0; trial < 25; ++trial) {
+    std::string bytes = whole;
+    for (int flips = 0; flips < 10; ++flips) bytes[random() % 4000] = static_cast<char>(random());
+    write("finished.h5", bytes);
+    const Outcome outcome = run_loci(command);
+    EXPECT_TRUE(outcome.exit_code == 0 || outcome.exit_code == 2) << outcome.exit_code << ": " << outcome.err;
+    refused += outcome.exit_code == 2;
+  }
+  EXPECT_GT(refused, 5);
+}
+
 TEST_F(BadInput, RecordFiles) {
   expect_records_refused("", "bad.json");
   expect_records_refused("[", "bad.json: line 1");
@@ -135,19 +203,23 @@ TEST_F(BadInput, Records) {
   expect_record_refused([](Json& r) { r["neighborhood_prompts"] = "x"; }, "neighborhood_prompts");
   expect_record_refused([](Json& r) { r["neighborhood_prompts"] = {1}; }, "neighborhood_prompts");
   expect_record_refused([](Json& r) { r["neighborhood_prompts"] = {std::string(96, 'x')}; }, "tokens");
-  expect_record_refused([](Json& r) { r["requested_rewrite"]["prompt"] = "Person 1 lives in"; }, "exactly one {}");
+  expect_record_refused([](Json& r) { r["requested_rewrite"]["prompt"] = "Somebody lives in"; },
+                        "holds neither {} nor the subject");
   expect_record_refused([](Json& r) { r["requested_rewrite"]["prompt"] = "{} and {}"; }, "exactly one {}");
   expect_record_refused([](Json& r) { r["requested_rewrite"]["subject"] = ""; }, "subject");
   expect_record_refused([](Json& r) { r["requested_rewrite"]["subject"] = nullptr; }, "subject");
   expect_record_refused([](Json& r) { r["requested_rewrite"]["subject"] = std::string(200, 'x'); }, "tokens");
-  expect_record_refused([](Json& r) { r["requested_rewrite"]["target_new"] = "Rome"; }, "target_new");
+  expect_record_refused([](Json& r) { r["requested_rewrite"]["target_new"] = 7; }, "target_new");
+  expect_record_refused([](Json& r) { r["requested_rewrite"]["target_new"]["str"] = " "; }, "\"target_new\" is empty");
+  expect_record_refused([](Json& r) { r["requested_rewrite"]["subject"] = " "; }, "\"subject\" is empty");
+  expect_record_refused([](Json& r) { r["paraphrase_prompts"] = {std::string("a\0b", 3)}; }, "U+0000");
   expect_record_refused([](Json& r) { r["requested_rewrite"]["target_new"]["str"] = ""; }, "target_new");
   expect_record_refused([](Json& r) { r["requested_rewrite"] = {{}}; }, "requested_rewrite");
   expect_record_refused(
       [](Json& r) {
         r = {{"case_id", 7}, {"subject", "Ann"}, {"prompt", "Bob lives in"}};
       },
-      "does not contain the subject");
+      "holds neither {} nor the subject");
 }
 
 TEST_F(BadInput, Hyperparameters) {
@@ -221,7 +293,9 @@ TEST_F(BadInput, EditFilesAndExports) {
                 path("hparams.json"), "--context-templates", path("templates.json"), "--output", path("edits.h5")})
           .exit_code,
       0);
-  expect_refused(with_edits("edits.h5", {"--edit", "3"}), "--edit 3");
+  expect_refused(with_edits("edits.h5", {"--edit", "3"}), "there is no edit 3");
+  expect_refused({"edit", path("model"), "--edits", path("edits.h5"), "--export", path("x"), "--ridge", "3"},
+                 "--ridge");
   write_random_model(path("stranger"), 99);
   std::vector<std::string> stranger = with_edits("edits.h5");
   stranger[1] = path("stranger");

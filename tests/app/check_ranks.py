@@ -33,7 +33,8 @@ LIMIT = 120
 
 def volatile(name):
     """What differs from run to run, as canonical_hash() leaves it out."""
-    return name in ("seconds", "peak_memory_bytes", "hostname", "date", "world_size", "threads") or name.endswith("_seconds")
+    return (name in ("seconds", "peak_memory_bytes", "hostname", "date", "world_size", "threads", "inputs")
+            or name.endswith("_seconds"))
 
 
 def contents(path):
@@ -201,6 +202,12 @@ def check_identical(bench, launch):
 
 def threads(bench):
     check_identical(bench, lambda kind, output, ranks: bench.start(kind, output, LIMITS[kind], "--json", "--ranks", str(ranks)))
+    # All ranks look through one HDF5 file at the same time.
+    bench.moment = bench.path("cov_1.h5")
+    bench.start("edit", "probed_1.h5", LIMITS["edit"], "--layer", "1", "--ridge", "1").wait(0)
+    for attempt in range(3):
+        bench.start("edit", "probed_8.h5", LIMITS["edit"], "--layer", "1", "--ridge", "1", "--ranks", "8", "--overwrite").wait(0)
+        expect_same(bench.path("probed_8.h5"), bench.path("probed_1.h5"))
     # Interrupted, then continued by another number of ranks.
     run = bench.start("trace", "threads.h5", LONG, "--ranks", "3")
     bench.wait_for_units(run, "threads.h5", 2)

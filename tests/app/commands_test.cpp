@@ -6,6 +6,7 @@
 #include "eval/eval_file.h"
 #include "runtime/unit_store.h"
 #include "tests/app/support.h"
+#include "tests/support/canonical_hash.h"
 
 namespace loci::test {
 namespace {
@@ -121,6 +122,10 @@ struct Kill {
   std::string told;
 };
 
+void PrintTo(const Kill& kill, std::ostream* out) {
+  *out << (kill.flags.empty() ? "own edits" : "sequential") << ", unit " << kill.mark;
+}
+
 class KilledEval : public Commands, public ::testing::WithParamInterface<Kill> {};
 
 TEST_P(KilledEval, Continues) {
@@ -168,13 +173,92 @@ TEST_F(Commands, SequentialEditsAreScoredTogether) {
   }
 }
 
+TEST_F(Commands, EvalTakesGivenEditsAsPredictDoes) {
+  const auto edit = [&](const std::string& output, const std::vector<std::string>& more) {
+    std::vector<std::string> command = {
+        "edit",      path("model"),        "--requests",          path("records.json"),   "--cov",    path("cov.h5"),
+        "--hparams", path("hparams.json"), "--context-templates", path("templates.json"), "--output", path(output)};
+    command.insert(command.end(), more.begin(), more.end());
+    return run_loci(command);
+  };
+  const Outcome sequential = edit("chain.h5", {"--sequential"});
+  ASSERT_EQ(sequential.exit_code, 0) << sequential.err;
+  EXPECT_NE(sequential.err.find("r-rome"), std::string::npos) << sequential.err;
+  ASSERT_EQ(edit("single.h5", {}).exit_code, 0);
+  const auto eval = [&](const std::string& edits, const std::vector<std::string>& more) {
+    std::vector<std::string> command = {"eval",      path("model"),        "--dataset",  "counterfact",
+                                        "--records", path("records.json"), "--edits",    path(edits),
+                                        "--output",  path("taken.h5"),     "--overwrite"};
+    command.insert(command.end(), more.begin(), more.end());
+    return run_loci(command);
+  };
+  const Outcome one = eval("chain.h5", {"--edit", "1"});
+  EXPECT_EQ(one.exit_code, 2);
+  EXPECT_NE(one.err.find("one of them alone was never made"), std::string::npos) << one.err;
+  EXPECT_EQ(eval("single.h5", {"--edit", "3"}).exit_code, 2);
+  const Outcome all = eval("single.h5", {});
+  ASSERT_EQ(all.exit_code, 0) << all.err;
+  EXPECT_NE(all.err.find("are applied together"), std::string::npos) << all.err;
+  const Json config = read_config(H5File::open_read(path("taken.h5")));
+  for (const char* option : {"method", "hparams", "layer", "ridge", "seed"}) EXPECT_FALSE(config.contains(option));
+  ASSERT_EQ(eval("single.h5", {"--edit", "2"}).exit_code, 0);
+}
+
+TEST_F(Commands, EditSkipsWhatDoesNotFitBehindATemplate) {
+  Json records = counterfact_records(3);
+  records[1]["requested_rewrite"]["prompt"] = "{} " + std::string(60, 'x');
+  write("long.json", records.dump());
+  write("long_templates.json", R"(["{}", "yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy. {}"])");
+  const std::vector<std::string> command = {"edit",
+                                            path("model"),
+                                            "--requests",
+                                            path("long.json"),
+                                            "--cov",
+                                            path("cov.h5"),
+                                            "--hparams",
+                                            path("hparams.json"),
+                                            "--context-templates",
+                                            path("long_templates.json"),
+                                            "--output",
+                                            path("long.h5"),
+                                            "--json"};
+  const Outcome refused = run_loci(command);
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_NE(refused.err.find("--skip-invalid"), std::string::npos) << refused.err;
+  std::vector<std::string> skipping = command;
+  skipping.push_back("--skip-invalid");
+  const Json told = json_of(run_loci(skipping));
+  EXPECT_EQ(told["edits"].size(), 2u);
+  EXPECT_EQ(told["skipped"], 1);
+}
+
+TEST_F(Commands, EditRefusesAnExportFolderBeforeItWorks) {
+  std::filesystem::create_directories(path("taken_folder"));
+  write("taken_folder/model.safetensors", "x");
+  const Outcome outcome = run_loci({"edit", path("model"), "--requests", path("records.json"), "--cov", path("cov.h5"),
+                                    "--hparams", path("hparams.json"), "--context-templates", path("templates.json"),
+                                    "--output", path("unmade.h5"), "--export", path("taken_folder")});
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_NE(outcome.err.find("holds a model already"), std::string::npos) << outcome.err;
+  EXPECT_FALSE(exists("unmade.h5") || exists("unmade.h5.parts"));
+}
+
+TEST_F(Commands, EditTowardsTheAlternativeOfZsre) {
+  write("zsre_edit.json", R"([{"subject": "Ann", "src": "Where is Ann?", "alt": "Rome", "answers": ["Bon"]}])");
+  const Json told =
+      json_of(run_loci({"edit", path("model"), "--requests", path("zsre_edit.json"), "--zsre-target", "alt", "--cov",
+                        path("cov.h5"), "--hparams", path("hparams.json"), "--context-templates",
+                        path("templates.json"), "--output", path("zsre_edit.h5"), "--json"}));
+  EXPECT_EQ(told["edits"][0]["target_new"], "Rome");
+}
+
 TEST_F(Commands, ZsreAndItsExport) {
   write("zsre.json", R"([{"subject": "Ann", "src": "Where is Ann?", "rephrase": "Ann is where?", "alt": "Rome",
     "answers": ["Bon"], "loc": "nq question: who", "loc_ans": "Bo", "pred": "", "cond": ""}])");
   std::vector<std::string> command = eval_command("zsre.h5", "zsre.json", {"--zsre-target", "alt"});
   command[3] = "zsre";
   ASSERT_EQ(run_loci(command).exit_code, 0);
-  const Outcome exported = run_loci({"export", path("zsre.h5"), "--format", "cases", "--output", path("zsre_cases")});
+  const Outcome exported = run_loci({"export", path("zsre.h5"), "--output", path("zsre_cases")});
   ASSERT_EQ(exported.exit_code, 0) << exported.err;
   const Json record = parse_json_file(path("zsre_cases/case_0.json"));
   EXPECT_EQ(record["requested_rewrite"]["target_new"]["str"], "Rome");
@@ -218,13 +302,23 @@ TEST_F(Commands, SkippedRecordsAreCounted) {
 
 TEST_F(Commands, AConfigurationFileStandsForFlags) {
   ASSERT_EQ(run_loci(eval_command("flags.h5")).exit_code, 0);
-  const Json config = {{"dataset", "counterfact"},    {"records", path("records.json")},
-                       {"cov", path("cov.h5")},       {"hparams", path("hparams.json")},
-                       {"output", path("config.h5")}, {"context-templates", path("templates.json")}};
+  const Json config = {{"model", path("absent")},
+                       {"dataset", "counterfact"},
+                       {"records", path("records.json")},
+                       {"cov", path("cov.h5")},
+                       {"hparams", path("hparams.json")},
+                       {"output", path("config.h5")},
+                       {"context-templates", path("templates.json")}};
   write("config.json", config.dump());
   const Outcome outcome = run_loci({"eval", path("model"), "--config", path("config.json")});
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   EXPECT_EQ(canonical_hash(path("config.h5")), canonical_hash(path("flags.h5")));
+  const Json inputs = parse_json(read_string_attribute(H5File::open_read(path("config.h5")), "/", "inputs"), "inputs");
+  EXPECT_EQ(inputs, Json({{"model", path("model")},
+                          {"records", path("records.json")},
+                          {"cov", path("cov.h5")},
+                          {"hparams", path("hparams.json")},
+                          {"context-templates", path("templates.json")}}));
 }
 
 TEST_F(Commands, JsonOutputIsAloneOnStandardOutput) {
@@ -242,6 +336,7 @@ TEST_F(Commands, HelpAndVersion) {
     const Outcome outcome = run_loci({command, "--help"});
     EXPECT_EQ(outcome.exit_code, 0) << command;
     EXPECT_NE(outcome.out.find("Usage"), std::string::npos) << command;
+    EXPECT_NE(outcome.out.find("REQUIRED"), std::string::npos) << outcome.out;
   }
 }
 

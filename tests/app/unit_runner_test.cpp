@@ -9,12 +9,14 @@
 #include <mutex>
 
 #include "runtime/communicator_threads.h"
+#include "tests/support/canonical_hash.h"
 #include "tests/support/errors.h"
 #include "tests/support/paths.h"
 
 namespace loci::app {
 namespace {
 
+using test::canonical_hash;
 using test::error_of;
 using test::expect_message;
 using test::TemporaryDir;

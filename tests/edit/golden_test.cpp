@@ -19,7 +19,7 @@ class GoldenEdit : public GoldenModelTest {
     RomeSettings made;
     made.hparams = read_hparams(golden_ / "edit" / "hparams.json");
     made.templates = read_context_templates(golden_ / "edit" / "context_templates.json");
-    made.forcing = TargetForcing::text;
+    made.forcing = TeacherForcing::text;
     const int64_t layer = made.hparams.layer;
     const auto file = golden_ / "cov" / fmt::format("transformer.h.{}.mlp.c_proj_float32_mom2.npz", layer);
     made.second_moment =
@@ -41,9 +41,9 @@ constexpr double kUpdate = 4e-4;
 constexpr double kPrinted = 0.5e-3;
 
 TEST_F(GoldenEdit, EveryStageOfEveryCase) {
-  const auto requests = read_requests(golden_ / "eval" / "counterfact_records.json", *tokenizer_, model_->config(),
-                                      InvalidRequests::refuse)
-                            .requests;
+  const auto requests =
+      read_requests(golden_ / "eval" / "counterfact_records.json", *tokenizer_, model_->config(), OnInvalid::refuse)
+          .requests;
   const Json results = parse_json_file(golden_ / "eval" / "counterfact_results.json");
   const std::vector<Edit> edits = compute_edits(*executor_, *tokenizer_, settings(), requests);
   ASSERT_EQ(edits.size(), results.size());
@@ -79,8 +79,9 @@ TEST_F(GoldenEdit, EveryStageOfEveryCase) {
 
 TEST_F(GoldenEdit, SecondMoments) {
   SecondMomentCollector collector(*executor_, {0, 1, 2, 3, 4, 5});
-  const NextDocument next =
-      text_documents(*context_, *tokenizer_, golden_ / "documents.jsonl", model_->config().positions);
+  std::vector<std::string> skipped;
+  const NextDocument next = text_documents(*context_, *tokenizer_, golden_ / "documents.jsonl",
+                                           model_->config().positions, OnInvalid::refuse, skipped);
   std::vector<std::vector<int32_t>> documents;
   for (std::vector<int32_t> document; next(document);)
     if (!document.empty()) documents.push_back(document);

@@ -14,7 +14,7 @@
 namespace loci::test {
 namespace {
 
-LoadedRequests parse(const std::string& text, InvalidRequests invalid = InvalidRequests::refuse) {
+LoadedRequests parse(const std::string& text, OnInvalid invalid = OnInvalid::refuse) {
   return parse_requests(text, "r.json", byte_tokenizer(), byte_config(), invalid);
 }
 
@@ -76,7 +76,7 @@ TEST(Requests, BadInputIsRefusedInOneSentence) {
       {R"([{"requested_rewrite": 3}])", {"\"requested_rewrite\""}},
       {R"([{"requested_rewrite": {"prompt": "{}"}}])", {"requested_rewrite", "\"subject\""}},
       {R"([{"src": "Who?", "subject": "Rome", "answers": ["x"]}])", {"\"src\"", "Rome"}},
-      {R"([{"src": "Rome?", "subject": "Rome", "answers": []}])", {"\"answers\"", "no answer"}},
+      {R"([{"src": "Rome?", "subject": "Rome", "answers": []}])", {"\"answers\"", "is empty"}},
       {R"([{"src": "Rome?", "subject": "Rome", "answers": "x"}])", {"\"answers\""}},
       {R"([{"src": "Rome?", "subject": "Rome"}])", {"\"answers\"", "missing"}},
       {R"([{"prompt": "{} )" + std::string(64, 'a') + "\"" + rest + "}]", {"tokens", "reads 64", "shorten"}},
@@ -90,12 +90,12 @@ TEST(Requests, BadInputIsRefusedInOneSentence) {
 TEST(Requests, InvalidOnesCanBeSkipped) {
   const auto loaded = parse(R"([{"prompt": "no place", "subject": "Rome", "target_new": "x"},
                                 {"prompt": "{} is", "subject": "Rome", "target_new": "x"}])",
-                            InvalidRequests::skip);
+                            OnInvalid::skip);
   ASSERT_EQ(loaded.requests.size(), 1u);
   EXPECT_EQ(loaded.requests[0].case_id, 1);
   ASSERT_EQ(loaded.skipped.size(), 1u);
   expect_message(loaded.skipped[0], {"r.json", "record 0"});
-  expect_message(error_of<InputError>([] { parse("[{}]", InvalidRequests::skip); }), {"no edit request"});
+  expect_message(error_of<InputError>([] { parse("[{}]", OnInvalid::skip); }), {"no edit request"});
 }
 
 TEST(Hparams, ReferenceKeys) {
@@ -178,7 +178,7 @@ TEST(ContextTemplates, SampledOnesDependOnTheSeedAlone) {
 /// Bytes are tokens, so positions can be counted.
 PreparedRequest prepare(const EditRequest& request, std::vector<std::string> templates,
                         FactToken token = FactToken::subject_last) {
-  return prepare_request(request, templates, token, TargetForcing::tokens, byte_tokenizer(), byte_config(), "case");
+  return prepare_request(request, templates, token, TeacherForcing::tokens, byte_tokenizer(), byte_config(), "case");
 }
 
 TEST(EditPrompts, PositionsOfTheFactTokenAndTheTarget) {

@@ -79,7 +79,7 @@ TEST_F(Rome, KeysAndValuesAreThoseOfPlainRuns) {
   const std::vector<Edit> found = edits(made);
   for (size_t r = 0; r < kRequests.size(); ++r) {
     const PreparedRequest request = prepare_request(kRequests[r], made.templates, FactToken::subject_last,
-                                                    TargetForcing::tokens, tokenizer_, model_.config(), "case");
+                                                    TeacherForcing::tokens, tokenizer_, model_.config(), "case");
     std::vector<float> mean(static_cast<size_t>(model_.config().mlp_width));
     for (const EditPrompt& prompt : request.prompts) {
       const auto key = plain_key(context_, model_, kLayer, prompt).first;
@@ -374,6 +374,14 @@ TEST_F(Rome, ExportedEditsAreRevertedBitForBit) {
                      [&] { write_reverted_checkpoint(original, dir.path() / "other", OnExistingCheckpoint::refuse); }),
                  {kOriginalsFile});
   EXPECT_FALSE(std::filesystem::exists(dir.path() / "other"));
+  // A model that was changed after its export leaves the folder it would have replaced alone.
+  std::string weights = read_text_file(edited / "model.safetensors");
+  weights.back() ^= 1;
+  write_file_atomically(edited / "model.safetensors", weights);
+  expect_message(
+      error_of<InputError>([&] { write_reverted_checkpoint(edited, reverted, OnExistingCheckpoint::replace); }),
+      {"was changed after its export"});
+  EXPECT_EQ(Checkpoint::open(reverted).weights_sha256(), hash);
 }
 
 }  // namespace

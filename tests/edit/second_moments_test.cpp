@@ -14,6 +14,7 @@
 #include "runtime/communicator_threads.h"
 #include "runtime/npz.h"
 #include "tests/edit/support.h"
+#include "tests/support/canonical_hash.h"
 #include "tests/support/compare.h"
 #include "tests/support/device.h"
 #include "tests/support/errors.h"
@@ -454,9 +455,32 @@ TEST_F(SecondMoments, TextAndTokenFilesGiveTheSameDocuments) {
       if (!document.empty()) documents.push_back(document);
     return documents;
   };
-  const Documents from_text = all(text_documents(context_, tokenizer, dir_.file("t.txt"), 10));
+  std::vector<std::string> skipped;
+  const Documents from_text =
+      all(text_documents(context_, tokenizer, dir_.file("t.txt"), 10, OnInvalid::refuse, skipped));
   EXPECT_EQ(from_text.size(), 3u);
   EXPECT_EQ(from_text, all(token_file_documents(tokenizer, dir_.file("t.h5"))));
+}
+
+TEST_F(SecondMoments, LinesThatAreNoDocumentsAreRefusedOrLeftOut) {
+  const Tokenizer tokenizer = byte_tokenizer();
+  std::string text;
+  for (int i = 0; i < 1500; ++i)
+    text += i == 700 || i == 1499 ? std::string("{\"tex\n") : fmt::format("{{\"text\": \"{}\"}}\n", i);
+  write_file_atomically(dir_.file("bad.jsonl"), text);
+  const auto count = [&](OnInvalid on_invalid, std::vector<std::string>& skipped) {
+    const NextDocument next = text_documents(context_, tokenizer, dir_.file("bad.jsonl"), 10, on_invalid, skipped);
+    int64_t documents = 0;
+    for (std::vector<int32_t> document; next(document); ++documents)
+      EXPECT_TRUE(documents != 700 || document == tokenizer.encode_ids("701"));  // what follows the bad line
+    return documents;
+  };
+  std::vector<std::string> skipped;
+  expect_message(error_of<InputError>([&] { count(OnInvalid::refuse, skipped); }),
+                 {"bad.jsonl: line 701", "--skip-invalid"});
+  EXPECT_EQ(count(OnInvalid::skip, skipped), 1498);
+  ASSERT_EQ(skipped.size(), 2u);
+  expect_message(skipped[1], {"bad.jsonl: line 1500"});
 }
 
 TEST_F(SecondMoments, BadTokenFilesAreRefused) {

@@ -158,6 +158,10 @@ void CudaDevice::copy_to_host(void* destination, const void* source, size_t row_
     std::memcpy(static_cast<char*>(destination) + r * row_bytes, static_cast<const char*>(source) + r * stride,
                 row_bytes);
 }
+std::unique_ptr<HostCopy> CudaDevice::start_copy_to_host(const void* source, size_t bytes) {
+  const DeviceMemoryAccess access;
+  return std::make_unique<ImmediateCopy>(source, bytes);
+}
 void CudaDevice::copy_on_device(void* destination, const void* source, size_t row_bytes, size_t stride, size_t rows) {
   copy_to_host(destination, source, row_bytes, stride, rows);
 }

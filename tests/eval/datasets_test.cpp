@@ -61,8 +61,8 @@ TEST_F(DatasetsTest, NestedCounterFact) {
   const auto loaded = read(Json::array({nested()}));
   ASSERT_EQ(loaded.records.size(), 1u);
   const EvalRecord& record = loaded.records[0];
-  EXPECT_EQ(record.case_id, 4);
-  EXPECT_EQ(record.subject, "Ann");
+  EXPECT_EQ(record.edit.case_id, 4);
+  EXPECT_EQ(record.edit.subject, "Ann");
   EXPECT_EQ(record.request, nested()["requested_rewrite"]);
   ASSERT_EQ(record.prompts.size(), 5u);
   EXPECT_EQ(record.prompts[0].text, "Ann lives in");
@@ -76,7 +76,7 @@ TEST_F(DatasetsTest, NestedCounterFact) {
 TEST_F(DatasetsTest, FlatCounterFactMarksTheSubject) {
   const auto loaded = read(Json::array({flat()}));
   const EvalRecord& record = loaded.records[0];
-  EXPECT_EQ(record.prompt, "{} lives in");
+  EXPECT_EQ(record.edit.prompt, "{} lives in");
   EXPECT_EQ(record.request["prompt"], "{} lives in");
   EXPECT_EQ(record.request["target_true"]["str"], "Bonn");
   ASSERT_EQ(record.prompts.size(), 3u);
@@ -87,10 +87,10 @@ TEST_F(DatasetsTest, FlatCounterFactMarksTheSubject) {
 TEST_F(DatasetsTest, ZsreTowardsTheAnswerOrTheAlternative) {
   RecordOptions options{.dataset = Dataset::zsre};
   EvalRecord record = read(Json::array({mend(), mend()}), options).records[1];
-  EXPECT_EQ(record.case_id, 1);  // its place in the file
-  EXPECT_EQ(record.prompt, "Where does {} live?");
-  EXPECT_EQ(record.target_new, "Bonn");
-  EXPECT_EQ(record.target_true, "<|endoftext|>");
+  EXPECT_EQ(record.edit.case_id, 1);  // its place in the file
+  EXPECT_EQ(record.edit.prompt, "Where does {} live?");
+  EXPECT_EQ(record.edit.target_new, "Bonn");
+  EXPECT_EQ(record.edit.target_true, "<|endoftext|>");
   EXPECT_EQ(record.prompts[2].text, "nq question: who was it?");
   EXPECT_EQ(record.prompts[2].targets, std::vector<std::string>{"Bob"});
   options.zsre_target = ZsreTarget::alternative;
@@ -141,27 +141,42 @@ TEST_F(DatasetsTest, EveryMissingOrWrongFieldIsNamed) {
 TEST_F(DatasetsTest, ThePromptHoldsItsSubjectOnce) {
   Json record = flat();
   record["prompt"] = "Bob lives in";
-  expect_refused(record, "does not contain the subject \"Ann\"");
+  expect_refused(record, "\"prompt\" holds neither {} nor the subject \"Ann\"");
   record["prompt"] = "Ann and Ann live in";
   expect_refused(record, "2 times");
-  record["prompt"] = "Ann lives in {}";
-  expect_refused(record, "prompt");
   record = nested();
-  record["requested_rewrite"]["prompt"] = "Ann lives in";
-  expect_refused(record, "exactly one {}");
+  record["requested_rewrite"]["prompt"] = "Bob lives in";
+  expect_refused(record, "holds neither {} nor the subject");
   record["requested_rewrite"]["prompt"] = "{} and {}";
   expect_refused(record, "exactly one {}");
   record = mend();
   record["src"] = "Where does she live?";
-  expect_refused(record, "\"src\" does not contain the subject", {.dataset = Dataset::zsre});
+  expect_refused(record, "\"src\" holds neither {} nor the subject", {.dataset = Dataset::zsre});
   record = mend();
   record["answers"] = Json::array();
   expect_refused(record, "\"answers\" is empty", {.dataset = Dataset::zsre});
 }
 
+TEST_F(DatasetsTest, EitherFormOfPromptIsTakenAsByEdit) {
+  Json marked = flat(), filled = nested();
+  marked["prompt"] = "{} lives in";
+  filled["requested_rewrite"]["prompt"] = "Ann lives in";
+  for (const Json& record : {marked, filled}) {
+    const EvalRecord read_back = read(Json::array({record})).records[0];
+    EXPECT_EQ(read_back.edit.prompt, "{} lives in");
+    EXPECT_EQ(read_back.prompts[0].text, "Ann lives in");
+  }
+}
+
+TEST_F(DatasetsTest, RefusedRecordsNameTheFlagThatLeavesThemOut) {
+  Json record = flat();
+  record.erase("subject");
+  expect_refused(record, "--skip-invalid");
+}
+
 TEST_F(DatasetsTest, RecordsThatAreNoneAreRefused) {
   for (const Json& record : {Json(1), Json("x"), Json::array(), Json(nullptr)}) expect_refused(record, "object");
-  expect_refused(Json::object(), "case_id");
+  expect_refused(Json::object(), "subject");
   EXPECT_THROW(read(Json::object()), InputError);
   EXPECT_THROW(read(Json::array()), InputError);
   EXPECT_THROW(read(std::string("[{]")), InputError);
@@ -195,7 +210,7 @@ TEST_F(DatasetsTest, SkipInvalidKeepsTheRestAndSaysWhy) {
   other["case_id"] = 5;
   const auto loaded = read(Json::array({bad, flat(), flat(), other, 7}), {.on_invalid = OnInvalid::skip});
   ASSERT_EQ(loaded.records.size(), 2u);
-  EXPECT_EQ(loaded.records[1].case_id, 5);
+  EXPECT_EQ(loaded.records[1].edit.case_id, 5);
   ASSERT_EQ(loaded.skipped.size(), 3u);
   EXPECT_NE(loaded.skipped[0].find("subject"), std::string::npos);
   EXPECT_THROW(read(Json::array({bad}), {.on_invalid = OnInvalid::skip}), InputError);  // nothing is left

@@ -21,10 +21,17 @@ class GoldenEval : public GoldenModelTest {
   std::vector<EvalRecord> records(Dataset dataset, const std::string& name) {
     return read_records(golden_ / "eval" / name, {.dataset = dataset}, *tokenizer_, model_->config()).records;
   }
-  RecordEdit no_edit() const {
+  static Edit edit_of(int64_t layer, std::vector<float> u, std::vector<float> v) {
+    Edit edit;
+    edit.layer = layer;
+    edit.u = std::move(u);
+    edit.v = std::move(v);
+    return edit;
+  }
+  Edit no_edit() const {
     const GptConfig& config = model_->config();
-    return {2, std::vector<float>(static_cast<size_t>(config.mlp_width)),
-            std::vector<float>(static_cast<size_t>(config.width))};
+    return edit_of(2, std::vector<float>(static_cast<size_t>(config.mlp_width)),
+                   std::vector<float>(static_cast<size_t>(config.width)));
   }
   static void expect_nll(const PromptResult& prompt, const PromptScore& score, const Json& expected, double tolerance) {
     const double error_new = std::abs(mean_nll(score[0]) - expected["target_new"].get<double>());
@@ -51,7 +58,7 @@ TEST_F(GoldenEval, CounterFactBefore) {
   const auto all = records(Dataset::counterfact, "counterfact_records.json");
   const Json expected = parse_json_file(golden_ / "eval" / "counterfact_results.json");
   ASSERT_EQ(all.size(), expected.size());
-  const std::vector<RecordEdit> edits(all.size(), no_edit());
+  const std::vector<Edit> edits(all.size(), no_edit());
   const auto results = evaluate_own_edits(*executor_, *tokenizer_, TeacherForcing::tokens, all, edits);
   for (size_t r = 0; r < results.size(); ++r) {
     expect_record(results[r], Phase::before, expected[r]["pre"], kNllTolerance);
@@ -65,10 +72,10 @@ TEST_F(GoldenEval, CounterFactAfterTheReferencesEdits) {
   const int64_t layer = parse_json_file(golden_ / "edit" / "hparams.json")["layers"][0].get<int64_t>();
   int64_t compared = 0;
   for (size_t r = 0; r < all.size(); ++r) {
-    const auto path = golden_ / "edit" / ("case_" + std::to_string(all[r].case_id) + ".npz");
+    const auto path = golden_ / "edit" / ("case_" + std::to_string(all[r].edit.case_id) + ".npz");
     if (!std::filesystem::exists(path)) continue;
     const auto arrays = read_npz(path);
-    const RecordEdit edit{layer, npz_at(arrays, "u", path).as<float>(), npz_at(arrays, "v", path).as<float>()};
+    const Edit edit = edit_of(layer, npz_at(arrays, "u", path).as<float>(), npz_at(arrays, "v", path).as<float>());
     const std::span one(&all[r], 1);
     const auto own = evaluate_own_edits(*executor_, *tokenizer_, TeacherForcing::tokens, one, std::span(&edit, 1));
     expect_record(own[0], Phase::after, expected[r]["post"], kNllTolerance);
@@ -89,7 +96,7 @@ TEST_F(GoldenEval, ZsreBeforeTokenForToken) {
   const auto all = records(Dataset::zsre, "zsre_records.json");
   const Json expected = parse_json_file(golden_ / "eval" / "zsre_results.json");
   ASSERT_EQ(all.size(), expected.size());
-  const std::vector<RecordEdit> edits(all.size(), no_edit());
+  const std::vector<Edit> edits(all.size(), no_edit());
   const auto results = evaluate_own_edits(*executor_, *tokenizer_, TeacherForcing::text, all, edits);
   for (size_t r = 0; r < results.size(); ++r) {
     for (const PromptResult& prompt : results[r].prompts) {

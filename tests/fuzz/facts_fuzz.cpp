@@ -51,7 +51,7 @@ void check_fact(const loci::Fact& fact, const loci::Tokenizer& tokenizer) {
   require(loci::strip(stripped) == stripped);
 }
 
-void check(std::string_view text, const loci::Tokenizer& tokenizer, loci::InvalidRecords invalid) {
+void check(std::string_view text, const loci::Tokenizer& tokenizer, loci::OnInvalid invalid) {
   try {
     const loci::FactFile file = loci::parse_facts(text, "fuzz.json", tokenizer, kMostTokens, invalid);
     std::set<int64_t> ids;
@@ -70,6 +70,6 @@ void check(std::string_view text, const loci::Tokenizer& tokenizer, loci::Invali
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const loci::Tokenizer tokenizer = cutting_tokenizer();
   const std::string_view text(reinterpret_cast<const char*>(data), size);
-  for (const auto invalid : {loci::InvalidRecords::refuse, loci::InvalidRecords::skip}) check(text, tokenizer, invalid);
+  for (const auto invalid : {loci::OnInvalid::refuse, loci::OnInvalid::skip}) check(text, tokenizer, invalid);
   return 0;
 }

@@ -62,6 +62,22 @@ class ExecutorTest : public ::testing::Test {
   Model model_;
 };
 
+TEST_F(ExecutorTest, ARecordingTakesWhatIsPlannedForIt) {
+  const std::vector<BlockSite> sites = {{Site::mlp_key, 0}, {Site::attn_out, 1}, {Site::mlp_out, 1}};
+  Plan plan;
+  for (unsigned i = 0; i < 100; ++i) plan.sequences.push_back(plain(random_tokens(20, config_.vocabulary, i), true));
+  plan.stop = StopAfter{Site::resid, config_.layers - 1};
+  plan.recorded = sites;
+  context_.reset_peak();
+  const int64_t before = context_.peak_bytes();
+  const auto recordings = Executor(context_, model_).run(plan).recordings;
+  context_.reset_peak();  // to what is taken now
+  const auto planned = static_cast<double>(100 * 20 * recorded_row_bytes(config_, sites));
+  const auto taken = static_cast<double>(context_.peak_bytes() - before);
+  EXPECT_GE(taken, 0.99 * planned);
+  EXPECT_LE(taken, 1.25 * planned);  // blocks of memory are rounded up
+}
+
 TEST_F(ExecutorTest, QuestionsAreAnsweredWithoutLogits) {
   const auto a = random_tokens(9, config_.vocabulary, 1), b = random_tokens(24, config_.vocabulary, 2);
   Plan plan;

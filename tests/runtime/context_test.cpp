@@ -40,6 +40,42 @@ TEST(DeviceNames, AGpuCanBeToldFromOthers) {
   EXPECT_EQ(CudaDevice::identity(device.index), CudaDevice::identity(device.index));
 }
 
+TEST(Context, ACopyToTheHostKeepsWhatWasThereWhenItWasStarted) {
+  Context context(device_options());
+  std::vector<float> values(5000);
+  std::iota(values.begin(), values.end(), 0.0f);
+  std::vector<ArrayInFlight<float>> copies;
+  {
+    const DeviceArray<float> array(context, std::span<const float>(values));
+    for (int i = 0; i < 3; ++i) {  // more than one under way
+      copies.push_back(array.start_to_host());
+      context.fill_zero(array.data(), sizeof(float) * static_cast<size_t>(i + 1));
+    }
+  }
+  for (size_t i = 0; i < copies.size(); ++i) {
+    std::vector<float> expected = values;
+    std::fill(expected.begin(), expected.begin() + static_cast<std::ptrdiff_t>(i), 0.0f);
+    const std::span<const float> found = copies[i].wait();
+    EXPECT_EQ(std::vector<float>(found.begin(), found.end()), expected);
+  }
+  EXPECT_TRUE((DeviceArray<float>(context, 0).start_to_host().wait().empty()));
+}
+
+TEST(Context, LongArraysReachTheDeviceWhole) {
+  Context context(device_options());
+  for (const size_t count : {size_t{1} << 18, (size_t{1} << 20) + 3, (size_t{9} << 20) + 1}) {  // 1, 4, 36 MiB
+    std::vector<float> values(count);
+    std::iota(values.begin(), values.end(), 1.0f);
+    const DeviceArray<float> first(context, std::span<const float>(values));
+    const DeviceArray<float> second(context, std::span<const float>(values));
+    values[0] = -1;  // the source may be changed
+    const std::vector<float> back = second.to_host();
+    EXPECT_EQ(back[0], 1.0f);
+    EXPECT_TRUE(std::equal(back.begin() + 1, back.end(), values.begin() + 1));
+    EXPECT_EQ(first.to_host(), back);
+  }
+}
+
 TEST(Context, MemoryIsAlignedAndCounted) {
   Context context(device_options());
   void* small = context.allocate(1);

@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <random>
+#include <thread>
 
 #include "runtime/atomic_file.h"
 #include "runtime/provenance.h"
@@ -216,6 +218,30 @@ TEST_F(Hdf5, TruncatedAnywhere) {
 TEST_F(Hdf5, ProbeTakesGoodFiles) {
   write_sample(path_);
   EXPECT_NO_THROW(probe_hdf5(path_));
+}
+
+TEST_F(Hdf5, AFileThatWasFoundWellIsNotProbedAgainUntilItChanges) {
+  write_sample(path_);
+  probe_hdf5(path_);
+  std::atomic<bool> done = false;
+  std::vector<std::thread> readers;
+  for (int t = 0; t < 3; ++t)
+    readers.emplace_back([&] {
+      while (!done) read_dataset<int64_t>(H5File::open_read(path_), "/i64");
+    });
+  for (int trial = 0; trial < 100; ++trial) EXPECT_NO_THROW(probe_hdf5(path_));  // a child would wait for the readers
+  done = true;
+  for (std::thread& reader : readers) reader.join();
+  const std::string bytes = read_text_file(path_);
+  write_file_atomically(path_, std::string_view(bytes).substr(0, bytes.size() / 2));
+  expect_message(error_of<InputError>([&] { probe_hdf5(path_); }), {path_});
+}
+
+TEST_F(Hdf5, ProbeOfALongFileGoesOnWhileItGetsOn) {
+  write_hdf5_atomically(path_, [](H5File& file) {
+    for (int i = 0; i < 20000; ++i) create_group(file, "/edits/" + std::to_string(i));
+  });
+  EXPECT_NO_THROW(probe_hdf5(path_, 1));
 }
 
 TEST_F(Hdf5, ProbeSurvivesRandomDamage) {

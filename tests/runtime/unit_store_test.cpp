@@ -11,12 +11,14 @@
 #include <thread>
 
 #include "runtime/atomic_file.h"
+#include "tests/support/canonical_hash.h"
 #include "tests/support/errors.h"
 #include "tests/support/paths.h"
 
 namespace loci {
 namespace {
 
+using test::canonical_hash;
 using test::error_of;
 using test::expect_message;
 using test::TemporaryDir;

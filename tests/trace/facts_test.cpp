@@ -65,7 +65,7 @@ class FactFiles : public ::testing::Test {
     if (!shared) GTEST_SKIP() << "no reference outputs";
     tokenizer_.emplace(Tokenizer::load(*shared / "golden/tiny-a/model"));
   }
-  FactFile parse(const std::string& text, InvalidRecords invalid = InvalidRecords::refuse, int64_t limit = 160) {
+  FactFile parse(const std::string& text, OnInvalid invalid = OnInvalid::refuse, int64_t limit = 160) {
     return parse_facts(text, "facts.json", *tokenizer_, limit, invalid);
   }
   static Json record(int64_t id, const std::string& subject, const std::string& prompt) {
@@ -116,23 +116,23 @@ TEST_F(FactFiles, LongPromptsAreRefused) {
   std::string prompt = "a";
   for (int i = 0; i < 20; ++i) prompt += " b";
   const auto message =
-      error_of<InputError>([&] { parse(Json::array({record(1, "a", prompt)}).dump(), InvalidRecords::refuse, 20); });
+      error_of<InputError>([&] { parse(Json::array({record(1, "a", prompt)}).dump(), OnInvalid::refuse, 20); });
   expect_message(message, {"facts.json", "record 0", "prompt", "21 tokens", "20"});
 }
 
 TEST_F(FactFiles, BadFilesAreRefusedEvenWhenRecordsMayBeSkipped) {
   for (const char* text :
        {"", "{}", "5", "[", "[1]", "[[]]", "[null]", "[{\"known_id\": 1, \"known_id\": 2}]", "[NaN]"})
-    for (const auto invalid : {InvalidRecords::refuse, InvalidRecords::skip})
+    for (const auto invalid : {OnInvalid::refuse, OnInvalid::skip})
       expect_message(error_of<InputError>([&] { parse(text, invalid); }), {"facts.json"});
-  expect_message(error_of<InputError>([&] { parse("[]", InvalidRecords::skip); }), {"facts.json", "no fact"});
+  expect_message(error_of<InputError>([&] { parse("[]", OnInvalid::skip); }), {"facts.json", "no fact"});
 }
 
 TEST_F(FactFiles, SkippedRecordsAreListedAndTheirSubjectsKept) {
   Json nameless = record(4, "q", "q r");
   nameless.erase("subject");
   const Json list = Json::array({record(1, "a", "a b"), record(1, "c", "c d"), record(3, "z", "a b"), nameless});
-  const FactFile file = parse(list.dump(), InvalidRecords::skip);
+  const FactFile file = parse(list.dump(), OnInvalid::skip);
   ASSERT_EQ(file.facts.size(), 1u);
   EXPECT_EQ(file.skipped.size(), 3u);
   EXPECT_EQ(file.subjects, (std::vector<std::string>{"a", "c", "z"}));
@@ -140,7 +140,7 @@ TEST_F(FactFiles, SkippedRecordsAreListedAndTheirSubjectsKept) {
 
 TEST_F(FactFiles, EveryPublishedFactIsValidOrNamed) {
   const auto path = *shared_dir() / "data/known_facts.json";
-  const FactFile file = read_facts(path, *tokenizer_, 160, InvalidRecords::skip);
+  const FactFile file = read_facts(path, *tokenizer_, 160, OnInvalid::skip);
   EXPECT_GT(file.facts.size(), 600u);
   for (const Fact& fact : file.facts) {
     ASSERT_LT(fact.subject_range.begin, fact.subject_range.end) << fact.prompt;

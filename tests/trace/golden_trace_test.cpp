@@ -20,7 +20,7 @@ class GoldenTrace : public GoldenModelTest {
   void SetUp() override {
     GoldenModelTest::SetUp();
     if (IsSkipped()) return;
-    facts_ = read_facts(golden_ / "trace/facts.json", *tokenizer_, 160, InvalidRecords::refuse).facts;
+    facts_ = read_facts(golden_ / "trace/facts.json", *tokenizer_, 160, OnInvalid::refuse).facts;
     const auto noise = read_npz(golden_ / "trace/noise.npz");
     options_.quirks = Quirks::published;
     options_.noise.level = noise.at("level").scalar<double>();
@@ -112,7 +112,7 @@ TEST_F(GoldenTrace, SeveredGraph) {
 }
 
 TEST_F(GoldenTrace, NoiseLevelOfAllSubjects) {
-  const FactFile all = read_facts(golden_ / "trace/all_facts.json", *tokenizer_, 160, InvalidRecords::skip);
+  const FactFile all = read_facts(golden_ / "trace/all_facts.json", *tokenizer_, 160, OnInvalid::skip);
   std::vector<std::vector<int32_t>> subjects;
   for (const std::string& subject : all.subjects) subjects.push_back(tokenizer_->encode_ids(subject));
   // Rounded to fp32 by both; the reference's sum is fp32 too.

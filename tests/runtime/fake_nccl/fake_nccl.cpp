@@ -254,6 +254,9 @@ void CudaDevice::copy_to_host(void* destination, const void* source, size_t row_
     std::memcpy(static_cast<std::byte*>(destination) + row * row_bytes,
                 static_cast<const std::byte*>(source) + row * stride, row_bytes);
 }
+std::unique_ptr<HostCopy> CudaDevice::start_copy_to_host(const void* source, size_t bytes) {
+  return std::make_unique<ImmediateCopy>(source, bytes);
+}
 void CudaDevice::copy_on_device(void* destination, const void* source, size_t row_bytes, size_t stride, size_t rows) {
   copy_to_host(destination, source, row_bytes, stride, rows);
 }

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstddef>
+#include <cstring>
+#include <vector>
+
+namespace loci {
+
+/// Bytes of device memory on their way to the host. Must not outlive the context that copies them.
+class HostCopy {
+ public:
+  virtual ~HostCopy() = default;
+  /// Waits until they are there, but for nothing that was issued behind the copy. They live as long as this object.
+  virtual const std::byte* wait() = 0;
+};
+
+/// A copy that is made at once, where device memory is the host's.
+class ImmediateCopy final : public HostCopy {
+ public:
+  ImmediateCopy(const void* source, size_t bytes) : bytes_(bytes) {
+    if (bytes) std::memcpy(bytes_.data(), source, bytes);
+  }
+  const std::byte* wait() override { return bytes_.data(); }
+
+ private:
+  std::vector<std::byte> bytes_;
+};
+
+}  // namespace loci
