@@ -80,7 +80,7 @@ void add_common_options(CLI::App& command, CommonOptions& options) {
   command.add_option("--compat", options.compat, "rome: reproduce the published code where it differs from the paper")
       ->check(CLI::IsMember({"none", "rome"}))
       ->capture_default_str();
-  command.add_option("--seed", options.seed, "seed of everything that is drawn")
+  command.add_option("--seed", options.seed, "seed of what is drawn: context templates, generated text")
       ->check(not_negative)
       ->capture_default_str();
   command.add_flag("--json", options.json, "print one JSON object on standard output");

@@ -19,7 +19,7 @@
 /// What every subcommand shares: common flags, the JSON configuration file, the resolved configuration, the outcome.
 namespace loci::app {
 
-/// Flags that every subcommand takes.
+/// Flags that every subcommand with a MODEL takes.
 struct CommonOptions {
   std::string model;               ///< Hugging Face directory
   std::string device = "auto";     ///< `auto`: the first GPU where there is one, else the CPU

@@ -103,7 +103,10 @@ std::vector<PreparedRequest> read_probe(const CovCommand& command, const Tokeniz
   std::vector<PreparedRequest> prepared;
   if (command.probe.empty()) return prepared;
   const std::vector<std::string> bare{"{}"};
-  for (const EditRequest& request : read_requests(command.probe, tokenizer, config, OnInvalid::refuse).requests)
+  // --skip-invalid is about the text.
+  const LoadedRequests loaded = read_requests(command.probe, tokenizer, config, OnInvalid::skip);
+  require<InputError>(loaded.skipped.empty(), "{}", loaded.skipped[0]);
+  for (const EditRequest& request : loaded.requests)
     prepared.push_back(prepare_request(request, bare, FactToken::subject_last, TeacherForcing::tokens, tokenizer,
                                        config, fmt::format("{}: case_id {}", command.probe, request.case_id)));
   return prepared;
@@ -130,7 +133,7 @@ void report(const CovCommand& command, const Spending& spending) {
   Json summary = {{"output", command.output.path},
                   {"tokens", tokens},
                   {"documents", documents},
-                  {"skipped", read_strings_attribute(file, "/", "skipped_records").size()},
+                  {"skipped", read_skipped_records(file).size()},
                   {"layers", std::move(layers)}};
   add_spending(summary, spending);
   print_json(summary);

@@ -127,7 +127,7 @@ class EditJob {
     write_provenance(output, config_, job_provenance(app_, context_, model_, ranks_.communicator.size()));
     write_attribute(output, "/", "kind", "edits");
     write_attribute(output, "/", "mode", edit_mode_name(command_.mode()));
-    write_attribute(output, "/", "skipped_records", std::span<const std::string>(skipped_));
+    write_skipped_records(output, skipped_);
     write_strings(output, "/context_templates", settings_.templates, {static_cast<int64_t>(settings_.templates.size())},
                   {.units = "", .long_name = "texts that the prompts were put behind"});
   }
@@ -160,10 +160,10 @@ std::set<int64_t> edited_layers(const EditFile& file, int64_t index) {
   return layers;
 }
 
-void export_edits(const EditCommand& command, const GivenEdits& edits) {
+void export_edits(const EditCommand& command, const GivenEdits& edits, FileOrigin origin) {
   Context context = command.common.make_context();
   Model model = Model::load(context, command.common.model);
-  const EditFile file = read_edit_file(edits.path);
+  const EditFile file = read_edit_file(edits.path, origin);
   apply_edits(context, model, file, edits.index >= 0 ? std::optional(edits.index) : std::nullopt);
   write_edited_checkpoint(context, model, edited_layers(file, edits.index), command.export_dir,
                           command.on_existing_checkpoint());
@@ -221,13 +221,13 @@ void run(const Ranks& ranks, const CLI::App& app, const EditCommand& command) {
     write_reverted_checkpoint(command.common.model, command.export_dir, command.on_existing_checkpoint());
     spdlog::info("edit: the original model is in {}", command.export_dir);
   } else if (command.edits) {
-    export_edits(command, command.edits);
+    export_edits(command, command.edits, FileOrigin::handed_in);
   }
   if (command.requests.empty()) {
     if (command.common.json) print_json({{"export", command.export_dir}});
     return;
   }
-  if (!command.export_dir.empty()) export_edits(command, {command.output.path, -1});
+  if (!command.export_dir.empty()) export_edits(command, {command.output.path, -1}, FileOrigin::own_output);
   report(command, spending);
 }
 

@@ -24,9 +24,9 @@ RomeHparams resolve_hparams(const EditOptions& options, const GptConfig& config)
   return hparams;
 }
 
-std::shared_ptr<const Cholesky> read_covariance(const EditOptions& options, const RomeHparams& hparams,
-                                                Executor& executor) {
-  if (!hparams.covariance) {
+std::shared_ptr<const Cholesky> factor_given_moment(const EditOptions& options, const RomeHparams& hparams,
+                                                    Executor& executor) {
+  if (!hparams.uses_second_moment) {
     require<InputError>(options.cov.empty(), "--cov {} contradicts \"mom2_adjustment\": false in --hparams",
                         options.cov);
     return nullptr;
@@ -87,7 +87,7 @@ PreparedEdits prepare_edits(const CommonOptions& common, const EditOptions& opti
   settings.method = rome_method_from_name(options.method);
   settings.hparams = resolve_hparams(options, executor.model().config());
   settings.forcing = common.rome() ? TeacherForcing::text : TeacherForcing::tokens;
-  settings.second_moment = read_covariance(options, settings.hparams, executor);
+  settings.second_moment = factor_given_moment(options, settings.hparams, executor);
   settings.templates = options.context_templates.empty()
                            ? sample_context_templates(executor, tokenizer, settings.hparams.samples, common.seed)
                            : read_context_templates(options.context_templates);

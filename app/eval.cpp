@@ -187,7 +187,7 @@ class EvalJob {
     write_provenance(output, config_, job_provenance(app_, context_, model_, ranks_.communicator.size()));
     write_attribute(output, "/", "kind", "eval");
     write_attribute(output, "/", "dataset", command_.dataset);
-    write_attribute(output, "/", "skipped_records", std::span<const std::string>(skipped_));
+    write_skipped_records(output, skipped_);
     write_attribute(output, "/", "peak_memory_bytes", peak_bytes(context_));
     write_records(output, results_);
     write_summary(output, summarize(command_.record_options().dataset, results_));
@@ -230,7 +230,7 @@ void report(const EvalCommand& command, const Spending& spending) {
     Json printed = {{"output", command.output.path},
                     {"dataset", command.dataset},
                     {"records", results.size()},
-                    {"skipped", read_strings_attribute(file, "/", "skipped_records").size()},
+                    {"skipped", read_skipped_records(file).size()},
                     {"edit_seconds_per_record", edit_seconds / records},
                     {"score_seconds_per_record", score_seconds / records},
                     {"peak_memory_bytes", peak},

@@ -2,15 +2,14 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
-#include <cstring>
 #include <new>
 #include <optional>
 #include <sstream>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -80,6 +79,9 @@ int report_error() {
   } catch (const loci::Error& error) {
     spdlog::error("{}", error.what());
     return error.exit_code();
+  } catch (const std::system_error& error) {  // of what is printed
+    spdlog::error("standard output cannot be written: {}", error.code().message());
+    return loci::SystemError("").exit_code();
   } catch (const std::bad_alloc&) {
     spdlog::error("out of memory: set a smaller --memory or use a machine with more");
     return 5;
@@ -129,7 +131,7 @@ void require_text(const std::vector<std::string>& arguments) {
 /// `code`, unless what was printed has not arrived.
 int flushed(int code) {
   if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
-  spdlog::error("standard output cannot be written: {}", std::strerror(errno));
+  spdlog::error("standard output cannot be written; is its disk full?");
   return code == 0 ? loci::SystemError("").exit_code() : code;
 }
 

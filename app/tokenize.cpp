@@ -89,7 +89,10 @@ void add_tokenize(CLI::App& app) {
                    "tokens that a document keeps at most (0: all)")
       ->check(not_negative)
       ->capture_default_str();
-  command->callback([options, command] { run(*command, *options); });
+  command->callback([options, command] {
+    check_named_files(*command, options->output);
+    run(*command, *options);
+  });
 }
 
 }  // namespace loci::app

@@ -172,7 +172,7 @@ void write_file_attributes(H5File& file, const TraceCommand& command, const Trac
   write_attribute(file, "/", "window", options.window);
   write_attribute(file, "/", "corruption", command.replace ? "replace" : "add");
   write_attribute(file, "/", "model_name", std::filesystem::path(command.common.model).filename().string());
-  write_attribute(file, "/", "skipped_records", std::span<const std::string>(facts.skipped));
+  write_skipped_records(file, facts.skipped);
 }
 
 /// Puts the output together, and keeps the traces for the averages.

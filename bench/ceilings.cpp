@@ -1,7 +1,9 @@
 #include "bench/ceilings.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
+#include <limits>
 
 #include "bench/timing.h"
 #include "kernels/gemm.h"
@@ -24,6 +26,7 @@ std::vector<float> random_values(int64_t count) {
 }
 
 #ifdef LOCI_BENCH_VENDOR
+/// The better of the two ways in which the executor's products lay out their second operand.
 double vendor_flops(Context& context, int64_t n, const std::vector<float>& values) {
   const Tensor whole = Tensor::from_host(context, values, n, n);
   std::vector<uint16_t> upper(values.size());  // bf16 is the upper half of fp32
@@ -31,9 +34,13 @@ double vendor_flops(Context& context, int64_t n, const std::vector<float>& value
   const DeviceArray<uint16_t> half(context, std::span<const uint16_t>(upper));
   Tensor result(context, n, n);
   const void* operand = context.precision() == Precision::bf16 ? static_cast<const void*>(half.data()) : whole.data();
-  const cuda::vendor::Product product{
-      .m = n, .n = n, .k = n, .a = operand, .lda = n, .b = operand, .ldb = n, .c = result.data(), .ldc = n};
-  const double seconds = sample(context, kEffort, [&] { cuda::vendor::multiply(context, product); }).median();
+  double seconds = std::numeric_limits<double>::infinity();
+  for (const Transpose transpose_b : {Transpose::no, Transpose::yes}) {
+    cuda::vendor::Product product{
+        .m = n, .n = n, .k = n, .a = operand, .lda = n, .b = operand, .ldb = n, .c = result.data(), .ldc = n};
+    product.transpose_b = transpose_b;
+    seconds = std::min(seconds, sample(context, kEffort, [&] { cuda::vendor::multiply(context, product); }).median());
+  }
   return gemm_flop(static_cast<double>(n), static_cast<double>(n), static_cast<double>(n)) / seconds;
 }
 #endif

@@ -37,8 +37,11 @@ DirectionProbe::DirectionProbe(Executor& executor, std::vector<int64_t> layers,
   require<InputError>(!requests.empty(), "--probe: the file holds no facts");
   keys_.resize(layers_.size());
   const auto rows_of = [](const PreparedRequest& request) { return request.prompts[0].lookup + 1; };
+  const int64_t keys_bytes = std::ssize(layers_) * width_ * static_cast<int64_t>(sizeof(float));
+  const int64_t most_requests = std::max<int64_t>(1, context_.memory_budget() / 4 / keys_bytes);
   while (!requests.empty()) {
-    const size_t count = wave_length(requests, executor.rows_per_wave(), rows_of);
+    const size_t count = std::min(wave_length(requests, executor.rows_per_wave() / 2, rows_of),
+                                  static_cast<size_t>(most_requests));
     add_keys(executor, requests.first(count));
     requests = requests.subspan(count);
   }

@@ -27,10 +27,16 @@ class TextDocuments {
         skipped_(skipped) {}
 
   bool next(std::vector<int32_t>& tokens) {
-    while (taken_ == ready_.size())
-      if (!fill()) return false;
-    tokens = std::move(ready_[taken_++]);
-    return true;
+    while (true) {
+      if (taken_ == ready_.size() && !fill()) return false;
+      Outcome& outcome = ready_[taken_++];
+      if (outcome.fault) {
+        refuse_or_skip(on_invalid_, *outcome.fault, skipped_);
+        continue;
+      }
+      tokens = std::move(outcome.tokens);
+      return true;
+    }
   }
 
  private:
@@ -45,20 +51,13 @@ class TextDocuments {
     std::vector<TextReader::Line> lines;
     TextReader::Line line;
     while (lines.size() < kLinesAtOnce && reader_.next_line(line)) lines.push_back(std::move(line));
-    std::vector<Outcome> outcomes(lines.size());
+    ready_.assign(lines.size(), {});
+    taken_ = 0;
     context_.threads().parallel_for(static_cast<int64_t>(lines.size()), 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i)
-        outcomes[static_cast<size_t>(i)] = outcome_of(std::move(lines[static_cast<size_t>(i)]));
+        ready_[static_cast<size_t>(i)] = outcome_of(std::move(lines[static_cast<size_t>(i)]));
     });
-    ready_.clear();
-    taken_ = 0;
-    for (Outcome& outcome : outcomes) {
-      if (outcome.fault)
-        refuse_or_skip(on_invalid_, *outcome.fault, skipped_);
-      else
-        ready_.push_back(std::move(outcome.tokens));
-    }
-    return !outcomes.empty();
+    return !ready_.empty();
   }
 
   Outcome outcome_of(TextReader::Line line) const {
@@ -75,7 +74,7 @@ class TextDocuments {
   int64_t limit_;
   OnInvalid on_invalid_;
   std::vector<std::string>& skipped_;
-  std::vector<std::vector<int32_t>> ready_;
+  std::vector<Outcome> ready_;
   size_t taken_ = 0;
 };
 

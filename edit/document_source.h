@@ -9,7 +9,7 @@
 namespace loci {
 
 /// The documents of a text file (runtime/text_reader.h), tokenised in parallel, each cut to `limit` tokens. A line that
-/// is no document is refused (InputError), or left out with a sentence added to `skipped`.
+/// is no document is refused (InputError) when its turn comes, or left out with a sentence added to `skipped`.
 NextDocument text_documents(Context& context, const Tokenizer& tokenizer, const std::filesystem::path& path,
                             int64_t limit, OnInvalid on_invalid, std::vector<std::string>& skipped);
 

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "runtime/error.h"
+#include "runtime/provenance.h"
 
 namespace loci {
 namespace {
@@ -110,7 +111,7 @@ EditFile read_edit_file(const std::filesystem::path& path, FileOrigin origin) {
                       path.string(), mode);
   made.mode = mode == "sequential" ? EditMode::sequential : EditMode::independent;
   made.weights_sha256 = read_string_attribute(file, "/", "weights_sha256");
-  if (has_attribute(file, "/", "skipped_records")) made.skipped = read_strings_attribute(file, "/", "skipped_records");
+  made.skipped = read_skipped_records(file);
   const auto count = static_cast<int64_t>(group_members(file, "/edits").size());
   require<InputError>(count > 0, "{}: holds no edit", path.string());
   for (int64_t i = 0; i < count; ++i) {

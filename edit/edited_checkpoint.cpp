@@ -76,14 +76,13 @@ void require_free_folder(const fs::path& dir, const fs::path& source, OnExisting
   std::error_code error;
   require<InputError>(!fs::equivalent(dir, source, error),
                       "--export {}: is the folder of the model itself; choose another", dir.string());
+  require<InputError>(!fs::exists(dir) || fs::is_directory(dir), "--export {}: is no folder", dir.string());
   require<InputError>(!fs::exists(dir / "model.safetensors.index.json"),
                       "--export {}: holds a sharded model; choose another folder", dir.string());
   require<InputError>(on_existing == OnExistingCheckpoint::replace || !fs::exists(dir / "model.safetensors"),
-                      "--export {}: holds a model already; give another folder, or replace it by --edits FILE.h5 "
-                      "--export DIR --overwrite",
+                      "--export {}: holds a model already; give another folder, or replace it with --overwrite (edits "
+                      "that were made before: --edits FILE.h5 --export DIR --overwrite)",
                       dir.string());
-  fs::create_directories(dir, error);
-  require<InputError>(!error, "--export {}: the folder cannot be made: {}", dir.string(), error.message());
 }
 
 void write_edited_checkpoint(Context& context, const Model& model, const std::set<int64_t>& layers, const fs::path& dir,
@@ -121,14 +120,14 @@ void write_reverted_checkpoint(const fs::path& edited_dir, const fs::path& dir, 
   // Weights of other types were widened to fp32, so their hash says nothing here.
   const std::string expected = metadata_of(originals, "weights_sha256");
   if (metadata_of(originals, "stored_types") == "F32") {
-    const std::string found = weights_sha256_of(checkpoint.config(), weights.tensors);
+    const std::string found = weights_sha256_of(checkpoint.config(), weights.tensors, edited_dir);
     require<InputError>(found == expected,
                         "{}: the model was changed after its export (restored weights {:.12}, original {:.12}), so it "
                         "cannot be reverted",
                         edited_dir.string(), found, expected);
   }
-  require_free_folder(dir, edited_dir, on_existing);
   const OutputLock lock(dir / kLockFile, dir);
+  require_free_folder(dir, edited_dir, on_existing);
   write_checkpoint(dir, checkpoint.config(), weights.tensors, edited_dir);
 }
 

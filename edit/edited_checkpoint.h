@@ -15,8 +15,7 @@ inline constexpr const char* kOriginalsFile = "loci_original.safetensors";
 
 enum class OnExistingCheckpoint { refuse, replace };
 
-/// Makes the folder for a checkpoint. Throws InputError where it holds a model already, cannot be made, or is `source`,
-/// the folder of the original.
+/// Throws InputError where a folder holds a model already, or is `source`, the folder of the original.
 void require_free_folder(const std::filesystem::path& dir, const std::filesystem::path& source,
                          OnExistingCheckpoint on_existing);
 

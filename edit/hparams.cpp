@@ -74,7 +74,7 @@ RomeHparams hparams_from_json(const Json& json, std::string_view where) {
   value.weight_decay = json_number_or(json, "v_weight_decay", value.weight_decay, where, 0);
   value.clamp_factor = json_number_or(json, "clamp_norm_factor", value.clamp_factor, where, 0);
   value.kl_factor = json_number_or(json, "kl_factor", value.kl_factor, where, 0);
-  made.covariance = json_bool_or(json, "mom2_adjustment", made.covariance, where);
+  made.uses_second_moment = json_bool_or(json, "mom2_adjustment", made.uses_second_moment, where);
   if (json_has(json, "context_template_length_params")) made.samples = template_samples(json, where);
   for (const std::string_view key : kWithoutEffect)
     if (json.contains(std::string(key))) made.without_effect.emplace_back(key);
@@ -95,7 +95,7 @@ Json hparams_to_json(const RomeHparams& hparams) {
           {"v_weight_decay", hparams.value.weight_decay},
           {"clamp_norm_factor", hparams.value.clamp_factor},
           {"kl_factor", hparams.value.kl_factor},
-          {"mom2_adjustment", hparams.covariance},
+          {"mom2_adjustment", hparams.uses_second_moment},
           {"context_template_length_params", std::move(samples)}};
 }
 

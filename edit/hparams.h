@@ -44,7 +44,7 @@ struct RomeHparams {
   int64_t layer = -1;  ///< `layers`, exactly one; -1: not given
   FactToken fact_token = FactToken::subject_last;
   ValueOptions value;
-  bool covariance = true;                                     ///< `mom2_adjustment`: u = C^-1 k / |..|, else k / |k|
+  bool uses_second_moment = true;                             ///< `mom2_adjustment`: u = C^-1 k / |..|, else k / |k|
   std::vector<TemplateSample> samples = {{5, 10}, {10, 10}};  ///< `context_template_length_params`
   std::vector<std::string> without_effect;                    ///< keys of the file that are accepted and change nothing
 };

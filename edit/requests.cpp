@@ -13,11 +13,13 @@ namespace {
 
 constexpr std::string_view kPlace = "{}";
 
+bool is_blank(std::string_view text) { return text.find_first_not_of(" \t\r\n\v\f") == text.npos; }
+
 /// A text, or an object that holds it as `str`.
 std::string target_text(const Json& record, std::string_view key, std::string_view where) {
   const Json& value = json_field(record, key, where);
-  if (!value.is_object()) return json_filled_string(record, key, where);
-  return json_filled_string(value, "str", fmt::format("{}: {}", where, key));
+  if (!value.is_object()) return json_text(record, key, where);
+  return json_text(value, "str", fmt::format("{}: {}", where, key));
 }
 
 /// The prompt with `{}` at its subject, which it may hold as it is.
@@ -36,31 +38,34 @@ std::string marked_prompt(std::string prompt, const std::string& subject, std::s
 
 EditRequest zsre_request(const Json& record, std::string_view where, ZsreTarget target) {
   EditRequest request;
-  request.subject = json_filled_string(record, "subject", where);
-  request.prompt = marked_prompt(json_filled_string(record, "src", where), request.subject, "src", where);
+  request.subject = json_text(record, "subject", where);
+  request.prompt = marked_prompt(json_text(record, "src", where), request.subject, "src", where);
   if (target == ZsreTarget::alternative) {
-    request.target_new = json_filled_string(record, "alt", where);
+    request.target_new = json_text(record, "alt", where);
   } else {
-    const std::vector<std::string> answers = json_filled_strings(record, "answers", where);
+    const std::vector<std::string> answers = json_strings(record, "answers", where);
     require<InputError>(!answers.empty(), "{}: field \"answers\" is empty", where);
     request.target_new = answers[0];
   }
+  const std::string_view key = target == ZsreTarget::alternative ? "alt" : "answers";
+  require<InputError>(!is_blank(request.target_new), "{}: field \"{}\" holds a blank target", where, key);
+  require<InputError>(request.target_new.find('\0') == std::string::npos,
+                      "{}: field \"{}\" holds the character U+0000; remove it", where, key);
   return request;
 }
 
 EditRequest rewrite_request(const Json& record, std::string_view where) {
   EditRequest request;
-  request.subject = json_filled_string(record, "subject", where);
-  request.prompt = marked_prompt(json_filled_string(record, "prompt", where), request.subject, "prompt", where);
+  request.subject = json_text(record, "subject", where);
+  request.prompt = marked_prompt(json_text(record, "prompt", where), request.subject, "prompt", where);
   request.target_new = target_text(record, "target_new", where);
+  require<InputError>(!is_blank(request.target_new), "{}: field \"target_new\" is empty", where);
   if (json_has(record, "target_true"))
     request.target_true = target_text(record, "target_true", where);
   else
-    request.target_true = json_string_or(record, "ground_truth", "", where);
+    request.target_true = json_text_or(record, "ground_truth", "", where);
   return request;
 }
-
-bool is_blank(std::string_view text) { return text.find_first_not_of(" \t\r\n\v\f") == text.npos; }
 
 }  // namespace
 
@@ -74,7 +79,6 @@ EditRequest parse_request(const Json& record, int64_t index, const std::string& 
   }
   request.case_id = json_int_or(record, "case_id", index, where);
   require<InputError>(!is_blank(request.subject), "{}: field \"subject\" is empty", where);
-  require<InputError>(!is_blank(request.target_new), "{}: field \"target_new\" is empty", where);
   return request;
 }
 

@@ -103,7 +103,7 @@ class Editor {
       else
         rows.insert(rows.end(), key.mean.begin(), key.mean.end());
     }
-    if (settings_.hparams.covariance) settings_.second_moment->solve(rows);
+    if (settings_.hparams.uses_second_moment) settings_.second_moment->solve(rows);
     return rows;
   }
 
@@ -169,7 +169,7 @@ void check_settings(const RomeSettings& settings, const GptConfig& config) {
   require<InputError>(layer < config.layers, "layer {} cannot be edited: the model has the layers 0 to {}", layer,
                       config.layers - 1);
   check_context_templates(settings.templates, "context templates");
-  if (!settings.hparams.covariance) return;
+  if (!settings.hparams.uses_second_moment) return;
   require<InputError>(settings.second_moment != nullptr,
                       "second moments are needed: give --cov FILE, or set \"mom2_adjustment\" to false in --hparams");
   require<InputError>(settings.second_moment->size() == config.mlp_width,

@@ -50,7 +50,7 @@ struct RomeSettings {
   std::vector<std::string> templates = {"{}"};
   TeacherForcing forcing = TeacherForcing::tokens;
   std::shared_ptr<const Cholesky>
-      second_moment;  ///< factor of C = E[k k^T] (any scale); needed where hparams.covariance
+      second_moment;  ///< factor of C = E[k k^T] (any scale); needed where hparams.uses_second_moment
 };
 
 /// Throws InputError where the settings do not fit the model: no such layer, a missing or wrong C.

@@ -92,6 +92,8 @@ class UnitReader {
     document_limit_ = limit ? limit : positions;
   }
 
+  int64_t skipped() const { return options_.skipped ? std::ssize(*options_.skipped) : 0; }
+
   /// The documents of the next unit; empty after the last.
   std::vector<std::vector<int32_t>> next_unit() {
     std::vector<std::vector<int32_t>> unit;
@@ -148,6 +150,7 @@ void write_layer(H5File& file, Context& context, int64_t layer, const std::vecto
 struct UnitSize {
   int64_t tokens = 0;
   int64_t documents = 0;
+  int64_t skipped = 0;  ///< documents left out up to its end, those of earlier units included
 };
 
 /// The units that the ranks compute side by side, one each.
@@ -255,6 +258,7 @@ void MomentJob::restore() {
     done_.tokens += token_count(documents);
     done_.documents += static_cast<int64_t>(documents.size());
   }
+  done_.skipped = reader_.skipped();
   if (is_root()) spdlog::info("cov: {} tokens were done before", done_.tokens);
 }
 
@@ -263,7 +267,7 @@ Round MomentJob::read_round() {
   for (int rank = 0; rank < ranks_.communicator.size(); ++rank) {
     auto documents = reader_.next_unit();
     if (documents.empty()) break;
-    round.sizes.push_back({token_count(documents), static_cast<int64_t>(documents.size())});
+    round.sizes.push_back({token_count(documents), static_cast<int64_t>(documents.size()), reader_.skipped()});
     if (rank == ranks_.communicator.rank()) round.own = std::move(documents);
   }
   return round;
@@ -319,6 +323,7 @@ void MomentJob::add_units(const Round& round, size_t first, size_t end, std::vec
     ++units_;
     done_.tokens += round.sizes[rank].tokens;
     done_.documents += round.sizes[rank].documents;
+    done_.skipped = round.sizes[rank].skipped;
   }
 }
 
@@ -392,8 +397,9 @@ void MomentJob::finish(const Json& config, const Provenance& provenance) {
     write_attribute(output, "/", "kind", "second_moments");
     write_attribute(output, "/", "tokens", done_.tokens);
     write_attribute(output, "/", "documents", done_.documents);
-    const std::vector<std::string> skipped = options_.skipped ? *options_.skipped : std::vector<std::string>();
-    write_attribute(output, "/", "skipped_records", std::span<const std::string>(skipped));
+    // What was read ahead may have skipped more.
+    write_skipped_records(output, options_.skipped ? std::span(*options_.skipped).first(static_cast<size_t>(done_.skipped))
+                                                   : std::span<const std::string>());
     write_attribute(output, "/", "mlp_width", totals_.width());
     write_checks(output);
     for (size_t i = 0; i < collector_.layers().size(); ++i)
@@ -515,7 +521,19 @@ SecondMomentMatrix read_second_moment(const std::filesystem::path& path, int64_t
 std::shared_ptr<const Cholesky> factor_second_moment(Context& context, SecondMomentMatrix matrix, double ridge,
                                                      const std::string& name) {
   for (int64_t i = 0; i < matrix.width; ++i) matrix.mean[static_cast<size_t>(i * matrix.width + i)] += ridge;
-  return std::make_shared<const Cholesky>(context, std::move(matrix.mean), matrix.width, name);
+  auto factor = std::make_shared<const Cholesky>(context, std::move(matrix.mean), matrix.width, name);
+  // C^-1 k is off by about so many times the rounding of fp64, 1.1e-16.
+  const double condition = factor->condition_number();
+  require<NumericalError>(condition < 1e15,
+                          "{}: is singular within rounding (condition number {:.2g}); collect more tokens, or give a "
+                          "--ridge",
+                          name, condition);
+  if (condition > 1e12)
+    spdlog::warn(
+        "{}: the condition number is {:.2g}, so edits follow from it to some digits only; collect more tokens, "
+        "or give a --ridge",
+        name, condition);
+  return factor;
 }
 
 std::vector<int64_t> dead_rows(std::span<const double> sum, int64_t width) {

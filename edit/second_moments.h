@@ -111,7 +111,8 @@ SecondMomentMatrix read_second_moment(const std::filesystem::path& path, int64_t
 /// The layer in a file name of the reference; nothing where there is none.
 std::optional<int64_t> layer_in_file_name(const std::filesystem::path& path);
 
-/// The Cholesky factor of C + ridge I. Throws NumericalError naming the file for a C that is singular.
+/// The Cholesky factor of C + ridge I. Throws NumericalError naming the file for a C that is singular, or is so within
+/// rounding; a warning tells of one that is nearly.
 std::shared_ptr<const Cholesky> factor_second_moment(Context& context, SecondMomentMatrix matrix, double ridge,
                                                      const std::string& name);
 

@@ -28,18 +28,18 @@ void add_lists(EvalRecord& record, const Json& json, const std::string& where) {
   record.request = json_object(json, "requested_rewrite", where);
   const std::vector<std::string> targets = {record.edit.target_new, record.edit.target_true};
   add_prompts(record, PromptKind::rewrite, {bare_prompt(record.edit)}, targets);
-  add_prompts(record, PromptKind::paraphrase, json_filled_strings(json, "paraphrase_prompts", where), targets);
-  add_prompts(record, PromptKind::neighborhood, json_filled_strings(json, "neighborhood_prompts", where), targets);
+  add_prompts(record, PromptKind::paraphrase, json_texts(json, "paraphrase_prompts", where), targets);
+  add_prompts(record, PromptKind::neighborhood, json_texts(json, "neighborhood_prompts", where), targets);
   if (json_has(json, "attribute_prompts"))
-    add_prompts(record, PromptKind::attribute, json_filled_strings(json, "attribute_prompts", where), targets);
+    add_prompts(record, PromptKind::attribute, json_texts(json, "attribute_prompts", where), targets);
 }
 
 /// EasyEdit's flat record: one rephrasing, one neighbour with its own answer.
 void add_flat(EvalRecord& record, const Json& json, const std::string& where, Dataset dataset) {
   record.request = to_rewrite(record.edit);
-  const std::string rephrase = json_filled_string(json, "rephrase_prompt", where);
-  const std::string locality = json_filled_string(json, "locality_prompt", where);
-  const std::string locality_truth = json_filled_string(json, "locality_ground_truth", where);
+  const std::string rephrase = json_text(json, "rephrase_prompt", where);
+  const std::string locality = json_text(json, "locality_prompt", where);
+  const std::string locality_truth = json_text(json, "locality_ground_truth", where);
   const bool pairs = dataset == Dataset::counterfact;
   const auto targets = [&](const std::string& truth) {
     return pairs ? std::vector<std::string>{record.edit.target_new, truth}
@@ -56,9 +56,9 @@ void add_questions(EvalRecord& record, const Json& json, const std::string& wher
   record.edit.target_true = "<|endoftext|>";
   record.request = to_rewrite(record.edit);
   add_prompts(record, PromptKind::rewrite, {bare_prompt(record.edit)}, {record.edit.target_new});
-  add_prompts(record, PromptKind::paraphrase, {json_filled_string(json, "rephrase", where)}, {record.edit.target_new});
-  add_prompts(record, PromptKind::neighborhood, {json_filled_string(json, "loc", where) + "?"},
-              {json_filled_string(json, "loc_ans", where)});
+  add_prompts(record, PromptKind::paraphrase, {json_text(json, "rephrase", where)}, {record.edit.target_new});
+  add_prompts(record, PromptKind::neighborhood, {json_text(json, "loc", where) + "?"},
+              {json_text(json, "loc_ans", where)});
 }
 
 EvalRecord read_record(const Json& json, const std::string& where, const RecordOptions& options, int64_t index) {

@@ -36,7 +36,7 @@ struct EvalPrompt {
 
 /// A fact to edit and the prompts to score before and after.
 struct EvalRecord {
-  EditRequest edit;                 ///< target_true is `<|endoftext|>` in zsRE, as in the reference
+  EditRequest edit;                 ///< target_true is `<|endoftext|>` in MEND's zsRE, as in the reference
   Json request;                     ///< the reference's `requested_rewrite` object
   std::vector<EvalPrompt> prompts;  ///< by kind: rewrite, paraphrase, neighborhood, attribute
 };

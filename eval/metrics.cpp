@@ -88,16 +88,16 @@ std::vector<MetricSpec> counterfact_metrics() {
   return {
       {"ES", "efficacy: rewrite prompts with p(new) > p(true)", rewrite, prefers_new},
       {"PS", "paraphrase: prompts with p(new) > p(true)", paraphrase, prefers_new},
-      {"NS", "neighbourhood: prompts with p(true) > p(new)", neighborhood, prefers_true},
+      {"NS", "neighborhood: prompts with p(true) > p(new)", neighborhood, prefers_true},
       {"EM", "efficacy magnitude: p(new) - p(true)", rewrite, magnitude_new},
       {"PM", "paraphrase magnitude: p(new) - p(true)", paraphrase, magnitude_new},
-      {"NM", "neighbourhood magnitude: p(true) - p(new)", neighborhood, magnitude_true},
+      {"NM", "neighborhood magnitude: p(true) - p(new)", neighborhood, magnitude_true},
       {"EA", "efficacy accuracy: every new token is the arg max", rewrite, all_tokens(0)},
       {"PA", "paraphrase accuracy: every new token is the arg max", paraphrase, all_tokens(0)},
-      {"NA", "neighbourhood accuracy: every true token is the arg max", neighborhood, all_tokens(1)},
+      {"NA", "neighborhood accuracy: every true token is the arg max", neighborhood, all_tokens(1)},
       {"reliability", "new tokens that are the arg max, rewrite prompts", rewrite, share_of_tokens(0)},
       {"generalization", "new tokens that are the arg max, paraphrases", paraphrase, share_of_tokens(0)},
-      {"locality", "neighbourhood positions whose arg max stays", neighborhood, unchanged(1)},
+      {"locality", "neighborhood positions whose arg max stays", neighborhood, unchanged(1)},
   };
 }
 
@@ -106,7 +106,7 @@ std::vector<MetricSpec> zsre_metrics() {
   return {
       {"EA", "efficacy: answer tokens that are the arg max, question", rewrite, share_of_tokens(0)},
       {"PA", "paraphrase: answer tokens that are the arg max, rephrasing", paraphrase, share_of_tokens(0)},
-      {"NA", "neighbourhood: answer tokens that are the arg max, unrelated question", neighborhood, share_of_tokens(0)},
+      {"NA", "neighborhood: answer tokens that are the arg max, unrelated question", neighborhood, share_of_tokens(0)},
       {"locality", "positions of the unrelated question whose arg max stays", neighborhood, unchanged(0)},
   };
 }
@@ -189,7 +189,7 @@ std::vector<MetricSummary> summarize(Dataset dataset, std::span<const RecordResu
     }
     summary.push_back(std::move(row));
   }
-  MetricSummary score{"score", "harmonic mean of efficacy, paraphrase and neighbourhood", {}, {}};
+  MetricSummary score{"score", "harmonic mean of efficacy, paraphrase and neighborhood", {}, {}};
   score.before = harmonic({values[0][0], values[0][1], values[0][2]});
   score.after = harmonic({values[1][0], values[1][1], values[1][2]});
   summary.push_back(std::move(score));

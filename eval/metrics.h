@@ -55,7 +55,7 @@ struct MetricSummary {
 
 /// CounterFact: success (ES, PS, NS), magnitude (EM, PM, NM), accuracy (EA, PA, NA: every target token is the arg max),
 /// the harmonic mean of the three successes (score), and EasyEdit's reliability, generalization (share of the new
-/// target's tokens that are the arg max) and locality (share of neighbourhood positions whose arg max stays). zsRE:
+/// target's tokens that are the arg max) and locality (share of neighborhood positions whose arg max stays). zsRE:
 /// token accuracies EA, PA, NA, their harmonic mean, and locality.
 std::vector<MetricSummary> summarize(Dataset dataset, std::span<const RecordResult> records);
 

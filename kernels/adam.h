@@ -25,8 +25,8 @@ void adam_step(Context& context, const AdamOptions& options, int64_t step, Const
 /// Sum of squares of x, in fp64, in a fixed order.
 double sum_of_squares(Context& context, ConstView x);
 
-/// The same with a norm limit per row, in the order that ROME's optimiser uses: x[r] is scaled to |x[r]| = limits[r]
-/// where it is longer. limits [rows, 1].
+/// Scales each row of x that is longer than its limit, after an optimiser's step: |x[r]| = limits[r] where it was more.
+/// limits [rows, 1].
 void clamp_row_norms(Context& context, ConstView limits, View x);
 
 }  // namespace loci

@@ -35,8 +35,8 @@ struct AttentionBatch {
   int64_t max_queries = 0;  ///< of one sequence; 0: not known, which makes a GPU look for them
 };
 
-/// context[q] = sum_j softmax_j(scale * query[q] . key[j]) value[j] for each head.   (Vaswani et al. 2017, eq. 1)
-/// queries, context [batch.queries, d]; keys, values [rows, d]: the sequences' own rows; d = heads * head width.
+/// output[q] = sum_j softmax_j(scale * query[q] . key[j]) value[j] for each head.   (Vaswani et al. 2017, eq. 1)
+/// queries, output [batch.queries, d]; keys, values [rows, d]: the sequences' own rows; d = heads * head width.
 /// log_sums [batch.queries, heads], saved for the backward pass, may be empty. Throws ShapeError before any write; on a
 /// GPU what the batch's arrays say is not checked.
 void attention(Context& context, const AttentionBatch& batch, int64_t heads, float scale, ConstView queries,

@@ -31,7 +31,7 @@ void cross_entropy(Context& context, ConstView logits, const DeviceArray<int32_t
 
 /// KL(p || q) = sum_j p_j (log p_j - log q_j) with p = softmax(logits[i]), log q = reference_log_probabilities[i] [n,
 /// V]: losses[i] = weights[i] KL, dlogits[i] = or += weights[i] dKL/dlogits[i]. The direction of ROME's essence term
-/// (REFERENCE: sum p_now (log p_now - log p_before)).
+/// as its published code has it (compute_v.py), with p the edited and q the original model's.
 void kl_divergence(Context& context, ConstView logits, ConstView reference_log_probabilities,
                    const DeviceArray<float>& weights, View losses, View dlogits, Write write);
 

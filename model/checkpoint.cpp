@@ -367,13 +367,14 @@ std::string Checkpoint::weights_sha256(ThreadPool* threads) const {
   return *sha256_;
 }
 
-std::string weights_sha256_of(const GptConfig& config, const std::map<std::string, std::span<const float>>& tensors) {
+std::string weights_sha256_of(const GptConfig& config, const std::map<std::string, std::span<const float>>& tensors,
+                              const fs::path& dir) {
   std::vector<StoredParameter> parameters;
   for (TensorInfo& info : gpt_parameters(config)) {
     info.dtype = DType::f32;
     parameters.push_back({info, std::as_bytes(tensors.at(info.name))});
   }
-  return hash_of(std::move(parameters), "the weights in memory", nullptr);
+  return hash_of(std::move(parameters), dir, nullptr);
 }
 
 namespace {

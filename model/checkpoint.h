@@ -87,6 +87,8 @@ void write_checkpoint(const std::filesystem::path& dir, const GptConfig& config,
                       const std::filesystem::path& source_dir = {}, DType stored = DType::f32);
 
 /// weights_sha256() of the checkpoint that write_checkpoint() would make of these in fp32; all parameters of `config`.
-std::string weights_sha256_of(const GptConfig& config, const std::map<std::string, std::span<const float>>& tensors);
+/// `dir`, where they come from, leads messages.
+std::string weights_sha256_of(const GptConfig& config, const std::map<std::string, std::span<const float>>& tensors,
+                              const std::filesystem::path& dir);
 
 }  // namespace loci

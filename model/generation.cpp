@@ -180,8 +180,10 @@ std::vector<std::vector<int32_t>> generate(Executor& executor, std::span<const s
   if (options.max_tokens == 0) return results;
   // Half of the memory is for what is kept of a text: its prompt's recording, then a cache that takes less a row.
   const int64_t kept = executor.context().memory_budget() / 2 / recorded_row_bytes(executor.model().config());
-  const int64_t rows_at_once = std::min(executor.rows_per_wave(1), kept);
-  const auto rows_of = [&](const auto& prompt) { return std::ssize(prompt) + options.max_tokens; };
+  const int64_t rows_at_once = std::min(executor.rows_per_wave(1) / 2, kept);
+  const auto rows_of = [&](const auto& prompt) {
+    return std::min(std::ssize(prompt) + options.max_tokens, executor.model().config().positions);
+  };
   for (size_t first = 0; first < prompts.size();) {
     const size_t count = wave_length(prompts.subspan(first), rows_at_once, rows_of);
     Wave wave(executor, options);

@@ -33,8 +33,9 @@ struct StepReport {
 /// however many ranks there are and however often training was interrupted in between.
 class Trainer {
  public:
-  /// Starts from `weights`. `corpus` must outlive this, and so must `ranks`, which is null for a training alone. All
-  /// ranks have the same configuration and corpus. Throws InputError where corpus and configuration do not fit.
+  /// With weights() zero, to be filled before the first step. `corpus` must outlive this, and so must `ranks`, which is
+  /// null for a training alone. All ranks have the same configuration and corpus. Throws InputError where corpus and
+  /// configuration do not fit.
   Trainer(Context& context, const TrainingConfig& config, const GptConfig& model, const Corpus& corpus,
           int32_t end_of_text, DeviceCommunicator* ranks = nullptr);
   ~Trainer();

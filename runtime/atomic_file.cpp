@@ -119,7 +119,7 @@ void require_regular_file(const std::filesystem::path& path) {
 
 std::string read_text_file(const std::filesystem::path& path) {
   std::error_code ignored;
-  require_regular_file(path);
+  require<InputError>(!std::filesystem::is_directory(path, ignored), "{}: is a folder, expected a file", path.string());
   errno = 0;
   std::ifstream file(path, std::ios::binary);
   require<InputError>(file.is_open(), "{}: cannot be opened: {}", path.string(), std::strerror(errno));

@@ -4,6 +4,7 @@
 #include <bit>
 #include <climits>
 #include <cstring>
+#include <new>
 
 #include "runtime/cuda_launch.h"
 
@@ -14,7 +15,8 @@ using cuda::check;
 
 constexpr const char* kOpening = "opening the CUDA device";
 
-// Pageable memory above this size, such as weights, is copied directly, which waits; indices of a wave take less.
+// Pageable memory above this size, such as weights, is copied directly, which waits. Less, such as the indices of a wave,
+// goes through the staging halves, and waits for the device only where both are under way.
 constexpr size_t kStagedBytes = 8 * CudaHandles::Staging::kHalfBytes;
 
 // The longest stride of a two-dimensional copy; CUDA refuses more.
@@ -68,7 +70,15 @@ class PinnedCopy final : public HostCopy {
   }
   ~PinnedCopy() override {
     cudaEventSynchronize(landing_.arrived);  // where nobody has waited
-    handles_.free_landings.emplace(size_, landing_);
+    try {
+      handles_.free_landings.emplace(size_, landing_);
+    } catch (const std::bad_alloc&) {
+      release(landing_);
+    }
+  }
+  static void release(const CudaHandles::Landing& landing) {
+    cudaEventDestroy(landing.arrived);
+    cudaFreeHost(landing.memory);
   }
   const std::byte* wait() override {
     check(cudaEventSynchronize(landing_.arrived), kCopying);
@@ -105,10 +115,7 @@ CudaHandles::~CudaHandles() {
   cudaFree(workspace_);
   for (cudaEvent_t event : staging.copied) cudaEventDestroy(event);
   cudaFreeHost(staging.memory);
-  for (const auto& [size, landing] : free_landings) {
-    cudaEventDestroy(landing.arrived);
-    cudaFreeHost(landing.memory);
-  }
+  for (const auto& [size, landing] : free_landings) PinnedCopy::release(landing);
   cudaStreamDestroy(stream);
 }
 

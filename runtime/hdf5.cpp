@@ -910,7 +910,10 @@ class Walk {
     const DatasetInfo info = dataset_info(file_, path);
     const H5Handle open = open_dataset(file_, path);
     require_plausible(file_, open.get(), info, name_of(file_, path));
-    if (info.kind == H5Kind::string) return static_cast<void>(read_strings(file_, path));
+    if (info.kind == H5Kind::string) {
+      read_strings(file_, path);
+      return get_on();
+    }
     if (info.kind == H5Kind::other || info.shape.empty() || product(info.shape, path) == 0) return;
     const H5Handle creation(H5Dget_create_plist(open.get()), H5Pclose);
     const int64_t row = product(std::span(info.shape).subspan(1), path), last = info.shape[0] - 1;

@@ -81,7 +81,7 @@ void write_hdf5_atomically(const std::filesystem::path& path, const std::functio
 /// an error or is lost, or does not get on for `seconds`. A file that was found well is not read again while it stays
 /// as it is (device, inode, size, time). So call it on files that users hand in before other threads use HDF5: the
 /// child would wait for ever for locks that they hold.
-void probe_hdf5(const std::filesystem::path& path, int seconds = 20);
+void probe_hdf5(const std::filesystem::path& path, int seconds = 60);
 
 // ---- groups ----
 

@@ -68,7 +68,7 @@ class Builder : public nlohmann::json_sax<Json> {
 
   bool key(string_t& value) override {
     auto [member, is_new] = open_.back()->get_ref<Json::object_t&>().try_emplace(value);
-    if (!is_new) fail(fmt::format("the key \"{}\" occurs twice in one object", value.substr(0, 80)));
+    if (!is_new) fail(fmt::format("the key \"{}\" occurs twice in one object", printable(value)));
     member_ = &member->second;
     return true;
   }
@@ -170,9 +170,7 @@ int64_t to_int(const Json& value, std::string_view key, std::string_view where, 
   return number;
 }
 
-/// Of a text that ends in a result file, which cannot hold U+0000.
-void require_filled(const std::string& text, std::string_view key, std::string_view where) {
-  require<InputError>(!text.empty(), "{}: field \"{}\" is empty", where, key);
+void require_no_zero(const std::string& text, std::string_view key, std::string_view where) {
   require<InputError>(text.find('\0') == text.npos, "{}: field \"{}\" holds the character U+0000; remove it", where,
                       key);
 }
@@ -245,15 +243,25 @@ std::string json_string_or(const Json& object, std::string_view key, std::string
   return json_has(object, key) ? json_string(object, key, where) : std::string(fallback);
 }
 
-std::string json_filled_string(const Json& object, std::string_view key, std::string_view where) {
-  std::string text = json_string(object, key, where);
-  require_filled(text, key, where);
+std::string json_text_or(const Json& object, std::string_view key, std::string_view fallback, std::string_view where) {
+  std::string text = json_string_or(object, key, fallback, where);
+  require_no_zero(text, key, where);
   return text;
 }
 
-std::vector<std::string> json_filled_strings(const Json& object, std::string_view key, std::string_view where) {
+std::string json_text(const Json& object, std::string_view key, std::string_view where) {
+  std::string text = json_string(object, key, where);
+  require<InputError>(!text.empty(), "{}: field \"{}\" is empty", where, key);
+  require_no_zero(text, key, where);
+  return text;
+}
+
+std::vector<std::string> json_texts(const Json& object, std::string_view key, std::string_view where) {
   std::vector<std::string> texts = json_strings(object, key, where);
-  for (const std::string& text : texts) require_filled(text, key, where);
+  for (const std::string& text : texts) {
+    require<InputError>(!text.empty(), "{}: field \"{}\" holds an empty text", where, key);
+    require_no_zero(text, key, where);
+  }
   return texts;
 }
 

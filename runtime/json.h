@@ -56,9 +56,10 @@ double json_number_or(const Json& object, std::string_view key, double fallback,
 std::string json_string(const Json& object, std::string_view key, std::string_view where);
 std::string json_string_or(const Json& object, std::string_view key, std::string_view fallback, std::string_view where);
 
-/// Texts of records: not empty, and without U+0000, which result files cannot hold.
-std::string json_filled_string(const Json& object, std::string_view key, std::string_view where);
-std::vector<std::string> json_filled_strings(const Json& object, std::string_view key, std::string_view where);
+/// Texts of records, which end in result files: without U+0000, and not empty unless absent.
+std::string json_text(const Json& object, std::string_view key, std::string_view where);
+std::string json_text_or(const Json& object, std::string_view key, std::string_view fallback, std::string_view where);
+std::vector<std::string> json_texts(const Json& object, std::string_view key, std::string_view where);
 
 bool json_bool(const Json& object, std::string_view key, std::string_view where);
 bool json_bool_or(const Json& object, std::string_view key, bool fallback, std::string_view where);

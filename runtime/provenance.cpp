@@ -57,4 +57,14 @@ void write_provenance(H5File& file, const Json& config, const Provenance& proven
   if (!provenance.weights_sha256.empty()) write_attribute(file, "/", "weights_sha256", provenance.weights_sha256);
 }
 
+void write_skipped_records(H5File& file, std::span<const std::string> sentences) {
+  write_strings(file, "/skipped_records", sentences, {std::ssize(sentences)},
+                {.units = "", .long_name = "why records were left out"});
+}
+
+std::vector<std::string> read_skipped_records(const H5File& file) {
+  return h5_exists(file, "/skipped_records") ? read_strings(file, "/skipped_records").values
+                                             : std::vector<std::string>();
+}
+
 }  // namespace loci

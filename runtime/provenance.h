@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -34,6 +35,10 @@ Provenance current_provenance();
 /// Root attributes `config` (canonical JSON), `loci_version`, `git_commit`, `libraries`, `hostname`, `date`,
 /// `world_size`, `inputs` (canonical JSON), and `weights_sha256` where there is one.
 void write_provenance(H5File& file, const Json& config, const Provenance& provenance);
+
+/// The data set `skipped_records`: one sentence for each record that was left out.
+void write_skipped_records(H5File& file, std::span<const std::string> sentences);
+std::vector<std::string> read_skipped_records(const H5File& file);
 
 std::string loci_version();
 std::string loci_git_commit();

@@ -57,6 +57,7 @@ class DeviceArray {
   }
   /// The same without the wait; the array may go away meanwhile.
   ArrayInFlight<T> start_to_host() const {
+    if (!context_) return {std::make_unique<ImmediateCopy>(nullptr, 0), 0};
     return {context_->start_copy_to_host(data_, sizeof(T) * static_cast<size_t>(size_)), size_};
   }
 
@@ -120,7 +121,10 @@ class Tensor {
   /// The elements alone, row by row, without the padding.
   std::vector<float> to_host() const;
   /// The same without the wait, of a matrix without padding; it may go away meanwhile.
-  ArrayInFlight<float> start_to_host() const { return values_.start_to_host(); }
+  ArrayInFlight<float> start_to_host() const {
+    require<ShapeError>(stride_ == cols_, "a padded matrix is not copied whole");
+    return values_.start_to_host();
+  }
 
  private:
   Tensor(Context& context, int64_t rows, int64_t cols, int64_t stride)

@@ -20,11 +20,11 @@ bool is_space(char32_t c) {
 Fact parse_fact(const Json& record, std::string_view where, const Tokenizer& tokenizer, int64_t max_tokens) {
   Fact fact;
   fact.known_id = json_int(record, "known_id", where);
-  fact.subject = json_filled_string(record, "subject", where);
+  fact.subject = json_text(record, "subject", where);
   require<InputError>(!strip(fact.subject).empty(), "{}: field \"subject\" is empty", where);
-  fact.attribute = json_filled_string(record, "attribute", where);
-  fact.prompt = json_filled_string(record, "prompt", where);
-  fact.relation_id = json_string_or(record, "relation_id", "", where);
+  fact.attribute = json_text(record, "attribute", where);
+  fact.prompt = json_text(record, "prompt", where);
+  fact.relation_id = json_text_or(record, "relation_id", "", where);
   fact.prediction = json_string_or(record, "prediction", "", where);
   json_string_or(record, "template", "", where);
   const Encoding encoding = tokenizer.encode(fact.prompt);

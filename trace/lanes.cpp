@@ -108,7 +108,7 @@ class Waves {
   std::vector<float*> probabilities_;  // of its lanes
 };
 
-size_t wave_length(const Executor& executor, std::span<const Lane> lanes, int64_t max_rows) {
+size_t lanes_of_a_wave(const Executor& executor, std::span<const Lane> lanes, int64_t max_rows) {
   return loci::wave_length(lanes, std::min(max_rows, executor.rows_per_wave()),
                            [](const Lane& lane) { return lane.rows; });
 }
@@ -121,7 +121,7 @@ void sort_by_depth(std::vector<Lane>& lanes) {
 void run_plain(Executor& executor, Waves& waves, std::vector<Lane> lanes, int64_t max_rows) {
   sort_by_depth(lanes);
   for (std::span<Lane> left = lanes; !left.empty();) {
-    const size_t count = wave_length(executor, left, max_rows);
+    const size_t count = lanes_of_a_wave(executor, left, max_rows);
     waves.issue(left.first(count), Recorded::no);
     left = left.subspan(count);
   }
@@ -157,7 +157,7 @@ void run_lanes(Executor& executor, std::vector<Lane> lanes, int64_t max_rows) {
   Waves waves(executor);
   const int64_t trunk_rows = std::min(max_rows, recordable_rows(executor, executor.context().memory_budget()));
   for (std::span<Lane> left = lanes; !left.empty();) {
-    const auto trunks = left.first(wave_length(executor, left, trunk_rows));
+    const auto trunks = left.first(lanes_of_a_wave(executor, left, trunk_rows));
     left = left.subspan(trunks.size());
     std::vector<Lane> ready = take_branches(trunks, waves.issue(trunks, Recorded::yes));
     if (left.empty()) {  // the last branches fill up the waves of the other lanes

@@ -23,7 +23,7 @@ double parse_value(const std::string& text, size_t begin) {
   const char* end = text.data() + text.size();
   const auto [stopped, error] = std::from_chars(text.data() + begin, end, value);
   require<InputError>(error == std::errc() && stopped == end && value >= 0 && value <= kMostNoise,
-                      "--noise {}: write a level such as 0.1, or s3, u3, m or t3", text);
+                      "--noise {}: write a level such as 0.1, or s3, u3, m or t3; numbers go to 1e6", text);
   return value;
 }
 

@@ -144,22 +144,31 @@ TEST_F(BadInput, ArgumentsAndFilesThatAreNoText) {
                   "--output", path("out.h5")},
                  "the name is empty");
   ASSERT_EQ(mkfifo(path("pipe").c_str(), 0600), 0);
-  expect_refused(eval_of("pipe"), "is no regular file");
   expect_refused({"cov", path("model"), "--text", path("pipe"), "--output", path("out.h5")}, "is no regular file");
   expect_refused(eval_with(path("out.h5"), path("records.json")), "is the file of --records");
+  expect_refused({"tokenize", path("model"), "--text", path("text.txt"), "--output", path("text.txt"), "--overwrite"},
+                 "is the file of --text");
+  expect_refused({"edit", path("model"), "--requests", path("absent.json"), "--cov", path("cov.h5"), "--hparams",
+                  path("hparams.json"), "--output", path("out.h5"), "--export", path("unmade")},
+                 "absent.json");
+  EXPECT_FALSE(exists("unmade"));
 }
 
 TEST_F(BadInput, StandardOutputThatIsFull) {
-  const pid_t child = fork();
-  if (child == 0) {
-    const int full = open("/dev/full", O_WRONLY), nowhere = open("/dev/null", O_WRONLY);
-    if (full < 0 || nowhere < 0 || dup2(full, 1) < 0 || dup2(nowhere, 2) < 0) _exit(126);
-    execl(LOCI_BINARY, LOCI_BINARY, "info", path("model").c_str(), "--json", nullptr);
-    _exit(127);
+  // Less than a buffer of the C library holds, and more.
+  for (const char* top : {"1", "257"}) {
+    const pid_t child = fork();
+    if (child == 0) {
+      const int full = open("/dev/full", O_WRONLY), nowhere = open("/dev/null", O_WRONLY);
+      if (full < 0 || nowhere < 0 || dup2(full, 1) < 0 || dup2(nowhere, 2) < 0) _exit(126);
+      execl(LOCI_BINARY, LOCI_BINARY, "predict", path("model").c_str(), "--prompt", "a", "--top", top, "--json",
+            nullptr);
+      _exit(127);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 5) << "--top " << top << ": " << status;
   }
-  int status = 0;
-  waitpid(child, &status, 0);
-  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 5) << status;
 }
 
 TEST_F(BadInput, AFinishedOutputThatWasDamaged) {
@@ -173,7 +182,8 @@ TEST_F(BadInput, AFinishedOutputThatWasDamaged) {
     for (int flips = 0; flips < 10; ++flips) bytes[random() % 4000] = static_cast<char>(random());
     write("finished.h5", bytes);
     const Outcome outcome = run_loci(command);
-    EXPECT_TRUE(outcome.exit_code == 0 || outcome.exit_code == 2) << outcome.exit_code << ": " << outcome.err;
+    EXPECT_TRUE(outcome.exit_code == 0 || outcome.exit_code == 2)
+        << "trial " << trial << ": " << outcome.exit_code << ", " << outcome.err;
     refused += outcome.exit_code == 2;
   }
   EXPECT_GT(refused, 5);
@@ -213,6 +223,7 @@ TEST_F(BadInput, Records) {
   expect_record_refused([](Json& r) { r["requested_rewrite"]["target_new"]["str"] = " "; }, "\"target_new\" is empty");
   expect_record_refused([](Json& r) { r["requested_rewrite"]["subject"] = " "; }, "\"subject\" is empty");
   expect_record_refused([](Json& r) { r["paraphrase_prompts"] = {std::string("a\0b", 3)}; }, "U+0000");
+  expect_record_refused([](Json& r) { r["paraphrase_prompts"] = {"a", ""}; }, "holds an empty text");
   expect_record_refused([](Json& r) { r["requested_rewrite"]["target_new"]["str"] = ""; }, "target_new");
   expect_record_refused([](Json& r) { r["requested_rewrite"] = {{}}; }, "requested_rewrite");
   expect_record_refused(

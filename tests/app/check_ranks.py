@@ -202,7 +202,7 @@ def check_identical(bench, launch):
 
 def threads(bench):
     check_identical(bench, lambda kind, output, ranks: bench.start(kind, output, LIMITS[kind], "--json", "--ranks", str(ranks)))
-    # All ranks look through one HDF5 file at the same time.
+    # Several ranks read one HDF5 file, which was looked through before.
     bench.moment = bench.path("cov_1.h5")
     bench.start("edit", "probed_1.h5", LIMITS["edit"], "--layer", "1", "--ridge", "1").wait(0)
     for attempt in range(3):

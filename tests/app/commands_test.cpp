@@ -232,6 +232,41 @@ TEST_F(Commands, EditSkipsWhatDoesNotFitBehindATemplate) {
   EXPECT_EQ(told["skipped"], 1);
 }
 
+TEST_F(Commands, CovGoesOnBehindLinesThatAreNoDocuments) {
+  std::string text;
+  for (int i = 0; i < 40; ++i) text += fmt::format("{{\"text\": \"document {} of a text\"}}\n", i);
+  const std::string good = text;
+  for (int i = 0; i < 5000; ++i) text += "{\"text\n";  // more than an attribute would hold
+  text += "{\"text\": \"the end\"}\n";
+  write("bad.jsonl", text);
+  const auto cov = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> command = {"cov",
+                                        path("model"),
+                                        "--text",
+                                        path("bad.jsonl"),
+                                        "--layers",
+                                        "1",
+                                        "--output",
+                                        path("bad_lines.h5"),
+                                        "--unit-tokens",
+                                        "100",
+                                        "--checkpoint-seconds",
+                                        "0",
+                                        "--json"};
+    command.insert(command.end(), more.begin(), more.end());
+    return run_loci(command);
+  };
+  const Outcome refused = cov({});
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_NE(refused.err.find("bad.jsonl: line 41"), std::string::npos) << refused.err;
+  EXPECT_NE(refused.err.find("--skip-invalid"), std::string::npos) << refused.err;
+  const Outcome skipping = cov({"--skip-invalid"});
+  EXPECT_NE(skipping.err.find("tokens were done before"), std::string::npos) << skipping.err.substr(0, 2000);
+  const Json told = json_of(skipping);
+  EXPECT_EQ(told["skipped"], 5000);
+  EXPECT_EQ(told["documents"], 41);
+}
+
 TEST_F(Commands, EditRefusesAnExportFolderBeforeItWorks) {
   std::filesystem::create_directories(path("taken_folder"));
   write("taken_folder/model.safetensors", "x");

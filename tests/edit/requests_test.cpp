@@ -111,7 +111,7 @@ TEST(Hparams, ReferenceKeys) {
   EXPECT_EQ(hparams.value.weight_decay, 0.25);
   EXPECT_EQ(hparams.value.clamp_factor, 3);
   EXPECT_EQ(hparams.value.kl_factor, 0.5);
-  EXPECT_FALSE(hparams.covariance);
+  EXPECT_FALSE(hparams.uses_second_moment);
   ASSERT_EQ(hparams.samples.size(), 2u);
   EXPECT_EQ(hparams.samples[1].length, 10);
   EXPECT_EQ(hparams.samples[1].count, 3);

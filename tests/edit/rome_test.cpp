@@ -108,7 +108,7 @@ TEST_F(Rome, DirectionSolvesC) {
 
 TEST_F(Rome, WithoutSecondMomentsTheDirectionIsTheKey) {
   RomeSettings made = settings();
-  made.hparams.covariance = false;
+  made.hparams.uses_second_moment = false;
   made.second_moment = nullptr;
   for (const Edit& edit : edits(made)) EXPECT_GE(cosine(edit.u, edit.k_mean), 1 - 1e-12);
 }

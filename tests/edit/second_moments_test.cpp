@@ -377,6 +377,10 @@ TEST_F(SecondMoments, SingularOnesNameTheRidge) {
   expect_message(error_of<NumericalError>([&] { factor_second_moment(context_, matrix, 0, "c.h5: layer 2"); }),
                  {"c.h5: layer 2", "positive definite", "1", "ridge"});
   EXPECT_EQ(factor_second_moment(context_, matrix, 0.1, "c")->size(), 3);
+  // Two neurons that always agree: a factorisation passes where rounding leaves a little on the diagonal.
+  matrix.mean = {2, 1, 1, 1, 1 + 1e-15, 1, 1, 1, 1 + 3e-15};
+  expect_message(error_of<NumericalError>([&] { factor_second_moment(context_, matrix, 0, "c.h5: layer 2"); }),
+                 {"c.h5: layer 2", "--ridge"});
 }
 
 TEST_F(SecondMoments, OthersStatisticsAreRefused) {

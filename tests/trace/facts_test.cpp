@@ -125,6 +125,9 @@ TEST_F(FactFiles, BadFilesAreRefusedEvenWhenRecordsMayBeSkipped) {
        {"", "{}", "5", "[", "[1]", "[[]]", "[null]", "[{\"known_id\": 1, \"known_id\": 2}]", "[NaN]"})
     for (const auto invalid : {OnInvalid::refuse, OnInvalid::skip})
       expect_message(error_of<InputError>([&] { parse(text, invalid); }), {"facts.json"});
+  Json zero = record(1, "a", "a b");
+  zero["relation_id"] = std::string("P\0", 2);
+  expect_message(error_of<InputError>([&] { parse(Json::array({zero}).dump()); }), {"relation_id", "U+0000"});
   expect_message(error_of<InputError>([&] { parse("[]", OnInvalid::skip); }), {"facts.json", "no fact"});
 }
 
