@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstddef>
-#include <cstring>
 #include <vector>
 
 namespace loci {
@@ -17,9 +16,9 @@ class HostCopy {
 /// A copy that is made at once, where device memory is the host's.
 class ImmediateCopy final : public HostCopy {
  public:
-  ImmediateCopy(const void* source, size_t bytes) : bytes_(bytes) {
-    if (bytes) std::memcpy(bytes_.data(), source, bytes);
-  }
+  ImmediateCopy() = default;
+  ImmediateCopy(const void* source, size_t bytes)
+      : bytes_(static_cast<const std::byte*>(source), static_cast<const std::byte*>(source) + bytes) {}
   const std::byte* wait() override { return bytes_.data(); }
 
  private:

@@ -57,7 +57,7 @@ class DeviceArray {
   }
   /// The same without the wait; the array may go away meanwhile.
   ArrayInFlight<T> start_to_host() const {
-    if (!context_) return {std::make_unique<ImmediateCopy>(nullptr, 0), 0};
+    if (!context_) return {std::make_unique<ImmediateCopy>(), 0};
     return {context_->start_copy_to_host(data_, sizeof(T) * static_cast<size_t>(size_)), size_};
   }
 
