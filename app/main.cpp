@@ -79,8 +79,11 @@ int report_error() {
   } catch (const loci::Error& error) {
     spdlog::error("{}", error.what());
     return error.exit_code();
-  } catch (const std::system_error& error) {  // of what is printed
-    spdlog::error("standard output cannot be written: {}", error.code().message());
+  } catch (const std::system_error& error) {  // of printing, the file system or threads
+    if (std::ferror(stdout) != 0)
+      spdlog::error("standard output cannot be written: {}", error.code().message());
+    else
+      spdlog::error("{}", error.what());
     return loci::SystemError("").exit_code();
   } catch (const std::bad_alloc&) {
     spdlog::error("out of memory: set a smaller --memory or use a machine with more");

@@ -40,8 +40,8 @@ DirectionProbe::DirectionProbe(Executor& executor, std::vector<int64_t> layers,
   const int64_t keys_bytes = std::ssize(layers_) * width_ * static_cast<int64_t>(sizeof(float));
   const int64_t most_requests = std::max<int64_t>(1, context_.memory_budget() / 4 / keys_bytes);
   while (!requests.empty()) {
-    const size_t count = std::min(wave_length(requests, executor.rows_per_wave() / 2, rows_of),
-                                  static_cast<size_t>(most_requests));
+    const size_t count =
+        std::min(wave_length(requests, executor.rows_per_wave() / 2, rows_of), static_cast<size_t>(most_requests));
     add_keys(executor, requests.first(count));
     requests = requests.subspan(count);
   }

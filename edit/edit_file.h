@@ -23,8 +23,8 @@ enum class EditMode {
 std::string_view edit_mode_name(EditMode mode);
 
 /// A file of edits: root attributes `kind` = "edits", `mode`, `weights_sha256` of the model they belong to,
-/// provenance; data set /skipped_records; groups /edits/{i} in request order with datasets u, v, k_mean, k_bare, value_before,
-/// value_star, loss_curve [steps, 5] and the request, method and layer as attributes.
+/// provenance; data set /skipped_records; groups /edits/{i} in request order with datasets u, v, k_mean, k_bare,
+/// value_before, value_star, loss_curve [steps, 5] and the request, method and layer as attributes.
 struct EditFile {
   std::filesystem::path path;
   EditMode mode = EditMode::independent;

@@ -398,8 +398,9 @@ void MomentJob::finish(const Json& config, const Provenance& provenance) {
     write_attribute(output, "/", "tokens", done_.tokens);
     write_attribute(output, "/", "documents", done_.documents);
     // What was read ahead may have skipped more.
-    write_skipped_records(output, options_.skipped ? std::span(*options_.skipped).first(static_cast<size_t>(done_.skipped))
-                                                   : std::span<const std::string>());
+    write_skipped_records(output, options_.skipped
+                                      ? std::span(*options_.skipped).first(static_cast<size_t>(done_.skipped))
+                                      : std::span<const std::string>());
     write_attribute(output, "/", "mlp_width", totals_.width());
     write_checks(output);
     for (size_t i = 0; i < collector_.layers().size(); ++i)

@@ -15,8 +15,8 @@ using cuda::check;
 
 constexpr const char* kOpening = "opening the CUDA device";
 
-// Pageable memory above this size, such as weights, is copied directly, which waits. Less, such as the indices of a wave,
-// goes through the staging halves, and waits for the device only where both are under way.
+// Pageable memory above this size, such as weights, is copied directly, which waits. Less, such as the indices of a
+// wave, goes through the staging halves, and waits for the device only where both are under way.
 constexpr size_t kStagedBytes = 8 * CudaHandles::Staging::kHalfBytes;
 
 // The longest stride of a two-dimensional copy; CUDA refuses more.

@@ -68,7 +68,7 @@ class Builder : public nlohmann::json_sax<Json> {
 
   bool key(string_t& value) override {
     auto [member, is_new] = open_.back()->get_ref<Json::object_t&>().try_emplace(value);
-    if (!is_new) fail(fmt::format("the key \"{}\" occurs twice in one object", printable(value)));
+    if (!is_new) fail(fmt::format("the key \"{}\" occurs twice in one object", printable(value.substr(0, 80))));
     member_ = &member->second;
     return true;
   }

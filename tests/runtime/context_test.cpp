@@ -63,7 +63,8 @@ TEST(Context, ACopyToTheHostKeepsWhatWasThereWhenItWasStarted) {
 
 TEST(Context, LongArraysReachTheDeviceWhole) {
   Context context(device_options());
-  for (const size_t count : {size_t{1} << 18, (size_t{1} << 20) + 3, size_t{5} << 20, (size_t{9} << 20) + 1}) {  // to 36 MiB
+  for (const size_t count :
+       {size_t{1} << 18, (size_t{1} << 20) + 3, size_t{5} << 20, (size_t{9} << 20) + 1}) {  // to 36 MiB
     std::vector<float> values(count);
     std::iota(values.begin(), values.end(), 1.0f);
     const DeviceArray<float> first(context, std::span<const float>(values));
