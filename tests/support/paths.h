@@ -10,10 +10,7 @@
 namespace loci::test {
 
 /// The checkout: $LOCI_TEST_SOURCE where the tests run elsewhere than they were built.
-inline std::filesystem::path source_dir() {
-  const char* const set = std::getenv("LOCI_TEST_SOURCE");
-  return set && *set ? set : LOCI_SOURCE_DIR;
-}
+std::filesystem::path source_dir();
 
 /// The folder with the reference's outputs and data sets (`golden/`, `data/`): $LOCI_TEST_DATA, else ../shared beside
 /// the checkout. Empty where neither exists: tests that need it are then reported as skipped.
