@@ -1,42 +1,52 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds and runs all tests.
-#   scripts/test.sh                      the release build
-#   scripts/test.sh --sanitizers         also the AddressSanitizer and ThreadSanitizer builds
+#   scripts/test.sh                       the release build; with CUDA where nvcc is found
+#   scripts/test.sh --sanitizers          also the AddressSanitizer and ThreadSanitizer builds, as continuous integration does
+#   scripts/test.sh --all-architectures   CUDA code for every supported card, as for a release; else for one, with PTX for the others
+# tests/README.md says which part runs which tests, and why.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-sanitizers=no
+sanitizers=no architectures=(-DCMAKE_CUDA_ARCHITECTURES=80)
 for argument in "$@"; do
   case "$argument" in
     --sanitizers) sanitizers=yes ;;
-    *) echo "test.sh: unknown flag $argument; the only one is --sanitizers" >&2; exit 2 ;;
+    --all-architectures) architectures=() ;;
+    *) echo "test.sh: unknown flag $argument; the flags are --sanitizers and --all-architectures" >&2; exit 2 ;;
   esac
 done
 
-# check PRESET [LABEL...]: builds and runs the tests with these labels, all where none is named.
-check() {
-  local preset=$1 wanted=("${@:2}") targets=() labels=()
-  if [ ${#wanted[@]} -gt 0 ]; then
-    targets=(--target "${wanted[@]/%/_tests}")
-    labels=(--label-regex "$(IFS='|'; echo "${wanted[*]}")")
-  fi
-  echo "== $preset: configure and build"
-  cmake --preset "$preset" >/dev/null
+# build PRESET "CONFIGURE FLAGS" [TARGET...]: all targets where none is named.
+build() {
+  local preset=$1 flags=$2 targets=("${@:3}")
+  [ ${#targets[@]} -eq 0 ] || targets=(--target "${targets[@]}")
+  echo "== $preset: build (after $SECONDS s)"
+  # shellcheck disable=SC2086
+  cmake --preset "$preset" $flags >/dev/null
   cmake --build --preset "$preset" "${targets[@]}" -- --quiet
-  echo "== $preset: tests"
-  ctest --preset "$preset" -j "$(nproc)" --timeout 1500 "${labels[@]}"
+}
+
+# run PRESET [CTEST FLAG...]
+run() {
+  echo "== $1: tests (after $SECONDS s)"
+  ctest --preset "$1" -j "$(nproc)" --timeout 1500 "${@:2}"
 }
 
 scripts/setup.sh
-# The cuda build has all tests of the cpu build; the sanitizer builds are without CUDA, so both kinds are built.
+release=cpu flags=''
 if command -v nvcc >/dev/null || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; then
-  check cuda
+  release=cuda flags=${architectures[*]}
+fi
+build "$release" "$flags"
+if [ "$sanitizers" = no ]; then
+  run "$release"
 else
-  check cpu
+  # What runs on the emulated device runs once, where a wrong access is found.
+  run "$release" --label-exclude '^emulation\.'
+  build asan ''
+  run asan
+  # What has threads of its own, and the kernels, whose emulated threads race where a barrier is missing.
+  build tsan '' runtime_tests nccl_tests ranks_tests kernels_tests model_tests emulation_tests kernels_emulation_tests
+  run tsan --label-regex '^(runtime|ranks|kernels|model|emulation|emulation\.kernels)$'
 fi
-if [ "$sanitizers" = yes ]; then
-  check asan
-  # The folders whose own code runs on several threads, and the CUDA kernels under emulation; the others issue ops from
-  # one thread.
-  check tsan runtime ranks kernels model emulation kernels_emulation model_emulation
-fi
+echo "== all tests passed (after $SECONDS s)"
