@@ -9,6 +9,7 @@
 
 #include "kernels/libraries.h"
 #include "runtime/error.h"
+#include "runtime/hdf5_probe.h"
 #include "runtime/json.h"
 
 namespace loci::app {
@@ -122,9 +123,9 @@ std::string positive(const std::string& text) {
 
 std::string not_empty(const std::string& text) { return text.empty() ? "the name is empty" : ""; }
 
-UnitStore OutputOptions::open(const nlohmann::json& config) const {
+UnitStore OutputOptions::open(const nlohmann::json& config, std::optional<UnitGrowth> growth) const {
   spdlog::info("configuration: {}", config.dump());
-  return UnitStore(path, config, overwrite ? OnExisting::overwrite : OnExisting::resume);
+  return UnitStore(path, config, overwrite ? OnExisting::overwrite : OnExisting::resume, std::move(growth));
 }
 
 bool is_complete(const UnitStore& store, const nlohmann::json& config) {
@@ -144,6 +145,10 @@ Progress start_progress(const std::string& job, const std::string& items, const 
   for (const int64_t unit : store.done_units()) done += units.size(unit);
   if (done > 0) spdlog::info("{}: {} of {} {} were done before", job, done, all, items);
   return Progress(job, items, all, done);
+}
+
+void print_done_before(int64_t before, int64_t all, const std::string& items) {
+  if (before > 0) fmt::print("{} of {} {} were done before\n", before, all, items);
 }
 
 nlohmann::json resolved_configuration(const CLI::App& command, const CommonOptions& options) {

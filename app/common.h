@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -55,7 +56,7 @@ struct OutputOptions {
   bool overwrite = false;
 
   /// The job's results so far. Logs the resolved configuration, with which they must have been made.
-  UnitStore open(const nlohmann::json& config) const;
+  UnitStore open(const nlohmann::json& config, std::optional<UnitGrowth> growth = std::nullopt) const;
 };
 void add_output_options(CLI::App& command, OutputOptions& options);
 /// Whether nothing is left to do, which is logged.
@@ -79,6 +80,9 @@ struct Units {
 };
 /// Starts the progress line of a job ("eval") over its items ("records"); those that an earlier run did are logged.
 Progress start_progress(const std::string& job, const std::string& items, const Units& units, const UnitStore& store);
+
+/// A line of a summary; nothing where no earlier run has done any.
+void print_done_before(int64_t before, int64_t all, const std::string& items);
 
 /// Checks of options, for CLI::Option::check: a finite number from 0 on, or above 0; a name that is not empty, as that
 /// of an unset variable would be.

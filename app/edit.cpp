@@ -44,6 +44,11 @@ struct EditCommand {
 
 // --- Making edits ----------------------------------------------------------------------------------------------------
 
+struct EditOutcome {
+  int64_t before = 0;  ///< requests that earlier runs have done
+  Spending spending;
+};
+
 /// The job: requests in, an edit file out.
 class EditJob {
  public:
@@ -66,19 +71,22 @@ class EditJob {
     config_ = job_configuration(app, prepared.config, loaded.sha256);
   }
 
-  Spending run() {
-    run_units(ranks_, command_.output, config_,
-              {.name = "edit",
-               .items = "requests",
-               .units = units(),
-               .order = command_.sequential ? UnitOrder::one_by_one : UnitOrder::any,
-               .compute = [&](int64_t unit) { return run_unit(unit); },
-               .resume =
-                   [&](const UnitStore& store, int64_t unit) {
-                     if (command_.sequential) apply_done(store, unit);
-                   },
-               .merge = {.unit = take_over_edits, .finish = [&](H5File& output) { describe(output); }}});
-    return spending_of_all(ranks_, context_, loaded_);
+  EditOutcome run() {
+    const int64_t before = run_units(
+        ranks_, command_.output, config_,
+        {.name = "edit",
+         .items = "requests",
+         .units = units(),
+         .order = command_.sequential ? UnitOrder::one_by_one : UnitOrder::any,
+         .compute = [&](int64_t unit) { return run_unit(unit); },
+         .resume =
+             [&](const UnitStore& store, int64_t unit) {
+               if (command_.sequential) apply_done(store, unit);
+             },
+         .merge = {.unit = take_over_edits, .finish = [&](H5File& output) { describe(output); }},
+         .count_items = [](const H5File& output) { return std::ssize(group_members(output, "/edits")); },
+         .cut_unit = [&](const H5File& output, int64_t unit, H5File& shard) { cut_unit(output, unit, shard); }});
+    return {before, spending_of_all(ranks_, context_, loaded_)};
   }
 
  private:
@@ -132,6 +140,11 @@ class EditJob {
                   {.units = "", .long_name = "texts that the prompts were put behind"});
   }
 
+  void cut_unit(const H5File& output, int64_t unit, H5File& shard) const {
+    for (int64_t i = units().first(unit); i < units().first(unit) + units().size(unit); ++i)
+      copy_object(output, fmt::format("/edits/{}", i), shard, fmt::format("/edits/{}", i));
+  }
+
   static void take_over_edits(H5File& output, const H5File& shard) {
     for (const std::string& name : group_members(shard, "/edits"))
       copy_object(shard, "/edits/" + name, output, "/edits/" + name);
@@ -179,7 +192,7 @@ Json edit_json(const Edit& edit) {
           {"last_loss", edit.loss_curve.back().total}, {"update_norm", update_norm(edit)}};
 }
 
-void report(const EditCommand& command, const Spending& spending) {
+void report(const EditCommand& command, const EditOutcome& outcome) {
   const EditFile file = read_edit_file(command.output.path, FileOrigin::own_output);
   Json edits = Json::array();
   for (const Edit& edit : file.edits) {
@@ -190,12 +203,13 @@ void report(const EditCommand& command, const Spending& spending) {
                  edit.loss_curve.front().total, edit.loss_curve.back().total, edit.loss_curve.size(),
                  update_norm(edit));
   }
-  if (!command.common.json) return;
+  if (!command.common.json) return print_done_before(outcome.before, std::ssize(file.edits), "requests");
   Json summary = {{"output", command.output.path},
+                  {"done_before", outcome.before},
                   {"mode", edit_mode_name(file.mode)},
                   {"skipped", file.skipped.size()},
                   {"edits", std::move(edits)}};
-  add_spending(summary, spending);
+  add_spending(summary, outcome.spending);
   print_json(summary);
 }
 
@@ -215,7 +229,7 @@ void check_command(const EditCommand& command, const CLI::App& app) {
 void run(const Ranks& ranks, const CLI::App& app, const EditCommand& command) {
   check_command(command, app);
   if (command.sequential && ranks.is_root()) warn_of_sequential_edits(command.edit);
-  const Spending spending = command.requests.empty() ? Spending{} : EditJob(ranks, app, command).run();
+  const EditOutcome outcome = command.requests.empty() ? EditOutcome{} : EditJob(ranks, app, command).run();
   if (!ranks.is_root()) return;  // the rest is quick
   if (command.revert) {
     write_reverted_checkpoint(command.common.model, command.export_dir, command.on_existing_checkpoint());
@@ -228,7 +242,7 @@ void run(const Ranks& ranks, const CLI::App& app, const EditCommand& command) {
     return;
   }
   if (!command.export_dir.empty()) export_edits(command, {command.output.path, -1}, FileOrigin::own_output);
-  report(command, spending);
+  report(command, outcome);
 }
 
 }  // namespace

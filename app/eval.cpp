@@ -51,6 +51,11 @@ int64_t peak_bytes(const Context& context) {
   return static_cast<int64_t>(usage.ru_maxrss) * 1024;
 }
 
+struct EvalOutcome {
+  int64_t before = 0;  ///< records that earlier runs have done
+  Spending spending;
+};
+
 /// The job: records in, an evaluation out.
 class EvalJob {
  public:
@@ -79,20 +84,25 @@ class EvalJob {
     config_["passes"] = units().passes;
   }
 
-  Spending run() {
-    run_units(ranks_, command_.output, config_,
-              {.name = "eval",
-               .items = command_.sequential ? "edits and scores" : "records",
-               .units = units(),
-               .order = command_.sequential ? UnitOrder::one_by_one : UnitOrder::any,
-               .compute = [&](int64_t unit) { return makes_edits(unit) ? edit_unit(unit) : score_unit(unit); },
-               .resume =
-                   [&](const UnitStore& store, int64_t unit) {
-                     if (makes_edits(unit)) apply_done(store, unit);
-                   },
-               .merge = {.unit = [&](H5File&, const H5File& shard) { take_over(shard); },
-                         .finish = [&](H5File& output) { write_results(output); }}});
-    return spending_of_all(ranks_, context_, loaded_);
+  EvalOutcome run() {
+    UnitJob job{.name = "eval",
+                .items = command_.sequential ? "edits and scores" : "records",
+                .units = units(),
+                .order = command_.sequential ? UnitOrder::one_by_one : UnitOrder::any,
+                .compute = [&](int64_t unit) { return makes_edits(unit) ? edit_unit(unit) : score_unit(unit); },
+                .resume =
+                    [&](const UnitStore& store, int64_t unit) {
+                      if (makes_edits(unit)) apply_done(store, unit);
+                    },
+                .merge = {.unit = [&](H5File&, const H5File& shard) { take_over(shard); },
+                          .finish = [&](H5File& output) { write_results(output); }}};
+    // Scores after a sequence of edits are others where the sequence is longer.
+    if (!command_.sequential) {
+      job.count_items = [](const H5File& output) { return dataset_info(output, "/records/case_id").shape.at(0); };
+      job.cut_unit = [&](const H5File& output, int64_t unit, H5File& shard) { cut_unit(output, unit, shard); };
+    }
+    const int64_t before = run_units(ranks_, command_.output, config_, job);
+    return {before, spending_of_all(ranks_, context_, loaded_)};
   }
 
  private:
@@ -181,6 +191,11 @@ class EvalJob {
     for (RecordResult& result : read_records(shard)) results_.push_back(std::move(result));
   }
 
+  void cut_unit(const H5File& output, int64_t unit, H5File& shard) {
+    if (earlier_.empty()) earlier_ = read_records(output);
+    write_records(shard, units().slice(std::span<const RecordResult>(earlier_), unit));
+  }
+
   void write_results(H5File& output) const {
     require<ShapeError>(results_.size() == records_.size(), "{} results of {} records", results_.size(),
                         records_.size());
@@ -211,11 +226,12 @@ class EvalJob {
   };
   std::vector<SequentialEdit> sequential_;  // of the records in their order
   std::vector<RecordResult> results_;       // on rank 0, of the units merged so far
+  std::vector<RecordResult> earlier_;       // on rank 0, of an output of fewer records
   Json config_;
 };
 
 /// Prints what the file holds, whether it was made now or before.
-void report(const EvalCommand& command, const Spending& spending) {
+void report(const EvalCommand& command, const EvalOutcome& outcome) {
   const H5File file = H5File::open_read(command.output.path);
   const std::vector<RecordResult> results = read_records(file);
   const auto summary = summarize(command.record_options().dataset, results);
@@ -230,17 +246,19 @@ void report(const EvalCommand& command, const Spending& spending) {
     Json printed = {{"output", command.output.path},
                     {"dataset", command.dataset},
                     {"records", results.size()},
+                    {"done_before", outcome.before},
                     {"skipped", read_skipped_records(file).size()},
                     {"edit_seconds_per_record", edit_seconds / records},
                     {"score_seconds_per_record", score_seconds / records},
                     {"peak_memory_bytes", peak},
                     {"summary", summary_to_json(summary)}};
-    add_spending(printed, spending);
+    add_spending(printed, outcome.spending);
     return print_json(printed);
   }
   fmt::print("{}", format_summary(summary));
   fmt::print("{} records; a record: edit {:.4f} s, scores before and after {:.4f} s; peak memory {:.0f} MiB\n",
              results.size(), edit_seconds / records, score_seconds / records, static_cast<double>(peak) / 1048576);
+  print_done_before(outcome.before, std::ssize(results), "records");
 }
 
 void check_command(const EvalCommand& command, const CLI::App& app) {
@@ -285,8 +303,8 @@ void add_eval(CLI::App& app, Launcher& launcher) {
     check_named_files(*command, options->output);
     launcher.run(options->ranks, [&](const Ranks& ranks) {
       if (options->sequential && ranks.is_root()) warn_of_sequential_edits(options->edit);
-      const Spending spending = EvalJob(ranks, *command, *options).run();
-      if (ranks.is_root()) report(*options, spending);
+      const EvalOutcome outcome = EvalJob(ranks, *command, *options).run();
+      if (ranks.is_root()) report(*options, outcome);
     });
   });
 }

@@ -7,8 +7,10 @@
 #include "app/export_cov.h"
 #include "app/export_eval.h"
 #include "app/export_trace.h"
+#include "runtime/atomic_file.h"
 #include "runtime/error.h"
 #include "runtime/hdf5.h"
+#include "runtime/hdf5_probe.h"
 
 namespace loci::app {
 namespace {
@@ -47,10 +49,7 @@ void run(const ExportCommand& command) {
   probe_hdf5(command.path);
   const H5File file = H5File::open_read(command.path);
   const Exporter& exporter = exporter_of(file);
-  std::error_code error;
-  std::filesystem::create_directories(command.folder, error);
-  require<InputError>(!error && std::filesystem::is_directory(command.folder),
-                      "--output {}: the folder cannot be made; choose another one", command.folder);
+  make_folder(command.folder);
   const std::string format = command.format.empty() ? std::string(exporter.published_format) : command.format;
   const int64_t files = exporter.write(file, format, command.folder);
   if (command.json)

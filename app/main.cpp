@@ -18,7 +18,6 @@
 #include "model/utf8.h"
 #include "runtime/communicator_mpi.h"
 #include "runtime/error.h"
-#include "runtime/hdf5.h"
 #include "runtime/interruption.h"
 #include "runtime/launched_ranks.h"
 #include "runtime/provenance.h"
@@ -139,7 +138,6 @@ int flushed(int code) {
 }
 
 int main(int argc, char** argv) {
-  loci::leave_hdf5_at_exit();
   std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow further is an error like a full disk
   const std::vector<std::string> arguments(argv + 1, argv + argc);
   std::optional<loci::app::Launcher> launcher(std::in_place, nullptr);

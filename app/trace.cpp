@@ -276,14 +276,15 @@ void print_severed(const SeveredAverages& averages) {
   line("attention severed", averages.no_attn);
 }
 
-/// `traces` are those of the output.
+/// `traces` are those of the output, of which earlier runs have made `before`.
 void report(const TraceCommand& command, const TraceOptions& options, const FactFile& facts,
-            const std::vector<StoredTrace>& traces, int64_t layers, const Spending& spending) {
+            const std::vector<StoredTrace>& traces, int64_t before, int64_t layers, const Spending& spending) {
   const auto correct = std::count_if(traces.begin(), traces.end(), [](const auto& t) { return t.trace.correct; });
   if (correct == 0)
     spdlog::warn("trace: the model answers none of the {} facts correctly, so none was traced", traces.size());
   Json summary = {{"output", command.output.path},
                   {"facts", traces.size()},
+                  {"done_before", before},
                   {"traced", correct},
                   {"answered_otherwise", static_cast<int64_t>(traces.size()) - correct},
                   {"skipped", facts.skipped.size()},
@@ -292,6 +293,7 @@ void report(const TraceCommand& command, const TraceOptions& options, const Fact
   if (!command.common.json)
     fmt::print("{} facts traced, {} answered otherwise, {} skipped, noise level {:.6g}\n", correct,
                static_cast<int64_t>(traces.size()) - correct, facts.skipped.size(), options.noise.level);
+  if (!command.common.json) print_done_before(before, std::ssize(traces), "facts");
   for (const TraceKind kind : options.kinds) {
     const Averages averages = average_kind(traces, kind, layers, row_rule(options));
     if (command.common.json)
@@ -326,7 +328,7 @@ void run(const Ranks& ranks, const CLI::App& app, const TraceCommand& command) {
   Executor executor(context, model);
   const Units units{static_cast<int64_t>(chosen.size()), kFactsPerUnit};
   TraceMerge merge(command, options, facts, model.config().layers);
-  run_units(
+  const int64_t before = run_units(
       ranks, command.output, config,
       {.name = "trace",
        .items = "facts",
@@ -338,9 +340,16 @@ void run(const Ranks& ranks, const CLI::App& app, const TraceCommand& command) {
                      [&](H5File& output) {
                        merge.finish(output);
                        write_provenance(output, config, job_provenance(app, context, model, ranks.communicator.size()));
-                     }}});
+                     }},
+       .count_items = [](const H5File& output) { return std::ssize(group_members(output, "/facts")); },
+       .cut_unit =
+           [&](const H5File& output, int64_t unit, H5File& shard) {
+             for (const Fact& fact : units.slice(chosen, unit))
+               copy_object(output, fmt::format("/facts/{}", fact.known_id), shard,
+                           fmt::format("/facts/{}", fact.known_id));
+           }});
   const Spending spending = spending_of_all(ranks, context, loaded);
-  if (ranks.is_root()) report(command, options, facts, merge.take_traces(), model.config().layers, spending);
+  if (ranks.is_root()) report(command, options, facts, merge.take_traces(), before, model.config().layers, spending);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "app/ranks.h"
 #include "model/training_job.h"
 #include "runtime/error.h"
+#include "runtime/hdf5_probe.h"
 #include "runtime/json.h"
 
 namespace loci::app {
@@ -34,6 +35,17 @@ Json to_json(const TrainingSummary& summary, const TrainOptions& options, const 
     if (!std::isnan(summary.losses.back().validation)) made["validation_loss"] = summary.losses.back().validation;
   }
   return made;
+}
+
+/// Before several ranks use the library.
+void check_state(const TrainOptions& options) {
+  const std::filesystem::path state = training_state(options.output);
+  if (options.overwrite || !std::filesystem::exists(state)) return;
+  try {
+    probe_hdf5(state);
+  } catch (const InputError& error) {
+    throw_error<InputError>("{}; give --overwrite to train from the start", error.what());
+  }
 }
 
 void run_train(const Ranks& ranks, const TrainOptions& options, bool seed_given) {
@@ -75,6 +87,7 @@ void add_train(CLI::App& app, Launcher& launcher) {
   CLI::Option* seed = command->add_option("--seed", options->common.seed, "instead of the configuration's");
   command->add_flag("--json", options->common.json, "print one JSON object on standard output");
   command->callback([options, seed, &launcher] {
+    check_state(*options);
     launcher.run(options->ranks, [&](const Ranks& ranks) { run_train(ranks, *options, seed->count() > 0); });
   });
 }

@@ -32,6 +32,12 @@ void add_done(std::span<const std::byte> report, int64_t units, std::set<int64_t
     if ((report[static_cast<size_t>(1 + unit / 8)] & (std::byte{1} << (unit % 8))) != std::byte{0}) done.insert(unit);
 }
 
+int64_t items_of(const Units& units, const std::set<int64_t>& done) {
+  int64_t items = 0;
+  for (const int64_t unit : done) items += units.size(unit);
+  return items;
+}
+
 /// The progress of all ranks, on rank 0's log.
 class SharedProgress {
  public:
@@ -56,9 +62,7 @@ class SharedProgress {
   using Clock = std::chrono::steady_clock;
 
   void advance_to(const std::set<int64_t>& units) {
-    int64_t items = 0;
-    for (const int64_t unit : units) items += job_.units.size(unit);
-    progress_->advance(items - progress_->done());
+    progress_->advance(items_of(job_.units, units) - progress_->done());
   }
 
   const UnitJob& job_;
@@ -145,10 +149,11 @@ class NoTimeLimit {
 
 }  // namespace
 
-JobStore::JobStore(const Ranks& ranks, const OutputOptions& output, const Json& config)
+JobStore::JobStore(const Ranks& ranks, const OutputOptions& output, const Json& config,
+                   std::optional<UnitGrowth> growth)
     : ranks_(ranks), job_(config.at("command").get<std::string>()) {
   std::string described;
-  if (ranks.is_root()) described = open_as_root(output, config);
+  if (ranks.is_root()) described = open_as_root(output, config, std::move(growth));
   if (ranks.communicator.size() == 1) return;
   ranks.communicator.broadcast(described, 0, "the opening of the output");
   if (ranks.is_root()) return;
@@ -158,8 +163,8 @@ JobStore::JobStore(const Ranks& ranks, const OutputOptions& output, const Json& 
                                              opened.at("done").get<std::set<int64_t>>())));
 }
 
-std::string JobStore::open_as_root(const OutputOptions& output, const Json& config) {
-  store_.reset(new UnitStore(output.open(config)));
+std::string JobStore::open_as_root(const OutputOptions& output, const Json& config, std::optional<UnitGrowth> growth) {
+  store_.reset(new UnitStore(output.open(config, std::move(growth))));
   if (is_complete(*store_, config)) {
     store_.reset();
     return Json({{"complete", true}}).dump();
@@ -201,9 +206,13 @@ void JobStore::close(int64_t units) {
       units);
 }
 
-void run_units(const Ranks& ranks, const OutputOptions& output, const Json& config, const UnitJob& job) {
-  JobStore jobs(ranks, output, config);
-  if (jobs.complete()) return;
+int64_t run_units(const Ranks& ranks, const OutputOptions& output, const Json& config, const UnitJob& job) {
+  std::optional<UnitGrowth> growth;
+  if (job.count_items)
+    growth = UnitGrowth{job.units.items, job.units.per_unit, job.items, job.count_items, job.cut_unit};
+  JobStore jobs(ranks, output, config, std::move(growth));
+  if (jobs.complete()) return job.units.items;
+  const int64_t before = items_of(job.units, jobs.store().done_units());
   std::optional<Merger> merger;
   if (ranks.is_root()) merger.emplace(job.merge, job.units.count(), jobs.store());
   {
@@ -217,6 +226,7 @@ void run_units(const Ranks& ranks, const OutputOptions& output, const Json& conf
     progress.finish();
   }
   if (merger) merger->finish();
+  return before / job.units.passes;
 }
 
 }  // namespace loci::app

@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 
@@ -16,7 +17,8 @@ namespace loci::app {
 class JobStore {
  public:
   /// Throws on rank 0 what OutputOptions::open() does, on the others what UnitStore::join() does.
-  JobStore(const Ranks& ranks, const OutputOptions& output, const Json& config);
+  JobStore(const Ranks& ranks, const OutputOptions& output, const Json& config,
+           std::optional<UnitGrowth> growth = std::nullopt);
 
   /// Nothing is left to do (which rank 0 has logged), and there is no store().
   bool complete() const { return !store_; }
@@ -32,7 +34,7 @@ class JobStore {
 
  private:
   /// Returns what the others need to join.
-  std::string open_as_root(const OutputOptions& output, const Json& config);
+  std::string open_as_root(const OutputOptions& output, const Json& config, std::optional<UnitGrowth> growth);
 
   const Ranks& ranks_;
   std::string job_;
@@ -67,10 +69,14 @@ struct UnitJob {
   /// For one_by_one: takes up what a unit left that an earlier run did. May be empty.
   std::function<void(const UnitStore& store, int64_t unit)> resume = {};
   UnitMerge merge;
+  /// How a finished output of fewer items is cut into units again, so that --limit can grow: UnitGrowth::count and
+  /// take. May be empty.
+  std::function<int64_t(const H5File& output)> count_items = {};
+  std::function<void(const H5File& output, int64_t unit, H5File& shard)> cut_unit = {};
 };
 
 /// Does the units that no earlier run has done, and merges them: afterwards the output is complete. Collective. Throws
-/// what JobStore does, and what the callbacks do.
-void run_units(const Ranks& ranks, const OutputOptions& output, const Json& config, const UnitJob& job);
+/// what JobStore does, and what the callbacks do. Returns, on rank 0, how many items earlier runs have done.
+int64_t run_units(const Ranks& ranks, const OutputOptions& output, const Json& config, const UnitJob& job);
 
 }  // namespace loci::app

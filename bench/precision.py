@@ -151,7 +151,7 @@ def deviations(jobs, base):
 
 
 def is_result(name):
-    return not any(word in name.rsplit("/", 1)[-1] for word in ABOUT_THE_RUN)
+    return "checksum" not in name and not any(word in name.rsplit("/", 1)[-1] for word in ABOUT_THE_RUN)
 
 
 def same(a, b):

@@ -7,6 +7,7 @@
 
 #include "runtime/error.h"
 #include "runtime/hdf5.h"
+#include "runtime/hdf5_probe.h"
 #include "runtime/text_reader.h"
 
 namespace loci {

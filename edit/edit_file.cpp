@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "runtime/error.h"
+#include "runtime/hdf5_probe.h"
 #include "runtime/provenance.h"
 
 namespace loci {

@@ -16,6 +16,7 @@
 #include "edit/direction_probe.h"
 #include "edit/moment_totals.h"
 #include "runtime/error.h"
+#include "runtime/hdf5_probe.h"
 #include "runtime/npz.h"
 #include "runtime/progress.h"
 

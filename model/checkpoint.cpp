@@ -417,13 +417,11 @@ void write_checkpoint(const fs::path& dir, const GptConfig& config,
                       "{}: weights are stored as F32, F16 or BF16, not {}", dir.string(), dtype_name(stored));
   config.check(dir.string());
   const auto parameters = require_all(config, tensors, dir.string());
-  std::error_code error;
-  fs::create_directories(dir, error);
-  require<InputError>(!error, "{}: the folder cannot be made: {}", dir.string(), error.message());
+  make_folder(dir);
   require<InputError>(!fs::exists(dir / "model.safetensors.index.json"),
                       "{}: holds a sharded model already; choose another folder", dir.string());
 
-  if (!source_dir.empty() && !(fs::exists(dir) && fs::equivalent(source_dir, dir, error))) {
+  if (!source_dir.empty() && !(fs::exists(dir) && fs::equivalent(source_dir, dir))) {
     for (const std::string_view name : kTokenizerFiles) {
       if (fs::exists(source_dir / name)) write_file_atomically(dir / name, read_text_file(source_dir / name));
     }

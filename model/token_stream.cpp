@@ -11,7 +11,8 @@
 #include <utility>
 
 #include "runtime/error.h"
-#include "runtime/hdf5.h"
+#include "runtime/hdf5_checksums.h"
+#include "runtime/hdf5_probe.h"
 
 namespace loci {
 namespace {
@@ -200,7 +201,7 @@ void write_token_stream(H5File& file, const TokenStream& stream) {
 
 void write_token_stream(const std::filesystem::path& path, const TokenStream& stream, const Json& config,
                         const Provenance& provenance) {
-  write_hdf5_atomically(path, [&](H5File& file) {
+  write_result_atomically(path, [&](H5File& file) {
     write_token_stream(file, stream);
     write_provenance(file, config, provenance);
   });

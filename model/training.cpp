@@ -7,7 +7,7 @@
 #include "kernels/adam.h"
 #include "kernels/softmax.h"
 #include "runtime/error.h"
-#include "runtime/hdf5.h"
+#include "runtime/hdf5_checksums.h"
 #include "runtime/random.h"
 
 namespace loci {
@@ -268,8 +268,8 @@ void Trainer::share_state() {
 }
 
 void Trainer::save(const std::filesystem::path& path, const Json& identity, const Json& extra) {
-  write_hdf5_atomically(path, [&](H5File& file) {
-    write_attribute(file, "/", "format", "loci training checkpoint 1");
+  write_result_atomically(path, [&](H5File& file) {
+    write_attribute(file, "/", "kind", "training");
     write_attribute(file, "/", "identity", canonical_json(identity));
     write_attribute(file, "/", "extra", canonical_json(extra));
     write_attribute(file, "/", "step", step_);

@@ -124,7 +124,7 @@ class Job {
         ranks_(ranks.ranks()),
         interruption_(interruption),
         inputs_(read_inputs(context, job.config, ranks_)),
-        state_path_(job.output / "training.h5"),
+        state_path_(training_state(job.output)),
         record_path_(job.output / "training.json") {}
 
   TrainingSummary run() {
@@ -146,6 +146,7 @@ class Job {
   void prepare_output();
   void start(Trainer& trainer);
   std::optional<Json> read_state(Trainer& trainer);
+  Json restored(Trainer& trainer);
   void warn_of_idle_ranks(const Trainer& trainer) const;
   void train(Trainer& trainer);
   void after_step(Trainer& trainer, const StepReport& report);
@@ -198,9 +199,7 @@ bool Job::read_complete_record() {
 }
 
 void Job::prepare_output() {
-  std::error_code failure;
-  std::filesystem::create_directories(job_.output, failure);
-  require<InputError>(!failure, "--output {}: the folder cannot be made: {}", job_.output.string(), failure.message());
+  make_folder(job_.output);
   lock_.emplace(job_.output / "training.lock", job_.output);
   if (job_.on_existing == OnExisting::overwrite) {
     std::filesystem::remove(state_path_);
@@ -231,10 +230,19 @@ void Job::start(Trainer& trainer) {
   tokens_before_ = trainer.tokens_done();
 }
 
+Json Job::restored(Trainer& trainer) {
+  try {
+    return trainer.restore(state_path_, inputs_.identity);
+  } catch (const InputError& error) {
+    if (std::string_view(error.what()).find("--overwrite") != std::string_view::npos) throw;
+    throw_error<InputError>("{}; give --overwrite to train from the start", error.what());
+  }
+}
+
 /// On rank 0: what the trainer starts from, and the losses that an interrupted run has kept with it.
 std::optional<Json> Job::read_state(Trainer& trainer) {
   if (std::filesystem::exists(state_path_)) {
-    const Json extra = trainer.restore(state_path_, inputs_.identity);
+    const Json extra = restored(trainer);
     spdlog::info("train: continuing after step {} of {}", trainer.steps_done(), trainer.total_steps());
     return extra;
   }
@@ -344,6 +352,8 @@ void Job::write_result(Trainer& trainer) {
 }
 
 }  // namespace
+
+std::filesystem::path training_state(const std::filesystem::path& output) { return output / "training.h5"; }
 
 TrainingSummary run_training(Context& context, const TrainingJob& job, const TrainingRanks& ranks) {
   if (ranks.communicator) return Job(context, job, *ranks.communicator, ranks.interruption).run();

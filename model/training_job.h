@@ -20,6 +20,9 @@ struct TrainingJob {
   std::function<void(const StepReport&)> on_step;  ///< after each step, on each rank; what it throws ends the job
 };
 
+/// Where a training keeps the state that it continues from.
+std::filesystem::path training_state(const std::filesystem::path& output);
+
 /// The ranks that do the job.
 struct TrainingRanks {
   DeviceCommunicator* communicator = nullptr;  ///< null: one rank alone

@@ -44,19 +44,39 @@ void write_all(int fd, std::span<const std::byte> bytes, const std::filesystem::
   while (!bytes.empty()) {
     const ssize_t written = ::write(fd, bytes.data(), bytes.size());
     if (written < 0 && errno == EINTR) continue;
-    require<SystemError>(written > 0, "{}: writing failed, nothing was kept: {}", path.string(),
-                         written == 0 ? "the system took no bytes" : std::strerror(errno));
+    if (written <= 0) throw_write_error(path.string(), written < 0 ? errno : ENOSPC);
     bytes = bytes.subspan(static_cast<size_t>(written));
   }
 }
 
 void sync_file(const std::filesystem::path& path) {
   Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  require<SystemError>(file.get() >= 0 && ::fsync(file.get()) == 0, "{}: cannot be made durable: {}", path.string(),
-                       std::strerror(errno));
+  if (file.get() < 0 || ::fsync(file.get()) != 0) throw_write_error(path.string(), errno);
+}
+
+/// What helps against an error of the system.
+std::string_view remedy(int error) {
+  switch (error) {
+    case ENOSPC:
+    case EDQUOT:
+      return "make space there";
+    case EFBIG:
+      return "raise the limit on the size of files (ulimit -f)";
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      return "check the permissions";
+    default:
+      return "check the disk";
+  }
 }
 
 }  // namespace
+
+void throw_write_error(std::string_view what, int error) {
+  throw_error<SystemError>("{}: writing failed, nothing was kept: {}; {} and run the same command again", what,
+                           std::strerror(error), remedy(error));
+}
 
 void sync_folder(const std::filesystem::path& folder) {
   Descriptor descriptor(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -88,8 +108,7 @@ AtomicPath::~AtomicPath() {
 
 void AtomicPath::commit() {
   sync_file(temporary_);
-  require<SystemError>(::rename(temporary_.c_str(), target_.c_str()) == 0, "{}: cannot be renamed to {}: {}",
-                       temporary_.string(), target_.string(), std::strerror(errno));
+  if (::rename(temporary_.c_str(), target_.c_str()) != 0) throw_write_error(target_.string(), errno);
   state_ = State::committed;
   sync_folder(folder_of(target_));
 }
@@ -97,15 +116,23 @@ void AtomicPath::commit() {
 void write_file_atomically(const std::filesystem::path& path, std::span<const std::byte> bytes) {
   AtomicPath atomic(path);
   Descriptor file(::open(atomic.temporary().c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
-  require<SystemError>(file.get() >= 0, "{}: cannot be created: {}", path.string(), std::strerror(errno));
+  if (file.get() < 0) throw_write_error(path.string(), errno);
   write_all(file.get(), bytes, path);
-  require<SystemError>(file.close_checked(), "{}: writing failed, nothing was kept: {}", path.string(),
-                       std::strerror(errno));
+  if (!file.close_checked()) throw_write_error(path.string(), errno);
   atomic.commit();
 }
 
 void write_file_atomically(const std::filesystem::path& path, std::string_view text) {
   write_file_atomically(path, std::as_bytes(std::span(text)));
+}
+
+void make_folder(const std::filesystem::path& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error && remedy(error.value()) == remedy(ENOSPC)) throw_write_error(folder.string(), error.value());
+  require<InputError>(!error && std::filesystem::is_directory(folder),
+                      "{}: the folder cannot be made: {}; choose another one", folder.string(),
+                      error ? error.message() : "there is a file of that name");
 }
 
 void require_regular_file(const std::filesystem::path& path) {

@@ -8,6 +8,10 @@
 
 namespace loci {
 
+/// Throws a SystemError: `what` (a file, or an object in it) could not be written because of the system's `error`
+/// (errno). It says what to do.
+[[noreturn]] void throw_write_error(std::string_view what, int error);
+
 /// Replaces `path` by a file with these bytes, or leaves it as it was: writes `path`.tmp, syncs it, renames it, syncs
 /// the folder. A full disk or a short write is a SystemError naming the file, and the .tmp is removed.
 void write_file_atomically(const std::filesystem::path& path, std::span<const std::byte> bytes);
@@ -35,6 +39,9 @@ class AtomicPath {
   std::filesystem::path temporary_;
   enum class State { open, committed } state_ = State::open;
 };
+
+/// Makes the folder with its parents; one that exists is fine. SystemError where the disk is full, else InputError.
+void make_folder(const std::filesystem::path& folder);
 
 /// Throws InputError for a folder, a pipe or a device; not where there is nothing.
 void require_regular_file(const std::filesystem::path& path);

@@ -1,33 +1,21 @@
 #include "runtime/hdf5.h"
 
-#include <fcntl.h>
 #include <hdf5_hl.h>
-#include <poll.h>
-#include <signal.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <chrono>
 #include <cstring>
 #include <fstream>
-#include <memory>
-#include <mutex>
-#include <set>
 
 #include "runtime/atomic_file.h"
 #include "runtime/error.h"
+#include "runtime/hdf5_checksums.h"
+#include "runtime/hdf5_driver.h"
 
 namespace loci {
 
 namespace {
-
-constexpr int kDeflateLevel = 4;
-constexpr int64_t kChunkBytes = 1 << 20;
 
 /// The library prints its error stack unless told otherwise, per thread: said before every open and create.
 void silence_hdf5() { H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
@@ -66,6 +54,13 @@ R checked(R result, const std::string& what, std::string_view action) {
   return result;
 }
 
+/// The same for what writes, whose driver tells what the system said.
+template <typename R>
+R written(const H5File& file, R result, const std::string& what, std::string_view action) {
+  file.require_written();
+  return checked<SystemError>(result, what, action);
+}
+
 template <typename T>
 hid_t memory_type();
 template <>
@@ -96,17 +91,10 @@ H5Handle utf8_type() {
   return type;
 }
 
-H5Handle make_space(const std::vector<int64_t>& shape, const std::string& what,
-                    const std::vector<int64_t>& max_shape = {}) {
+H5Handle make_space(const std::vector<int64_t>& shape, const std::string& what) {
   if (shape.empty()) return {H5Screate(H5S_SCALAR), H5Sclose};
-  std::vector<hsize_t> extents(shape.begin(), shape.end());
-  std::vector<hsize_t> limits(max_shape.begin(), max_shape.end());
-  for (size_t i = 0; i < limits.size(); ++i) {
-    if (max_shape[i] < 0) limits[i] = H5S_UNLIMITED;
-  }
-  H5Handle space(
-      H5Screate_simple(static_cast<int>(extents.size()), extents.data(), limits.empty() ? nullptr : limits.data()),
-      H5Sclose);
+  const std::vector<hsize_t> extents(shape.begin(), shape.end());
+  H5Handle space(H5Screate_simple(static_cast<int>(extents.size()), extents.data(), nullptr), H5Sclose);
   checked<SystemError>(space.get(), what, "describing its shape");
   return space;
 }
@@ -136,6 +124,7 @@ std::string shape_string(std::span<const int64_t> shape) {
 H5Handle open_object(const H5File& file, const std::string& object) {
   silence_hdf5();
   require<InputError>(h5_exists(file, object), "{}: {} is missing", file.path().string(), object);
+  file.verify(object);
   H5Handle handle(H5Oopen(file.id(), object.c_str(), H5P_DEFAULT), H5Oclose);
   checked<InputError>(handle.get(), name_of(file, object), "opening it");
   return handle;
@@ -199,6 +188,8 @@ DatasetInfo describe(hid_t dataset, const std::string& what) {
   info.shape = shape_of(space.get(), what);
   info.kind = kind_of(type.get());
   info.item_size = static_cast<int64_t>(H5Tget_size(type.get()));
+  const H5Handle creation(checked<InputError>(H5Dget_create_plist(dataset), what, "reading its layout"), H5Pclose);
+  info.in_one_piece = H5Pget_layout(creation.get()) == H5D_CONTIGUOUS;
   int64_t bytes = 0;
   require<InputError>(!__builtin_mul_overflow(product(info.shape, what), info.item_size, &bytes),
                       "{}: its shape {} overflows", what, shape_string(info.shape));
@@ -253,58 +244,23 @@ H5Handle link_creation() {
   return plist;
 }
 
-/// Whole trailing slices of about kChunkBytes.
-std::vector<hsize_t> chunk_shape(const std::vector<int64_t>& shape, int64_t item_size) {
-  std::vector<hsize_t> chunk(shape.size(), 1);
-  int64_t bytes = item_size;
-  for (size_t axis = shape.size(); axis-- > 0;) {
-    const int64_t room = std::max<int64_t>(1, kChunkBytes / bytes);
-    const int64_t wanted = axis == 0 && shape[axis] == 0 ? room : std::max<int64_t>(1, shape[axis]);
-    const int64_t extent = std::min(room, wanted);
-    chunk[axis] = static_cast<hsize_t>(extent);
-    bytes *= extent;
-  }
-  return chunk;
-}
-
 void write_options(H5File& file, const std::string& path, const DatasetOptions& options) {
   if (!options.units.empty()) write_attribute(file, path, "units", std::string_view(options.units));
   if (!options.long_name.empty()) write_attribute(file, path, "long_name", std::string_view(options.long_name));
 }
 
-enum class Growth { fixed, grows };
-
-H5Handle make_dataset(H5File& file, const std::string& path, hid_t type, const std::vector<int64_t>& shape,
-                      const DatasetOptions& options, Growth growth = Growth::fixed) {
+H5Handle make_dataset(H5File& file, const std::string& path, hid_t type, const std::vector<int64_t>& shape) {
   silence_hdf5();
   const auto what = name_of(file, path);
   require<SystemError>(!h5_exists(file, path), "{}: exists already", what);
-  const int64_t count = product(shape, what);
   H5Handle creation(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
   // Without object times the same data gives the same file.
   H5Pset_obj_track_times(creation.get(), 0);
-  std::vector<int64_t> limits;
-  if (growth == Growth::grows) {
-    limits = shape;
-    limits.at(0) = -1;
-  }
-  const bool chunked =
-      !shape.empty() && (growth == Growth::grows || (options.compression == H5Compression::deflate && count > 0));
-  if (chunked) {
-    auto sizes = shape;
-    if (growth == Growth::grows) sizes[0] = 0;
-    const auto chunk = chunk_shape(sizes, static_cast<int64_t>(H5Tget_size(type)));
-    H5Pset_chunk(creation.get(), static_cast<int>(chunk.size()), chunk.data());
-    if (options.compression == H5Compression::deflate) {
-      H5Pset_shuffle(creation.get());
-      H5Pset_deflate(creation.get(), kDeflateLevel);
-    }
-  }
-  const H5Handle space = make_space(shape, what, limits);
+  const H5Handle space = make_space(shape, what);
   const H5Handle links = link_creation();
   H5Handle dataset(H5Dcreate2(file.id(), path.c_str(), type, space.get(), links.get(), creation.get(), H5P_DEFAULT),
                    H5Dclose);
-  checked<SystemError>(dataset.get(), what, "creating it");
+  written(file, dataset.get(), what, "creating it");
   return dataset;
 }
 
@@ -356,21 +312,25 @@ bool natural_less(const std::string& a, const std::string& b) {
 
 // ---- files ----
 
-void leave_hdf5_at_exit() { H5dont_atexit(); }
-
 H5File H5File::create(const std::filesystem::path& path) {
   silence_hdf5();
   H5Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
   H5Pset_obj_track_times(creation.get(), 0);
   H5Pset_link_creation_order(creation.get(), 0);
-  H5Handle handle(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.get(), H5P_DEFAULT), H5Fclose);
-  checked<SystemError>(handle.get(), path.string(), "creating it");
-  return {std::move(handle), path};
+  auto outcome = std::make_shared<H5WriteOutcome>();
+  const H5Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
+  set_surviving_driver(access.get(), outcome);
+  H5File file({H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.get(), access.get()), H5Fclose}, path);
+  file.outcome_ = std::move(outcome);
+  written(file, file.id(), path.string(), "creating it");
+  return file;
 }
 
-namespace {
+void H5File::require_written() const {
+  if (outcome_ && outcome_->error != 0) throw_write_error(path_.string(), outcome_->error);
+}
 
-void require_signature(const std::filesystem::path& path) {
+void require_hdf5_signature(const std::filesystem::path& path) {
   std::error_code ignored;
   require<InputError>(std::filesystem::exists(path, ignored), "{}: does not exist", path.string());
   require<InputError>(std::filesystem::is_regular_file(path, ignored), "{}: is no file", path.string());
@@ -383,25 +343,35 @@ void require_signature(const std::filesystem::path& path) {
                       path.string());
 }
 
-H5Handle open_file(const std::filesystem::path& path, unsigned flags) {
+H5File H5File::open_unverified(const std::filesystem::path& path) {
   silence_hdf5();
-  require_signature(path);
-  H5Handle handle(H5Fopen(path.c_str(), flags, H5P_DEFAULT), H5Fclose);
+  require_hdf5_signature(path);
+  H5Handle handle(H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), H5Fclose);
   checked<InputError>(handle.get(), path.string(), "opening it as HDF5");
-  return handle;
+  return {std::move(handle), path};
 }
 
-}  // namespace
+H5File H5File::open_read(const std::filesystem::path& path) {
+  H5File file = open_unverified(path);
+  require_known_format(file);
+  file.checksums_ = H5Checksums::of(open_unverified(path));
+  return file;
+}
 
-H5File H5File::open_read(const std::filesystem::path& path) { return {open_file(path, H5F_ACC_RDONLY), path}; }
+void H5File::verify(const std::string& object) const {
+  if (checksums_) checksums_->verify(object);
+}
 
-H5File H5File::open_readwrite(const std::filesystem::path& path) { return {open_file(path, H5F_ACC_RDWR), path}; }
+void H5File::verify_all() const {
+  if (checksums_) checksums_->verify_all();
+}
 
 void H5File::close() {
   if (!handle_) return;
   const bool flushed = H5Fflush(handle_.get(), H5F_SCOPE_LOCAL) >= 0;
   const std::string cause = flushed ? "" : last_cause();
   const bool closed = H5Fclose(handle_.release()) >= 0;
+  require_written();
   require<SystemError>(flushed && closed, "{}: writing failed, nothing was kept: {}", path_.string(),
                        flushed ? last_cause() : cause);
 }
@@ -433,7 +403,7 @@ void create_group(H5File& file, const std::string& path) {
   if (h5_is_group(file, path)) return;
   const H5Handle links = link_creation();
   const H5Handle group(H5Gcreate2(file.id(), path.c_str(), links.get(), H5P_DEFAULT, H5P_DEFAULT), H5Gclose);
-  checked<SystemError>(group.get(), name_of(file, path), "creating the group");
+  written(file, group.get(), name_of(file, path), "creating the group");
 }
 
 std::vector<std::string> group_members(const H5File& file, const std::string& group) {
@@ -454,18 +424,51 @@ std::vector<std::string> group_members(const H5File& file, const std::string& gr
   return names;
 }
 
+std::vector<std::string> object_paths(const H5File& file) {
+  std::vector<std::string> paths;
+  checked<InputError>(H5Lvisit(
+                          file.id(), H5_INDEX_NAME, H5_ITER_NATIVE,
+                          [](hid_t, const char* name, const H5L_info_t*, void* data) -> herr_t {
+                            static_cast<std::vector<std::string>*>(data)->emplace_back(std::string("/") + name);
+                            return 0;
+                          },
+                          &paths),
+                      file.path().string(), "listing its objects");
+  std::sort(paths.begin(), paths.end());
+  return paths;
+}
+
+namespace {
+
+/// The scales of a copied data set lie in the other file.
+herr_t forget_scales(hid_t root, const char* name, const H5O_info_t* info, void*) {
+  constexpr const char* kList = "DIMENSION_LIST";
+  if (info->type != H5O_TYPE_DATASET || H5Aexists_by_name(root, name, kList, H5P_DEFAULT) <= 0) return 0;
+  return H5Adelete_by_name(root, name, kList, H5P_DEFAULT);
+}
+
+}  // namespace
+
 void copy_object(const H5File& from, const std::string& from_path, H5File& to, const std::string& to_path) {
   const H5Handle source = open_object(from, from_path);
   const H5Handle links = link_creation();
-  checked<SystemError>(H5Ocopy(from.id(), from_path.c_str(), to.id(), to_path.c_str(), H5P_DEFAULT, links.get()),
-                       name_of(to, to_path), fmt::format("copying it from {}", from.path().string()));
+  written(to, H5Ocopy(from.id(), from_path.c_str(), to.id(), to_path.c_str(), H5P_DEFAULT, links.get()),
+          name_of(to, to_path), fmt::format("copying it from {}", from.path().string()));
+  const H5Handle copy(H5Oopen(to.id(), to_path.c_str(), H5P_DEFAULT), H5Oclose);
+  checked<SystemError>(copy.get(), name_of(to, to_path), "opening it");
+  written(to, H5Ovisit2(copy.get(), H5_INDEX_NAME, H5_ITER_NATIVE, forget_scales, nullptr, H5O_INFO_BASIC),
+          name_of(to, to_path), "forgetting its scales");
 }
 
 // ---- datasets ----
 
+int64_t DatasetInfo::count() const { return product(shape, "a dataset"); }
+
 DatasetInfo dataset_info(const H5File& file, const std::string& path) {
   const H5Handle dataset = open_dataset(file, path);
-  return describe(dataset.get(), name_of(file, path));
+  const DatasetInfo info = describe(dataset.get(), name_of(file, path));
+  require_plausible(file, dataset.get(), info, name_of(file, path));
+  return info;
 }
 
 template <H5Number T>
@@ -475,10 +478,10 @@ void write_dataset(H5File& file, const std::string& path, std::span<const T> val
   require<ShapeError>(static_cast<int64_t>(values.size()) == product(shape, what),
                       "{}: shape {} does not hold {} values", what, shape_string(shape), values.size());
   {
-    const H5Handle dataset = make_dataset(file, path, memory_type<T>(), shape, options);
+    const H5Handle dataset = make_dataset(file, path, memory_type<T>(), shape);
     if (!values.empty()) {
-      checked<SystemError>(H5Dwrite(dataset.get(), memory_type<T>(), H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()),
-                           what, "writing it");
+      written(file, H5Dwrite(dataset.get(), memory_type<T>(), H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()), what,
+              "writing it");
     }
   }
   write_options(file, path, options);
@@ -497,10 +500,10 @@ void write_strings(H5File& file, const std::string& path, std::span<const std::s
     pointers.push_back(value.c_str());
   }
   {
-    const H5Handle dataset = make_dataset(file, path, type.get(), shape, options);
+    const H5Handle dataset = make_dataset(file, path, type.get(), shape);
     if (!values.empty()) {
-      checked<SystemError>(H5Dwrite(dataset.get(), type.get(), H5S_ALL, H5S_ALL, H5P_DEFAULT, pointers.data()), what,
-                           "writing it");
+      written(file, H5Dwrite(dataset.get(), type.get(), H5S_ALL, H5S_ALL, H5P_DEFAULT, pointers.data()), what,
+              "writing it");
     }
   }
   write_options(file, path, options);
@@ -604,67 +607,12 @@ void read_rows(const H5File& file, const std::string& path, int64_t first, int64
       "reading its rows");
 }
 
-template <H5Number T>
-void create_dataset(H5File& file, const std::string& path, const std::vector<int64_t>& shape,
-                    const DatasetOptions& options) {
-  make_dataset(file, path, memory_type<T>(), shape, options);
-  write_options(file, path, options);
-}
-
-template <H5Number T>
-void write_rows(H5File& file, const std::string& path, int64_t first, int64_t count, std::span<const T> values) {
-  const auto what = name_of(file, path);
-  const H5Handle dataset = open_dataset(file, path);
-  const DatasetInfo info = describe(dataset.get(), what);
-  require_rows(info.shape, first, count, values.size(), what);
-  if (values.empty()) return;
-  const RowSelection rows = select_rows(dataset.get(), info.shape, first, count, what);
-  checked<SystemError>(H5Dwrite(dataset.get(), memory_type<T>(), rows.memory_space.get(), rows.file_space.get(),
-                                H5P_DEFAULT, values.data()),
-                       what, "writing its rows");
-}
-
-template <H5Number T>
-void create_growing_dataset(H5File& file, const std::string& path, const std::vector<int64_t>& shape,
-                            const DatasetOptions& options) {
-  require<ShapeError>(!shape.empty(), "{}: a scalar cannot grow", name_of(file, path));
-  make_dataset(file, path, memory_type<T>(), shape, options, Growth::grows);
-  write_options(file, path, options);
-}
-
-template <H5Number T>
-void append_rows(H5File& file, const std::string& path, std::span<const T> values) {
-  const auto what = name_of(file, path);
-  if (values.empty()) return;
-  int64_t first = 0;
-  int64_t count = 0;
-  {
-    const H5Handle dataset = open_dataset(file, path);
-    const DatasetInfo info = describe(dataset.get(), what);
-    require<ShapeError>(!info.shape.empty(), "{}: is a scalar and cannot grow", what);
-    const int64_t row = product(std::span(info.shape).subspan(1), what);
-    require<ShapeError>(row > 0 && static_cast<int64_t>(values.size()) % row == 0,
-                        "{}: {} values are no whole number of rows of {}", what, values.size(), row);
-    first = info.shape[0];
-    count = static_cast<int64_t>(values.size()) / row;
-    std::vector<hsize_t> extents(info.shape.begin(), info.shape.end());
-    extents[0] = static_cast<hsize_t>(first + count);
-    checked<SystemError>(H5Dset_extent(dataset.get(), extents.data()), what, "growing it");
-  }
-  write_rows<T>(file, path, first, count, values);
-}
-
-#define LOCI_INSTANTIATE(T)                                                                                         \
-  template void write_dataset<T>(H5File&, const std::string&, std::span<const T>, const std::vector<int64_t>&,      \
-                                 const DatasetOptions&);                                                            \
-  template H5Array<T> read_dataset<T>(const H5File&, const std::string&);                                           \
-  template H5Array<T> read_dataset<T>(const H5File&, const std::string&, const std::vector<int64_t>&);              \
-  template void read_rows<T>(const H5File&, const std::string&, int64_t, int64_t, std::span<T>);                    \
-  template void create_dataset<T>(H5File&, const std::string&, const std::vector<int64_t>&, const DatasetOptions&); \
-  template void write_rows<T>(H5File&, const std::string&, int64_t, int64_t, std::span<const T>);                   \
-  template void create_growing_dataset<T>(H5File&, const std::string&, const std::vector<int64_t>&,                 \
-                                          const DatasetOptions&);                                                   \
-  template void append_rows<T>(H5File&, const std::string&, std::span<const T>);
+#define LOCI_INSTANTIATE(T)                                                                                    \
+  template void write_dataset<T>(H5File&, const std::string&, std::span<const T>, const std::vector<int64_t>&, \
+                                 const DatasetOptions&);                                                       \
+  template H5Array<T> read_dataset<T>(const H5File&, const std::string&);                                      \
+  template H5Array<T> read_dataset<T>(const H5File&, const std::string&, const std::vector<int64_t>&);         \
+  template void read_rows<T>(const H5File&, const std::string&, int64_t, int64_t, std::span<T>);
 LOCI_INSTANTIATE(float)
 LOCI_INSTANTIATE(double)
 LOCI_INSTANTIATE(int32_t)
@@ -694,20 +642,17 @@ void attach_scale(H5File& file, const std::string& dataset, int64_t axis, const 
                       "{}: has shape {}, the scale of axis {} of {} needs [{}]", name_of(file, scale),
                       shape_string(scale_info.shape), axis, dataset, extent);
   if (H5DSis_scale(values.get()) <= 0) {
-    checked<SystemError>(H5DSset_scale(values.get(), label.c_str()), name_of(file, scale), "making it a scale");
+    written(file, H5DSset_scale(values.get(), label.c_str()), name_of(file, scale), "making it a scale");
   }
-  checked<SystemError>(H5DSattach_scale(target.get(), values.get(), static_cast<unsigned>(axis)), what,
-                       "attaching a scale");
-  checked<SystemError>(H5DSset_label(target.get(), static_cast<unsigned>(axis), label.c_str()), what,
-                       "labelling an axis");
+  written(file, H5DSattach_scale(target.get(), values.get(), static_cast<unsigned>(axis)), what, "attaching a scale");
+  written(file, H5DSset_label(target.get(), static_cast<unsigned>(axis), label.c_str()), what, "labelling an axis");
 }
 
 void label_axis(H5File& file, const std::string& dataset, int64_t axis, const std::string& label) {
   const auto what = name_of(file, dataset);
   const H5Handle target = open_dataset(file, dataset);
   require_axis(describe(target.get(), what), axis, what);
-  checked<SystemError>(H5DSset_label(target.get(), static_cast<unsigned>(axis), label.c_str()), what,
-                       "labelling an axis");
+  written(file, H5DSset_label(target.get(), static_cast<unsigned>(axis), label.c_str()), what, "labelling an axis");
 }
 
 // ---- attributes ----
@@ -723,14 +668,14 @@ void put_attribute(H5File& file, const std::string& object, const std::string& n
   const auto what = attribute_what(file, object, name);
   const H5Handle owner = open_object(file, object);
   if (H5Aexists(owner.get(), name.c_str()) > 0) {
-    checked<SystemError>(H5Adelete(owner.get(), name.c_str()), what, "replacing it");
+    written(file, H5Adelete(owner.get(), name.c_str()), what, "replacing it");
   }
   const H5Handle space = make_space(shape, what);
   const H5Handle attribute(H5Acreate2(owner.get(), name.c_str(), type, space.get(), H5P_DEFAULT, H5P_DEFAULT),
                            H5Aclose);
-  checked<SystemError>(attribute.get(), what, "creating it");
+  written(file, attribute.get(), what, "creating it");
   // An empty list has nothing to write.
-  if (data != nullptr) checked<SystemError>(H5Awrite(attribute.get(), type, data), what, "writing it");
+  if (data != nullptr) written(file, H5Awrite(attribute.get(), type, data), what, "writing it");
 }
 
 struct OpenAttribute {
@@ -877,165 +822,6 @@ std::vector<int64_t> read_ints_attribute(const H5File& file, const std::string& 
 
 std::vector<double> read_doubles_attribute(const H5File& file, const std::string& object, const std::string& name) {
   return attribute_numbers<double>(open_attribute(file, object, name));
-}
-
-// ---- probing files of unknown origin ----
-
-namespace {
-
-/// What the child of a probe says: now and then that it gets on, and at the end that all is well, or a message.
-constexpr char kGetsOn = '.', kWell = '+', kRefused = '-';
-
-/// Reads what a reader would, in the child.
-class Walk {
- public:
-  Walk(const H5File& file, int answer) : file_(file), answer_(answer) {}
-
-  void all_below(const std::string& object, int depth = 0) {
-    require<InputError>(depth < 64, "{}: groups are nested too deep", file_.path().string());
-    get_on();
-    for (const std::string& name : attribute_names(file_, object)) {
-      const OpenAttribute open = open_attribute(file_, object, name);
-      if (kind_of(open.type.get()) == H5Kind::string) attribute_strings(open);
-    }
-    if (!h5_is_group(file_, object)) return dataset(object);
-    for (const std::string& member : group_members(file_, object)) {
-      const std::string path = (object == "/" ? "/" : object + "/") + member;
-      if (h5_exists(file_, path)) all_below(path, depth + 1);
-    }
-  }
-
- private:
-  void dataset(const std::string& path) {
-    const DatasetInfo info = dataset_info(file_, path);
-    const H5Handle open = open_dataset(file_, path);
-    require_plausible(file_, open.get(), info, name_of(file_, path));
-    if (info.kind == H5Kind::string) {
-      read_strings(file_, path);
-      return get_on();
-    }
-    if (info.kind == H5Kind::other || info.shape.empty() || product(info.shape, path) == 0) return;
-    const H5Handle creation(H5Dget_create_plist(open.get()), H5Pclose);
-    const int64_t row = product(std::span(info.shape).subspan(1), path), last = info.shape[0] - 1;
-    if (H5Pget_layout(creation.get()) == H5D_CONTIGUOUS) {
-      read(path, 0, 1, row);
-      return read(path, last, 1, row);
-    }
-    const int64_t step = std::max<int64_t>(1, (int64_t{1} << 20) / row);
-    for (int64_t first = 0; first <= last; first += step) read(path, first, std::min(step, last + 1 - first), row);
-  }
-
-  void read(const std::string& path, int64_t first, int64_t count, int64_t row) {
-    buffer_.resize(static_cast<size_t>(count * row));
-    read_rows<double>(file_, path, first, count, buffer_);
-    get_on();
-  }
-
-  void get_on() {
-    const auto now = std::chrono::steady_clock::now();
-    if (now - told_ < std::chrono::milliseconds(200)) return;
-    told_ = now;
-    if (::write(answer_, &kGetsOn, 1) != 1) _exit(1);  // nobody listens
-  }
-
-  const H5File& file_;
-  int answer_;
-  std::chrono::steady_clock::time_point told_ = std::chrono::steady_clock::now();
-  std::vector<double> buffer_;
-};
-
-[[noreturn]] void probe_in_child(const std::filesystem::path& path, int answer) {
-  // Whatever the library does to this process, nobody wants its core or its last words.
-  for (const int number : {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL}) signal(number, SIG_DFL);
-  const rlimit no_core{0, 0};
-  setrlimit(RLIMIT_CORE, &no_core);
-  if (const int nowhere = ::open("/dev/null", O_WRONLY); nowhere >= 0) ::dup2(nowhere, STDERR_FILENO);
-  std::string message(1, kWell);
-  try {
-    const H5File file = H5File::open_read(path);
-    Walk(file, answer).all_below("/");
-  } catch (const std::exception& error) {
-    message = kRefused + std::string(error.what()).substr(0, 4000);
-  }
-  _exit(::write(answer, message.data(), message.size()) > 0 ? 0 : 1);
-}
-
-/// The files that were found well.
-class WellFiles {
- public:
-  /// What tells a file, and a change of it.
-  using Identity = std::array<int64_t, 5>;
-  static Identity identity(const std::filesystem::path& path) {
-    struct stat status {};
-    require<InputError>(::stat(path.c_str(), &status) == 0, "{}: cannot be read: {}", path.string(),
-                        std::strerror(errno));
-    return {static_cast<int64_t>(status.st_dev), static_cast<int64_t>(status.st_ino), status.st_size,
-            status.st_mtim.tv_sec, status.st_mtim.tv_nsec};
-  }
-
-  bool holds(const Identity& file) {
-    const std::lock_guard lock(mutex_);
-    return files_.contains(file);
-  }
-  void add(const Identity& file) {
-    const std::lock_guard lock(mutex_);
-    files_.insert(file);
-  }
-
- private:
-  std::mutex mutex_;
-  std::set<Identity> files_;
-};
-
-/// What the child said in the end; nothing where it was lost, or did not get on for `seconds`.
-struct ProbeAnswer {
-  std::string text;
-  bool in_time = true;
-};
-ProbeAnswer listen(int end, int seconds) {
-  ProbeAnswer answer;
-  while (answer.in_time) {
-    pollfd waiting{end, POLLIN, 0};
-    const int ready = ::poll(&waiting, 1, 1000 * seconds);
-    if (ready < 0 && errno == EINTR) continue;
-    answer.in_time = ready > 0;
-    std::array<char, 4096> buffer{};
-    const ssize_t got = answer.in_time ? ::read(end, buffer.data(), buffer.size()) : 0;
-    if (got <= 0) break;
-    answer.text.append(buffer.data(), static_cast<size_t>(got));
-  }
-  answer.text.erase(0, answer.text.find_first_not_of(kGetsOn));
-  return answer;
-}
-
-}  // namespace
-
-void probe_hdf5(const std::filesystem::path& path, int seconds) {
-  static WellFiles well;
-  require_signature(path);
-  const WellFiles::Identity identity = WellFiles::identity(path);
-  if (well.holds(identity)) return;
-  std::array<int, 2> ends{};
-  require<SystemError>(::pipe2(ends.data(), O_CLOEXEC) == 0, "{}: no pipe for a check: {}", path.string(),
-                       std::strerror(errno));
-  const pid_t child = ::fork();
-  if (child == 0) {
-    ::close(ends[0]);
-    probe_in_child(path, ends[1]);
-  }
-  ::close(ends[1]);
-  const ProbeAnswer answer = child > 0 ? listen(ends[0], seconds) : ProbeAnswer{};
-  ::close(ends[0]);
-  require<SystemError>(child > 0, "{}: no child process for a check: {}", path.string(), std::strerror(errno));
-  if (!answer.in_time) ::kill(child, SIGKILL);
-  while (::waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
-  }
-  require<InputError>(answer.in_time,
-                      "{}: reading it as HDF5 does not get on for {} s: the file is damaged, or its disk hangs",
-                      path.string(), seconds);
-  require<InputError>(!answer.text.empty(), "{}: the HDF5 library crashes on it: the file is damaged", path.string());
-  require<InputError>(answer.text[0] == kWell, "{}", answer.text.substr(1));
-  well.add(identity);
 }
 
 }  // namespace loci

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -15,9 +16,8 @@
 
 namespace loci {
 
-/// For main, before anything else: at the end of the process the library then does nothing. Left to itself it visits
-/// files whose closing failed, as on a full disk, and crashes. Every file is closed before.
-void leave_hdf5_at_exit();
+struct H5WriteOutcome;
+class H5Checksums;
 
 /// Owns any HDF5 identifier and closes it with the function it was made with.
 class H5Handle {
@@ -58,30 +58,36 @@ class H5File {
  public:
   /// Creates or truncates. Write through AtomicPath, or write_hdf5_atomically below.
   static H5File create(const std::filesystem::path& path);
-  /// Checks existence, size and signature first.
+  /// Checks existence, size and signature first. What is read is held against the file's checksums, where it has them
+  /// (hdf5_checksums.h).
   static H5File open_read(const std::filesystem::path& path);
-  static H5File open_readwrite(const std::filesystem::path& path);
+  /// The same without checksums: for damaged files, and those that have checksums elsewhere.
+  static H5File open_unverified(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return path_; }
   hid_t id() const { return handle_.get(); }
   /// Flushes and closes; SystemError if that fails. The destructor closes too but cannot report.
   void close();
+  /// Throws SystemError if a write has failed so far.
+  void require_written() const;
+  /// Before `object` is read: throws InputError if its checksum does not fit. Does nothing for a file without any.
+  void verify(const std::string& object) const;
+  /// Verifies all objects.
+  void verify_all() const;
 
  private:
   H5File(H5Handle handle, std::filesystem::path path) : handle_(std::move(handle)), path_(std::move(path)) {}
   H5Handle handle_;
   std::filesystem::path path_;
+  std::shared_ptr<H5WriteOutcome> outcome_;  // of a file that is created
+  std::shared_ptr<H5Checksums> checksums_;   // of a file that is read and has them
 };
+
+/// Throws InputError for what is no HDF5 file by its first bytes.
+void require_hdf5_signature(const std::filesystem::path& path);
 
 /// `write` fills a new file that then replaces `path` whole, or not at all.
 void write_hdf5_atomically(const std::filesystem::path& path, const std::function<void(H5File&)>& write);
-
-/// Reads the whole file in a child process, so that a malformed one cannot crash or hang this process; of data sets
-/// that lie in one piece, which cannot lead the library astray, the ends alone. Throws InputError where the child meets
-/// an error or is lost, or does not get on for `seconds`. A file that was found well is not read again while it stays
-/// as it is (device, inode, size, time). So call it on files that users hand in before other threads use HDF5: the
-/// child would wait for ever for locks that they hold.
-void probe_hdf5(const std::filesystem::path& path, int seconds = 60);
 
 // ---- groups ----
 
@@ -91,19 +97,19 @@ bool h5_is_group(const H5File& file, const std::string& path);
 void create_group(H5File& file, const std::string& path);
 /// Names in a group; sorted, numbers by value ("2" before "10").
 std::vector<std::string> group_members(const H5File& file, const std::string& group);
+/// All that lies below "/", however deep, sorted.
+std::vector<std::string> object_paths(const H5File& file);
 /// Copies a dataset or a group with all below it. Parents of `to_path` are created.
+/// Scales are not copied: attach_scale() gives the copy its own.
 void copy_object(const H5File& from, const std::string& from_path, H5File& to, const std::string& to_path);
 
 // ---- datasets ----
-
-enum class H5Compression { none, deflate };
 
 struct DatasetOptions {
   /// Attribute `units`; "1" for pure numbers, empty to leave out.
   std::string units{};
   /// Attribute `long_name`.
   std::string long_name{};
-  H5Compression compression = H5Compression::none;
 };
 
 enum class H5Kind { floating, integer, string, other };
@@ -114,6 +120,10 @@ struct DatasetInfo {
   H5Kind kind = H5Kind::other;
   /// Bytes an element takes in the file.
   int64_t item_size = 0;
+  /// Not in chunks.
+  bool in_one_piece = false;
+
+  int64_t count() const;
 };
 
 /// InputError if it is missing, no dataset, or its extents overflow or exceed what the file could hold.
@@ -162,21 +172,6 @@ H5Array<std::string> read_strings(const H5File& file, const std::string& path);
 /// Slices [first, first + count) along axis 0 of a dataset of rank >= 1 into `out`, whose size must fit exactly.
 template <H5Number T>
 void read_rows(const H5File& file, const std::string& path, int64_t first, int64_t count, std::span<T> out);
-
-/// A dataset of given shape, filled with zeros, to be written in slices by write_rows.
-template <H5Number T>
-void create_dataset(H5File& file, const std::string& path, const std::vector<int64_t>& shape,
-                    const DatasetOptions& options = {});
-template <H5Number T>
-void write_rows(H5File& file, const std::string& path, int64_t first, int64_t count, std::span<const T> values);
-
-/// Axis 0 may grow; starts at shape[0] rows (usually 0).
-template <H5Number T>
-void create_growing_dataset(H5File& file, const std::string& path, const std::vector<int64_t>& shape,
-                            const DatasetOptions& options = {});
-/// Adds values.size() / (product of the other extents) rows at the end of a growing dataset.
-template <H5Number T>
-void append_rows(H5File& file, const std::string& path, std::span<const T> values);
 
 /// Makes the 1-D dataset `scale` the scale of `axis` of `dataset`, with this label (h5py: dataset.dims[axis]).
 /// InputError if their lengths differ.

@@ -580,8 +580,11 @@ struct NpzWriter::Archive {
   }
 
   void check(int result) const {
-    require<SystemError>(result == ARCHIVE_OK, "{}: writing failed, nothing was kept: {}", file.target().string(),
-                         archive_cause(writer.get()));
+    if (result == ARCHIVE_OK) return;
+    const int error = archive_errno(writer.get());
+    if (error > 0) throw_write_error(file.target().string(), error);
+    throw_error<SystemError>("{}: writing failed, nothing was kept: {}", file.target().string(),
+                             archive_cause(writer.get()));
   }
 
   void add(const std::string& name, const std::string& descr, std::span<const std::byte> data, int64_t item_size,

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <system_error>
 
+#include "runtime/atomic_file.h"
 #include "runtime/error.h"
 
 namespace loci {
@@ -28,8 +29,7 @@ OutputLock::OutputLock(const fs::path& path, const fs::path& output) : path_(pat
   for (int attempt = 0; attempt < 100; ++attempt) {
     std::error_code error;
     fs::create_directories(path.parent_path(), error);
-    require<SystemError>(!error, "{}: the work folder cannot be made: {}", path.parent_path().string(),
-                         error.message());
+    if (error) throw_write_error(path.parent_path().string(), error.value());
     if (take(output)) return;
   }
   throw_error<SystemError>("{}: cannot be locked: other jobs keep removing it", path.string());
@@ -39,7 +39,7 @@ OutputLock::OutputLock(const fs::path& path, const fs::path& output) : path_(pat
 bool OutputLock::take(const fs::path& output) {
   fd_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   if (fd_ < 0 && errno == ENOENT) return false;
-  require<SystemError>(fd_ >= 0, "{}: cannot be created: {}", path_.string(), std::strerror(errno));
+  if (fd_ < 0) throw_write_error(path_.string(), errno);
   if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
     const int cause = errno;
     const std::string holder = cause == EWOULDBLOCK ? read_holder() : "";

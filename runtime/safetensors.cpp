@@ -254,7 +254,7 @@ void write_safetensors(const std::filesystem::path& path, std::span<const Tensor
     file.write(reinterpret_cast<const char*>(tensor.data.data()), static_cast<std::streamsize>(tensor.data.size()));
   }
   file.close();
-  require<SystemError>(!file.fail(), "{}: writing failed, nothing was kept: {}", path.string(), std::strerror(errno));
+  if (file.fail()) throw_write_error(path.string(), errno);
   atomic.commit();
 }
 

@@ -32,13 +32,17 @@ Sha256& Sha256::update(std::span<const std::byte> bytes) {
   return *this;
 }
 
+std::array<std::byte, 32> Sha256::digest() {
+  std::array<std::byte, 32> digest{};
+  require<SystemError>(
+      EVP_DigestFinal_ex(state_->context, reinterpret_cast<unsigned char*>(digest.data()), nullptr) == 1,
+      "OpenSSL failed while computing SHA-256");
+  return digest;
+}
+
 std::string Sha256::hex() {
-  std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
-  unsigned int length = 0;
-  require<SystemError>(EVP_DigestFinal_ex(state_->context, digest.data(), &length) == 1,
-                       "OpenSSL failed while computing SHA-256");
   std::string text;
-  for (unsigned int i = 0; i < length; ++i) text += fmt::format("{:02x}", digest[i]);
+  for (const std::byte byte : digest()) text += fmt::format("{:02x}", static_cast<unsigned>(byte));
   return text;
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <filesystem>
 #include <memory>
@@ -19,7 +20,9 @@ class Sha256 {
 
   Sha256& update(std::span<const std::byte> bytes);
   Sha256& update(std::string_view text) { return update(std::as_bytes(std::span(text))); }
-  /// 64 lower-case hexadecimal digits. Call once.
+  /// The hash. Call this or hex(), once.
+  std::array<std::byte, 32> digest();
+  /// The hash as 64 lower-case hexadecimal digits.
   std::string hex();
 
  private:

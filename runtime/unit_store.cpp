@@ -15,6 +15,7 @@
 
 #include "runtime/atomic_file.h"
 #include "runtime/error.h"
+#include "runtime/hdf5_checksums.h"
 #include "runtime/sha256.h"
 
 namespace loci {
@@ -103,10 +104,22 @@ Json as_stored(const Json& config, const fs::path& output) {
 
 constexpr std::string_view kClaims = "claims_";
 
+/// The option that says how many items a job has, and the key beside a configuration that says what that came to.
+constexpr const char* kLimit = "limit";
+constexpr const char* kItems = "items";
+
+Json without(Json config, std::initializer_list<const char*> keys) {
+  for (const char* key : keys) config.erase(key);
+  return config;
+}
+
 }  // namespace
 
-UnitStore::UnitStore(fs::path output, const Json& config, OnExisting on_existing)
-    : output_(std::move(output)), parts_(output_.string() + ".parts"), config_(as_stored(config, output_)) {
+UnitStore::UnitStore(fs::path output, const Json& config, OnExisting on_existing, std::optional<UnitGrowth> growth)
+    : output_(std::move(output)),
+      parts_(output_.string() + ".parts"),
+      config_(as_stored(config, output_)),
+      growth_(std::move(growth)) {
   const AtomicPath writable(output_);
   check_output(on_existing);
   if (complete()) return;
@@ -120,6 +133,7 @@ UnitStore::UnitStore(fs::path output, const Json& config, OnExisting on_existing
   }
   open_parts(on_existing);
   scan_units();
+  take_over_units();
 }
 
 UnitStore UnitStore::join(fs::path output, const Json& config, const std::string& launch, std::set<int64_t> done_units,
@@ -137,7 +151,8 @@ UnitStore::UnitStore(fs::path output, const Json& config, const std::string& lau
       "{}: the folder that rank 0 made cannot be seen from here ({}); all ranks must write to the same "
       "file system",
       claims.string(), this_process());
-  const std::string difference = first_difference(parse_json_file(parts_ / "config.json"), config_, "");
+  const std::string difference =
+      first_difference(without(parse_json_file(parts_ / "config.json"), {kItems}), config_, "");
   require<InputError>(
       difference.empty(),
       "{}: this rank came with another configuration than rank 0 ({}); all need the same flags and files",
@@ -158,12 +173,59 @@ void UnitStore::check_output(OnExisting on_existing) {
   if (on_existing == OnExisting::overwrite || !fs::exists(output_, ignored)) return;
   try {
     const H5File file = H5File::open_read(output_);
-    require_same_config(read_config(file), config_, output_, output_);
+    if (growth_)
+      require_same_config(without(read_config(file), {kLimit}), without(config_, {kLimit}), output_, output_);
+    else
+      require_same_config(read_config(file), config_, output_, output_);
+    file.verify_all();
+    if (growth_) held_ = growth_->count(file);
   } catch (const InputError& error) {
     if (std::string_view(error.what()).find("--overwrite") != std::string_view::npos) throw;
     throw_error<InputError>("{}; give --overwrite to replace it, or another output", error.what());
   }
-  phase_ = Phase::complete;
+  if (growth_) require_no_more(held_, output_.string());
+  if (!growth_ || held_ == growth_->items) phase_ = Phase::complete;
+}
+
+void UnitStore::require_no_more(int64_t held, const std::string& where) const {
+  require<InputError>(held <= growth_->items,
+                      "{}: holds {} {} already, more than the {} of this job; give --limit {} (or none), or another "
+                      "output, or --overwrite to replace it by fewer",
+                      where, held, growth_->name, growth_->items, held);
+}
+
+/// The full units of an output of fewer items.
+void UnitStore::take_over_units() {
+  if (held_ == 0) return;
+  const H5File output = H5File::open_read(output_);
+  for (int64_t unit = 0; unit < held_ / growth_->per_unit; ++unit) {
+    if (is_done(unit)) continue;
+    commit(unit, [&](H5File& shard) { growth_->take(output, unit, shard); });
+  }
+}
+
+/// What stands in the parts' config.json.
+Json UnitStore::described() const {
+  Json described = config_;
+  if (growth_) described[kItems] = growth_->items;
+  return described;
+}
+
+/// Makes parts that belong to a job over another number of items those of this one.
+void UnitStore::fit_parts(Json before) {
+  const Json now = described();
+  if (!growth_ || !before.contains(kItems))
+    return require_same_config(without(before, {kItems}), config_, parts_, output_);
+  require_same_config(without(before, {kItems, kLimit}), without(config_, {kLimit}), parts_, output_);
+  if (before == now) return;
+  const int64_t held = json_int(before, kItems, parts_.string(), 0);
+  const int64_t per_unit = growth_->per_unit, units = (growth_->items + per_unit - 1) / per_unit;
+  for (const int64_t unit : marked_units())
+    if (unit >= units) require_no_more(held, parts_.string());
+  // Where the smaller number ends within a unit, that unit is another one now.
+  const int64_t smaller = std::min(held, growth_->items);
+  if (held != growth_->items && smaller % per_unit != 0) fs::remove(mark_path(smaller / per_unit));
+  write_file_atomically(parts_ / "config.json", canonical_json(now) + "\n");
 }
 
 void UnitStore::open_parts(OnExisting on_existing) {
@@ -179,7 +241,7 @@ void UnitStore::open_parts(OnExisting on_existing) {
                           "{}: is missing although units are there; give --overwrite to start anew",
                           config_path.string());
     }
-    write_file_atomically(config_path, canonical_json(config_) + "\n");
+    write_file_atomically(config_path, canonical_json(described()) + "\n");
     return;
   }
   Json before;
@@ -188,7 +250,7 @@ void UnitStore::open_parts(OnExisting on_existing) {
   } catch (const InputError& error) {
     throw_error<InputError>("{}; the file is damaged, give --overwrite to start anew", error.what());
   }
-  require_same_config(before, config_, parts_, output_);
+  fit_parts(std::move(before));
 }
 
 void UnitStore::scan_units() {
@@ -237,8 +299,7 @@ void UnitStore::commit(int64_t unit, const std::function<void(H5File& shard)>& w
 
 void UnitStore::move_into_place(const fs::path& from, const fs::path& to) const {
   if (from == to) return;
-  require<SystemError>(::rename(from.c_str(), to.c_str()) == 0, "{}: cannot be renamed to {}: {}", from.string(),
-                       to.string(), std::strerror(errno));
+  if (::rename(from.c_str(), to.c_str()) != 0) throw_write_error(to.string(), errno);
   sync_folder(parts_);
 }
 
@@ -247,8 +308,7 @@ void UnitStore::share(const std::string& launch) {
   const fs::path claims = parts_ / (std::string(kClaims) + launch);
   std::error_code error;
   const bool made = fs::create_directory(claims, error);
-  require<SystemError>(made, "{}: the folder cannot be made: {}", claims.string(),
-                       error ? error.message() : "it is there already");
+  if (!made) throw_write_error(claims.string(), error ? error.value() : EEXIST);
   claims_ = claims;
 }
 
@@ -261,7 +321,7 @@ bool UnitStore::claim(int64_t unit) {
     list_claims();
     return false;
   }
-  require<SystemError>(fd >= 0, "{}: cannot be created: {}", path.string(), std::strerror(errno));
+  if (fd < 0) throw_write_error(path.string(), errno);
   ::close(fd);
   return true;
 }
@@ -275,7 +335,7 @@ void UnitStore::ask_to_stop() {
   if (claims_.empty()) return;
   const fs::path path = claims_ / "stop";
   const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
-  require<SystemError>(fd >= 0, "{}: cannot be created: {}", path.string(), std::strerror(errno));
+  if (fd < 0) throw_write_error(path.string(), errno);
   ::close(fd);
 }
 
@@ -318,14 +378,14 @@ H5File UnitStore::open_unit(int64_t unit) const {
   require<ShapeError>(is_done(unit), "{}: unit {} is not done", output_.string(), unit);
   const std::string fault = mark_fault(shard_path(unit), mark_path(unit));
   require<SystemError>(fault.empty(), "{}; run the command again, which does this unit again", fault);
-  return H5File::open_read(shard_path(unit));
+  return H5File::open_unverified(shard_path(unit));
 }
 
 std::optional<H5File> UnitStore::open_if_whole(int64_t unit) const {
   std::error_code ignored;
   if (!fs::exists(mark_path(unit), ignored) || !mark_fault(shard_path(unit), mark_path(unit)).empty())
     return std::nullopt;
-  return H5File::open_read(shard_path(unit));
+  return H5File::open_unverified(shard_path(unit));
 }
 
 UnitStore::GrowingOutput::GrowingOutput(const fs::path& output, const fs::path& parts)
@@ -343,6 +403,7 @@ void UnitStore::finish(const std::function<void(H5File& output, const OpenUnit& 
   try {
     merge(file, [this](int64_t unit) { return open_unit(unit); });
     write_attribute(file, "/", "config", canonical_json(config_));
+    seal_result(file);
     file.close();
     growing_->path.commit();
   } catch (...) {

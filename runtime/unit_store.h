@@ -19,6 +19,18 @@ namespace loci {
 
 enum class OnExisting { resume, overwrite };
 
+/// How a job over more items takes over what an earlier one did over fewer (--limit). Its units are fixed slices of the
+/// items, so all but a last one that was not full are the same.
+struct UnitGrowth {
+  int64_t items;
+  int64_t per_unit;
+  std::string name;  ///< of the items: "facts"
+  /// How many items a finished output holds.
+  std::function<int64_t(const H5File& output)> count;
+  /// Writes the shard of a unit as it was before it was merged into `output`.
+  std::function<void(const H5File& output, int64_t unit, H5File& shard)> take;
+};
+
 /// The results of a job that consists of numbered units (fixed slices of its input), kept so that an interrupted job
 /// continues where it stopped and the result does not depend on how often it stopped.
 ///
@@ -42,7 +54,10 @@ class UnitStore {
   /// Throws InputError if `output` or its parts were made with another configuration (naming the first key that
   /// differs), SystemError if another job holds the lock (naming its process and host). OnExisting::overwrite removes
   /// old parts; an old output stays until finish() replaces it.
-  UnitStore(std::filesystem::path output, const Json& config, OnExisting on_existing);
+  /// With `growth` the key `limit` of the configuration may be another than before: the full units of an output of
+  /// fewer items are done already. Throws InputError where the output, or its parts, hold more items.
+  UnitStore(std::filesystem::path output, const Json& config, OnExisting on_existing,
+            std::optional<UnitGrowth> growth = std::nullopt);
   /// The store that another rank has opened and shared under the name `launch`, with the units that it found done.
   /// Throws SystemError if its folder cannot be seen from here, InputError if it belongs to another configuration.
   static UnitStore join(std::filesystem::path output, const Json& config, const std::string& launch,
@@ -104,6 +119,10 @@ class UnitStore {
             Patience patience);
   void check_output(OnExisting on_existing);
   void open_parts(OnExisting on_existing);
+  Json described() const;
+  void fit_parts(Json before);
+  void require_no_more(int64_t held, const std::string& where) const;
+  void take_over_units();
   void scan_units();
   void list_claims();
   void move_into_place(const std::filesystem::path& from, const std::filesystem::path& to) const;
@@ -113,6 +132,8 @@ class UnitStore {
   std::filesystem::path output_;
   std::filesystem::path parts_;
   Json config_;
+  std::optional<UnitGrowth> growth_;
+  int64_t held_ = 0;                  // items of an output that is to grow
   std::unique_ptr<OutputLock> lock_;  // null for a store that was joined
   std::filesystem::path claims_;      // empty while the store is not shared
   std::set<int64_t> claimed_;         // by any rank, as far as this one has seen

@@ -33,7 +33,7 @@ LIMIT = 120
 
 def volatile(name):
     """What differs from run to run, as canonical_hash() leaves it out."""
-    return (name in ("seconds", "peak_memory_bytes", "hostname", "date", "world_size", "threads", "inputs")
+    return (name in ("seconds", "peak_memory_bytes", "hostname", "date", "world_size", "threads", "inputs", "checksum")
             or name.endswith("_seconds"))
 
 
@@ -42,7 +42,7 @@ def contents(path):
     found = {}
 
     def add(name, item):
-        if volatile(name.split("/")[-1]):
+        if volatile(name.split("/")[-1]) or name.startswith("checksums"):
             return
         for key in item.attrs:
             # Dimension scales are references: addresses in the file.

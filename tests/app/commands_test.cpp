@@ -1,6 +1,9 @@
 // Whole commands on a small random model: outputs, resuming, exports.
+#include <sys/resource.h>
+
 #include <chrono>
 #include <cmath>
+#include <functional>
 #include <thread>
 
 #include "eval/eval_file.h"
@@ -11,7 +14,18 @@
 namespace loci::test {
 namespace {
 
-class Commands : public CommandTest {};
+class Commands : public CommandTest {
+ protected:
+  /// `loci edit` over a records file; `more` flags come last.
+  static std::vector<std::string> edit_command(const std::string& output, const std::string& records,
+                                               const std::vector<std::string>& more = {}) {
+    std::vector<std::string> command = {
+        "edit",      path("model"),        "--requests",          path(records),          "--cov",    path("cov.h5"),
+        "--hparams", path("hparams.json"), "--context-templates", path("templates.json"), "--output", path(output)};
+    command.insert(command.end(), more.begin(), more.end());
+    return command;
+  }
+};
 
 Json json_of(const Outcome& outcome) {
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
@@ -106,7 +120,8 @@ TEST_F(Commands, EvalSaysWhenAllIsDoneAndRefusesAnotherConfiguration) {
 
   const Outcome other = run_loci(eval_command("done.h5", "records.json", {"--limit", "2"}));
   EXPECT_EQ(other.exit_code, 2);
-  EXPECT_NE(other.err.find("limit"), std::string::npos) << other.err;
+  EXPECT_NE(other.err.find("holds 3 records already, more than the 2 of this job; give --limit 3"), std::string::npos)
+      << other.err;
   EXPECT_EQ(std::filesystem::last_write_time(path("done.h5")), written);
   EXPECT_EQ(canonical_hash(path("done.h5")), hash);
 
@@ -153,6 +168,82 @@ INSTANTIATE_TEST_SUITE_P(Commands, KilledEval,
                                            Kill{{"--sequential"}, 1, "of 120 edits and scores were done before"},
                                            Kill{{"--sequential"}, 4, "of 120 edits and scores were done before"}));
 
+/// A job with --limit 20, and then more on the same output, holds the same as one that had all from the start.
+TEST_F(Commands, LimitsGrow) {
+  write("forty.json", counterfact_records(40).dump());
+  using Command = std::function<std::vector<std::string>(const std::string&, std::vector<std::string>)>;
+  const std::map<std::string, Command> commands = {
+      {"eval", [](const auto& output, const auto& more) { return eval_command(output, "forty.json", more); }},
+      {"edit", [](const auto& output, const auto& more) { return edit_command(output, "forty.json", more); }},
+      {"sequential", [](const auto& output, auto more) {
+         more.push_back("--sequential");
+         return edit_command(output, "forty.json", more);
+       }}};
+  for (const auto& [name, command] : commands) {
+    const std::string grown = "grown_" + name + ".h5", whole = "grown_whole_" + name + ".h5";
+    EXPECT_EQ(json_of(run_loci(command(grown, {"--limit", "20", "--json"})))["done_before"], 0) << name;
+    // 16 requests to a unit: the second one, of which there were 4, is done again.
+    EXPECT_EQ(json_of(run_loci(command(grown, {"--limit", "36", "--json"})))["done_before"], 16) << name;
+    const Outcome last = run_loci(command(grown, {}));
+    EXPECT_EQ(last.exit_code, 0) << last.err;
+    EXPECT_NE(last.out.find("32 of 40 re"), std::string::npos) << last.out;
+    EXPECT_EQ(run_loci(command(whole, {})).exit_code, 0);
+    EXPECT_EQ(canonical_hash(path(grown)), canonical_hash(path(whole))) << name;
+    EXPECT_EQ(read_config(H5File::open_read(path(grown)))["limit"], "0") << name;
+    EXPECT_FALSE(exists(grown + ".parts"));
+    const Outcome less = run_loci(command(grown, {"--limit", "20"}));
+    EXPECT_EQ(less.exit_code, 2);
+    EXPECT_NE(less.err.find("holds 40 re"), std::string::npos) << less.err;
+    EXPECT_EQ(canonical_hash(path(grown)), canonical_hash(path(whole))) << name;
+  }
+}
+
+/// Runs a command whose files may not exceed `bytes`.
+Outcome run_on_full_disk(const std::vector<std::string>& command, rlim_t bytes) {
+  rlimit before{};
+  getrlimit(RLIMIT_FSIZE, &before);
+  const rlimit small{bytes, before.rlim_max};
+  const TemporaryDir streams;
+  setrlimit(RLIMIT_FSIZE, &small);
+  const pid_t child = start_loci(command, streams.path());
+  setrlimit(RLIMIT_FSIZE, &before);
+  return wait_for(child, streams.path());
+}
+
+TEST_F(Commands, FullDisksEndInASentenceAndTheJobGoesOn) {
+  write("twenty.json", counterfact_records(20).dump());
+  const auto command = edit_command("full.h5", "twenty.json", {});
+  ASSERT_EQ(run_loci(edit_command("fits.h5", "twenty.json", {})).exit_code, 0);
+  const auto size = static_cast<double>(std::filesystem::file_size(path("fits.h5")));
+  for (const double share : {0.02, 0.4, 0.81, 0.9, 0.99}) {  // the first unit is 0.8 of the output
+    const Outcome outcome = run_on_full_disk(command, static_cast<rlim_t>(share * size));
+    EXPECT_EQ(outcome.exit_code, 5) << share << outcome.err;
+    EXPECT_NE(outcome.err.find("run the same command again"), std::string::npos) << outcome.err;
+    EXPECT_FALSE(exists("full.h5"));
+  }
+  const Outcome rest = run_loci(command);
+  ASSERT_EQ(rest.exit_code, 0) << rest.err;
+  EXPECT_NE(rest.err.find("were done before"), std::string::npos) << rest.err;
+  EXPECT_EQ(canonical_hash(path("full.h5")), canonical_hash(path("fits.h5")));
+}
+
+TEST_F(Commands, DamagedEditsAreRefused) {
+  ASSERT_EQ(run_loci(edit_command("damaged.h5", "records.json", {})).exit_code, 0);
+  std::string bytes = read_text_file(path("damaged.h5"));
+  const std::vector<float> v = read_dataset<float>(H5File::open_read(path("damaged.h5")), "/edits/1/v").values;
+  const size_t at = bytes.find(std::string(reinterpret_cast<const char*>(v.data()), sizeof(float) * v.size()));
+  ASSERT_NE(at, std::string::npos);
+  bytes[at] = static_cast<char>(bytes[at] ^ 1);  // the last bit of a number
+  write("damaged.h5", bytes);
+  const Outcome outcome = run_loci({"predict", path("model"), "--prompt", "x", "--edits", path("damaged.h5")});
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_NE(outcome.err.find("/edits/1/v does not hold what was written"), std::string::npos) << outcome.err;
+  // A finished output is looked at too.
+  const Outcome again = run_loci(edit_command("damaged.h5", "records.json", {}));
+  EXPECT_EQ(again.exit_code, 2);
+  EXPECT_NE(again.err.find("--overwrite"), std::string::npos) << again.err;
+}
+
 TEST_F(Commands, SequentialEditsAreScoredTogether) {
   const Outcome outcome = run_loci(eval_command("sequential.h5", "records.json", {"--sequential", "--json"}));
   EXPECT_EQ(json_of(outcome)["records"], 3);
@@ -175,11 +266,7 @@ TEST_F(Commands, SequentialEditsAreScoredTogether) {
 
 TEST_F(Commands, EvalTakesGivenEditsAsPredictDoes) {
   const auto edit = [&](const std::string& output, const std::vector<std::string>& more) {
-    std::vector<std::string> command = {
-        "edit",      path("model"),        "--requests",          path("records.json"),   "--cov",    path("cov.h5"),
-        "--hparams", path("hparams.json"), "--context-templates", path("templates.json"), "--output", path(output)};
-    command.insert(command.end(), more.begin(), more.end());
-    return run_loci(command);
+    return run_loci(edit_command(output, "records.json", more));
   };
   const Outcome sequential = edit("chain.h5", {"--sequential"});
   ASSERT_EQ(sequential.exit_code, 0) << sequential.err;

@@ -104,6 +104,28 @@ TEST_F(TraceCommandTest, AnInterruptedJobGoesOn) {
   EXPECT_FALSE(exists("broken.h5.parts"));
 }
 
+TEST_F(TraceCommandTest, LimitsGrow) {
+  write("ten.json", answered_facts(10).dump());
+  const std::vector<std::string> sever = {"--sever", "mlp", "--samples", "2"};
+  const auto limited = [&](const std::string& limit) {
+    auto command = trace_command("ten.json", "grown.h5", sever);
+    command.insert(command.end(), {"--limit", limit, "--json"});
+    return parse_json(run_loci(command).out, "standard output");
+  };
+  EXPECT_EQ(limited("6")["done_before"], 0);
+  const Json more = limited("9");
+  EXPECT_EQ(more["done_before"], 4);
+  EXPECT_EQ(more["facts"], 9);
+  const Outcome last = run_loci(trace_command("ten.json", "grown.h5", sever));
+  ASSERT_EQ(last.exit_code, 0) << last.err;
+  EXPECT_NE(last.out.find("8 of 10 facts were done before"), std::string::npos) << last.out;
+  ASSERT_EQ(run_loci(trace_command("ten.json", "ten.h5", sever)).exit_code, 0);
+  EXPECT_EQ(canonical_hash(path("grown.h5")), canonical_hash(path("ten.h5")));
+  const H5File file = H5File::open_read(path("grown.h5"));
+  for (const std::string& fact : group_members(file, "/facts"))
+    EXPECT_TRUE(has_attribute(file, "/facts/" + fact + "/scores_state", "DIMENSION_LIST"));
+}
+
 TEST_F(TraceCommandTest, ExportsNpzAndTables) {
   const Json facts = answered_facts(3);
   write("three.json", facts.dump());

@@ -13,6 +13,7 @@
 #include "runtime/npz.h"
 #include "runtime/safetensors.h"
 #include "runtime/sha256.h"
+#include "runtime/unit_store.h"
 #include "tests/support/errors.h"
 #include "tests/support/paths.h"
 
@@ -109,6 +110,7 @@ class FullDisk : public testing::Test {
   void SetUp() override { write_file_atomically(target_, std::string_view("old")); }
   void expect_untouched(const std::string& message) {
     expect_message(message, {target_.string(), "nothing was kept"});
+    EXPECT_EQ(message.find("another kind"), std::string::npos) << message;
     EXPECT_EQ(read_text_file(target_), "old");
     EXPECT_FALSE(fs::exists(target_.string() + ".tmp"));
   }
@@ -136,15 +138,60 @@ TEST_F(FullDisk, Npz) {
   }));
 }
 
+/// A job of three units with data, texts, attributes and scales, as jobs write them.
+void run_small_job(const fs::path& output) {
+  UnitStore store(output, {{"command", "edit"}}, OnExisting::resume);
+  for (int64_t unit = 0; unit < 3; ++unit) {
+    if (store.is_done(unit)) continue;
+    store.commit(unit, [&](H5File& shard) {
+      for (int64_t i = 4 * unit; i < 4 * unit + 4; ++i) {
+        const std::string group = fmt::format("/edits/{}", i);
+        write_dataset(shard, group + "/u", std::vector<float>(300, static_cast<float>(i)), {300}, {.units = "1"});
+        write_strings(shard, group + "/tokens", std::vector<std::string>(20, "a token"), {20});
+        write_attribute(shard, group, "prompt", std::string(200, 'p'));
+      }
+    });
+  }
+  store.finish([&](H5File& file, const UnitStore::OpenUnit& open_unit) {
+    write_dataset(file, "/key", std::vector<int64_t>(300), {300});
+    for (int64_t unit = 0; unit < 3; ++unit) {
+      const H5File shard = open_unit(unit);
+      for (const std::string& name : group_members(shard, "/edits")) {
+        copy_object(shard, "/edits/" + name, file, "/edits/" + name);
+        attach_scale(file, "/edits/" + name + "/u", 0, "/key", "key");
+      }
+    }
+  });
+}
+
+TEST_F(FullDisk, JobsOfEverySizeEndWithASentenceAndGoOn) {
+  const fs::path whole = dir_.file("whole.h5"), output = dir_.file("output.h5");
+  run_small_job(whole);
+  const auto size = static_cast<rlim_t>(fs::file_size(whole));
+  int refused = 0;
+  for (rlim_t limit = 500; limit < size + size / 20; limit += size / 40) {
+    const std::string message = on_full_disk(limit, [&] { run_small_job(output); });
+    if (message != "no error") {
+      ++refused;
+      expect_message(message, {output.string(), "nothing was kept", "File too large", "run the same command again"});
+      EXPECT_FALSE(fs::exists(output));
+      for (const auto& entry : fs::recursive_directory_iterator(dir_.path()))
+        EXPECT_NE(entry.path().extension(), ".tmp") << entry.path();
+    }
+    run_small_job(output);
+    EXPECT_EQ(read_text_file(output), read_text_file(whole)) << limit;
+    fs::remove(output);
+  }
+  EXPECT_GT(refused, 35);
+}
+
 TEST_F(FullDisk, Hdf5) {
   const std::vector<float> values(500'000, 1.0f);
   const std::string message = on_full_disk(10'000, [&] {
     write_hdf5_atomically(target_, [&](H5File& file) { write_dataset(file, "/a", values, {500'000}); });
   });
-  expect_message(message, {target_.string(), "File too large"});
-  EXPECT_EQ(message.find("another kind"), std::string::npos) << message;
-  EXPECT_EQ(read_text_file(target_), "old");
-  EXPECT_FALSE(fs::exists(target_.string() + ".tmp"));
+  expect_message(message, {"File too large", "ulimit -f"});
+  expect_untouched(message);
 }
 
 TEST_F(FullDisk, Hdf5Metadata) {
@@ -153,10 +200,8 @@ TEST_F(FullDisk, Hdf5Metadata) {
       for (int i = 0; i < 300; ++i) create_group(file, "/group" + std::to_string(i));
     });
   });
-  expect_message(message, {target_.string(), "File too large"});
-  EXPECT_EQ(message.find("another kind"), std::string::npos) << message;
-  EXPECT_EQ(read_text_file(target_), "old");
-  EXPECT_FALSE(fs::exists(target_.string() + ".tmp"));
+  expect_message(message, {"File too large", "ulimit -f"});
+  expect_untouched(message);
 }
 
 }  // namespace

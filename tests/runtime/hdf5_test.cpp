@@ -2,12 +2,20 @@
 
 #include <gtest/gtest.h>
 
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
+#include <fstream>
 #include <random>
 #include <thread>
 
 #include "runtime/atomic_file.h"
+#include "runtime/hdf5_probe.h"
 #include "runtime/provenance.h"
 #include "tests/support/errors.h"
 #include "tests/support/paths.h"
@@ -28,12 +36,12 @@ class Hdf5 : public testing::Test {
 void write_sample(const std::string& path) {
   write_hdf5_atomically(path, [](H5File& file) {
     write_dataset(file, "/edits/0/u", std::vector<float>{1, 2, 3, 4, 5, 6}, {2, 3},
-                  {.units = "1", .long_name = "left vector", .compression = H5Compression::deflate});
+                  {.units = "1", .long_name = "left vector"});
     write_dataset(file, "/d", std::vector<double>{0.1}, {});
     write_dataset(file, "/i32", std::vector<int32_t>{-1, 2}, {2});
     write_dataset(file, "/i64", std::vector<int64_t>{-1, int64_t{1} << 60}, {2});
     write_dataset(file, "/u8", std::vector<uint8_t>{0, 255}, {2});
-    write_dataset(file, "/empty", std::vector<float>{}, {0, 3}, {.compression = H5Compression::deflate});
+    write_dataset(file, "/empty", std::vector<float>{}, {0, 3});
     const std::vector<std::string> names{"caf\xc3\xa9", "", "x"};
     write_strings(file, "/names", names, {3});
     write_dataset(file, "/layers", std::vector<int64_t>{0, 1, 2}, {3}, {.units = "1", .long_name = "layer"});
@@ -95,25 +103,17 @@ TEST_F(Hdf5, GroupsAreListedByNumber) {
   EXPECT_TRUE(h5_is_group(file, "/"));
 }
 
-TEST_F(Hdf5, RowsAreWrittenReadAndAppended) {
+TEST_F(Hdf5, RowsAreRead) {
   write_hdf5_atomically(path_, [](H5File& file) {
-    create_dataset<float>(file, "/fixed", {4, 2});
-    write_rows<float>(file, "/fixed", 1, 2, std::vector<float>{1, 2, 3, 4});
-    create_growing_dataset<int64_t>(file, "/tokens", {0}, {.compression = H5Compression::deflate});
-    for (int64_t piece = 0; piece < 5; ++piece) {
-      append_rows<int64_t>(file, "/tokens", std::vector<int64_t>(1000, piece));
-    }
-    append_rows<int64_t>(file, "/tokens", {});
+    write_dataset(file, "/rows", std::vector<float>{0, 0, 1, 2, 3, 4, 0, 0}, {4, 2});
   });
   const H5File file = H5File::open_read(path_);
-  EXPECT_EQ(read_dataset<float>(file, "/fixed").values, (std::vector<float>{0, 0, 1, 2, 3, 4, 0, 0}));
-  EXPECT_EQ(dataset_info(file, "/tokens").shape, std::vector<int64_t>{5000});
-  std::vector<int64_t> rows(2);
-  read_rows<int64_t>(file, "/tokens", 1999, 2, rows);
-  EXPECT_EQ(rows, (std::vector<int64_t>{1, 2}));
-  expect_message(error_of<ShapeError>([&] { read_rows<int64_t>(file, "/tokens", 4999, 2, rows); }),
-                 {"/tokens", "outside its 5000"});
-  expect_message(error_of<ShapeError>([&] { read_rows<int64_t>(file, "/tokens", 0, 3, rows); }), {"got 2 values"});
+  std::vector<float> rows(4);
+  read_rows<float>(file, "/rows", 1, 2, rows);
+  EXPECT_EQ(rows, (std::vector<float>{1, 2, 3, 4}));
+  expect_message(error_of<ShapeError>([&] { read_rows<float>(file, "/rows", 3, 2, rows); }),
+                 {"/rows", "outside its 4"});
+  expect_message(error_of<ShapeError>([&] { read_rows<float>(file, "/rows", 0, 3, rows); }), {"got 4 values"});
 }
 
 TEST_F(Hdf5, ObjectsAreCopied) {
@@ -125,13 +125,24 @@ TEST_F(Hdf5, ObjectsAreCopied) {
   EXPECT_EQ(read_ints_attribute(to, "/merged/7", "ints").size(), 3u);
 }
 
-TEST_F(Hdf5, AttributesAreReplaced) {
+TEST_F(Hdf5, CopiesGetScalesOfTheirOwn) {
   write_sample(path_);
-  {
-    H5File file = H5File::open_readwrite(path_);
+  const H5File from = H5File::open_read(path_);
+  write_hdf5_atomically(dir_.file("y.h5"), [&](H5File& to) {
+    write_dataset(to, "/layers", std::vector<int64_t>{3, 4, 5}, {3});
+    copy_object(from, "/edits/0", to, "/edits/0");
+    EXPECT_EQ(attribute_names(to, "/edits/0/u"),
+              (std::vector<std::string>{"DIMENSION_LABELS", "doubles", "long_name", "units"}));
+    attach_scale(to, "/edits/0/u", 1, "/layers", "layer");
+  });
+  EXPECT_TRUE(has_attribute(H5File::open_read(dir_.file("y.h5")), "/edits/0/u", "DIMENSION_LIST"));
+}
+
+TEST_F(Hdf5, AttributesAreReplaced) {
+  write_hdf5_atomically(path_, [](H5File& file) {
+    write_attribute(file, "/", "text", "one");
     write_attribute(file, "/", "text", "other");
-    file.close();
-  }
+  });
   EXPECT_EQ(read_string_attribute(H5File::open_read(path_), "/", "text"), "other");
 }
 
@@ -193,7 +204,7 @@ TEST_F(Hdf5, FilesThatAreNone) {
   const auto refused = [&](const std::string& bytes) {
     write_file_atomically(path_, std::string_view(bytes));
     expect_message(error_of<InputError>([&] { H5File::open_read(path_); }), {path_});
-    expect_message(error_of<InputError>([&] { H5File::open_readwrite(path_); }), {path_});
+    expect_message(error_of<InputError>([&] { H5File::open_unverified(path_); }), {path_});
     expect_message(error_of<InputError>([&] { probe_hdf5(path_); }), {path_});
   };
   refused("");
@@ -256,15 +267,60 @@ TEST_F(Hdf5, ProbeSurvivesRandomDamage) {
   EXPECT_GT(refused, 10);
 }
 
+/// A data set in chunks, none of which is stored.
+void claim_chunks(H5File& file, const char* path, hsize_t rows) {
+  const H5Handle creation(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+  const hsize_t chunk = 1024;
+  H5Pset_chunk(creation.get(), 1, &chunk);
+  const H5Handle space(H5Screate_simple(1, &rows, nullptr), H5Sclose);
+  const H5Handle made(
+      H5Dcreate2(file.id(), path, H5T_NATIVE_FLOAT, space.get(), H5P_DEFAULT, creation.get(), H5P_DEFAULT), H5Dclose);
+  ASSERT_GE(made.get(), 0);
+}
+
 TEST_F(Hdf5, ExtentsThatAreNotStoredAreRefused) {
   write_hdf5_atomically(path_, [](H5File& file) {
-    create_growing_dataset<float>(file, "/claims", {int64_t{1} << 40});
-    create_dataset<float>(file, "/small", {10});
+    claim_chunks(file, "/claims", hsize_t{1} << 40);
+    claim_chunks(file, "/small", 10);
   });
   const H5File file = H5File::open_read(path_);
   expect_message(error_of<InputError>([&] { read_dataset<float>(file, "/claims"); }), {"/claims", "claims"});
+  expect_message(error_of<InputError>([&] { dataset_info(file, "/claims"); }), {"/claims", "claims"});
   EXPECT_EQ(read_dataset<float>(file, "/small").values, std::vector<float>(10, 0.0f));
   expect_message(error_of<InputError>([&] { probe_hdf5(path_); }), {"/claims"});
+}
+
+/// The only child of `process`, once it has one.
+pid_t child_of(pid_t process) {
+  const std::string path = fmt::format("/proc/{0}/task/{0}/children", process);
+  for (int attempt = 0; attempt < 1000; ++attempt) {
+    std::ifstream file(path);
+    if (pid_t child = 0; file >> child) return child;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return 0;
+}
+
+TEST_F(Hdf5, AProbeEndsWithItsProcess) {
+  // Looks at many values that are not stored: that takes minutes.
+  write_hdf5_atomically(path_, [](H5File& file) {
+    for (int i = 0; i < 3000; ++i) claim_chunks(file, fmt::format("/d{}", i).c_str(), hsize_t{1} << 24);
+  });
+  ASSERT_EQ(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);  // the probe becomes a child of this process
+  const pid_t process = fork();
+  if (process == 0) {
+    probe_hdf5(path_);
+    _exit(0);
+  }
+  const pid_t probe = child_of(process);
+  ASSERT_GT(probe, 0);
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  kill(process, SIGKILL);
+  ASSERT_EQ(waitpid(process, nullptr, 0), process);
+  int status = 0;
+  ASSERT_EQ(waitpid(probe, &status, 0), probe);
+  EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) << status;
+  prctl(PR_SET_CHILD_SUBREAPER, 0);
 }
 
 TEST_F(Hdf5, ProvenanceIsWritten) {

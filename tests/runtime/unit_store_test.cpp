@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "runtime/atomic_file.h"
+#include "runtime/hdf5_checksums.h"
 #include "tests/support/canonical_hash.h"
 #include "tests/support/errors.h"
 #include "tests/support/paths.h"
@@ -34,6 +35,16 @@ void write_unit(UnitStore& store, int64_t unit) {
   });
 }
 
+/// The scores of all units, one row per unit.
+void write_scores(H5File& file, const UnitStore::OpenUnit& open_unit) {
+  std::vector<float> all;
+  for (int64_t unit = 0; unit < kUnits; ++unit) {
+    const std::vector<float> scores = read_dataset<float>(open_unit(unit), "/scores").values;
+    all.insert(all.end(), scores.begin(), scores.end());
+  }
+  write_dataset(file, "/scores", all, {kUnits, 100});
+}
+
 /// One run of a job; stops after `limit` new units as if it were interrupted.
 void run_job(const std::string& output, int64_t limit = kUnits) {
   UnitStore store(output, kConfig, OnExisting::resume);
@@ -44,10 +55,7 @@ void run_job(const std::string& output, int64_t limit = kUnits) {
     write_unit(store, unit);
   }
   store.finish([&](H5File& file, const UnitStore::OpenUnit& open_unit) {
-    create_dataset<float>(file, "/scores", {kUnits, 100});
-    for (int64_t unit = 0; unit < kUnits; ++unit) {
-      write_rows<float>(file, "/scores", unit, 1, read_dataset<float>(open_unit(unit), "/scores").values);
-    }
+    write_scores(file, open_unit);
     write_attribute(file, "/", "date", std::to_string(std::chrono::system_clock::now().time_since_epoch().count()));
   });
   EXPECT_TRUE(store.complete());
@@ -346,9 +354,7 @@ void run_in_children(const std::string& output, int children, const std::string&
 
 void merge_scores(UnitStore& store) {
   store.finish([&](H5File& file, const UnitStore::OpenUnit& open_unit) {
-    create_dataset<float>(file, "/scores", {kUnits, 100});
-    for (int64_t unit = 0; unit < kUnits; ++unit)
-      write_rows<float>(file, "/scores", unit, 1, read_dataset<float>(open_unit(unit), "/scores").values);
+    write_scores(file, open_unit);
     write_attribute(file, "/", "date", "now");
   });
 }
@@ -534,21 +540,148 @@ TEST_F(UnitStoreTest, RanksLeaveTheFolderToEachOther) {
   error_of<SystemError>([&] { UnitStore second(output_, kConfig, OnExisting::resume); });
 }
 
-TEST_F(UnitStoreTest, CanonicalHashSeesDataNotStorage) {
-  const auto write = [&](const std::string& name, float value, H5Compression compression, double seconds,
-                         int64_t seed) {
+TEST_F(UnitStoreTest, CanonicalHashSeesDataNotTimes) {
+  const auto write = [&](const std::string& name, float value, double seconds, int64_t seed) {
     write_hdf5_atomically(dir_.file(name), [&](H5File& file) {
-      write_dataset(file, "/b", std::vector<float>(1000, value), {10, 100}, {.compression = compression});
+      write_dataset(file, "/b", std::vector<float>(1000, value), {10, 100});
       write_attribute(file, "/b", "seconds", seconds);
       write_dataset(file, "/edit_seconds", std::vector<double>{seconds}, {});
       write_attribute(file, "/", "seed", seed);
+      seal_result(file);
     });
     return canonical_hash(dir_.file(name));
   };
-  const std::string first = write("1", 1.0f, H5Compression::none, 1.0, 7);
-  EXPECT_EQ(write("2", 1.0f, H5Compression::deflate, 2.0, 7), first);
-  EXPECT_NE(write("3", 1.5f, H5Compression::none, 1.0, 7), first);
-  EXPECT_NE(write("4", 1.0f, H5Compression::none, 1.0, 8), first);
+  const std::string first = write("1", 1.0f, 1.0, 7);
+  EXPECT_EQ(write("2", 1.0f, 2.0, 7), first);
+  EXPECT_NE(write("3", 1.5f, 1.0, 7), first);
+  EXPECT_NE(write("4", 1.0f, 1.0, 8), first);
+}
+
+// ---- outputs that grow ----
+
+/// A job over `items` numbers, `kPerUnit` in a unit.
+class GrowingJob : public UnitStoreTest {
+ protected:
+  static constexpr int64_t kPerUnit = 4;
+
+  UnitGrowth growth(int64_t items) {
+    return {.items = items,
+            .per_unit = kPerUnit,
+            .name = "numbers",
+            .count = [](const H5File& output) { return std::ssize(read_dataset<int64_t>(output, "/numbers").values); },
+            .take =
+                [this](const H5File& output, int64_t unit, H5File& shard) {
+                  ++taken_;
+                  const auto all = read_dataset<int64_t>(output, "/numbers").values;
+                  const auto first = all.begin() + unit * kPerUnit;
+                  write_dataset(shard, "/numbers", std::vector<int64_t>(first, first + kPerUnit), {kPerUnit});
+                }};
+  }
+
+  static Json config(int64_t limit) { return {{"command", "count"}, {"limit", std::to_string(limit)}}; }
+
+  /// Returns the units that were computed; computes at most `most`.
+  std::vector<int64_t> run(int64_t items, int64_t most = 1000) {
+    UnitStore store(output_, config(items), OnExisting::resume, growth(items));
+    std::vector<int64_t> computed;
+    const int64_t units = (items + kPerUnit - 1) / kPerUnit;
+    for (int64_t unit = 0; unit < units && !store.complete(); ++unit) {
+      if (store.is_done(unit)) continue;
+      if (std::ssize(computed) == most) return computed;
+      computed.push_back(unit);
+      store.commit(unit, [&](H5File& shard) {
+        std::vector<int64_t> numbers;
+        for (int64_t i = unit * kPerUnit; i < std::min(items, (unit + 1) * kPerUnit); ++i) numbers.push_back(i * i);
+        write_dataset(shard, "/numbers", numbers, {std::ssize(numbers)});
+      });
+    }
+    if (store.complete()) return computed;
+    store.finish([&](H5File& file, const UnitStore::OpenUnit& open_unit) {
+      std::vector<int64_t> all;
+      for (int64_t unit = 0; unit < units; ++unit)
+        for (const int64_t number : read_dataset<int64_t>(open_unit(unit), "/numbers").values) all.push_back(number);
+      EXPECT_EQ(std::ssize(all), items);
+      write_dataset(file, "/numbers", all, {std::ssize(all)});
+    });
+    return computed;
+  }
+
+  std::string hash_of_fresh(int64_t items) {
+    const std::string before = output_;
+    output_ = dir_.file("fresh.h5");
+    fs::remove(output_);
+    run(items);
+    const std::string hash = canonical_hash(output_);
+    output_ = before;
+    return hash;
+  }
+
+  int taken_ = 0;
+};
+
+TEST_F(GrowingJob, ComputesOnlyWhatIsMissing) {
+  EXPECT_EQ(run(10), (std::vector<int64_t>{0, 1, 2}));
+  EXPECT_EQ(run(10), std::vector<int64_t>{});
+  EXPECT_EQ(run(17), (std::vector<int64_t>{2, 3, 4}));  // unit 2 was not full
+  EXPECT_EQ(taken_, 2);
+  EXPECT_EQ(canonical_hash(output_), hash_of_fresh(17));
+  EXPECT_EQ(run(20), std::vector<int64_t>{4});
+  EXPECT_EQ(canonical_hash(output_), hash_of_fresh(20));
+  EXPECT_EQ(run(24), std::vector<int64_t>{5});
+  EXPECT_FALSE(fs::exists(output_ + ".parts"));
+}
+
+TEST_F(GrowingJob, GoesOnWhereItWasInterruptedWithAnotherLimit) {
+  EXPECT_EQ(run(10), (std::vector<int64_t>{0, 1, 2}));
+  EXPECT_EQ(run(30, 2), (std::vector<int64_t>{2, 3}));
+  EXPECT_EQ(run(40, 1), std::vector<int64_t>{4});
+  EXPECT_EQ(run(40), (std::vector<int64_t>{5, 6, 7, 8, 9}));
+  EXPECT_EQ(taken_, 2);
+  EXPECT_EQ(canonical_hash(output_), hash_of_fresh(40));
+}
+
+TEST_F(GrowingJob, APartOfAUnitIsDoneAgain) {
+  EXPECT_EQ(run(11, 2), (std::vector<int64_t>{0, 1}));
+  {
+    UnitStore store(output_, config(11), OnExisting::resume, growth(11));
+    store.commit(2, [](H5File& shard) { write_dataset(shard, "/numbers", std::vector<int64_t>{64, 81, 100}, {3}); });
+  }
+  EXPECT_EQ(run(21), (std::vector<int64_t>{2, 3, 4, 5}));
+  EXPECT_EQ(canonical_hash(output_), hash_of_fresh(21));
+}
+
+TEST_F(GrowingJob, NeverLosesWhatIsThere) {
+  run(10);
+  const std::string before = read_text_file(output_);
+  expect_message(error_of<InputError>([&] { run(6); }),
+                 {output_, "holds 10 numbers", "6", "--limit 10", "--overwrite"});
+  EXPECT_EQ(read_text_file(output_), before);
+  EXPECT_FALSE(fs::exists(output_ + ".parts"));
+  run(40, 5);
+  expect_message(error_of<InputError>([&] { run(12); }), {output_ + ".parts", "holds 40 numbers", "12"});
+  EXPECT_EQ(run(40), (std::vector<int64_t>{7, 8, 9}));
+}
+
+TEST_F(GrowingJob, AnythingElseThatDiffersIsRefused) {
+  run(4);
+  const Json other = {{"command", "sum"}, {"limit", "8"}};
+  expect_message(error_of<InputError>([&] { UnitStore store(output_, other, OnExisting::resume, growth(8)); }),
+                 {"command", "--overwrite"});
+  // A job that cannot grow is told so as before.
+  expect_message(error_of<InputError>([&] { UnitStore store(output_, config(8), OnExisting::resume); }),
+                 {"limit", "--overwrite"});
+}
+
+TEST_F(GrowingJob, ADamagedOutputIsNotTakenOver) {
+  run(8);
+  std::string bytes = read_text_file(output_);
+  const int64_t seven = 49;  // 7 * 7
+  const size_t at = bytes.find(std::string(reinterpret_cast<const char*>(&seven), sizeof seven));
+  ASSERT_NE(at, std::string::npos);
+  bytes[at] = 48;
+  write_file_atomically(output_, std::string_view(bytes));
+  expect_message(error_of<InputError>([&] { run(12); }), {output_, "/numbers", "checksum", "--overwrite"});
+  expect_message(error_of<InputError>([&] { run(8); }), {output_, "/numbers", "checksum", "--overwrite"});
 }
 
 }  // namespace
