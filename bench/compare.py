@@ -110,7 +110,7 @@ class Workplace:
 class Comparison(Workplace):
     def __init__(self, arguments, work):
         super().__init__(arguments, work)
-        self.rows, self.failed = [], False
+        self.rows, self.done, self.failed = [], [], False
         self.records = read_records(arguments.records, arguments.record_count) if arguments.records else None
         self.layer, self.last_layer, self.some_layers = LAYERS[arguments.shape]
         self.model = arguments.model or os.path.join(work, "model")
@@ -152,12 +152,16 @@ class Comparison(Workplace):
               flush=True)
 
     def attempt(self, job):
+        first = len(self.rows)
         try:
             getattr(self, job)()
+            self.done.append(job)
         except Exception as error:  # the other jobs still run
             self.failed = True
             self.rows.append({"job": job, "error": f"{type(error).__name__}: {error}"})
             print(f"{job}: {error}", file=sys.stderr, flush=True)
+        for row in self.rows[first:]:
+            row["of"] = job
 
     def load(self):
         """Loading, hashing and one prompt: part of each of the jobs below."""
@@ -216,7 +220,7 @@ class Comparison(Workplace):
         else:
             peer, times = [], 1
         self.add_reference(job, seconds, peak, self.reference("trace", "--facts", facts, *peer), times, **counts)
-        if self.a.peer_python and not self.a.trace_one_token:
+        if self.a.peer_python and (self.a.device != "cpu" or not self.a.trace_one_token):
             precision = ["--precision", "tf32"] if self.a.precision == "tf32" else []
             batched = self.peer(f"{HERE}/peers/batched_trace.py", self.model, "--facts", facts, *precision)
             self.add(job, seconds, peak, batched.get("seconds"), "PyTorch, batched", batched.get("peak_bytes"),
@@ -226,7 +230,8 @@ class Comparison(Workplace):
         scaled = peer["seconds"] * times if "seconds" in peer else None
         self.add(job, seconds, peak, scaled, "reference", peer.get("peak_bytes"), peer_error=peer.get("error"), **more)
 
-    def cov(self):
+    def documents(self):
+        """A file of about --cov-tokens tokens."""
         documents, budget = self.path("documents.jsonl"), self.a.cov_tokens
         with open(documents, "w") as out:
             for line in self.texts():
@@ -236,14 +241,27 @@ class Comparison(Workplace):
                 budget -= len(line.split()) * 1.25
                 if budget < 0:
                     break
+        return documents
+
+    def cov(self):
+        documents = self.documents()
         for number, layers in enumerate((str(self.layer), self.some_layers)):
             moments = self.path(f"cov{number}.h5")
-            seconds, peak, out = self.loci("cov", self.model, "--text", documents, "--layers", layers, "--output", moments)
+            seconds, peak, out = self.loci("cov", self.model, "--text", documents, "--layers", layers, "--output", moments, "--overwrite")
             peer, ours = self.reference("cov", "--documents", documents, "--layers", layers), json.loads(out)
             needed = arithmetic.second_moments(self.dimensions()[1], ours["tokens"], [int(n) for n in layers.split(",")])
             self.add_reference(f"second moments, layers {layers}", seconds, peak, peer, tokens=ours["tokens"],
                                peer_tokens=peer.get("tokens"), needed=needed, summary=out)
-        self.loci("export", self.path("cov0.h5"), "--format", "npz", "--output", self.path("npz"))
+
+    def moment(self):
+        """The edited layer's second moment, for loci and the reference."""
+        moments = self.path("cov0.h5")
+        if not os.path.exists(moments):
+            self.loci("cov", self.model, "--text", self.documents(), "--layers", self.layer, "--output", moments)
+        npz = self.path(f"npz/transformer.h.{self.layer}.mlp.c_proj_float32_mom2.npz")
+        if not os.path.exists(npz):
+            self.loci("export", moments, "--format", "npz", "--output", self.path("npz"))
+        return npz
 
     def texts(self):
         """Lines of --text, or random words that the tokenizer knows."""
@@ -262,7 +280,7 @@ class Comparison(Workplace):
             "attn_module_tmp": "transformer.h.{}.attn", "ln_f_module": "transformer.ln_f", "lm_head_module": "transformer.wte",
             "mom2_dataset": "wikipedia", "mom2_n_samples": 100000, "mom2_dtype": "float32"})
         templates = self.write("templates.json", TEMPLATES)
-        moment = self.path(f"npz/transformer.h.{self.layer}.mlp.c_proj_float32_mom2.npz")
+        moment = self.moment()
         names = ["Michael Jordan", "Larry Bird", "Danielle Darrieux", "Steve Jobs", "Edwin of Northumbria", "Marie Curie"]
         records = [{"case_id": i, "requested_rewrite": {
             "prompt": PROMPT, "subject": names[i % len(names)], "relation_id": "none", "target_new": {"str": ["soccer", "Paris"][i % 2]},
@@ -342,7 +360,7 @@ def write_report(comparison, commit):
     a = comparison.a
     report = {"machine": machine(), "commit": commit, "shape": a.shape, "device": a.device, "precision": a.precision,
               "versions": comparison.versions, "matrix_flops": comparison.ceiling, "date": time.strftime("%Y-%m-%d"),
-              "rows": comparison.rows}
+              "rows": comparison.rows, "done": comparison.done}
     os.makedirs(os.path.dirname(os.path.abspath(a.output)), exist_ok=True)
     with open(a.output + ".new", "w") as out:
         json.dump(report, out, indent=1)

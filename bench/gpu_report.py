@@ -1,9 +1,13 @@
 """The work of scripts/gpu_report.sh: builds, tests, checks and measures on a GPU, and writes one JSON report.
 
-A step that fails is recorded and the later ones still run; the exit code is 1 where one failed. Every step has a time limit.
-The report is written anew after each step, and an earlier report at the same place keeps the steps that are not run again.
+A step that fails is recorded and the later ones still run; the exit code is 1 where one failed or did not finish. Every step has
+a time limit. Under --time-limit it also has a share of that time; what it leaves is shared among the steps after it. The report
+is written anew after each step. Steps that an earlier report at the same place, or --merge, has as "ok" are not run again; of the
+others only what failed or is missing.
 """
 import argparse
+import glob
+import importlib.util
 import json
 import os
 import platform
@@ -12,13 +16,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-STEPS = ("build", "tests", "embedded", "golden", "precision", "kernels", "comparison", "sanitizer", "ctest")
-LIMITS = {"build": 3000, "tests": 240, "embedded": 200, "golden": 400, "precision": 300, "kernels": 280, "comparison": 400,
+STEPS = ("build", "embedded", "golden", "tests", "precision", "comparison", "kernels", "sanitizer", "ctest")
+LIMITS = {"build": 3000, "embedded": 200, "golden": 400, "tests": 240, "precision": 300, "comparison": 400, "kernels": 280,
           "sanitizer": 150, "ctest": 3000}
+# Parts of --time-limit. A checkout that is built first leaves little for the rest.
+SHARES = {"build": 300, "embedded": 6, "golden": 6, "tests": 16, "precision": 12, "comparison": 40, "kernels": 12, "sanitizer": 8,
+          "ctest": 20}
+LEAST_SECONDS = 3  # that a program is started for
 # Products and what is made of them; the other ops do the same in each precision.
 PRODUCTS = "^(gemm|linear|linear_gelu|attention|attention_backward|symmetric_update|second_moment)/"
 # Hand-written kernels, one sanitizer run each, and the precisions in which they are others.
@@ -26,9 +35,13 @@ SANITIZED = {"*Attention*": ("tf32", "bf16", "fp32"), "*LayerNorm*": ("fp32",), 
              "*/Gemm.*": ("bf16",), "*ActivationTest*": ("fp32",), "Adam*": ("fp32",), "*Sampling*": ("fp32",),
              "*SymmetricUpdate*:SecondMoment*": ("fp32",)}
 TOOLS = ("memcheck", "racecheck", "initcheck")
+# What fits in a share of minutes: the kernels with the most intricate addressing, and those whose threads talk to each other.
+FEW_SANITIZED = (("memcheck", "*Attention*", "tf32"), ("memcheck", "*/Gemm.*", "bf16"), ("memcheck", "*Softmax*:*LayerNorm*:*Rows*", "fp32"),
+                 ("racecheck", "*Softmax*:*LayerNorm*", "fp32"), ("racecheck", "*Attention*", "tf32"))
 NO_DEVICE = "no CUDA device is usable"  # tests then pass without having run
 # After an error of a kernel every later call in its process fails: what follows runs in another one.
 DEVICE_ERROR = re.compile(r"(CUDA|cuBLAS|NCCL) says|cuSOLVER fails|cannot be set up on cuda")
+NOT_RUN = "the rest, not run"
 MOST_PROCESSES = 8  # for the tests of a program, or its benchmarks
 TARGETS = {"product": 0.70, "memory": 0.80, "forward": 1.0}
 
@@ -46,8 +59,16 @@ class Failure(Exception):
         self.found = found or {}
 
 
+class Unfinished(Failure):
+    """A step whose time was over; what it had found until then stays."""
+
+
 class Skipped(Exception):
     pass
+
+
+class Ended(BaseException):
+    """A signal asked the report to end."""
 
 
 class Report:
@@ -57,24 +78,54 @@ class Report:
         self.precisions = arguments.precisions.split(",")
         self.work = os.path.abspath(arguments.work or tempfile.mkdtemp(prefix="gpu-report-"))
         os.makedirs(self.work, exist_ok=True)
+        self.step_ends = float("inf")
+        self.machine = self.describe_machine()
+        if arguments.bundle and os.path.isfile(arguments.bundle):
+            arguments.bundle = self.unpack(arguments.bundle)
         self.tree = os.path.abspath(arguments.bundle or arguments.build or os.path.join(ROOT, "build/cuda"))
         self.environment = dict(os.environ)
         if arguments.bundle:
             path = subprocess.run([os.path.join(self.tree, "run"), "--library-path"], capture_output=True, text=True)
             self.environment["LD_LIBRARY_PATH"] = path.stdout.strip()
-        self.machine = self.describe_machine()
+        self.checks_environment = dict(os.environ)
+        if not importlib.util.find_spec("h5py"):
+            path = [os.path.join(ROOT, "bench/without_h5py"), *filter(None, [os.environ.get("PYTHONPATH")])]
+            self.checks_environment["PYTHONPATH"] = os.pathsep.join(path)
+            for library in glob.glob(os.path.join(self.tree, "lib/libhdf5_serial.so.*")):
+                self.checks_environment["LOCI_HDF5_LIBRARY"] = library
         card = re.sub(r"[^a-z0-9]+", "-", self.machine["card"].lower()).strip("-")
         self.output = os.path.abspath(arguments.output or os.path.join(ROOT, f"bench/results/gpu-{card}.json"))
         os.makedirs(os.path.dirname(self.output), exist_ok=True)
-        if os.path.exists(self.output):
-            self.steps = json.loads(read(self.output)).get("steps", {})
+        self.here = {"card": self.machine["card"], "device": self.device, "smoke": arguments.smoke}
+        self.done_here = {}  # steps of earlier reports from this card, which need not run again
+        for path in [self.output] if os.path.exists(self.output) and not arguments.afresh else []:
+            self.take_in(json.loads(read(path)))
         for path in arguments.merge:
-            other = json.loads(read(path))
-            if self.machine["card"] == "none":
-                self.machine, self.device = other["machine"], other["device"]
-            for name, step in other["steps"].items():
-                if step["status"] != "skipped" or name not in self.steps:
-                    self.steps[name] = step
+            self.take_in(json.loads(read(path)))
+
+    def take_in(self, earlier):
+        """The steps of an earlier report, which need not be of this machine."""
+        was = {"card": earlier["machine"]["card"], "device": earlier["device"], "smoke": earlier.get("smoke", False)}
+        if self.machine["card"] == "none" and not self.a.smoke:
+            self.machine, self.device = earlier["machine"], earlier["device"]
+        for name, step in earlier["steps"].items():
+            if step["status"] != "skipped" or name not in self.steps:
+                self.steps[name] = step
+                if was == self.here:
+                    self.done_here[name] = step
+
+    def unpack(self, archive):
+        """The folder that an archive of scripts/bundle.sh holds, unpacked in the work folder."""
+        begin = time.time()
+        with tarfile.open(archive) as packed:
+            name = packed.getnames()[0].split("/")[0]
+            packed.extractall(self.work, **({"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}))
+        print(f"unpacked {archive} ({time.time() - begin:.0f} s)", flush=True)
+        return os.path.join(self.work, name)
+
+    def earlier(self, name):
+        """What is known of a step that did not end well: its parts need not all run again."""
+        return self.done_here.get(name, {})
 
     # Running programs
 
@@ -88,28 +139,32 @@ class Report:
 
     def left(self, limit):
         """Seconds that a program may take now."""
-        if not self.a.time_limit:
-            return limit
-        left = self.a.time_limit - (time.time() - self.begin)
-        if left < 5:
-            raise Skipped(f"the {self.a.time_limit} s of --time-limit are spent")
+        left = self.step_ends - time.time()
+        if left < LEAST_SECONDS:
+            raise Unfinished("its share of --time-limit is spent")
         return min(limit, left)
 
+    def out_of_time(self, code):
+        """Whether a program was stopped because the step's share was spent, not because it took too long by itself."""
+        return code == "time limit" and self.step_ends - time.time() < LEAST_SECONDS
+
     def run(self, command, limit, own=False, **environment):
-        """(exit code, output) of a program, ended with all that it started after `limit` seconds. `own`: it is one of ours,
-        which in a bundle needs the bundle's libraries."""
+        """(exit code, output) of a program, ended with all that it started after `limit` seconds, or when this script is ended.
+        `own`: it is one of ours, which in a bundle needs the bundle's libraries."""
         limit = self.left(limit)
         command = list(map(str, command))
-        variables = (self.environment if own else dict(os.environ)) | environment
+        variables = (self.environment if own else self.checks_environment) | environment
         print(f"  $ {' '.join(command)}", file=self.log, flush=True)
         with tempfile.TemporaryFile("w+", errors="replace") as out:
             process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT, env=variables, start_new_session=True)
             try:
                 code = process.wait(limit)
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
                 code = "time limit"
+            finally:
+                if process.returncode is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
             out.seek(0)
             text = out.read()
         print(text, file=self.log, flush=True)
@@ -182,14 +237,18 @@ class Report:
 
     def tests(self):
         found, bad = {}, []
+        before = self.earlier("tests").get("programs", {})
         for program, precisions in self.test_programs().items():
             for precision in (p for p in precisions if p in self.precisions):
                 name = f"{program} {precision}"
-                found[name] = self.one_test_program(program, precision, precisions[precision])
+                fine = name in before and before[name]["passed"] and not before[name]["failed"]
+                found[name] = before[name] if fine else self.one_test_program(program, precision, precisions[precision])
                 if found[name]["failed"] or not found[name]["passed"]:
                     bad.append(name)
         if bad or not found:
-            raise Failure(f"failing: {', '.join(bad) or 'there are no tests'}", {"programs": found})
+            unfinished = bad and all("unfinished" in found[name] and found[name]["failed"] == [NOT_RUN] for name in bad)
+            raise (Unfinished if unfinished else Failure)(
+                f"{'unfinished' if unfinished else 'failing'}: {', '.join(bad) or 'there are no tests'}", {"programs": found})
         return {"programs": found}
 
     def one_test_program(self, program, precision, names):
@@ -200,10 +259,12 @@ class Report:
         for _ in range(MOST_PROCESSES):
             try:
                 code, text = self.run_tests(program, precision, names, list(results))
-            except Skipped as reason:
+            except Unfinished as reason:
                 outcome["unfinished"] = str(reason)
                 break
             made, whole = split_test_output(text)
+            if self.out_of_time(code) and made:  # the last one was not given its time
+                made.popitem()
             results |= {name: verdict for name, (verdict, _) in made.items()}
             outcome["exit"] = code
             if code != 0:
@@ -214,7 +275,7 @@ class Report:
             outcome[verdict] = sum(v == verdict for v in results.values())
         outcome["failed"] = [name for name, verdict in results.items() if verdict not in ("passed", "skipped")]
         if "unfinished" in outcome:
-            outcome["failed"].append("the rest, not run")
+            outcome["failed"].append(NOT_RUN)
         elif not results or (outcome["exit"] != 0 and not outcome["failed"]):
             outcome["failed"].append("the program itself")
         return outcome | {"seconds": round(time.time() - begin, 1)}
@@ -252,18 +313,20 @@ class Report:
         code, text = self.run([sys.executable, *command], LIMITS[step])
         lines = [line for line in text.splitlines() if re.match(pattern, line)]
         if code != 0:
-            raise Failure(f"the check ended with {code}", {"lines": lines, "output": text[-2000:]})
+            kind = Unfinished if self.out_of_time(code) else Failure
+            raise kind(f"the check ended with {code}", {"lines": lines, "output": text[-2000:]})
         return {"lines": lines}
 
     def precision(self):
         results = self.fresh("precision.json")
         golden = self.golden_folder()
-        flags = ["--golden", os.path.join(golden, "tiny-a")] if golden and not self.a.smoke else []
+        flags = ["--golden", os.path.join(golden, "tiny-a")] if golden and not (self.a.smoke or self.a.time_limit) else []
         code, text = self.run([sys.executable, os.path.join(ROOT, "bench/precision.py"), self.script("loci"), "--device", self.device,
                                "--precisions", ",".join(self.precisions), *flags, "--output", results], LIMITS["precision"])
         found = json.loads(read(results)) if os.path.exists(results) else {}
         if code != 0:
-            raise Failure(f"precision.py ended with {code}", found | {"output": text[-2000:]})
+            kind = Unfinished if self.out_of_time(code) else Failure
+            raise kind(f"precision.py ended with {code}", found | {"output": text[-2000:]})
         return found
 
     def kernels(self):
@@ -271,28 +334,33 @@ class Report:
         for precision in self.precisions:
             found[precision] = self.kernels_in(precision)
             errors = [row["name"] for row in found[precision]["rows"] if "error" in row]
-            if "unfinished" in found[precision]:
-                errors.append(found[precision]["unfinished"])
-            if found[precision]["exit"] != 0 or errors:
+            if errors or found[precision]["exit"] != 0:
                 bad.append(f"{precision} ({', '.join(errors) or 'ended with {}'.format(found[precision]['exit'])})")
-        if not any(each["rows"] for each in found.values()) and all("unfinished" in each for each in found.values()):
-            raise Skipped("there was no time for a benchmark")
         if bad:
-            raise Failure(f"wrong or unfinished: {'; '.join(bad)}", found)
+            raise Failure(f"wrong: {'; '.join(bad)}", found)
+        unfinished = [f"{precision} ({each['unfinished']})" for precision, each in found.items() if "unfinished" in each]
+        if unfinished:
+            raise Unfinished(f"unfinished: {'; '.join(unfinished)}", found)
         return found
 
     def kernels_in(self, precision):
-        """The benchmarks in one precision; those behind one that ends its process, or spoils the device, run in another one."""
+        """The benchmarks in one precision; those after one that ends its process, or spoils the device, run in another one."""
         results = os.path.join(self.work, f"kernels-{precision}.json")
         command = [self.program("kernels_bench"), f"--device={self.device}", f"--precision={precision}",
                    f"--shape={'smoke' if self.a.smoke else self.a.shape}"]
         wanted = [] if precision == self.precisions[0] else [f"--benchmark_filter={PRODUCTS}"]
+        before = self.earlier("kernels").get(precision, {"rows": []})
+        found = before | {"rows": [row for row in before["rows"] if "error" not in row], "exit": 0}
+        for key in ("unfinished", "output"):
+            found.pop(key, None)
         try:
             code, text = self.run([*command, *wanted, "--benchmark_list_tests=true"], LIMITS["kernels"], own=True)
-        except Skipped as reason:
-            return {"rows": [], "exit": 0, "unfinished": str(reason)}
-        left = [line.strip() for line in text.splitlines() if re.search(r"/iterations:\d", line)]
-        found = {"rows": [], "exit": code}
+        except Unfinished as reason:
+            return found | {"unfinished": str(reason)}
+        found["exit"] = code
+        measured = {row["name"] for row in found["rows"]}
+        listed = [line.strip() for line in text.splitlines() if re.search(r"/iterations:\d", line)]
+        left = [name for name in listed if name.split("/iterations:")[0] not in measured]
         for _ in range(MOST_PROCESSES):
             if not left:
                 break
@@ -302,88 +370,129 @@ class Report:
             try:
                 code, text = self.run([*command, f"--benchmark_filter=^({pattern})$", f"--benchmark_out={results}"],
                                       LIMITS["kernels"], own=True)
-            except Skipped as reason:
-                found["unfinished"] = str(reason)
+            except Unfinished as reason:
+                found["unfinished"] = f"{len(left)} benchmarks were left: {reason}"
                 break
             made = read_kernels(results)
             rows = made.pop("rows")
             spoiled = next((i + 1 for i, row in enumerate(rows) if DEVICE_ERROR.search(row.get("error", ""))), len(rows))
-            found |= made | {"rows": found["rows"] + rows[:spoiled], "exit": code}
+            found |= made | {"rows": found["rows"] + rows[:spoiled], "exit": 0 if code == "time limit" else code}
             left = left[spoiled:]
-            if code != 0:
-                found["output"] = text[-1500:]
             if code == "time limit":
                 found["unfinished"] = f"{len(left)} benchmarks were left at the time limit"
                 break
+            if code != 0:
+                found["output"] = text[-1500:]
             if left and spoiled == len(rows):  # the next one ended the process
                 found["rows"].append({"name": left.pop(0).split("/iterations:")[0], "error": f"ended the program with {code}"})
         return found
 
+    def peer_python(self):
+        """A Python with PyTorch and transformers: --peer-python, else this one or the one in the path."""
+        look = "import importlib.util, sys; sys.exit(not all(map(importlib.util.find_spec, ('torch', 'transformers'))))"
+        for python in filter(None, (self.a.peer_python, sys.executable, shutil.which("python3"))):
+            if python == self.a.peer_python or subprocess.run([python, "-c", look], capture_output=True).returncode == 0:
+                return python
+        return None
+
+    def reference_checkout(self):
+        carried = os.path.join(self.tree, "rome")
+        return self.a.rome or (carried if self.a.bundle and os.path.isdir(carried) else None)
+
     def comparison(self):
-        found, bad = {}, []
-        shape = "smoke" if self.a.smoke else self.a.shape
-        # tf32 first: it is the default, and what a time limit should not cut.
+        found, bad, unfinished = {}, [], []
+        # tf32 is the default of users; under a time limit its jobs come before the same ones in another precision.
         precisions = sorted(self.precisions, key=lambda precision: precision != "tf32")
-        tokenizer = self.a.tokenizer or next(
-            folder for folder in (os.path.join(self.tree, "tokenizer"), f"{self.golden_folder()}/tiny-a/model", os.path.join(ROOT, "data/model"))
-            if os.path.exists(os.path.join(folder, "vocab.json")))
+        if self.a.time_limit and not self.a.chosen_precisions:
+            precisions = precisions[:1]
         for precision in precisions:
-            results = self.fresh(f"comparison-{precision}.json")
-            command = [sys.executable, os.path.join(ROOT, "bench/compare.py"), "--loci", self.script("loci"), "--forward",
-                       self.script("forward_bench"), "--tokenizer", tokenizer, "--shape", shape, "--model",
-                       os.path.join(self.work, f"model-{shape}"), "--device", self.device, "--precision", precision, "--edits",
-                       2 if self.a.smoke else 64, "--jobs", self.a.jobs, "--output", results]
-            if not (self.a.rome or self.a.smoke):  # few tokens are for the reference's sake: they do not show a GPU's rate
-                command += ["--cov-tokens", 300000]
-            if self.a.peer_python:
-                command += ["--peer-python", self.a.peer_python]
-            if self.a.rome:
-                command += ["--rome", self.a.rome]
-            try:
-                code, text = self.run(command, LIMITS["comparison"])
-            except Skipped as reason:
-                found[precision] = {"rows": [], "skipped": str(reason)}
+            before = self.earlier("comparison").get(precision, {})
+            jobs = [job for job in self.a.jobs.split(",") if job not in before.get("done", [])]
+            if not jobs:
+                found[precision] = before
                 continue
-            found[precision] = json.loads(read(results)) if os.path.exists(results) else {}
-            found[precision] = {key: value for key, value in found[precision].items() if key in ("rows", "versions", "shape")}
-            peers = [row.get("peer_error") or row.get("error") for row in found[precision].get("rows", [])]
+            try:
+                code, made, text = self.compare(precision, jobs)
+            except Unfinished as reason:
+                found[precision] = before | {"skipped": str(reason)}
+                unfinished.append(precision)
+                continue
+            made["rows"] = [row for row in before.get("rows", []) if row.get("of") in before.get("done", [])] + made.get("rows", [])
+            made["done"] = before.get("done", []) + made.get("done", [])
+            found[precision] = made
             if code != 0:
-                bad.append(precision)
+                (unfinished if self.out_of_time(code) else bad).append(precision)
                 found[precision]["output"] = text[-2000:]
-            elif not self.a.rome:
+            if not self.reference_checkout():
                 found[precision]["reference"] = "skipped: no --rome CHECKOUT"
-            if not self.a.peer_python:
+            if not self.peer_python():
                 found[precision]["PyTorch"] = "skipped: no --peer-python PYTHON"
-            elif any(peers):
+            elif any(row.get("peer_error") for row in made["rows"]):
                 found[precision]["peers"] = "a peer failed; its rows say why"
         if bad:
             raise Failure(f"jobs failed in {', '.join(bad)}", found)
+        if unfinished:
+            raise Unfinished(f"unfinished in {', '.join(unfinished)}", found)
         return found
+
+    def compare(self, precision, jobs):
+        """(exit code, report, output) of bench/compare.py."""
+        shape = "smoke" if self.a.smoke else self.a.shape
+        tokenizer = self.a.tokenizer or next(
+            folder for folder in (os.path.join(self.tree, "tokenizer"), f"{self.golden_folder()}/tiny-a/model", os.path.join(ROOT, "data/model"))
+            if os.path.exists(os.path.join(folder, "vocab.json")))
+        results = self.fresh(f"comparison-{precision}.json")
+        command = [sys.executable, os.path.join(ROOT, "bench/compare.py"), "--loci", self.script("loci"), "--forward",
+                   self.script("forward_bench"), "--tokenizer", tokenizer, "--shape", shape, "--model",
+                   os.path.join(self.work, f"model-{shape}"), "--device", self.device, "--precision", precision, "--edits",
+                   2 if self.a.smoke else 64, "--jobs", ",".join(jobs), "--output", results]
+        rome, peer_python = self.reference_checkout(), self.peer_python()
+        if not (rome or self.a.smoke):  # few tokens are for the reference's sake: they do not show a GPU's rate
+            command += ["--cov-tokens", 300000]
+        if self.a.time_limit:  # a whole trace takes the reference a minute or more
+            command.append("--trace-one-token")
+        if peer_python:
+            command += ["--peer-python", peer_python]
+        if rome:
+            command += ["--rome", rome]
+        code, text = self.run(command, LIMITS["comparison"])
+        made = json.loads(read(results)) if os.path.exists(results) else {}
+        return code, {key: value for key, value in made.items() if key in ("rows", "versions", "shape", "done")}, text
 
     def sanitizer(self):
         tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
         if self.machine["card"] == "none" or not os.path.exists(tool):
             raise Skipped("there is no compute-sanitizer" if self.machine["card"] != "none" else "there is no GPU")
-        found, bad = {}, []
+        found, bad, left = {}, [], 0
         runs = [(check, suite, precision) for check in TOOLS for suite, precisions in SANITIZED.items() for precision in precisions
                 if precision in self.precisions]
+        if self.a.time_limit:
+            runs = [run for run in FEW_SANITIZED if run[2] in self.precisions]
         for check, suite, precision in runs:
             name = f"{check} {suite} {precision}"
-            try:
-                limit = self.left(LIMITS["sanitizer"])
-            except Skipped as reason:
-                found[name] = f"skipped: {reason}"
+            before = self.earlier("sanitizer").get(name)
+            if isinstance(before, dict) and before["exit"] == 0 and "output" not in before:
+                found[name] = before
                 continue
-            code, text = self.run([tool, "--tool", check, "--error-exitcode", 9, self.program("kernels_tests"), "--gtest_brief=1",
-                                   f"--gtest_filter={suite}"], limit, own=True, LOCI_TEST_DEVICE=self.device, LOCI_TEST_SOURCE=ROOT,
-                                  LOCI_TEST_PRECISION=precision, LOCI_MEMORY_CACHE="off")
+            try:
+                code, text = self.run([tool, "--tool", check, "--error-exitcode", 9, self.program("kernels_tests"), "--gtest_brief=1",
+                                       f"--gtest_filter={suite}"], LIMITS["sanitizer"], own=True, LOCI_TEST_DEVICE=self.device,
+                                      LOCI_TEST_SOURCE=ROOT, LOCI_TEST_PRECISION=precision, LOCI_MEMORY_CACHE="off")
+            except Unfinished as reason:
+                found[name] = f"skipped: {reason}"
+                left += 1
+                continue
             summary = [line.strip("= ") for line in text.splitlines() if "SUMMARY" in line]
             found[name] = {"exit": code, "summary": summary[-1] if summary else ""}
-            if code != 0 or NO_DEVICE in text:
+            if self.out_of_time(code):
+                left += 1
+            elif code != 0 or NO_DEVICE in text:
                 found[name]["output"] = text[:1500] + " ... " + text[-1500:]
                 bad.append(name)
         if bad:
             raise Failure(f"reported: {', '.join(bad)}", found)
+        if left:
+            raise Unfinished(f"{left} of {len(runs)} runs were left", found)
         return found
 
     def ctest(self):
@@ -396,47 +505,75 @@ class Report:
 
     # The report
 
-    def execute(self, name):
+    def share(self, name, names):
+        """Seconds for a step, of those that --time-limit leaves for it and the steps after it."""
+        if not self.a.time_limit:
+            return float("inf")
+        left = self.a.time_limit - (time.time() - self.begin)
+        return max(0, left * SHARES[name] / sum(SHARES[each] for each in names[names.index(name):]))
+
+    def execute(self, name, share=float("inf")):
         start = time.time()
-        print(f"== {name}", flush=True)
+        self.step_ends = start + share
+        print(f"== {name}" + ("" if share == float("inf") else f" (up to {share:.0f} s)"), flush=True)
         print(f"== {name}", file=self.log, flush=True)
+        ended = None
         try:
-            if self.a.time_limit:
-                self.left(1e9)
             outcome = {"status": "ok", **getattr(self, name)()}
         except Skipped as reason:
             outcome = {"status": "skipped", "reason": str(reason)}
+        except Unfinished as failure:
+            outcome = {"status": "unfinished", "reason": str(failure), **failure.found}
         except Failure as failure:
             outcome = {"status": "failed", "reason": str(failure), **failure.found}
+        except Ended as signal_name:
+            ended, outcome = signal_name, {"status": "unfinished", "reason": f"ended by {signal_name}"}
         except Exception as error:  # a fault of this script is a failed step too
             outcome = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
         # What ran earlier says more than that there is no time now.
-        if not (outcome["status"] == "skipped" and name in self.steps):
+        if not (outcome["status"] in ("skipped", "unfinished") and len(outcome) == 2 and name in self.steps):
             self.steps[name] = outcome | {"seconds": round(time.time() - start, 1), "date": time.strftime("%Y-%m-%d %H:%M:%S")}
         print(f"   {outcome['status']} {outcome.get('reason', '')} ({time.time() - start:.0f} s)", flush=True)
-        return outcome["status"] != "failed"
+        if ended:
+            raise ended
+        return outcome["status"] in ("ok", "skipped")
 
     def write(self):
-        report = {"machine": self.machine, "device": self.device, "commit": commit_of(self.steps), "date": time.strftime("%Y-%m-%d"),
-                  "targets": targets_of(self.steps), "steps": {name: self.steps[name] for name in STEPS if name in self.steps}}
+        report = {"machine": self.machine, "device": self.device, "smoke": self.a.smoke, "commit": commit_of(self.steps),
+                  "date": time.strftime("%Y-%m-%d"), "targets": targets_of(self.steps),
+                  "steps": {name: self.steps[name] for name in STEPS if name in self.steps}}
         with open(self.output + ".new", "w") as out:
             json.dump(report, out, indent=1)
             out.write("\n")
         os.replace(self.output + ".new", self.output)
         return report
 
+    def wanted(self):
+        """The steps to run: those that were asked for, else all that did not end well on this card before."""
+        if self.a.steps is not None:
+            self.done_here = {}
+            return self.a.steps.split(",") if self.a.steps else []
+        names = [name for name in STEPS if self.earlier(name).get("status") != "ok"]
+        if done := [name for name in STEPS if name not in names]:
+            print(f"not run again, since an earlier report has them as ok: {', '.join(done)}", flush=True)
+        return names
+
     def main(self):
-        fine = True
+        fine, names = True, self.wanted()
+        if names and self.device.startswith("cuda") and not self.a.emulated and self.here["card"] == "none":
+            print("gpu_report.sh: nvidia-smi shows no GPU here, so nothing was built; run it on a machine with one, or see with "
+                  "--smoke --build DIR whether the script works", file=sys.stderr)
+            return 2
         with open(self.output.removesuffix(".json") + ".log", "a") as self.log:
-            for name in self.a.steps.split(",") if self.a.steps else ():
-                fine &= self.execute(name)
-                report = self.write()
+            for name in names:
+                try:
+                    fine &= self.execute(name, self.share(name, names))
+                finally:
+                    self.write()
         report = self.write()
         for target in report["targets"]:
             print(f"{'met   ' if target['met'] else 'MISSED'} {target['name']}: {target['value']:.2f} (target {target['target']:.2f})")
-        print(f"report: {self.output}")
-        if not self.a.work:
-            shutil.rmtree(self.work, ignore_errors=True)
+        print(f"report: {self.output} ({time.time() - self.begin:.0f} s)")
         return 0 if fine else 1
 
 
@@ -530,30 +667,47 @@ def targets_of(steps):
 
 def main():
     parser = argparse.ArgumentParser(prog="gpu_report.sh", description=__doc__.split("\n")[0])
-    parser.add_argument("--bundle", metavar="DIR", help="use the programs of scripts/bundle.sh")
+    parser.add_argument("--bundle", metavar="DIR", help="use the programs of scripts/bundle.sh: its folder, or its archive, which is unpacked")
     parser.add_argument("--build", metavar="DIR", help="use this build tree as it is")
     parser.add_argument("--device", help="default: cuda; with --smoke: cpu")
     parser.add_argument("--precisions", help="default: fp32,tf32,bf16; on the CPU: fp32")
-    parser.add_argument("--steps", default=",".join(STEPS), help="default: all of them, %(default)s; an empty list only merges")
+    parser.add_argument("--steps", help=f"default: of {','.join(STEPS)} those that no earlier report has as ok; an empty list only merges")
     parser.add_argument("--shape", default="xl", choices=["small", "xl"])
-    parser.add_argument("--jobs", default="load,forward,trace,later_trace,cov,edit,eval", help="of the comparison")
-    parser.add_argument("--peer-python", metavar="PYTHON", help="a Python with torch and transformers")
-    parser.add_argument("--rome", metavar="CHECKOUT", help="the unmodified reference")
+    parser.add_argument("--jobs", default="load,trace,edit,forward,eval,later_trace,cov", help="of the comparison, in this order: %(default)s")
+    parser.add_argument("--peer-python", metavar="PYTHON", help="a Python with torch and transformers; default: python3 where it has them")
+    parser.add_argument("--rome", metavar="CHECKOUT", help="the unmodified reference; default: the bundle's")
     parser.add_argument("--golden", metavar="DIR", help="the reference's outputs; default: ../shared/golden")
     parser.add_argument("--tokenizer", metavar="DIR", help="vocab.json and merges.txt for the comparison's model")
     parser.add_argument("--work", metavar="DIR", help="keep intermediate files and the comparison's model here")
-    parser.add_argument("--time-limit", type=float, default=0, help="seconds for everything (0: none); later steps are then skipped")
-    parser.add_argument("--merge", metavar="REPORT", action="append", default=[], help="take the steps of another report in")
+    parser.add_argument("--time-limit", type=float, default=0, help="seconds for everything, unpacking included (0: none); each step then has its share of them")
+    parser.add_argument("--merge", metavar="REPORT", action="append", default=[], help="take the steps of another report in; what is ok there, from a card of this name, is not run again")
+    parser.add_argument("--afresh", action="store_true", help="pass over an earlier report at --output: everything runs again")
     parser.add_argument("--emulated", action="store_true", help="the programs on the emulated device of a build tree without CUDA")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: that everything runs, on any machine")
     parser.add_argument("--output", metavar="FILE.json", help="default: bench/results/gpu-CARD.json")
     arguments = parser.parse_args()
     arguments.device = arguments.device or ("cpu" if arguments.smoke and not arguments.emulated else "cuda")
+    arguments.chosen_precisions = arguments.precisions
     arguments.precisions = arguments.precisions or ("fp32" if arguments.device == "cpu" else "fp32,tf32,bf16")
-    unknown = set(filter(None, arguments.steps.split(","))) - set(STEPS)
+    unknown = set(filter(None, (arguments.steps or "").split(","))) - set(STEPS)
     if unknown:
         parser.error(f"--steps: {', '.join(sorted(unknown))} is unknown; there are {', '.join(STEPS)}")
-    sys.exit(Report(arguments).main())
+
+    def end(number, _):
+        raise Ended(signal.Signals(number).name)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, end)
+    report = None
+    try:
+        report = Report(arguments)
+        code = report.main()
+    except Ended as name:
+        print(f"gpu_report.sh: ended by {name}", file=sys.stderr)
+        code = 1
+    finally:
+        if report and not arguments.work:
+            shutil.rmtree(report.work, ignore_errors=True)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

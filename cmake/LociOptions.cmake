@@ -1,7 +1,7 @@
 # Build options, warnings and sanitizers. Everything in the project links loci_options.
 option(LOCI_BUILD_TESTS "Build the tests" ON)
 option(LOCI_BUILD_BENCH "Build the benchmarks" ON)
-option(LOCI_BUILD_FUZZ "Build the libFuzzer targets (needs clang)" OFF)
+option(LOCI_BUILD_FUZZ "Build the libFuzzer targets (needs clang) instead of the tests" OFF)
 set(LOCI_SANITIZE "" CACHE STRING "Sanitizers to build with: empty, address, thread")
 set_property(CACHE LOCI_SANITIZE PROPERTY STRINGS "" address thread)
 
@@ -50,10 +50,9 @@ elseif(LOCI_SANITIZE)
   message(FATAL_ERROR "LOCI_SANITIZE=${LOCI_SANITIZE} is unknown; use address or thread")
 endif()
 
-# The libraries are instrumented too, so that the fuzzer sees which branches an input reaches.
+# The fuzzer sees which branches of the libraries an input reaches.
 if(LOCI_BUILD_FUZZ)
-  add_compile_options(-fsanitize=fuzzer-no-link,address,undefined -g)
-  add_link_options(-fsanitize=address,undefined)
+  add_compile_options(-fsanitize=fuzzer-no-link)
 endif()
 
 # Adds the alignment checks to a target of the AddressSanitizer build.

@@ -65,7 +65,6 @@ class Editor {
  public:
   Editor(Executor& executor, const Tokenizer& tokenizer, const RomeSettings& settings)
       : executor_(executor),
-        tokenizer_(tokenizer),
         settings_(settings),
         prefixes_(executor, tokenizer, settings.templates) {}
 
@@ -128,7 +127,6 @@ class Editor {
   }
 
   Executor& executor_;
-  const Tokenizer& tokenizer_;
   const RomeSettings& settings_;
   TemplatePrefixes prefixes_;
 };

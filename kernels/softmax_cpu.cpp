@@ -98,13 +98,13 @@ LOCI_INLINE double log_probability(float logit, double maximum, double log_sum) 
 }
 
 LOCI_SIMD void shift_row(const float* x, int64_t count, RowSum row, float* y) {
-  const auto [maximum, log_sum] = row;
+  const double maximum = row.maximum, log_sum = row.log_sum;
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) y[i] = static_cast<float>(log_probability(x[i], maximum, log_sum));
 }
 
 LOCI_SIMD double row_divergence(const float* x, const float* reference, int64_t count, RowSum row) {
-  const auto [maximum, log_sum] = row;
+  const double maximum = row.maximum, log_sum = row.log_sum;
   double sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < count; ++i) {
@@ -117,7 +117,7 @@ LOCI_SIMD double row_divergence(const float* x, const float* reference, int64_t 
 // d KL / d x_j = p_j (log p_j - log q_j - KL).
 LOCI_SIMD void divergence_gradient_row(const float* x, const float* reference, int64_t count, RowSum row,
                                        double divergence, double weight, Write write, float* y) {
-  const auto [maximum, log_sum] = row;
+  const double maximum = row.maximum, log_sum = row.log_sum;
   if (write == Write::assign) {
 #pragma omp simd
     for (int64_t i = 0; i < count; ++i) {

@@ -272,7 +272,8 @@ void Sweep::run_severed_second_pass() {
 // --- Lanes -----------------------------------------------------------------------------------------------------------
 
 Cell& Sweep::add_cell(std::vector<float*> scores) {
-  return cells_.emplace_back(std::move(scores), std::vector<float>(static_cast<size_t>(options_.samples)));
+  cells_.push_back({std::move(scores), std::vector<float>(static_cast<size_t>(options_.samples))});
+  return cells_.back();
 }
 
 Lane Sweep::lane_at(const FactWork& work, const RecordingPtr& base, int64_t position, int64_t first_layer,
