@@ -10,10 +10,10 @@
 #include "app/unit_runner.h"
 #include "edit/edit_file.h"
 #include "edit/edited_checkpoint.h"
-#include "edit/requests.h"
 #include "edit/rome.h"
 #include "model/executor.h"
 #include "model/tokenizer.h"
+#include "records/edit_requests.h"
 #include "runtime/error.h"
 #include "runtime/unit_store.h"
 

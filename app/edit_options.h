@@ -5,8 +5,8 @@
 
 #include "app/common.h"
 #include "edit/edit_file.h"
-#include "edit/requests.h"
 #include "edit/rome.h"
+#include "records/edit_requests.h"
 
 /// What the commands that make edits, or run with edits made before, share.
 namespace loci::app {

@@ -9,10 +9,10 @@
 #include "app/unit_runner.h"
 #include "model/executor.h"
 #include "model/tokenizer.h"
+#include "records/facts.h"
 #include "runtime/error.h"
 #include "runtime/sha256.h"
 #include "runtime/text_reader.h"
-#include "trace/facts.h"
 #include "trace/results.h"
 #include "trace/sweep.h"
 

@@ -5,8 +5,8 @@ add_library(loci_all INTERFACE)
 set_target_properties(loci_all PROPERTIES EXPORT_NAME loci)
 target_link_libraries(loci_all INTERFACE loci_eval loci_trace)
 
-set(loci_libraries loci_options loci_runtime loci_cuda loci_kernels loci_model loci_trace loci_edit loci_eval loci_all)
-foreach(folder options runtime cuda kernels model trace edit eval)
+set(loci_libraries loci_options loci_runtime loci_cuda loci_kernels loci_model loci_records loci_trace loci_edit loci_eval loci_all)
+foreach(folder options runtime cuda kernels model records trace edit eval)
   set_target_properties(loci_${folder} PROPERTIES EXPORT_NAME ${folder})
 endforeach()
 
@@ -14,7 +14,7 @@ install(TARGETS ${loci_libraries} EXPORT loci-targets ARCHIVE DESTINATION ${CMAK
   # Headers include each other relative to the project's root.
   INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} ${CMAKE_INSTALL_INCLUDEDIR}/loci)
 install(TARGETS loci RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-foreach(folder runtime kernels model trace edit eval)
+foreach(folder runtime kernels model records trace edit eval)
   install(DIRECTORY ${PROJECT_SOURCE_DIR}/${folder} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/loci
     FILES_MATCHING PATTERN "*.h")
 endforeach()

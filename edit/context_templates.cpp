@@ -4,8 +4,8 @@
 
 #include <algorithm>
 
-#include "edit/requests.h"
 #include "model/generation.h"
+#include "records/edit_requests.h"
 #include "runtime/error.h"
 #include "runtime/json.h"
 

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "edit/hparams.h"
-#include "edit/requests.h"
 #include "model/config.h"
 #include "model/tokenizer.h"
+#include "records/edit_requests.h"
 
 /// The token sequences of an edit request: its prompt behind each context template, with the target teacher-forced.
 namespace loci {

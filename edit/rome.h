@@ -10,11 +10,11 @@
 
 #include "edit/edit_prompts.h"
 #include "edit/hparams.h"
-#include "edit/requests.h"
 #include "edit/value_optimizer.h"
 #include "kernels/cholesky.h"
 #include "model/executor.h"
 #include "model/tokenizer.h"
+#include "records/edit_requests.h"
 
 namespace loci {
 

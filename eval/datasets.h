@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "edit/edit_prompts.h"
-#include "edit/requests.h"
 #include "eval/scoring.h"
 #include "model/config.h"
 #include "model/tokenizer.h"
+#include "records/edit_requests.h"
 #include "runtime/json.h"
 
 /// The data sets that edits are scored on: CounterFact (Meng et al. 2022) in its own nested form and in EasyEdit's flat

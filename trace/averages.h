@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "trace/facts.h"
+#include "records/facts.h"
 
 namespace loci {
 

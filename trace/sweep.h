@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "model/executor.h"
-#include "trace/facts.h"
+#include "records/facts.h"
 #include "trace/noise.h"
 
 /// Causal tracing (Meng et al. 2022, section 2): what a model still knows when the subject is corrupted and one of its

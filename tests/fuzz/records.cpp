@@ -4,11 +4,11 @@
 
 #include "edit/context_templates.h"
 #include "edit/hparams.h"
-#include "edit/requests.h"
 #include "eval/datasets.h"
+#include "records/edit_requests.h"
+#include "records/facts.h"
 #include "tests/fuzz/target.h"
 #include "tests/support/byte_tokenizer.h"
-#include "trace/facts.h"
 #include "trace/noise.h"
 
 namespace loci::fuzz {

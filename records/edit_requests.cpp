@@ -1,4 +1,4 @@
-#include "edit/requests.h"
+#include "records/edit_requests.h"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include "trace/facts.h"
+#include "records/facts.h"
 
 #include <unordered_map>
 

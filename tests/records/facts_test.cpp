@@ -1,5 +1,5 @@
 // Fact files: token ranges by byte offsets, and files that must be refused.
-#include "trace/facts.h"
+#include "records/facts.h"
 
 #include <gtest/gtest.h>
 
