@@ -63,6 +63,7 @@ class EditJob {
       require_free_folder(command.export_dir, command.common.model, command.on_existing_checkpoint());
     LoadedRequests loaded =
         read_requests(command.requests, tokenizer_, model_.config(), command.on_invalid(), command.zsre_answer());
+    log_records(ranks, loaded);
     skipped_ = std::move(loaded.skipped);
     PreparedEdits prepared = prepare_edits(command.common, command.edit, executor_, tokenizer_);
     settings_ = std::move(prepared.settings);

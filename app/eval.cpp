@@ -69,6 +69,7 @@ class EvalJob {
         edited_(loaded_.model),
         edited_executor_(context_, edited_) {
     LoadedRecords loaded = read_records(command.records, command.record_options(), tokenizer_, model_.config());
+    log_records(ranks, loaded);
     records_ = std::move(loaded.records);
     skipped_ = std::move(loaded.skipped);
     config_ = resolved_configuration(app, command_.common);
@@ -78,7 +79,7 @@ class EvalJob {
     else
       prepare_own_edits();
     log_skipped(ranks, skipped_);
-    config_["records_sha256"] = sha256_file(command.records);
+    config_["records_sha256"] = loaded.sha256;
     config_["weights_sha256"] = model_.checkpoint().weights_sha256();
     config_["records_per_unit"] = units().per_unit;
     config_["passes"] = units().passes;

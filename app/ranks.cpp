@@ -120,6 +120,14 @@ void log_skipped(const Ranks& ranks, const std::vector<std::string>& reasons) {
   for (const std::string& reason : reasons) spdlog::warn("skipped: {}", reason);
 }
 
+void log_records(const Ranks& ranks, const RecordReport& report) {
+  constexpr size_t kMost = 10;
+  if (!ranks.is_root()) return;
+  if (!report.trimmed.empty()) spdlog::info("{}", report.trimmed);
+  for (size_t i = 0; i < std::min(kMost, report.warnings.size()); ++i) spdlog::warn("{}", report.warnings[i]);
+  if (report.warnings.size() > kMost) spdlog::warn("and {} more records like these", report.warnings.size() - kMost);
+}
+
 Launcher::Launcher(Communicator* launched) : launched_(launched), log_(std::make_shared<RankLog>()) {
   if (launched_) log_->set_process_rank(launched_->rank());
   auto logger = std::make_shared<spdlog::logger>("loci", log_);

@@ -10,6 +10,7 @@
 
 #include "app/common.h"
 #include "model/tokenizer.h"
+#include "records/record_list.h"
 #include "runtime/communicator.h"
 #include "runtime/cuda_device.h"
 #include "runtime/interruption.h"
@@ -63,6 +64,8 @@ void add_spending(Json& summary, const Spending& spending);
 
 /// Says on rank 0's log, as warnings, why records were left out.
 void log_skipped(const Ranks& ranks, const std::vector<std::string>& reasons);
+/// Says on rank 0's log what there is to tell about the records that were read.
+void log_records(const Ranks& ranks, const RecordReport& report);
 
 /// Starts the ranks of subcommands. One per process; says on the log who speaks.
 class Launcher {

@@ -145,7 +145,7 @@ WriteShard trace_unit(std::span<const Fact> facts, Executor& executor, const Tok
                       const TraceOptions& options) {
   const auto accept = [&](const Fact& fact, int32_t answer) {
     const std::string text = tokenizer.decode_text(std::span<const int32_t>(&answer, 1), TextCleanUp::as_configured);
-    return strip(text) == fact.attribute;
+    return fact.attribute.empty() || strip(text) == fact.attribute;
   };
   return [&, facts, traces = trace_facts(executor, facts, options, accept)](H5File& shard) {
     for (size_t i = 0; i < facts.size(); ++i) write_trace(shard, stored_trace(facts[i], traces[i], options, tokenizer));
@@ -317,9 +317,11 @@ void run(const Ranks& ranks, const CLI::App& app, const TraceCommand& command) {
   const LoadedModel loaded = load_rank_model(ranks, context, command.common);
   const Model& model = loaded.model;
   const Tokenizer& tokenizer = loaded.tokenizer;
-  const FactFile facts = read_facts(command.facts, tokenizer, model.config().positions,
-                                    command.skip_invalid ? OnInvalid::skip : OnInvalid::refuse);
+  const FactFile facts = read_facts(
+      command.facts, tokenizer, model.config().positions, command.skip_invalid ? OnInvalid::skip : OnInvalid::refuse,
+      command.common.rome() ? SubjectChoice::first_occurrence : SubjectChoice::whole_word);
   log_skipped(ranks, facts.skipped);
+  log_records(ranks, facts);
   const TraceOptions options = trace_options(command, measure_noise(command, facts, context, model, tokenizer));
   spdlog::info("trace: noise {} of level {:.6g}", command.noise, options.noise.level);
   const Json config = job_configuration(app, command, options, facts, model.checkpoint().weights_sha256());
@@ -360,7 +362,10 @@ void add_trace(CLI::App& app, Launcher& launcher) {
   add_common_options(*command, options->common);
   add_output_options(*command, options->output);
   add_rank_options(*command, options->ranks);
-  command->add_option("--facts", options->facts, "JSON list of facts: known_id, subject, attribute, prompt")
+  command
+      ->add_option(
+          "--facts", options->facts,
+          "facts with subject and prompt, and optionally known_id, attribute, template: a JSON list or JSON Lines")
       ->required()
       ->type_name("FILE.json");
   command->add_option("--kinds", options->kinds, "what is restored: state,mlp,attn")

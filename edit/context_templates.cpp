@@ -1,11 +1,12 @@
 #include "edit/context_templates.h"
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 
 #include "model/generation.h"
-#include "records/edit_requests.h"
+#include "records/subject.h"
 #include "runtime/error.h"
 #include "runtime/json.h"
 
@@ -30,7 +31,7 @@ void check_context_templates(std::span<const std::string> templates, std::string
   require<InputError>(!templates.empty(), "{}: the list of context templates is empty; at least [\"{{}}\"] is needed",
                       where);
   for (size_t i = 0; i < templates.size(); ++i) {
-    const int64_t places = count_occurrences(templates[i], "{}");
+    const int64_t places = count_occurrences(templates[i], kSubjectMark);
     require<InputError>(places == 1, "{}: template {} must hold exactly one {{}}, got {}", where, i, places);
     // Result files could not hold it.
     require<InputError>(templates[i].find('\0') == std::string::npos, "{}: template {} holds the character U+0000",
@@ -42,10 +43,16 @@ std::vector<std::string> read_context_templates(const std::filesystem::path& pat
   const Json json = parse_json_file(path);
   require<InputError>(json.is_array(), "{}: the file must hold a list of context templates", path.string());
   std::vector<std::string> templates;
+  int64_t trimmed = 0;
   for (size_t i = 0; i < json.size(); ++i) {
     require<InputError>(json[i].is_string(), "{}: template {} must be a text", path.string(), i);
-    templates.push_back(json[i].get<std::string>());
+    const auto text = json[i].get<std::string>();
+    templates.emplace_back(strip_end(text));
+    trimmed += templates.back() != text;
   }
+  if (trimmed > 0)
+    spdlog::info("{}: white space at the end of {} {} is left out", path.string(), trimmed,
+                 trimmed == 1 ? "template" : "templates");
   check_context_templates(templates, path.string());
   return templates;
 }

@@ -14,7 +14,8 @@
 /// Texts that a prompt is put behind, so that a key or value does not hang on one context: each holds one `{}`.
 namespace loci {
 
-/// A JSON list of templates. Throws InputError naming the file and the entry unless each holds exactly one `{}`.
+/// A JSON list of templates. White space at the end of one is left out, since the prompt ends there; the log says so.
+/// Throws InputError naming the file and the entry unless each holds exactly one `{}`.
 std::vector<std::string> read_context_templates(const std::filesystem::path& path);
 
 /// Throws InputError "{where}: ..." for an empty list or an entry without exactly one `{}`.

@@ -8,54 +8,35 @@
 namespace loci {
 namespace {
 
-constexpr std::string_view kPlace = "{}";
-
 /// A text and the bytes of its subject.
 struct MarkedText {
   std::string text;
-  int64_t subject_begin = 0;
-  int64_t subject_end = 0;
+  ByteRange subject;
 };
 
-/// Puts the subject at the `{}` of the prompt, and both at the `{}` of the template.
+/// Puts the subject at the `{}` of the prompt, and both at the `{}` of the template. White space at the subject's ends
+/// is not part of it: it may belong to the next token.
 MarkedText fill(std::string_view context, std::string_view prompt, std::string_view subject) {
-  const size_t outer = context.find(kPlace), inner = prompt.find(kPlace);
-  MarkedText made;
-  made.text.append(context.substr(0, outer)).append(prompt.substr(0, inner));
-  made.subject_begin = static_cast<int64_t>(made.text.size());
-  made.text.append(subject);
-  made.subject_end = static_cast<int64_t>(made.text.size());
-  made.text.append(prompt.substr(inner + kPlace.size())).append(context.substr(outer + kPlace.size()));
-  // White space at the subject's ends is not part of it: it may belong to the next token.
-  const auto blank = [&](int64_t at) {
-    return std::string_view(" \t\r\n\v\f").find(made.text[static_cast<size_t>(at)]) != std::string_view::npos;
-  };
-  while (made.subject_end > made.subject_begin + 1 && blank(made.subject_end - 1)) --made.subject_end;
-  while (made.subject_begin < made.subject_end - 1 && blank(made.subject_begin)) ++made.subject_begin;
-  return made;
-}
-
-/// The token that holds byte `at`.
-int64_t token_at(const Encoding& encoding, int64_t at) {
-  size_t token = 0;
-  while (token + 1 < encoding.ids.size() && encoding.offsets[token].end <= at) ++token;
-  return static_cast<int64_t>(token);
+  const std::string_view bare = strip(subject);
+  const auto begin =
+      static_cast<int64_t>(context.find(kSubjectMark) + prompt.find(kSubjectMark)) + (bare.data() - subject.data());
+  return {fill_subject(context, fill_subject(prompt, subject)), {begin, begin + std::ssize(bare)}};
 }
 
 int64_t find_lookup(const Encoding& encoding, const MarkedText& marked, FactToken fact_token) {
   const auto tokens = static_cast<int64_t>(encoding.ids.size());
-  const int64_t last = token_at(encoding, marked.subject_end - 1);
+  const TokenRange subject = token_range(encoding, marked.subject);
   switch (fact_token) {
     case FactToken::subject_first:
-      return token_at(encoding, marked.subject_begin);
+      return subject.begin;
     case FactToken::subject_last:
-      return last;
+      return subject.end - 1;
     case FactToken::subject_first_after_last:
-      return std::min(last + 1, tokens - 1);
+      return std::min(subject.end, tokens - 1);
     case FactToken::last:
       return tokens - 1;
   }
-  return last;
+  return subject.end - 1;
 }
 
 EditPrompt make_prompt(const MarkedText& marked, std::span<const int32_t> target, FactToken fact_token,
@@ -78,7 +59,7 @@ EditPrompt make_prompt(const MarkedText& marked, std::span<const int32_t> target
 }
 
 EditPrompt essence_prompt(const EditRequest& request, FactToken fact_token, const Tokenizer& tokenizer) {
-  const MarkedText marked = fill(kPlace, "{} is a", request.subject);
+  const MarkedText marked = fill(kSubjectMark, "{} is a", request.subject);
   const Encoding encoding = tokenizer.encode(marked.text);
   EditPrompt prompt;
   prompt.lookup = find_lookup(encoding, marked, fact_token);
@@ -101,7 +82,7 @@ PreparedRequest prepare_request(const EditRequest& request, std::span<const std:
     if (is_new) made.prompts.push_back(make_prompt(marked, made.target, fact_token, forcing, tokenizer, where));
     return found->second;
   };
-  prompt_of(kPlace);
+  prompt_of(kSubjectMark);
   for (size_t i = 0; i < templates.size(); ++i) {
     const size_t index = prompt_of(templates[i]);
     ++made.prompts[index].weight;

@@ -2,10 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <map>
-#include <optional>
-
 #include "runtime/error.h"
 
 namespace loci {
@@ -16,69 +12,77 @@ void add_prompts(EvalRecord& record, PromptKind kind, const std::vector<std::str
   for (const std::string& text : texts) record.prompts.push_back({kind, text, targets});
 }
 
-Json to_rewrite(const EditRequest& request) {
-  return {{"prompt", request.prompt},
-          {"subject", request.subject},
-          {"target_new", {{"str", request.target_new}}},
-          {"target_true", {{"str", request.target_true}}}};
+/// The reference's `requested_rewrite` object with the texts as they are used; what else it holds stays.
+Json to_rewrite(const EditRequest& request, Json rewrite = Json::object()) {
+  const auto put = [&rewrite](const char* key, const std::string& text) {
+    if (!rewrite.contains(key) || !rewrite[key].is_object()) rewrite[key] = Json::object();
+    rewrite[key]["str"] = text;
+  };
+  rewrite["prompt"] = request.prompt;
+  rewrite["subject"] = request.subject;
+  put("target_new", request.target_new);
+  put("target_true", request.target_true);
+  return rewrite;
 }
 
 /// CounterFact as published: `requested_rewrite` and lists of prompts.
-void add_lists(EvalRecord& record, const Json& json, const std::string& where) {
-  record.request = json_object(json, "requested_rewrite", where);
-  const std::vector<std::string> targets = {record.edit.target_new, record.edit.target_true};
-  add_prompts(record, PromptKind::rewrite, {bare_prompt(record.edit)}, targets);
-  add_prompts(record, PromptKind::paraphrase, json_texts(json, "paraphrase_prompts", where), targets);
-  add_prompts(record, PromptKind::neighborhood, json_texts(json, "neighborhood_prompts", where), targets);
-  if (json_has(json, "attribute_prompts"))
-    add_prompts(record, PromptKind::attribute, json_texts(json, "attribute_prompts", where), targets);
+void add_lists(EvalRecord& made, Record& record) {
+  const Json& json = record.value;
+  made.request = to_rewrite(made.edit, json_object(json, "requested_rewrite", record.where));
+  const std::vector<std::string> targets = {made.edit.target_new, made.edit.target_true};
+  const auto add = [&](PromptKind kind, const char* key) {
+    add_prompts(made, kind, record.prompts(json, key, record.where), targets);
+  };
+  add_prompts(made, PromptKind::rewrite, {bare_prompt(made.edit)}, targets);
+  add(PromptKind::paraphrase, "paraphrase_prompts");
+  add(PromptKind::neighborhood, "neighborhood_prompts");
+  if (json_has(json, "attribute_prompts")) add(PromptKind::attribute, "attribute_prompts");
 }
 
 /// EasyEdit's flat record: one rephrasing, one neighbour with its own answer.
-void add_flat(EvalRecord& record, const Json& json, const std::string& where, Dataset dataset) {
-  record.request = to_rewrite(record.edit);
-  const std::string rephrase = json_text(json, "rephrase_prompt", where);
-  const std::string locality = json_text(json, "locality_prompt", where);
-  const std::string locality_truth = json_text(json, "locality_ground_truth", where);
+void add_flat(EvalRecord& made, Record& record, Dataset dataset) {
+  made.request = to_rewrite(made.edit);
+  const std::string rephrase = record.prompt(record.value, "rephrase_prompt", record.where);
+  const std::string locality = record.prompt(record.value, "locality_prompt", record.where);
+  const std::string locality_truth = record.text(record.value, "locality_ground_truth", record.where);
   const bool pairs = dataset == Dataset::counterfact;
   const auto targets = [&](const std::string& truth) {
-    return pairs ? std::vector<std::string>{record.edit.target_new, truth}
-                 : std::vector<std::string>{record.edit.target_new};
+    return pairs ? std::vector<std::string>{made.edit.target_new, truth}
+                 : std::vector<std::string>{made.edit.target_new};
   };
-  add_prompts(record, PromptKind::rewrite, {bare_prompt(record.edit)}, targets(record.edit.target_true));
-  add_prompts(record, PromptKind::paraphrase, {rephrase}, targets(record.edit.target_true));
-  record.prompts.push_back(
+  add_prompts(made, PromptKind::rewrite, {bare_prompt(made.edit)}, targets(made.edit.target_true));
+  add_prompts(made, PromptKind::paraphrase, {rephrase}, targets(made.edit.target_true));
+  made.prompts.push_back(
       {PromptKind::neighborhood, locality, pairs ? targets(locality_truth) : std::vector<std::string>{locality_truth}});
 }
 
 /// zsRE as the reference reads it: the unrelated question gets its question mark here.
-void add_questions(EvalRecord& record, const Json& json, const std::string& where) {
-  record.edit.target_true = "<|endoftext|>";
-  record.request = to_rewrite(record.edit);
-  add_prompts(record, PromptKind::rewrite, {bare_prompt(record.edit)}, {record.edit.target_new});
-  add_prompts(record, PromptKind::paraphrase, {json_text(json, "rephrase", where)}, {record.edit.target_new});
-  add_prompts(record, PromptKind::neighborhood, {json_text(json, "loc", where) + "?"},
-              {json_text(json, "loc_ans", where)});
+void add_questions(EvalRecord& made, Record& record) {
+  const auto prompt = [&](const char* key) { return record.prompt(record.value, key, record.where); };
+  made.edit.target_true = "<|endoftext|>";
+  made.request = to_rewrite(made.edit);
+  add_prompts(made, PromptKind::rewrite, {bare_prompt(made.edit)}, {made.edit.target_new});
+  add_prompts(made, PromptKind::paraphrase, {prompt("rephrase")}, {made.edit.target_new});
+  add_prompts(made, PromptKind::neighborhood, {prompt("loc") + "?"},
+              {record.text(record.value, "loc_ans", record.where)});
 }
 
-EvalRecord read_record(const Json& json, const std::string& where, const RecordOptions& options, int64_t index) {
+EvalRecord read_record(Record& record, const RecordOptions& options) {
   const bool is_counterfact = options.dataset == Dataset::counterfact;
-  require<InputError>(json.is_object(), "{}: a record must be an object", where);
-  const bool is_mend = !is_counterfact && json_has(json, "src");
-  EvalRecord record;
-  record.edit = parse_request(json, index, where, options.zsre_target);
-  if (is_counterfact) json_int(json, "case_id", where);  // which names the record's results
-  if (is_mend) {
-    add_questions(record, json, where);
-    return record;
+  const bool is_nested = json_has(record.value, "requested_rewrite");
+  EvalRecord made;
+  made.edit = parse_request(record, options.zsre_target);
+  if (!is_counterfact && json_has(record.value, "src")) {
+    add_questions(made, record);
+    return made;
   }
-  require<InputError>(!record.edit.target_true.empty(), "{}: field \"{}\" is missing: the object that was true before",
-                      where, json_has(json, "requested_rewrite") ? "target_true" : "ground_truth");
-  if (is_counterfact && json_has(json, "requested_rewrite"))
-    add_lists(record, json, where);
+  require<InputError>(!made.edit.target_true.empty(), "{}: field \"{}\" is missing: the object that was true before",
+                      record.where, is_nested ? "target_true" : "ground_truth");
+  if (is_counterfact && is_nested)
+    add_lists(made, record);
   else
-    add_flat(record, json, where, options.dataset);
-  return record;
+    add_flat(made, record, options.dataset);
+  return made;
 }
 
 void check_lengths(const EvalRecord& record, const std::string& where, const Tokenizer& tokenizer,
@@ -118,27 +122,16 @@ std::string_view prompt_kind_name(PromptKind kind) {
 
 LoadedRecords read_records(const std::filesystem::path& path, const RecordOptions& options, const Tokenizer& tokenizer,
                            const GptConfig& config) {
-  const Json json = parse_json_file(path);
-  require<InputError>(json.is_array(), "{}: the file must hold a list of records", path.string());
+  const std::string text = read_record_text(path);
   LoadedRecords loaded;
-  std::map<int64_t, int64_t> index_of_case;
-  for (size_t i = 0; i < json.size(); ++i) {
-    const auto index = static_cast<int64_t>(i);
-    const std::string where = record_place(path.string(), json[i], index);
-    try {
-      EvalRecord record = read_record(json[i], where, options, index);
-      check_lengths(record, where, tokenizer, config);
-      const auto [earlier, is_new] = index_of_case.emplace(record.edit.case_id, index);
-      require<InputError>(is_new, "{}: field \"case_id\" repeats that of record {}", where, earlier->second);
-      loaded.records.push_back(std::move(record));
-    } catch (const InputError& error) {
-      refuse_or_skip(options.on_invalid, error, loaded.skipped);
-    }
-  }
+  loaded.records = read_all_records(text, path.string(), "case_id", options.on_invalid, loaded, [&](Record& record) {
+    EvalRecord made = read_record(record, options);
+    check_lengths(made, record.where, tokenizer, config);
+    return made;
+  });
   require<InputError>(!loaded.records.empty(), "{}: the file holds no valid record", path.string());
-  if (options.limit > 0 && static_cast<int64_t>(loaded.records.size()) > options.limit) {
+  if (options.limit > 0 && std::ssize(loaded.records) > options.limit)
     loaded.records.erase(loaded.records.begin() + options.limit, loaded.records.end());
-  }
   return loaded;
 }
 

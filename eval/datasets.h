@@ -27,7 +27,7 @@ enum class PromptKind : uint8_t { rewrite, paraphrase, neighborhood, attribute }
 inline constexpr int kPromptKinds = 4;
 std::string_view prompt_kind_name(PromptKind kind);
 
-/// A prompt of a record with the texts that may follow it, as they stand in the file (no leading space).
+/// A prompt of a record with the texts that may follow it (no leading space).
 struct EvalPrompt {
   PromptKind kind;
   std::string text;
@@ -37,7 +37,7 @@ struct EvalPrompt {
 /// A fact to edit and the prompts to score before and after.
 struct EvalRecord {
   EditRequest edit;                 ///< target_true is `<|endoftext|>` in MEND's zsRE, as in the reference
-  Json request;                     ///< the reference's `requested_rewrite` object
+  Json request;                     ///< the reference's `requested_rewrite` object, with the texts as they are used
   std::vector<EvalPrompt> prompts;  ///< by kind: rewrite, paraphrase, neighborhood, attribute
 };
 
@@ -49,15 +49,15 @@ struct RecordOptions {
   int64_t limit = 0;  ///< keeps the first `limit` valid records; 0: all. The file is checked whole either way.
 };
 
-struct LoadedRecords {
+struct LoadedRecords : RecordReport {
   std::vector<EvalRecord> records;
-  std::vector<std::string> skipped;  ///< one sentence for each record left out
 };
 
-/// Reads and checks a file whole: a list of records. Throws InputError naming file, record (index and case_id) and
-/// field for a missing or wrong field, a prompt without or with several places for its subject, an empty text, a
-/// doubled case_id, a prompt longer than the model's context. OnInvalid::skip leaves such records out instead; a file
-/// that is no list of objects, or has no valid record, is refused all the same.
+/// Reads and checks a file whole: a list of records, a single one, or JSON Lines (RecordReader). White space at the
+/// ends of texts is left out (Record), a record without case_id gets its place in the file. Throws InputError naming
+/// file, record (index and case_id) and field for a missing or wrong field, a prompt without or with several places for
+/// its subject, an empty text, a doubled case_id, a prompt longer than the model's context. OnInvalid::skip leaves such
+/// records out instead; a file that is no list of objects, or has no valid record, is refused all the same.
 LoadedRecords read_records(const std::filesystem::path& path, const RecordOptions& options, const Tokenizer& tokenizer,
                            const GptConfig& config);
 

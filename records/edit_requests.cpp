@@ -2,102 +2,64 @@
 
 #include <fmt/format.h>
 
-#include <map>
-
-#include "runtime/atomic_file.h"
 #include "runtime/error.h"
-#include "runtime/sha256.h"
 
 namespace loci {
 namespace {
 
-constexpr std::string_view kPlace = "{}";
-
-bool is_blank(std::string_view text) { return text.find_first_not_of(" \t\r\n\v\f") == text.npos; }
-
-/// A text, or an object that holds it as `str`.
-std::string target_text(const Json& record, std::string_view key, std::string_view where) {
-  const Json& value = json_field(record, key, where);
-  if (!value.is_object()) return json_text(record, key, where);
-  return json_text(value, "str", fmt::format("{}: {}", where, key));
-}
-
 /// The prompt with `{}` at its subject, which it may hold as it is.
-std::string marked_prompt(std::string prompt, const std::string& subject, std::string_view key,
+std::string marked_prompt(Record& record, const Json& object, const std::string& subject, std::string_view key,
                           std::string_view where) {
-  const int64_t places = count_occurrences(prompt, kPlace);
-  require<InputError>(places <= 1, "{}: field \"{}\" must hold exactly one {{}} for its subject, got {}", where, key,
-                      places);
-  if (places == 1) return prompt;
-  const int64_t count = count_occurrences(prompt, subject);
-  require<InputError>(count > 0, "{}: field \"{}\" holds neither {{}} nor the subject \"{}\"", where, key, subject);
-  require<InputError>(count == 1, "{}: field \"{}\" holds the subject \"{}\" {} times; mark its place by {{}}", where,
-                      key, subject, count);
-  return prompt.replace(prompt.find(subject), subject.size(), kPlace);
+  const std::string prompt = record.prompt(object, key, where);
+  const int64_t marks = count_occurrences(prompt, kSubjectMark);
+  require<InputError>(marks <= 1, "{}: field \"{}\" must hold exactly one {{}} for its subject, got {}", where, key,
+                      marks);
+  if (marks == 1) return keep_words_apart(prompt, json_string(object, "subject", where));
+  const SubjectPlace place = find_subject(prompt, subject, SubjectChoice::whole_word);
+  require<InputError>(place.candidates > 0, "{}: field \"{}\" holds neither {{}} nor the subject {}: it is {}", where,
+                      key, escaped(subject), escaped(prompt));
+  require<InputError>(place.candidates == 1, "{}: field \"{}\" holds the subject {} {} times; mark its place by {{}}",
+                      where, key, escaped(subject), place.candidates);
+  if (!place.whole_word)
+    record.warnings.push_back(fmt::format("the subject is taken inside another word, {}; mark its place by {{}}",
+                                          show_place(prompt, place.bytes)));
+  return std::string(prompt).replace(static_cast<size_t>(place.bytes.begin), subject.size(), kSubjectMark);
 }
 
-EditRequest zsre_request(const Json& record, std::string_view where, ZsreTarget target) {
+EditRequest zsre_request(Record& record, ZsreTarget target) {
   EditRequest request;
-  request.subject = json_text(record, "subject", where);
-  request.prompt = marked_prompt(json_text(record, "src", where), request.subject, "src", where);
-  if (target == ZsreTarget::alternative) {
-    request.target_new = json_text(record, "alt", where);
-  } else {
-    const std::vector<std::string> answers = json_strings(record, "answers", where);
-    require<InputError>(!answers.empty(), "{}: field \"answers\" is empty", where);
-    request.target_new = answers[0];
-  }
-  const std::string_view key = target == ZsreTarget::alternative ? "alt" : "answers";
-  require<InputError>(!is_blank(request.target_new), "{}: field \"{}\" holds a blank target", where, key);
-  require<InputError>(request.target_new.find('\0') == std::string::npos,
-                      "{}: field \"{}\" holds the character U+0000; remove it", where, key);
+  request.subject = record.text(record.value, "subject", record.where);
+  request.prompt = marked_prompt(record, record.value, request.subject, "src", record.where);
+  if (target == ZsreTarget::answer) json_strings(record.value, "answers", record.where);
+  request.target_new = record.text(record.value, target == ZsreTarget::answer ? "answers" : "alt", record.where);
   return request;
 }
 
-EditRequest rewrite_request(const Json& record, std::string_view where) {
+EditRequest rewrite_request(Record& record, const Json& object, const std::string& where) {
   EditRequest request;
-  request.subject = json_text(record, "subject", where);
-  request.prompt = marked_prompt(json_text(record, "prompt", where), request.subject, "prompt", where);
-  request.target_new = target_text(record, "target_new", where);
-  require<InputError>(!is_blank(request.target_new), "{}: field \"target_new\" is empty", where);
-  if (json_has(record, "target_true"))
-    request.target_true = target_text(record, "target_true", where);
-  else
-    request.target_true = json_text_or(record, "ground_truth", "", where);
+  request.subject = record.text(object, "subject", where);
+  request.prompt = marked_prompt(record, object, request.subject, "prompt", where);
+  request.target_new = record.text(object, "target_new", where);
+  const char* key = json_has(object, "target_true") ? "target_true" : "ground_truth";
+  request.target_true = record.text_or_empty(object, key, where);
   return request;
 }
 
 }  // namespace
 
-EditRequest parse_request(const Json& record, int64_t index, const std::string& where, ZsreTarget zsre_target) {
-  require<InputError>(record.is_object(), "{}: must be an object with the fields of an edit request", where);
+EditRequest parse_request(Record& record, ZsreTarget zsre_target) {
+  const Json& value = record.value;
   EditRequest request;
-  if (json_has(record, "requested_rewrite")) {
-    request = rewrite_request(json_object(record, "requested_rewrite", where), where + " requested_rewrite");
-  } else {
-    request = json_has(record, "src") ? zsre_request(record, where, zsre_target) : rewrite_request(record, where);
-  }
-  request.case_id = json_int_or(record, "case_id", index, where);
-  require<InputError>(!is_blank(request.subject), "{}: field \"subject\" is empty", where);
+  if (json_has(value, "requested_rewrite"))
+    request = rewrite_request(record, json_object(value, "requested_rewrite", record.where),
+                              record.where + " requested_rewrite");
+  else
+    request = json_has(value, "src") ? zsre_request(record, zsre_target) : rewrite_request(record, value, record.where);
+  request.case_id = json_int_or(value, "case_id", record.index, record.where);
   return request;
 }
 
-std::string record_place(std::string_view file, const Json& record, int64_t index) {
-  if (record.is_object() && record.contains("case_id") && record["case_id"].is_number_integer())
-    return fmt::format("{}: record {} (case_id {})", file, index, record["case_id"].dump());
-  return fmt::format("{}: record {}", file, index);
-}
-
-std::string bare_prompt(const EditRequest& request) {
-  std::string text = request.prompt;
-  return text.replace(text.find(kPlace), kPlace.size(), request.subject);
-}
-
-int64_t count_occurrences(std::string_view text, std::string_view part) {
-  int64_t count = 0;
-  for (size_t at = text.find(part); at != text.npos; at = text.find(part, at + part.size())) ++count;
-  return count;
-}
+std::string bare_prompt(const EditRequest& request) { return fill_subject(request.prompt, request.subject); }
 
 std::string spaced_target(std::string_view target) {
   return target.starts_with(' ') ? std::string(target) : " " + std::string(target);
@@ -105,11 +67,11 @@ std::string spaced_target(std::string_view target) {
 
 void check_request(const EditRequest& request, const Tokenizer& tokenizer, const GptConfig& config,
                    std::string_view where) {
-  const int64_t places = count_occurrences(request.prompt, kPlace);
-  require<InputError>(places == 1, "{}: field \"prompt\" must hold exactly one {{}} for its subject, got {}", where,
-                      places);
-  require<InputError>(!is_blank(request.subject), "{}: field \"subject\" is empty", where);
-  require<InputError>(!is_blank(request.target_new), "{}: field \"target_new\" is empty", where);
+  const int64_t marks = count_occurrences(request.prompt, kSubjectMark);
+  require<InputError>(marks == 1, "{}: field \"prompt\" must hold exactly one {{}} for its subject, got {}", where,
+                      marks);
+  require<InputError>(!strip(request.subject).empty(), "{}: field \"subject\" is empty", where);
+  require<InputError>(!strip(request.target_new).empty(), "{}: field \"target_new\" is empty", where);
   const size_t length = tokenizer.encode_ids(bare_prompt(request) + spaced_target(request.target_new)).size();
   require<InputError>(static_cast<int64_t>(length) <= config.positions,
                       "{}: the prompt and its target take {} tokens, but the model reads {}; shorten the prompt", where,
@@ -118,32 +80,19 @@ void check_request(const EditRequest& request, const Tokenizer& tokenizer, const
 
 LoadedRequests parse_requests(std::string_view text, const std::string& name, const Tokenizer& tokenizer,
                               const GptConfig& config, OnInvalid on_invalid, ZsreTarget zsre_target) {
-  Json list = parse_json(text, name);
-  if (list.is_object()) list = Json::array({std::move(list)});
-  require<InputError>(list.is_array(), "{}: the file must hold a list of edit requests", name);
   LoadedRequests loaded;
-  loaded.sha256 = sha256_hex(text);
-  std::map<int64_t, int64_t> index_of_case;
-  for (size_t i = 0; i < list.size(); ++i) {
-    const auto index = static_cast<int64_t>(i);
-    const std::string where = record_place(name, list[i], index);
-    try {
-      EditRequest request = parse_request(list[i], index, where, zsre_target);
-      check_request(request, tokenizer, config, where);
-      const auto [earlier, is_new] = index_of_case.emplace(request.case_id, index);
-      require<InputError>(is_new, "{}: field \"case_id\" repeats that of record {}", where, earlier->second);
-      loaded.requests.push_back(std::move(request));
-    } catch (const InputError& error) {
-      refuse_or_skip(on_invalid, error, loaded.skipped);
-    }
-  }
+  loaded.requests = read_all_records(text, name, "case_id", on_invalid, loaded, [&](Record& record) {
+    EditRequest request = parse_request(record, zsre_target);
+    check_request(request, tokenizer, config, record.where);
+    return request;
+  });
   require<InputError>(!loaded.requests.empty(), "{}: there is no edit request in it that can be run", name);
   return loaded;
 }
 
 LoadedRequests read_requests(const std::filesystem::path& path, const Tokenizer& tokenizer, const GptConfig& config,
                              OnInvalid on_invalid, ZsreTarget zsre_target) {
-  return parse_requests(read_text_file(path), path.string(), tokenizer, config, on_invalid, zsre_target);
+  return parse_requests(read_record_text(path), path.string(), tokenizer, config, on_invalid, zsre_target);
 }
 
 }  // namespace loci

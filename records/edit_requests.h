@@ -8,7 +8,8 @@
 
 #include "model/config.h"
 #include "model/tokenizer.h"
-#include "runtime/json.h"
+#include "records/record_list.h"
+#include "records/subject.h"
 
 namespace loci {
 
@@ -17,8 +18,8 @@ struct EditRequest {
   int64_t case_id = 0;
   std::string prompt;  ///< with exactly one `{}`, the subject's place
   std::string subject;
-  std::string target_new;   ///< as it stands in the file; a leading space is added where it is used
-  std::string target_true;  ///< what the model says before; may be empty (no method here needs it)
+  std::string target_new;   ///< a leading space is added where it is used
+  std::string target_true;  ///< what is true before; may be empty (no method here needs it)
 
   bool operator==(const EditRequest&) const = default;
 };
@@ -31,44 +32,36 @@ void check_request(const EditRequest& request, const Tokenizer& tokenizer, const
 /// Towards which answer a zsRE record is edited: `answers[0]` (the published code) or `alt` (EasyEdit).
 enum class ZsreTarget { answer, alternative };
 
-/// Reads one record, in any of the forms of read_requests(). `index`, its place in the file, stands for an absent
-/// case_id. Throws InputError "{where}: ..." for a missing, empty or wrong field, and for a prompt without, or with
-/// several places for, its subject.
-EditRequest parse_request(const Json& record, int64_t index, const std::string& where,
-                          ZsreTarget zsre_target = ZsreTarget::answer);
-
-/// What leads messages about a record of a list: the file, its place and, where it has one, its case_id.
-std::string record_place(std::string_view file, const Json& record, int64_t index);
+/// Reads one record, in any of the forms of read_requests(). Throws InputError "{where}: ..." for a missing, empty or
+/// wrong field, and for a prompt without, or with several places for, its subject.
+EditRequest parse_request(Record& record, ZsreTarget zsre_target = ZsreTarget::answer);
 
 /// The prompt with the subject in its place.
 std::string bare_prompt(const EditRequest& request);
 
 /// A request file, read and checked whole.
-struct LoadedRequests {
+struct LoadedRequests : RecordReport {
   std::vector<EditRequest> requests;
-  std::vector<std::string> skipped;  ///< one sentence for each record left out
-  std::string sha256;                ///< of the file's bytes
 };
 
-/// Reads a list of records (or a single one) in any of these forms, which may be mixed:
+/// Reads a list of records, a single one, or JSON Lines (RecordReader), in any of these forms, which may be mixed:
 ///   the reference's `requested_rewrite` objects {prompt with {}, subject, target_new{str}, target_true{str}};
 ///   whole CounterFact records {case_id, requested_rewrite, ...};
 ///   EasyEdit's {case_id, prompt, subject, target_new, ground_truth}, whose prompt holds the subject itself;
 ///   zsRE in the form of Mitchell et al. 2022 {subject, src, answers, alt}.
-/// A record without case_id gets its place in the list. Throws InputError naming file, record and field for a record
-/// that cannot be run or repeats a case_id; OnInvalid::skip leaves such records out and lists them. A file
-/// without any valid record is refused all the same.
+/// A target may be a text, a list whose first entry counts, or an object with the text as `str`. White space at the
+/// ends of texts is left out (Record). A subject that is not marked by `{}` is looked for as a whole word first; a
+/// prompt that holds it several times is refused. A record without case_id gets its place in the file. Throws
+/// InputError naming file, record and field for a record that cannot be run or repeats a case_id; OnInvalid::skip
+/// leaves such records out and lists them. A file without any valid record is refused all the same.
 LoadedRequests read_requests(const std::filesystem::path& path, const Tokenizer& tokenizer, const GptConfig& config,
                              OnInvalid on_invalid, ZsreTarget zsre_target = ZsreTarget::answer);
-/// The same from JSON text; `name` leads messages.
+/// The same from a text; `name` leads messages.
 LoadedRequests parse_requests(std::string_view text, const std::string& name, const Tokenizer& tokenizer,
                               const GptConfig& config, OnInvalid on_invalid,
                               ZsreTarget zsre_target = ZsreTarget::answer);
 
 /// A target as it follows a prompt: with a space in front unless it has one.
 std::string spaced_target(std::string_view target);
-
-/// How many times `part` occurs in `text`, without overlap.
-int64_t count_occurrences(std::string_view text, std::string_view part);
 
 }  // namespace loci

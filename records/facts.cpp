@@ -1,9 +1,5 @@
 #include "records/facts.h"
 
-#include <unordered_map>
-
-#include "model/utf8.h"
-#include "runtime/atomic_file.h"
 #include "runtime/error.h"
 #include "runtime/json.h"
 #include "runtime/sha256.h"
@@ -11,100 +7,99 @@
 namespace loci {
 namespace {
 
-/// Python's str.isspace() for the characters that str.strip() removes.
-bool is_space(char32_t c) {
-  return (c >= 0x09 && c <= 0x0D) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+/// The bytes of the subject at the `{}` of `marked`, which must be the beginning of the prompt.
+ByteRange place_by_mark(std::string_view prompt, std::string_view subject, std::string_view marked,
+                        std::string_view where) {
+  const int64_t marks = count_occurrences(marked, kSubjectMark);
+  require<InputError>(marks == 1, "{}: field \"template\" must hold exactly one {{}} for the subject, got {}", where,
+                      marks);
+  const std::string begin = fill_subject(marked, subject);
+  require<InputError>(prompt.starts_with(begin),
+                      "{}: field \"template\" with its subject gives {}, but the field \"prompt\" is {}; make them "
+                      "agree or leave the template out",
+                      where, escaped(begin), escaped(prompt));
+  const auto at = static_cast<int64_t>(marked.find(kSubjectMark));
+  return {at, at + std::ssize(subject)};
 }
 
-Fact parse_fact(const Json& record, std::string_view where, const Tokenizer& tokenizer, int64_t max_tokens) {
+/// The bytes of the subject in a prompt that marks it nowhere else.
+ByteRange place_by_search(Record& record, const Fact& fact, SubjectChoice choice) {
+  const SubjectPlace place = find_subject(fact.prompt, fact.subject, choice);
+  require<InputError>(place.candidates > 0, "{}: field \"subject\": {} does not occur in the prompt {}", record.where,
+                      escaped(fact.subject), escaped(fact.prompt));
+  const std::string shown = show_place(fact.prompt, place.bytes);
+  const char* const fix = choice == SubjectChoice::whole_word ? "; a field \"template\" marks its place" : "";
+  if (place.is_clear()) return place.bytes;
+  record.warnings.push_back(
+      place.whole_word
+          ? fmt::format("the prompt holds its subject {} times, the first is taken: {}{}", place.candidates, shown, fix)
+          : fmt::format("the subject is taken inside another word: {}{}", shown, fix));
+  return place.bytes;
+}
+
+ByteRange place_subject(Record& record, Fact& fact, SubjectChoice choice) {
+  const std::string untrimmed = json_string(record.value, "subject", record.where);
+  std::string marked = keep_words_apart(record.prompt_or_empty(record.value, "template", record.where), untrimmed);
+  if (fact.prompt.find(fact.subject) == std::string::npos && count_occurrences(fact.prompt, kSubjectMark) == 1) {
+    marked = keep_words_apart(fact.prompt, untrimmed);
+    fact.prompt = fill_subject(marked, fact.subject);
+  }
+  if (marked.empty()) return place_by_search(record, fact, choice);
+  const ByteRange place = place_by_mark(fact.prompt, fact.subject, marked, record.where);
+  if (choice == SubjectChoice::whole_word) return place;
+  const ByteRange first = find_subject(fact.prompt, fact.subject, choice).bytes;
+  if (first != place)
+    record.warnings.push_back(
+        fmt::format("the subject is taken where it first occurs, as the published code does: {}; the "
+                    "template marks {}",
+                    show_place(fact.prompt, first), show_place(fact.prompt, place)));
+  return first;
+}
+
+Fact parse_fact(Record& record, const Tokenizer& tokenizer, int64_t max_tokens, SubjectChoice choice) {
+  const Json& value = record.value;
+  const std::string& where = record.where;
   Fact fact;
-  fact.known_id = json_int(record, "known_id", where);
-  fact.subject = json_text(record, "subject", where);
-  require<InputError>(!strip(fact.subject).empty(), "{}: field \"subject\" is empty", where);
-  fact.attribute = json_text(record, "attribute", where);
-  fact.prompt = json_text(record, "prompt", where);
-  fact.relation_id = json_text_or(record, "relation_id", "", where);
-  fact.prediction = json_string_or(record, "prediction", "", where);
-  json_string_or(record, "template", "", where);
+  fact.record = record.index;
+  fact.known_id = json_int_or(value, "known_id", record.index, where);
+  fact.subject = record.text(value, "subject", where);
+  if (json_has(value, "attribute")) fact.attribute = record.text(value, "attribute", where);
+  fact.prompt = record.prompt(value, "prompt", where);
+  fact.relation_id = json_text_or(value, "relation_id", "", where);
+  fact.prediction = json_string_or(value, "prediction", "", where);
+  const ByteRange place = place_subject(record, fact, choice);
   const Encoding encoding = tokenizer.encode(fact.prompt);
   fact.tokens = encoding.ids;
-  require<InputError>(static_cast<int64_t>(fact.tokens.size()) <= max_tokens,
+  require<InputError>(std::ssize(fact.tokens) <= max_tokens,
                       "{}: field \"prompt\" has {} tokens, the model's context holds {}", where, fact.tokens.size(),
                       max_tokens);
-  fact.subject_range = token_range(encoding, fact.prompt, fact.subject, fmt::format("{}: field \"subject\"", where));
+  fact.subject_range = token_range(encoding, place);
   return fact;
 }
 
-void check_id(std::unordered_map<int64_t, size_t>& records_of, int64_t known_id, size_t record,
-              std::string_view where) {
-  const auto [place, is_new] = records_of.emplace(known_id, record);
-  require<InputError>(is_new, "{}: field \"known_id\": {} is already the id of record {}", where, known_id,
-                      place->second);
+/// The subject of a record that may not be valid otherwise; empty where it has none.
+std::string subject_of(const Json& record) {
+  const auto subject = record.find("subject");
+  if (subject == record.end() || !subject->is_string()) return "";
+  return std::string(strip(subject->get_ref<const std::string&>()));
 }
 
 }  // namespace
 
-std::string_view strip(std::string_view text) {
-  size_t begin = 0;
-  while (begin < text.size()) {
-    const auto step = utf8::decode(text, begin);
-    if (!step.well_formed || !is_space(step.code_point)) break;
-    begin += step.length;
-  }
-  size_t end = begin;  // behind the last character that is no space
-  for (size_t at = begin; at < text.size();) {
-    const auto step = utf8::decode(text, at);
-    at += step.length;
-    if (!step.well_formed || !is_space(step.code_point)) end = at;
-  }
-  return text.substr(begin, end - begin);
-}
-
-TokenRange token_range(const Encoding& encoding, std::string_view text, std::string_view part, std::string_view where) {
-  const size_t found = text.find(part);
-  require<InputError>(found != std::string_view::npos, "{}: \"{}\" does not occur in the prompt \"{}\"", where, part,
-                      text);
-  const auto first = static_cast<int64_t>(found);
-  const auto last = static_cast<int64_t>(found + part.size());
-  TokenRange range{-1, -1};
-  for (size_t i = 0; i < encoding.ids.size(); ++i) {
-    if (range.begin < 0 && encoding.offsets[i].end > first) range.begin = static_cast<int64_t>(i);
-    if (encoding.offsets[i].end < last) continue;
-    range.end = static_cast<int64_t>(i) + 1;
-    break;
-  }
-  return range;
-}
-
 FactFile parse_facts(std::string_view text, const std::string& name, const Tokenizer& tokenizer, int64_t max_tokens,
-                     OnInvalid on_invalid) {
-  const Json list = parse_json(text, name);
-  require<InputError>(list.is_array(), "{}: the file must hold a list of facts", name);
+                     OnInvalid on_invalid, SubjectChoice choice) {
   FactFile file;
-  file.sha256 = sha256_hex(text);
-  std::unordered_map<int64_t, size_t> records_of;
-  for (size_t i = 0; i < list.size(); ++i) {
-    const std::string where = fmt::format("{}: record {}", name, i);
-    require<InputError>(list[i].is_object(), "{} must be an object with \"known_id\", \"subject\" and so on", where);
-    if (const auto subject = list[i].find("subject"); subject != list[i].end() && subject->is_string())
-      if (auto value = subject->get<std::string>(); !value.empty()) file.subjects.push_back(std::move(value));
-    try {
-      Fact fact = parse_fact(list[i], where, tokenizer, max_tokens);
-      check_id(records_of, fact.known_id, i, where);
-      fact.record = static_cast<int64_t>(i);
-      file.facts.push_back(std::move(fact));
-    } catch (const InputError& error) {
-      refuse_or_skip(on_invalid, error, file.skipped);
-    }
-  }
+  file.facts = read_all_records(text, name, "known_id", on_invalid, file, [&](Record& record) {
+    if (std::string subject = subject_of(record.value); !subject.empty()) file.subjects.push_back(std::move(subject));
+    return parse_fact(record, tokenizer, max_tokens, choice);
+  });
   require<InputError>(!file.facts.empty(), "{}: there is no fact in it that can be traced", name);
   return file;
 }
 
 FactFile read_facts(const std::filesystem::path& path, const Tokenizer& tokenizer, int64_t max_tokens,
-                    OnInvalid on_invalid) {
-  return parse_facts(read_text_file(path), path.string(), tokenizer, max_tokens, on_invalid);
+                    OnInvalid on_invalid, SubjectChoice choice) {
+  return parse_facts(read_record_text(path), path.string(), tokenizer, max_tokens, on_invalid, choice);
 }
 
 }  // namespace loci

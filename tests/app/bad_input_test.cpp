@@ -193,7 +193,8 @@ TEST_F(BadInput, RecordFiles) {
   expect_records_refused("", "bad.json");
   expect_records_refused("[", "bad.json: line 1");
   expect_records_refused("[]", "no valid record");
-  expect_records_refused("{}", "list");
+  expect_records_refused("{}", "subject");
+  expect_records_refused("5", "list");
   expect_records_refused("[1]", "record 0");
   expect_records_refused("[{\"case_id\": 1, \"case_id\": 2}]", "case_id");
   expect_records_refused(std::string("[\"\xff\"]"), "UTF-8");

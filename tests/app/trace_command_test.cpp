@@ -189,6 +189,44 @@ TEST_F(TraceCommandTest, NoiseWithTheLawOfAText) {
   }
 }
 
+TEST_F(TraceCommandTest, FactsAsPeopleHaveThem) {
+  const Json facts = answered_facts(1);
+  Json padded = facts[0], bare = facts[0];
+  padded["attribute"] = "\u00A0" + padded["attribute"].get<std::string>() + " ";
+  padded["prompt"] = padded["prompt"].get<std::string>() + " \n";
+  for (const char* field : {"known_id", "attribute"}) bare.erase(field);
+  write("facts.jsonl", facts[0].dump() + "\n");
+  write("padded.jsonl", padded.dump() + "\n" + bare.dump() + "\n");
+  ASSERT_EQ(run_loci(trace_command("facts.jsonl", "clean.h5", {"--samples", "2", "--noise", "0.1"})).exit_code, 0);
+  const Outcome outcome =
+      run_loci(trace_command("padded.jsonl", "padded.h5", {"--samples", "2", "--noise", "0.1", "--json"}));
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(parse_json(outcome.out, "trace")["traced"], 2);
+  EXPECT_NE(outcome.err.find("white space at the ends of 2 texts is left out"), std::string::npos) << outcome.err;
+  const H5File file = H5File::open_read(path("padded.h5")), clean = H5File::open_read(path("clean.h5"));
+  const std::string id = std::to_string(facts[0]["known_id"].get<int64_t>());
+  for (const std::string& group : {"/facts/" + id, std::string("/facts/1")}) {  // the bare one by its place
+    EXPECT_EQ(read_string_attribute(file, group, "prompt"), facts[0]["prompt"].get<std::string>());
+    EXPECT_EQ(read_dataset<float>(file, group + "/scores_mlp").values,
+              read_dataset<float>(clean, "/facts/" + id + "/scores_mlp").values);
+  }
+  EXPECT_EQ(read_string_attribute(file, "/facts/" + id, "attribute"), facts[0]["attribute"].get<std::string>());
+  EXPECT_EQ(read_string_attribute(file, "/facts/1", "attribute"), "");
+}
+
+TEST_F(TraceCommandTest, TheSubjectIsAWholeWordUnlessThePublishedCodeIsAskedFor) {
+  write("art.json", R"([{"subject": "Art", "prompt": "Arthur admires Art"}])");
+  const auto range = [](const std::string& output, const std::vector<std::string>& more, const std::string& warning) {
+    const Outcome outcome = run_loci(trace_command("art.json", output, more));
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    EXPECT_EQ(outcome.err.find("[Art]hur") != std::string::npos, !warning.empty()) << outcome.err;
+    EXPECT_NE(outcome.err.find(warning), std::string::npos) << outcome.err;
+    return read_ints_attribute(H5File::open_read(path(output)), "/facts/0", "subject_range");
+  };
+  EXPECT_EQ(range("word.h5", {}, ""), (std::vector<int64_t>{15, 18}));
+  EXPECT_EQ(range("first.h5", {"--compat", "rome"}, "art.json: record 0"), (std::vector<int64_t>{0, 3}));
+}
+
 TEST_F(TraceCommandTest, BadFactsStopTheJobBeforeItStarts) {
   Json facts = answered_facts(2);
   Json absent = facts[0];

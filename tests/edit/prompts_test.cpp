@@ -66,6 +66,7 @@ TEST(ContextTemplates, FileIsChecked) {
     return read_context_templates(dir.file("t.json"));
   };
   EXPECT_EQ(read(R"(["{}", "Yes. {}"])"), (std::vector<std::string>{"{}", "Yes. {}"}));
+  EXPECT_EQ(read(R"(["{} ", " a\u00a0{}\n"])"), (std::vector<std::string>{"{}", " a\u00a0{}"}));
   expect_message(error_of<InputError>([&] { read("[]"); }), {"t.json", "empty"});
   expect_message(error_of<InputError>([&] { read("{}"); }), {"t.json", "list"});
   expect_message(error_of<InputError>([&] { read(R"(["{}", 3])"); }), {"t.json", "template 1"});

@@ -101,18 +101,20 @@ TEST_F(DatasetsTest, ZsreTowardsTheAnswerOrTheAlternative) {
 }
 
 TEST_F(DatasetsTest, EveryMissingOrWrongFieldIsNamed) {
-  for (const char* field : {"case_id", "prompt", "subject", "target_new", "ground_truth", "rephrase_prompt",
-                            "locality_prompt", "locality_ground_truth"}) {
+  for (const char* field : {"prompt", "subject", "target_new", "ground_truth", "rephrase_prompt", "locality_prompt",
+                            "locality_ground_truth"}) {
     Json record = flat();
     record.erase(field);
     expect_refused(record, field);
-    for (const Json& wrong : {Json(1.5), Json::array(), Json(nullptr), Json(true)}) {
+    for (const Json& wrong : {Json(1.5), Json::array(), Json(nullptr), Json(true), Json(""), Json(" \u00A0")}) {
       record[field] = wrong;
       expect_refused(record, field);
     }
-    if (std::string(field) == "case_id") continue;
-    record[field] = "";
-    expect_refused(record, field);
+  }
+  for (const Json& wrong : {Json(1.5), Json::array(), Json("4"), Json(true)}) {
+    Json record = flat();
+    record["case_id"] = wrong;
+    expect_refused(record, "case_id");
   }
   for (const char* field : {"subject", "src", "rephrase", "answers", "loc", "loc_ans"}) {
     Json record = mend();
@@ -126,15 +128,17 @@ TEST_F(DatasetsTest, EveryMissingOrWrongFieldIsNamed) {
     Json record = nested();
     record["requested_rewrite"].erase(field);
     expect_refused(record, field);
-    record["requested_rewrite"][field] = Json::array({"x"});
+    record["requested_rewrite"][field] = Json::array({1});
     expect_refused(record, field);
   }
-  for (const char* field : {"case_id", "paraphrase_prompts", "neighborhood_prompts"}) {
+  for (const char* field : {"paraphrase_prompts", "neighborhood_prompts"}) {
     Json record = nested();
     record.erase(field);
     expect_refused(record, field);
-    record[field] = Json::array({""});
-    expect_refused(record, field);
+    for (const char* blank : {"", " \n"}) {
+      record[field] = Json::array({blank});
+      expect_refused(record, field);
+    }
   }
 }
 
@@ -165,6 +169,76 @@ TEST_F(DatasetsTest, EitherFormOfPromptIsTakenAsByEdit) {
     const EvalRecord read_back = read(Json::array({record})).records[0];
     EXPECT_EQ(read_back.edit.prompt, "{} lives in");
     EXPECT_EQ(read_back.prompts[0].text, "Ann lives in");
+  }
+}
+
+TEST_F(DatasetsTest, RecordsWithoutACaseAreNumberedByTheirPlace) {
+  Json first = flat(), second = nested();
+  first.erase("case_id");
+  second.erase("case_id");
+  const auto loaded = read(Json::array({first, second}));
+  EXPECT_EQ(loaded.records[0].edit.case_id, 0);
+  EXPECT_EQ(loaded.records[1].edit.case_id, 1);
+}
+
+TEST_F(DatasetsTest, JsonLinesGiveTheSameRecords) {
+  Json other = flat();
+  other["case_id"] = 5;
+  const auto lines = read(nested().dump() + "\n" + other.dump() + "\n");
+  const auto list = read(Json::array({nested(), other}));
+  ASSERT_EQ(lines.records.size(), 2u);
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(lines.records[i].edit, list.records[i].edit);
+    EXPECT_EQ(lines.records[i].request, list.records[i].request);
+  }
+  EXPECT_EQ(lines.sha256.size(), 64u);
+}
+
+TEST_F(DatasetsTest, WhiteSpaceAtTheEndsOfTextsIsLeftOut) {
+  Json padded = nested();
+  padded["requested_rewrite"]["prompt"] = "{} lives in ";
+  padded["requested_rewrite"]["subject"] = " Ann";
+  padded["requested_rewrite"]["target_new"]["str"] = " Rome\u00A0";
+  padded["paraphrase_prompts"][0] = "Ann is in \t";
+  padded["neighborhood_prompts"][0] = "Bob lives in\n";
+  const auto loaded = read(Json::array({padded}));
+  const EvalRecord clean = read(Json::array({nested()})).records[0];
+  EXPECT_EQ(loaded.records[0].edit, clean.edit);
+  EXPECT_EQ(loaded.records[0].request, clean.request);
+  for (size_t p = 0; p < clean.prompts.size(); ++p) {
+    EXPECT_EQ(loaded.records[0].prompts[p].text, clean.prompts[p].text);
+    EXPECT_EQ(loaded.records[0].prompts[p].targets, clean.prompts[p].targets);
+  }
+  EXPECT_NE(loaded.trimmed.find("5 texts"), std::string::npos) << loaded.trimmed;
+
+  Json question = mend();
+  question["loc"] = "nq question: who was it ";
+  question["loc_ans"] = " Bob";
+  EXPECT_EQ(read(question, {.dataset = Dataset::zsre}).records[0].prompts[2].text, "nq question: who was it?");
+  EXPECT_EQ(read(question, {.dataset = Dataset::zsre}).records[0].prompts[2].targets, std::vector<std::string>{"Bob"});
+}
+
+TEST_F(DatasetsTest, AnswersMayBeLists) {
+  Json record = flat();
+  record["ground_truth"] = Json::array({"Bonn", "Kiel"});
+  record["target_new"] = Json::array({"Rome"});
+  record["locality_ground_truth"] = Json::array({"Kiel"});
+  const auto made = read(Json::array({record})).records[0], plain = read(Json::array({flat()})).records[0];
+  EXPECT_EQ(made.edit, plain.edit);
+  EXPECT_EQ(made.request, plain.request);
+  EXPECT_EQ(made.prompts[2].targets, plain.prompts[2].targets);
+}
+
+TEST_F(DatasetsTest, PublishedRecordsHaveNoWhiteSpaceToLeaveOut) {
+  const auto shared = shared_dir();
+  if (!shared) GTEST_SKIP() << "no published records";
+  config_.positions = 2000;  // bytes
+  for (const auto& [name, dataset] : {std::pair{"counterfact", Dataset::counterfact}, {"zsre", Dataset::zsre}}) {
+    const auto loaded =
+        read_records(*shared / "data" / (std::string(name) + ".json"), {.dataset = dataset}, tokenizer_, config_);
+    EXPECT_GE(loaded.records.size(), 500u);
+    EXPECT_EQ(loaded.trimmed, "") << name;
+    EXPECT_TRUE(loaded.warnings.empty()) << name;
   }
 }
 

@@ -46,6 +46,8 @@ TEST(Requests, BadInputIsRefusedInOneSentence) {
       {"", {"r.json"}},
       {"[", {"r.json"}},
       {"3", {"r.json", "list"}},
+      {"{\"subject\": \"a\"}\nx", {"r.json: line 1: field \"prompt\""}},
+      {"\nx", {"r.json: line 2"}},
       {"[]", {"no edit request"}},
       {"[3]", {"record 0", "object"}},
       {"[null]", {"record 0", "object"}},
@@ -59,7 +61,12 @@ TEST(Requests, BadInputIsRefusedInOneSentence) {
       {R"([{"prompt": "{} is", "subject": "Rome", "target_new": {}}])", {"target_new", "\"str\""}},
       {R"([{"prompt": "{} is", "subject": "Rome", "target_new": {"str": ""}}])", {"\"str\"", "empty"}},
       {R"([{"prompt": "{} is", "subject": "Rome", "target_new": " "}])", {"\"target_new\"", "empty"}},
-      {R"([{"prompt": "{} is", "subject": "Rome", "target_new": ["x"]}])", {"\"target_new\""}},
+      {R"([{"prompt": "{} is", "subject": "Rome", "target_new": []}])", {"\"target_new\"", "empty"}},
+      {R"([{"prompt": "{} is", "subject": "Rome", "target_new": [1]}])", {"\"target_new\"", "1"}},
+      {R"([{"prompt": "{} is", "subject": "Rome", "target_new": "\u00a0\u2003"}])", {"\"target_new\"", "empty"}},
+      {R"([{"prompt": " ", "subject": "Rome", "target_new": "x"}])", {"\"prompt\"", "empty"}},
+      {R"([{"prompt": "Bob is", "subject": "Bo b", "target_new": "x"}])", {"\"Bo b\"", "\"Bob is\""}},
+      {R"([{"prompt": "Zürich is", "subject": "Zu\u0308rich", "target_new": "x"}])", {"Zu\\u0308rich", "Z\\u00fcrich"}},
       {R"([{"prompt": "{} of {}")" + rest + "}]", {"\"prompt\"", "exactly one {}", "got 2"}},
       {R"([{"prompt": "It is")" + rest + "}]", {"\"prompt\"", "neither {} nor the subject", "Rome"}},
       {R"([{"prompt": "Rome is Rome")" + rest + "}]", {"\"prompt\"", "2 times"}},
@@ -81,6 +88,59 @@ TEST(Requests, BadInputIsRefusedInOneSentence) {
     SCOPED_TRACE(text);
     expect_message(error_of<InputError>([&] { parse(text); }), parts);
   }
+}
+
+TEST(Requests, TargetsMayBeListsOrObjects) {
+  for (const char* target : {R"("x")", R"(["x", "y"])", R"({"str": "x"})", R"([{"str": "x"}])"}) {
+    const std::string text(target);
+    const auto loaded = parse(
+        R"([{"prompt": "{} is", "subject": "Rome", "target_new": )" + text + R"(, "ground_truth": )" + text +
+        R"(}, {"prompt": "{} is", "subject": "Rome", "target_new": )" + text + R"(, "target_true": )" + text + "}]");
+    ASSERT_EQ(loaded.requests.size(), 2u) << target;
+    EXPECT_EQ(loaded.requests[0], (EditRequest{0, "{} is", "Rome", "x", "x"})) << target;
+    EXPECT_EQ(loaded.requests[1], (EditRequest{1, "{} is", "Rome", "x", "x"})) << target;
+  }
+  const std::string rest = R"(, "prompt": "{} is", "subject": "Rome", "target_new": "x"})";
+  for (const char* absent : {"null", "[]", "\"\"", "\" \""})
+    EXPECT_EQ(parse(R"({"ground_truth": )" + std::string(absent) + rest).requests[0].target_true, "") << absent;
+  expect_message(error_of<InputError>([&] { parse(R"({"ground_truth": 3)" + rest); }), {"ground_truth", "3"});
+}
+
+TEST(Requests, WhiteSpaceAtTheEndsOfTextsIsLeftOut) {
+  const EditRequest clean{0, "Of {}, the", "Rome", "x y", "z"};
+  EXPECT_EQ(parse(R"({"prompt": "Of {}, the", "subject": "Rome", "target_new": "x y", "target_true": "z"})").trimmed,
+            "");
+  const auto loaded = parse(R"({"prompt": "Of {}, the \n", "subject": "\u00a0Rome ", "target_new": "\tx y ",
+                                "target_true": {"str": " z"}})");
+  EXPECT_EQ(loaded.requests, std::vector<EditRequest>{clean});
+  expect_message(loaded.trimmed, {"r.json", "4 texts", "record 0"});
+  EXPECT_EQ(parse(R"({"prompt": "Of Rome, the ", "subject": "Rome ", "target_new": " x y", "ground_truth": ["z "]})")
+                .requests,
+            std::vector<EditRequest>{clean});
+  EXPECT_EQ(parse(R"({"prompt": "Of {}and", "subject": "Rome ", "target_new": "x"})").requests[0].prompt, "Of {} and");
+  EXPECT_EQ(parse(R"({"src": "Of Rome ", "subject": " Rome", "answers": [" x"]})").requests,
+            (std::vector<EditRequest>{{0, "Of {}", "Rome", "x", ""}}));
+}
+
+TEST(Requests, AWholeWordIsTheSubject) {
+  const auto loaded = parse(R"([{"prompt": "Arthur admires Art as", "subject": "Art", "target_new": "x"},
+                                {"prompt": "Art is", "subject": "Art", "target_new": "x"}])");
+  EXPECT_EQ(loaded.requests[0].prompt, "Arthur admires {} as");
+  EXPECT_TRUE(loaded.warnings.empty());
+  const auto inside = parse(R"([{"case_id": 4, "prompt": "Arthur admires", "subject": "Art", "target_new": "x"}])");
+  EXPECT_EQ(inside.requests[0].prompt, "{}hur admires");
+  ASSERT_EQ(inside.warnings.size(), 1u);
+  expect_message(inside.warnings[0], {"r.json: record 0 (case_id 4)", "inside another word", "\"[Art]hur admires\""});
+  expect_message(
+      error_of<InputError>([] { parse(R"({"prompt": "Arthur and Arty", "subject": "Art", "target_new": "x"})"); }),
+      {"\"Art\" 2 times"});
+}
+
+TEST(Requests, JsonLines) {
+  const auto loaded = parse(
+      "{\"prompt\": \"{} is\", \"subject\": \"Rome\", \"target_new\": \"x\"}\n"
+      "{\"prompt\": \"{} is\", \"subject\": \"Bonn\", \"target_new\": \"y\"}\n");
+  EXPECT_EQ(loaded.requests, (std::vector<EditRequest>{{0, "{} is", "Rome", "x", ""}, {1, "{} is", "Bonn", "y", ""}}));
 }
 
 TEST(Requests, InvalidOnesCanBeSkipped) {

@@ -1,4 +1,4 @@
-// Fact files: token ranges by byte offsets, and files that must be refused.
+// Fact files: what is read, the subject's place, and files that must be refused.
 #include "records/facts.h"
 
 #include <gtest/gtest.h>
@@ -10,53 +10,6 @@
 
 namespace loci::test {
 namespace {
-
-Encoding encoding_of(const std::vector<int64_t>& ends) {
-  Encoding encoding;
-  int64_t begin = 0;
-  for (const int64_t end : ends) {
-    encoding.ids.push_back(0);
-    encoding.offsets.push_back({begin, end});
-    begin = end;
-  }
-  return encoding;
-}
-
-TEST(TokenRange, HoldsEveryByteOfThePart) {
-  // The| Spa|ce Nee|dle| is
-  const std::string text = "The Space Needle is";
-  const Encoding encoding = encoding_of({3, 7, 13, 16, 19});
-  EXPECT_EQ(token_range(encoding, text, "Space Needle", "x"), (TokenRange{1, 4}));
-  EXPECT_EQ(token_range(encoding, text, "The Space Needle", "x"), (TokenRange{0, 4}));
-  EXPECT_EQ(token_range(encoding, text, "ace", "x"), (TokenRange{1, 3}));
-  EXPECT_EQ(token_range(encoding, text, "ce", "x"), (TokenRange{2, 3}));
-  EXPECT_EQ(token_range(encoding, text, " is", "x"), (TokenRange{4, 5}));
-}
-
-TEST(TokenRange, CharactersThatAreCutIntoTokens) {
-  const std::string text = "\xE6\x9D\xB1\xE4\xBA\xAC is";  // two characters of three bytes
-  const Encoding encoding = encoding_of({2, 4, 6, 9});     // cut inside both
-  EXPECT_EQ(token_range(encoding, text, "\xE6\x9D\xB1", "x"), (TokenRange{0, 2}));
-  EXPECT_EQ(token_range(encoding, text, "\xE4\xBA\xAC", "x"), (TokenRange{1, 3}));
-  EXPECT_EQ(token_range(encoding, text, "\xE6\x9D\xB1\xE4\xBA\xAC", "x"), (TokenRange{0, 3}));
-}
-
-TEST(TokenRange, TheFirstOccurrenceCounts) {
-  EXPECT_EQ(token_range(encoding_of({1, 2, 3, 4}), "abab", "ab", "x"), (TokenRange{0, 2}));
-}
-
-TEST(TokenRange, AnAbsentPartIsRefused) {
-  const auto message = error_of<InputError>([] { token_range(encoding_of({3}), "abc", "x", "f.json: record 3"); });
-  expect_message(message, {"f.json: record 3", "\"x\"", "abc"});
-}
-
-TEST(Strip, RemovesUnicodeSpaceAtBothEnds) {
-  EXPECT_EQ(strip("  Seattle\t\n"), "Seattle");
-  EXPECT_EQ(strip("\xC2\xA0new york\xE3\x80\x80"), "new york");
-  EXPECT_EQ(strip(" \x1f\v\f\r"), "");
-  EXPECT_EQ(strip(""), "");
-  EXPECT_EQ(strip("\xE6\x9D"), "\xE6\x9D");  // a cut character is no space
-}
 
 class FactFiles : public ::testing::Test {
  protected:
@@ -87,22 +40,49 @@ TEST_F(FactFiles, AreRead) {
   EXPECT_EQ(file.sha256.size(), 64u);
 }
 
+TEST_F(FactFiles, OnlySubjectAndPromptAreNeeded) {
+  const FactFile file = parse(R"([{"subject": "a", "prompt": "a b"},
+                                  {"subject": "c", "prompt": "c d", "known_id": 7, "attribute": null}])");
+  ASSERT_EQ(file.facts.size(), 2u);
+  EXPECT_EQ(file.facts[0].known_id, 0);  // its place
+  EXPECT_EQ(file.facts[1].known_id, 7);
+  for (const Fact& fact : file.facts) EXPECT_EQ(fact.attribute, "");
+  expect_refused(
+      Json::parse(R"([{"subject": "a", "prompt": "a b", "known_id": 1}, {"subject": "a", "prompt": "a b"}])"),
+      {"record 1", "without a field \"known_id\"", "record 0"});
+}
+
+TEST_F(FactFiles, JsonLinesAndASingleObject) {
+  const FactFile lines = parse(record(3, "a", "a b").dump() + "\n\n" + record(5, "c", "c d").dump() + "\n");
+  ASSERT_EQ(lines.facts.size(), 2u);
+  EXPECT_EQ(lines.facts[1].known_id, 5);
+  EXPECT_EQ(lines.facts[1].record, 1);
+  EXPECT_EQ(parse(record(3, "a", "a b").dump()).facts.size(), 1u);
+  expect_message(
+      error_of<InputError>([&] { parse(record(3, "a", "a b").dump() + "\n" + record(5, "z", "a b").dump()); }),
+      {"facts.json: line 2 (known_id 5)", "does not occur"});
+}
+
 TEST_F(FactFiles, BadRecordsAreNamed) {
   const Json good = record(1, "a", "a b");
-  for (const char* field : {"known_id", "subject", "attribute", "prompt"}) {
+  for (const char* field : {"subject", "prompt"}) {
     Json bad = record(2, "a", "a b");
     bad.erase(field);
     expect_refused(Json::array({good, bad}), {"facts.json", "record 1", field, "--skip-invalid"});
-    bad[field] = Json::array();
-    expect_refused(Json::array({good, bad}), {"record 1", field});
     bad[field] = nullptr;
     expect_refused(Json::array({good, bad}), {"record 1", field});
-    if (std::string(field) == "known_id") continue;
-    bad[field] = "";
-    expect_refused(Json::array({good, bad}), {"record 1", field, "empty"});
   }
-  expect_refused(Json::array({good, record(1, "a", "a c")}),
-                 {"record 1", "known_id", "1 is already the id of record 0"});
+  for (const char* field : {"known_id", "subject", "attribute", "prompt"}) {
+    Json bad = record(2, "a", "a b");
+    bad[field] = Json::array();
+    expect_refused(Json::array({good, bad}), {"record 1", field});
+    if (std::string(field) == "known_id") continue;
+    for (const char* blank : {"", " ", "\u00A0\t"}) {
+      bad[field] = blank;
+      expect_refused(Json::array({good, bad}), {"record 1", field, "empty"});
+    }
+  }
+  expect_refused(Json::array({good, record(1, "a", "a c")}), {"record 1 (known_id 1)", "repeats that of record 0"});
   expect_refused(Json::array({good, record(3, "z", "a b")}), {"record 1", "subject", "\"z\"", "a b"});
   Json fraction = record(2, "a", "a b");
   fraction["known_id"] = 1.5;
@@ -110,6 +90,89 @@ TEST_F(FactFiles, BadRecordsAreNamed) {
   Json relation = record(2, "a", "a b");
   relation["relation_id"] = 5;
   expect_refused(Json::array({relation}), {"record 0", "relation_id"});
+}
+
+TEST_F(FactFiles, WhiteSpaceAtTheEndsOfTextsIsLeftOut) {
+  Json padded = record(1, " Vietnam\u00A0", "In Vietnam they \n");
+  padded["attribute"] = " x\t";
+  padded["template"] = "In {} ";
+  const FactFile file = parse(Json::array({padded}).dump());
+  const Fact clean = parse(Json::array({record(1, "Vietnam", "In Vietnam they")}).dump()).facts[0];
+  ASSERT_EQ(file.facts.size(), 1u);
+  const Fact& fact = file.facts[0];
+  EXPECT_EQ(fact.subject, clean.subject);
+  EXPECT_EQ(fact.prompt, clean.prompt);
+  EXPECT_EQ(fact.attribute, clean.attribute);
+  EXPECT_EQ(fact.tokens, clean.tokens);
+  EXPECT_EQ(fact.subject_range, clean.subject_range);
+  EXPECT_EQ(file.subjects, std::vector<std::string>{"Vietnam"});
+  expect_message(file.trimmed, {"facts.json", "4 texts", "record 0"});
+  EXPECT_TRUE(file.warnings.empty());
+}
+
+TEST_F(FactFiles, TheTemplateSaysWhereTheSubjectIs) {
+  const std::string prompt = "Arthur admires Art";
+  const auto place_in = [&](const Json& fact, SubjectChoice choice, std::vector<std::string>& warnings) {
+    FactFile file = parse_facts(fact.dump(), "facts.json", *tokenizer_, 160, OnInvalid::refuse, choice);
+    warnings = std::move(file.warnings);
+    const auto [begin, end] = file.facts[0].subject_range;
+    const std::span<const int32_t> tokens(file.facts[0].tokens);
+    return tokenizer_->decode(tokens.first(static_cast<size_t>(begin))).size();
+  };
+  std::vector<std::string> warnings;
+  Json fact = record(1, "Art", prompt);
+  EXPECT_EQ(place_in(fact, SubjectChoice::whole_word, warnings), std::string("Arthur admires").size());
+  EXPECT_TRUE(warnings.empty());
+  EXPECT_EQ(place_in(fact, SubjectChoice::first_occurrence, warnings), 0u);
+  ASSERT_EQ(warnings.size(), 1u);
+  expect_message(warnings[0], {"facts.json: record 0 (known_id 1)", "\"[Art]hur admires Art\""});
+
+  fact["template"] = "{}hur admires";  // the beginning of the prompt, as in published facts
+  EXPECT_EQ(place_in(fact, SubjectChoice::whole_word, warnings), 0u);
+  EXPECT_TRUE(warnings.empty());
+  fact["template"] = "Arthur admires {}";
+  EXPECT_EQ(place_in(fact, SubjectChoice::whole_word, warnings), std::string("Arthur admires").size());
+  EXPECT_TRUE(warnings.empty());
+  EXPECT_EQ(place_in(fact, SubjectChoice::first_occurrence, warnings), 0u);
+  ASSERT_EQ(warnings.size(), 1u);
+  expect_message(warnings[0], {"published code", "\"[Art]hur admires Art\"", "\"Arthur admires [Art]\""});
+
+  // A prompt may mark the place itself.
+  EXPECT_EQ(parse(record(1, "Art", "Arthur admires {}").dump()).facts[0].prompt, prompt);
+  EXPECT_EQ(parse(record(1, "Art", "if () {} Art").dump()).facts[0].prompt, "if () {} Art");
+}
+
+TEST_F(FactFiles, AnAmbiguousPlaceIsAWarning) {
+  const auto warnings_of = [&](const std::string& subject, const std::string& prompt) {
+    return parse(Json::array({record(1, "a", "a b"), record(2, subject, prompt)}).dump()).warnings;
+  };
+  EXPECT_TRUE(warnings_of("Ann", "Ann meets Anna").empty());
+  ASSERT_EQ(warnings_of("Ann", "Ann meets Ann").size(), 1u);
+  expect_message(warnings_of("Ann", "Ann meets Ann")[0],
+                 {"facts.json: record 1 (known_id 2)", "2 times", "\"[Ann] meets Ann\"", "template"});
+  ASSERT_EQ(warnings_of("Ann", "We meet Anna").size(), 1u);
+  expect_message(warnings_of("Ann", "We meet Anna")[0], {"record 1", "inside another word", "\"We meet [Ann]a\""});
+}
+
+TEST_F(FactFiles, ATemplateOfAnotherPromptIsRefused) {
+  Json fact = record(1, "Vietnam", "In Vietnam they");
+  fact["template"] = "In {} we";
+  expect_refused(Json::array({fact}), {"record 0", "\"template\"", "\"In Vietnam we\"", "\"In Vietnam they\""});
+  fact["template"] = "In Vietnam they";
+  expect_refused(Json::array({fact}), {"record 0", "\"template\"", "exactly one {}", "got 0"});
+  fact["template"] = "{} and {}";
+  expect_refused(Json::array({fact}), {"\"template\"", "got 2"});
+  fact["template"] = 3;
+  expect_refused(Json::array({fact}), {"\"template\"", "3"});
+}
+
+TEST_F(FactFiles, TextsThatLookTheSameAreShownEscaped) {
+  expect_refused(Json::array({record(1, "New\u00A0York", "In New York they")}),
+                 {"record 0", "New\\u00a0York", "\"In New York they\""});
+  expect_refused(Json::array({record(1, "Zu\u0308rich", "In Z\u00FCrich they")}), {"u\\u0308", "Z\\u00fcrich"});
+  Json fact = record(1, "Rome", "In Rome we");
+  fact["template"] = "In\u00A0{} we";
+  expect_refused(Json::array({fact}), {"\"template\"", "In\\u00a0Rome we"});
 }
 
 TEST_F(FactFiles, LongPromptsAreRefused) {
@@ -122,7 +185,7 @@ TEST_F(FactFiles, LongPromptsAreRefused) {
 
 TEST_F(FactFiles, BadFilesAreRefusedEvenWhenRecordsMayBeSkipped) {
   for (const char* text :
-       {"", "{}", "5", "[", "[1]", "[[]]", "[null]", "[{\"known_id\": 1, \"known_id\": 2}]", "[NaN]"})
+       {"", "{}", "5", "[", "x\ny", "[1]", "[[]]", "[null]", "[{\"known_id\": 1, \"known_id\": 2}]", "[NaN]"})
     for (const auto invalid : {OnInvalid::refuse, OnInvalid::skip})
       expect_message(error_of<InputError>([&] { parse(text, invalid); }), {"facts.json"});
   Json zero = record(1, "a", "a b");
@@ -153,6 +216,14 @@ TEST_F(FactFiles, EveryPublishedFactIsValidOrNamed) {
                                       static_cast<size_t>(fact.subject_range.end - fact.subject_range.begin));
     EXPECT_NE(tokenizer_->decode(range).find(fact.subject), std::string::npos) << fact.prompt;
   }
+  // Templates and whole words choose what the published code takes.
+  EXPECT_TRUE(file.warnings.empty());
+  EXPECT_EQ(file.trimmed, "");
+  const FactFile published = read_facts(path, *tokenizer_, 160, OnInvalid::skip, SubjectChoice::first_occurrence);
+  EXPECT_TRUE(published.warnings.empty());
+  ASSERT_EQ(published.facts.size(), file.facts.size());
+  for (size_t i = 0; i < file.facts.size(); ++i)
+    EXPECT_EQ(published.facts[i].subject_range, file.facts[i].subject_range) << file.facts[i].prompt;
 }
 
 }  // namespace
