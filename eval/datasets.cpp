@@ -44,7 +44,7 @@ void add_flat(EvalRecord& made, Record& record, Dataset dataset) {
   made.request = to_rewrite(made.edit);
   const std::string rephrase = record.prompt(record.value, "rephrase_prompt", record.where);
   const std::string locality = record.prompt(record.value, "locality_prompt", record.where);
-  const std::string locality_truth = record.text(record.value, "locality_ground_truth", record.where);
+  const std::string locality_truth = record.target(record.value, "locality_ground_truth", record.where);
   const bool pairs = dataset == Dataset::counterfact;
   const auto targets = [&](const std::string& truth) {
     return pairs ? std::vector<std::string>{made.edit.target_new, truth}
@@ -64,7 +64,7 @@ void add_questions(EvalRecord& made, Record& record) {
   add_prompts(made, PromptKind::rewrite, {bare_prompt(made.edit)}, {made.edit.target_new});
   add_prompts(made, PromptKind::paraphrase, {prompt("rephrase")}, {made.edit.target_new});
   add_prompts(made, PromptKind::neighborhood, {prompt("loc") + "?"},
-              {record.text(record.value, "loc_ans", record.where)});
+              {record.target(record.value, "loc_ans", record.where)});
 }
 
 EvalRecord read_record(Record& record, const RecordOptions& options) {

@@ -31,7 +31,7 @@ EditRequest zsre_request(Record& record, ZsreTarget target) {
   request.subject = record.text(record.value, "subject", record.where);
   request.prompt = marked_prompt(record, record.value, request.subject, "src", record.where);
   if (target == ZsreTarget::answer) json_strings(record.value, "answers", record.where);
-  request.target_new = record.text(record.value, target == ZsreTarget::answer ? "answers" : "alt", record.where);
+  request.target_new = record.target(record.value, target == ZsreTarget::answer ? "answers" : "alt", record.where);
   return request;
 }
 
@@ -39,9 +39,9 @@ EditRequest rewrite_request(Record& record, const Json& object, const std::strin
   EditRequest request;
   request.subject = record.text(object, "subject", where);
   request.prompt = marked_prompt(record, object, request.subject, "prompt", where);
-  request.target_new = record.text(object, "target_new", where);
+  request.target_new = record.target(object, "target_new", where);
   const char* key = json_has(object, "target_true") ? "target_true" : "ground_truth";
-  request.target_true = record.text_or_empty(object, key, where);
+  request.target_true = record.target_or_empty(object, key, where);
   return request;
 }
 

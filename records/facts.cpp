@@ -40,7 +40,8 @@ ByteRange place_by_search(Record& record, const Fact& fact, SubjectChoice choice
 ByteRange place_subject(Record& record, Fact& fact, SubjectChoice choice) {
   const std::string untrimmed = json_string(record.value, "subject", record.where);
   std::string marked = keep_words_apart(record.prompt_or_empty(record.value, "template", record.where), untrimmed);
-  if (fact.prompt.find(fact.subject) == std::string::npos && count_occurrences(fact.prompt, kSubjectMark) == 1) {
+  if (count_occurrences(fact.prompt, kSubjectMark) == 1 &&
+      !find_subject(fact.prompt, fact.subject, SubjectChoice::whole_word).whole_word) {
     marked = keep_words_apart(fact.prompt, untrimmed);
     fact.prompt = fill_subject(marked, fact.subject);
   }

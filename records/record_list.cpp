@@ -41,7 +41,7 @@ const Json& first_of(const Json& value) {
 }
 
 /// The text of a field that holds it, or a list of texts, or an object with the text as `str`.
-std::string text_of(const Json& object, std::string_view key, std::string_view where) {
+std::string target_of(const Json& object, std::string_view key, std::string_view where) {
   const Json& field = json_field(object, key, where);
   require<InputError>(!field.is_array() || !first_of(field).is_null(), "{}: field \"{}\" is empty", where, key);
   const Json& value = first_of(field);
@@ -71,15 +71,20 @@ std::string Record::trimmed(std::string_view text, std::string_view kept, std::s
 }
 
 std::string Record::text(const Json& object, std::string_view key, std::string_view in) {
-  const std::string whole = text_of(object, key, in);
+  const std::string whole = json_text(object, key, in);
   return trimmed(whole, strip(whole), key, in);
 }
 
-std::string Record::text_or_empty(const Json& object, std::string_view key, std::string_view in) {
+std::string Record::target(const Json& object, std::string_view key, std::string_view in) {
+  const std::string whole = target_of(object, key, in);
+  return trimmed(whole, strip(whole), key, in);
+}
+
+std::string Record::target_or_empty(const Json& object, std::string_view key, std::string_view in) {
   if (!json_has(object, key)) return "";
   const Json& first = first_of(object.at(std::string(key)));
   const bool is_absent = first.is_null() || (first.is_string() && strip(first.get_ref<const std::string&>()).empty());
-  return is_absent ? "" : text(object, key, in);
+  return is_absent ? "" : target(object, key, in);
 }
 
 std::string Record::prompt(const Json& object, std::string_view key, std::string_view in) {

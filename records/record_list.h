@@ -36,10 +36,12 @@ class Record {
 
   std::vector<std::string> warnings;  ///< without `where`
 
-  /// A subject, target or answer. Where the field is a list, its first entry counts; where it is an object, its `str`.
+  /// A subject or attribute.
   std::string text(const Json& object, std::string_view key, std::string_view in);
+  /// A target or answer: a text, a list whose first entry counts, or an object with the text as `str`.
+  std::string target(const Json& object, std::string_view key, std::string_view in);
   /// The same, or nothing where the field is absent, null, an empty list or blank.
-  std::string text_or_empty(const Json& object, std::string_view key, std::string_view in);
+  std::string target_or_empty(const Json& object, std::string_view key, std::string_view in);
   std::string prompt(const Json& object, std::string_view key, std::string_view in);
   std::string prompt_or_empty(const Json& object, std::string_view key, std::string_view in);
   std::vector<std::string> prompts(const Json& object, std::string_view key, std::string_view in);

@@ -13,21 +13,22 @@ namespace {
 
 class FactFiles : public ::testing::Test {
  protected:
-  void SetUp() override {
-    const auto shared = shared_dir();
-    if (!shared) GTEST_SKIP() << "no reference outputs";
-    tokenizer_.emplace(Tokenizer::load(*shared / "golden/tiny-a/model"));
+  static void SetUpTestSuite() {
+    if (const auto shared = shared_dir()) tokenizer_.emplace(Tokenizer::load(*shared / "golden/tiny-a/model"));
   }
-  FactFile parse(const std::string& text, OnInvalid invalid = OnInvalid::refuse, int64_t limit = 160) {
+  void SetUp() override {
+    if (!tokenizer_) GTEST_SKIP() << "no reference outputs";
+  }
+  static FactFile parse(const std::string& text, OnInvalid invalid = OnInvalid::refuse, int64_t limit = 160) {
     return parse_facts(text, "facts.json", *tokenizer_, limit, invalid);
   }
   static Json record(int64_t id, const std::string& subject, const std::string& prompt) {
     return {{"known_id", id}, {"subject", subject}, {"attribute", "x"}, {"prompt", prompt}, {"relation_id", "P1"}};
   }
-  void expect_refused(const Json& list, const std::vector<std::string>& parts) {
+  static void expect_refused(const Json& list, const std::vector<std::string>& parts) {
     expect_message(error_of<InputError>([&] { parse(list.dump()); }), parts);
   }
-  std::optional<Tokenizer> tokenizer_;
+  static inline std::optional<Tokenizer> tokenizer_;
 };
 
 TEST_F(FactFiles, AreRead) {
