@@ -39,12 +39,13 @@ ByteRange place_by_search(Record& record, const Fact& fact, SubjectChoice choice
 
 ByteRange place_subject(Record& record, Fact& fact, SubjectChoice choice) {
   const std::string untrimmed = json_string(record.value, "subject", record.where);
-  std::string marked = keep_words_apart(record.prompt_or_empty(record.value, "template", record.where), untrimmed);
+  std::string marked = record.prompt_or_empty(record.value, "template", record.where);
   if (count_occurrences(fact.prompt, kSubjectMark) == 1 &&
       !find_subject(fact.prompt, fact.subject, SubjectChoice::whole_word).whole_word) {
-    marked = keep_words_apart(fact.prompt, untrimmed);
-    fact.prompt = fill_subject(marked, fact.subject);
+    if (marked.empty()) marked = fact.prompt;
+    fact.prompt = fill_subject(keep_words_apart(fact.prompt, untrimmed), fact.subject);
   }
+  marked = keep_words_apart(std::move(marked), untrimmed);
   if (marked.empty()) return place_by_search(record, fact, choice);
   const ByteRange place = place_by_mark(fact.prompt, fact.subject, marked, record.where);
   if (choice == SubjectChoice::whole_word) return place;
