@@ -258,7 +258,7 @@ void add_edit(CLI::App& app, Launcher& launcher) {
   command->add_option("--output", options->output.path, "edit file (HDF5)")->type_name("FILE.h5");
   command->add_flag("--overwrite", options->output.overwrite, "start anew where the output exists");
   add_rank_options(*command, options->ranks);
-  command->add_option("--limit", options->limit, "the first N requests only (0: all)")
+  command->add_option("--limit", options->limit, "the first N requests only (0: all); it may grow on the same output")
       ->check(not_negative)
       ->capture_default_str();
   command->add_flag("--skip-invalid", options->skip_invalid, "leave out requests that cannot be run, and count them");

@@ -290,7 +290,9 @@ void add_eval(CLI::App& app, Launcher& launcher) {
   add_given_edits(*command, options->edits);
   add_output_options(*command, options->output);
   add_rank_options(*command, options->ranks);
-  command->add_option("--limit", options->limit, "the first N records only (0: all)")
+  command
+      ->add_option("--limit", options->limit,
+                   "the first N records only (0: all); it may grow on the same output, but not with --sequential")
       ->check(not_negative)
       ->capture_default_str();
   add_zsre_target(*command, options->zsre_target);

@@ -421,7 +421,8 @@ void write_checkpoint(const fs::path& dir, const GptConfig& config,
   require<InputError>(!fs::exists(dir / "model.safetensors.index.json"),
                       "{}: holds a sharded model already; choose another folder", dir.string());
 
-  if (!source_dir.empty() && !(fs::exists(dir) && fs::equivalent(source_dir, dir))) {
+  std::error_code absent;
+  if (!source_dir.empty() && !fs::equivalent(source_dir, dir, absent)) {
     for (const std::string_view name : kTokenizerFiles) {
       if (fs::exists(source_dir / name)) write_file_atomically(dir / name, read_text_file(source_dir / name));
     }

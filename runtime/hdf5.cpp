@@ -687,12 +687,12 @@ struct OpenAttribute {
   size_t count() const { return static_cast<size_t>(product(shape, what)); }
 };
 
-OpenAttribute open_attribute(const H5File& file, const std::string& object, const std::string& name) {
+/// Of the object `owner`, whose path is `object`.
+OpenAttribute open_attribute(const H5File& file, hid_t owner, const std::string& object, const std::string& name) {
   OpenAttribute open;
   open.what = attribute_what(file, object, name);
-  const H5Handle owner = open_object(file, object);
-  require<InputError>(H5Aexists(owner.get(), name.c_str()) > 0, "{} is missing", open.what);
-  open.attribute = H5Handle(H5Aopen(owner.get(), name.c_str(), H5P_DEFAULT), H5Aclose);
+  require<InputError>(H5Aexists(owner, name.c_str()) > 0, "{} is missing", open.what);
+  open.attribute = H5Handle(H5Aopen(owner, name.c_str(), H5P_DEFAULT), H5Aclose);
   checked<InputError>(open.attribute.get(), open.what, "opening it");
   open.type = H5Handle(checked<InputError>(H5Aget_type(open.attribute.get()), open.what, "reading its type"), H5Tclose);
   open.space =
@@ -700,6 +700,10 @@ OpenAttribute open_attribute(const H5File& file, const std::string& object, cons
   open.shape = shape_of(open.space.get(), open.what);
   require<InputError>(open.count() <= (size_t{1} << 26), "{}: has too many elements: {}", open.what, open.count());
   return open;
+}
+
+OpenAttribute open_attribute(const H5File& file, const std::string& object, const std::string& name) {
+  return open_attribute(file, open_object(file, object).get(), object, name);
 }
 
 std::vector<std::string> attribute_strings(const OpenAttribute& open) {
@@ -780,12 +784,13 @@ H5Kind attribute_kind(const H5File& file, const std::string& object, const std::
   return kind_of(open_attribute(file, object, name).type.get());
 }
 
-std::vector<std::string> attribute_names(const H5File& file, const std::string& object) {
-  const H5Handle owner = open_object(file, object);
+namespace {
+
+std::vector<std::string> names_of_attributes(const H5File& file, hid_t owner, const std::string& object) {
   std::vector<std::string> names;
   hsize_t position = 0;
   checked<InputError>(H5Aiterate2(
-                          owner.get(), H5_INDEX_NAME, H5_ITER_INC, &position,
+                          owner, H5_INDEX_NAME, H5_ITER_INC, &position,
                           [](hid_t, const char* name, const H5A_info_t*, void* data) -> herr_t {
                             static_cast<std::vector<std::string>*>(data)->emplace_back(name);
                             return 0;
@@ -794,6 +799,26 @@ std::vector<std::string> attribute_names(const H5File& file, const std::string& 
                       name_of(file, object), "listing its attributes");
   std::sort(names.begin(), names.end());
   return names;
+}
+
+}  // namespace
+
+std::vector<std::string> attribute_names(const H5File& file, const std::string& object) {
+  return names_of_attributes(file, open_object(file, object).get(), object);
+}
+
+std::vector<H5Attribute> read_attributes(const H5File& file, const std::string& object) {
+  const H5Handle owner = open_object(file, object);
+  std::vector<H5Attribute> attributes;
+  for (const std::string& name : names_of_attributes(file, owner.get(), object)) {
+    const OpenAttribute open = open_attribute(file, owner.get(), object, name);
+    H5Attribute attribute{.name = name, .kind = kind_of(open.type.get()), .texts = {}, .integers = {}, .numbers = {}};
+    if (attribute.kind == H5Kind::string) attribute.texts = attribute_strings(open);
+    if (attribute.kind == H5Kind::integer) attribute.integers = attribute_numbers<int64_t>(open);
+    if (attribute.kind == H5Kind::floating) attribute.numbers = attribute_numbers<double>(open);
+    attributes.push_back(std::move(attribute));
+  }
+  return attributes;
 }
 
 std::string read_string_attribute(const H5File& file, const std::string& object, const std::string& name) {

@@ -201,6 +201,17 @@ void write_attribute(H5File& file, const std::string& object, const std::string&
 
 H5Kind attribute_kind(const H5File& file, const std::string& object, const std::string& name);
 std::vector<std::string> attribute_names(const H5File& file, const std::string& object);
+
+struct H5Attribute {
+  std::string name;
+  H5Kind kind = H5Kind::other;
+  /// The values are in the list of their kind; those of another kind are left out.
+  std::vector<std::string> texts;
+  std::vector<int64_t> integers;
+  std::vector<double> numbers;
+};
+/// All attributes of an object, sorted by their names; faster than one by one.
+std::vector<H5Attribute> read_attributes(const H5File& file, const std::string& object);
 std::string read_string_attribute(const H5File& file, const std::string& object, const std::string& name);
 int64_t read_int_attribute(const H5File& file, const std::string& object, const std::string& name);
 double read_double_attribute(const H5File& file, const std::string& object, const std::string& name);

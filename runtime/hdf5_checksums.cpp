@@ -36,22 +36,22 @@ void add_texts(Sha256& hash, const std::vector<std::string>& texts) {
 }
 
 /// References, which dimension scales are made of, are places in the file: they say nothing by themselves.
-void add_attribute(Sha256& hash, const H5File& file, const std::string& object, const std::string& name) {
-  const H5Kind kind = attribute_kind(file, object, name);
-  add_text(hash, name);
-  hash.update(fmt::format("{}:", static_cast<int>(kind)));
-  if (kind == H5Kind::string) add_texts(hash, read_strings_attribute(file, object, name));
-  if (kind == H5Kind::integer) add_values(hash, read_ints_attribute(file, object, name));
-  if (kind == H5Kind::floating) add_values(hash, read_doubles_attribute(file, object, name));
+void add_attribute(Sha256& hash, const H5Attribute& attribute) {
+  add_text(hash, attribute.name);
+  hash.update(fmt::format("{}:", static_cast<int>(attribute.kind)));
+  add_texts(hash, attribute.texts);
+  add_values(hash, attribute.integers);
+  add_values(hash, attribute.numbers);
 }
 
 template <typename T>
 void add_rows(Sha256& hash, const H5File& file, const std::string& path, const DatasetInfo& info) {
-  if (info.shape.empty()) return add_values(hash, read_dataset<T>(file, path).values);
-  if (info.count() == 0) return;
+  if (info.count() * static_cast<int64_t>(sizeof(T)) <= kPieceBytes)
+    return add_values(hash, read_dataset<T>(file, path).values);
   const int64_t rows = info.shape[0], row = info.count() / rows;
   const int64_t step = std::clamp<int64_t>(kPieceBytes / (row * static_cast<int64_t>(sizeof(T))), 1, rows);
   std::vector<T> piece(static_cast<size_t>(step * row));
+  hash.update(fmt::format("{}:", info.count()));
   for (int64_t first = 0; first < rows; first += step) {
     const int64_t count = std::min(step, rows - first);
     const auto values = std::span(piece).first(static_cast<size_t>(count * row));
@@ -75,8 +75,8 @@ void add_dataset(Sha256& hash, const H5File& file, const std::string& path) {
 
 std::array<std::byte, 32> digest_of(const H5File& file, const std::string& object) {
   Sha256 hash;
-  for (const std::string& name : attribute_names(file, object))
-    if (object != "/" || name != kTotal) add_attribute(hash, file, object, name);
+  for (const H5Attribute& attribute : read_attributes(file, object))
+    if (object != "/" || attribute.name != kTotal) add_attribute(hash, attribute);
   hash.update("values:");
   if (!h5_is_group(file, object)) add_dataset(hash, file, object);
   return hash.digest();

@@ -37,8 +37,7 @@ class Walk {
   void all_below(const std::string& object, int depth = 0) {
     require<InputError>(depth < 64, "{}: groups are nested too deep", file_.path().string());
     get_on();
-    for (const std::string& name : attribute_names(file_, object))
-      if (attribute_kind(file_, object, name) == H5Kind::string) read_strings_attribute(file_, object, name);
+    read_attributes(file_, object);
     if (!h5_is_group(file_, object)) return dataset(object);
     for (const std::string& member : group_members(file_, object)) {
       const std::string path = (object == "/" ? "/" : object + "/") + member;

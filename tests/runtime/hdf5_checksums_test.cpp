@@ -64,7 +64,7 @@ TEST_F(Checksums, WholeFilesAreRead) {
   EXPECT_NO_THROW(file.verify_all());
   EXPECT_EQ(read_int_attribute(file, "/", "format"), kResultFormat);
   EXPECT_EQ(read_dataset<float>(file, "/edits/0/u").values[5], 6.0f);
-  EXPECT_EQ(read_strings(file, "/checksums/path").values.size(), 10u);
+  EXPECT_EQ(read_strings(file, "/checksums/path").values.size(), 11u);
 }
 
 TEST_F(Checksums, OtherDataIsNamed) {
@@ -157,7 +157,7 @@ TEST_F(Checksums, FlippedBitsAreFound) {
   const std::string good = read_text_file(path_), hash = test::canonical_hash(path_);
   std::mt19937 random(3);
   int refused = 0;
-  for (int trial = 0; trial < 150; ++trial) {
+  for (int trial = 0; trial < 60; ++trial) {
     std::string bytes = good;
     bytes[random() % bytes.size()] ^= static_cast<char>(1 << random() % 8);
     write_file_atomically(path_, std::string_view(bytes));
@@ -169,7 +169,7 @@ TEST_F(Checksums, FlippedBitsAreFound) {
       ++refused;
     }
   }
-  EXPECT_GT(refused, 20);
+  EXPECT_GT(refused, 10);
 }
 
 }  // namespace

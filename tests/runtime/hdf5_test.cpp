@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
@@ -270,7 +271,7 @@ TEST_F(Hdf5, ProbeSurvivesRandomDamage) {
 /// A data set in chunks, none of which is stored.
 void claim_chunks(H5File& file, const char* path, hsize_t rows) {
   const H5Handle creation(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
-  const hsize_t chunk = 1024;
+  const hsize_t chunk = std::min<hsize_t>(rows, 1024);
   H5Pset_chunk(creation.get(), 1, &chunk);
   const H5Handle space(H5Screate_simple(1, &rows, nullptr), H5Sclose);
   const H5Handle made(
