@@ -22,7 +22,7 @@ Fact parse_fact(const Json& record, std::string_view where, const Tokenizer& tok
   fact.known_id = json_int(record, "known_id", where);
   fact.subject = json_text(record, "subject", where);
   require<InputError>(!strip(fact.subject).empty(), "{}: field \"subject\" is empty", where);
-  fact.attribute = json_text(record, "attribute", where);
+  fact.attribute = json_text_or(record, "attribute", "", where);
   fact.prompt = json_text(record, "prompt", where);
   fact.relation_id = json_text_or(record, "relation_id", "", where);
   fact.prediction = json_string_or(record, "prediction", "", where);
