@@ -62,7 +62,8 @@ def natural(path):
 
 
 def page(folder, title):
-    files = sorted((p for p in folder.rglob("*") if p.is_file()), key=natural)
+    # The texts of a model's folder are its tokenizer's.
+    files = sorted((p for p in folder.rglob("*") if p.is_file() and not (p.parent / "config.json").exists()), key=natural)
     parts = []
     for kinds, show, before, after in ((IMAGES, figure, '<div class="figures">', "</div>"), ((".txt",), text, "", ""), ((".csv",), table, "", "")):
         for place in sorted({p.parent for p in files if p.suffix in kinds}):

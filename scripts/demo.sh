@@ -56,5 +56,4 @@ echo "== 300 records that no choice was made on: each edited on its own, scored 
 "$loci" export "$out/eval.h5" --format csv --output "$out/eval"
 
 echo "== figures and tables, all on one page"
-rm -r "$out/world"
 "$python" scripts/contact_sheet.py "$out" --title "loci: the demo's figures and tables"

@@ -84,13 +84,13 @@ class Scale:
     def colours(self, kind):
         steps = self.bottom + (np.arange(256) + 0.5) / 256 * (self.top - self.bottom) - self.nothing
         steps /= max(self.top - self.nothing, self.nothing - self.bottom)
-        return matplotlib.colors.ListedColormap([shade(COLOURS[kind], s) if s >= 0 else shade("Greys", -0.7 * s) for s in steps])
+        return matplotlib.colors.ListedColormap(np.where(steps[:, None] >= 0, shades(COLOURS[kind], steps), shades("Greys", -0.7 * steps)))
 
 
-def shade(colours, step):
+def shades(colours, steps):
     """White at 0, whatever the colours begin with."""
-    colour = np.array(plt.get_cmap(colours)(step))
-    return colour + (1 - colour) * max(0.0, 1 - step / 0.1)
+    colours = plt.get_cmap(colours)(np.clip(steps, 0, 1))
+    return colours + (1 - colours) * np.clip(1 - steps[:, None] / 0.1, 0, 1)
 
 
 def layer_ticks(axes, layers):

@@ -4,7 +4,9 @@ import os
 import sys
 import unicodedata
 
-PROGRAM = os.path.basename(sys.argv[0])
+
+def complain(message):
+    print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
 
 
 def say(text):
@@ -16,7 +18,7 @@ def say(text):
 
 
 def fail(message, code=2):
-    print(f"{PROGRAM}: {message}", file=sys.stderr)
+    complain(message)
     sys.exit(code)
 
 
@@ -117,8 +119,8 @@ def find_fonts(texts):
     lacking.update(needed)
     if needed:
         some = "".join(sorted(needed)[:20])
-        print(f"{PROGRAM}: no font of this machine has {len(needed)} of the characters ({some}); they are drawn as {BOX}. Debian's package "
-              "fonts-noto-cjk has the Chinese, Japanese and Korean ones, fonts-noto-core those of most other scripts.", file=sys.stderr)
+        complain(f"no font of this machine has {len(needed)} of the characters ({some}); they are drawn as {BOX}. Debian's package "
+                 "fonts-noto-cjk has the Chinese, Japanese and Korean ones, fonts-noto-core those of most other scripts.")
 
 
 # --- Titles that fit -------------------------------------------------------------------------------------------------
@@ -202,7 +204,7 @@ class Figures:
             yield lambda figure: self.save(figure, path)
         except Exception as error:  # whatever it is, it is about this figure alone
             self.failed += 1
-            print(f"{PROGRAM}: {path} could not be drawn: {type(error).__name__}: {error}", file=sys.stderr)
+            complain(f"{path} could not be drawn: {type(error).__name__}: {error}")
         finally:
             plt.close("all")
 
