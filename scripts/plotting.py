@@ -116,6 +116,8 @@ def find_fonts(texts):
             families.append(font.name)
             needed -= found
     matplotlib.rcParams["font.family"] = families
+    if len(families) > 1:
+        matplotlib.rcParams["pdf.fonttype"] = 3  # 42, which publishers like better, holds no glyphs of fonts such as Noto Sans CJK
     lacking.update(needed)
     if needed:
         some = "".join(sorted(needed)[:20])
