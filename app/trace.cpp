@@ -115,8 +115,6 @@ void check_input(const TraceCommand& command) {
                       "trace needs --facts FILE.json, or --prompt TEXT with --subject TEXT, to know what to trace");
   require<InputError>(!command.subject.empty(),
                       "--prompt: give the part of it whose tokens are corrupted with --subject TEXT");
-  require<InputError>(command.prompt.find(command.subject) != std::string::npos,
-                      "--subject \"{}\" does not occur in --prompt \"{}\"", command.subject, command.prompt);
   require<InputError>(command.limit == 0 && !command.skip_invalid,
                       "--limit and --skip-invalid belong to --facts, not to --prompt");
 }

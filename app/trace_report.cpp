@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "runtime/wording.h"
+
 namespace loci::app {
 namespace {
 
@@ -16,15 +18,8 @@ constexpr size_t kStrongestCells = 5;
 /// In quotation marks, line ends and the like escaped.
 std::string quoted(const std::string& text) { return Json(text).dump(-1, ' ', false, Json::error_handler_t::replace); }
 
-std::string counted(int64_t count, std::string_view thing) {
-  return fmt::format("{} {}{}", count, thing, count == 1 ? "" : "s");
-}
-
-/// With four decimals, and without the sign of what they do not show.
-std::string decimals(double value) {
-  const std::string text = fmt::format("{:.4f}", value);
-  return text == "-0.0000" ? "0.0000" : text;
-}
+/// As probabilities and effects are printed.
+std::string decimals(double value) { return fixed(value, 4); }
 
 std::string signed_decimals(double value) {
   const std::string text = decimals(value);
@@ -109,7 +104,7 @@ Json strongest_json(const StoredTrace& fact, TraceKind kind, int64_t layers) {
 void print_averages(TraceKind kind, const Averages& averages) {
   fmt::print("{}: total effect {} (clean {}, corrupted {}) over {}\n", trace_kind_name(kind),
              decimals(averages.total_effect), decimals(averages.mean_high), decimals(averages.mean_low),
-             counted(averages.cases, "fact"));
+             count(averages.cases, "fact"));
   for (size_t r = 0; r < kTokenRows; ++r) {
     const AveragedRow& row = averages.rows[r];
     if (row.cases == 0) continue;
@@ -118,7 +113,7 @@ void print_averages(TraceKind kind, const Averages& averages) {
     const std::string interval = row.cases > 1 ? " ± " + decimals(row.confidence[best]) : "";
     fmt::print("  {:<24} largest average indirect effect {}{} at layer {} ({})\n",
                token_row_name(static_cast<TokenRow>(r)), decimals(row.mean[best] - averages.mean_low), interval, best,
-               counted(row.cases, "fact"));
+               count(row.cases, "fact"));
   }
 }
 
@@ -131,7 +126,7 @@ void print_severed(const SeveredAverages& averages) {
   };
   fmt::print("severed: {} at the last subject token by layer{}\n",
              averages.cases == 1 ? "indirect effect" : "average indirect effect",
-             averages.cases == 1 ? "" : ", over " + counted(averages.cases, "fact"));
+             averages.cases == 1 ? "" : ", over " + count(averages.cases, "fact"));
   line("nothing severed", averages.ordinary);
   line("MLPs severed", averages.no_mlp);
   line("attention severed", averages.no_attn);
@@ -197,8 +192,8 @@ void print_trace(const TraceResult& result) {
   if (result.of_prompt) {
     print_noise_of_prompt(result.options.noise);
   } else {
-    fmt::print("{} traced, {} not traced, {} skipped, noise level {:.6g}\n", counted(traced, "fact"),
-               static_cast<int64_t>(result.traces.size()) - traced, counted(result.skipped, "record"),
+    fmt::print("{} traced, {} not traced, {} skipped, noise level {:.6g}\n", count(traced, "fact"),
+               static_cast<int64_t>(result.traces.size()) - traced, count(result.skipped, "record"),
                result.options.noise.level);
   }
   print_not_traced(result);
