@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "app/common.h"
+#include "app/nothing_to_do.h"
 #include "app/ranks.h"
 #include "model/utf8.h"
 #include "runtime/communicator_mpi.h"

@@ -7,6 +7,7 @@
 #include "app/common.h"
 #include "app/figure.h"
 #include "app/model_name.h"
+#include "app/nothing_to_do.h"
 #include "app/ranks.h"
 #include "app/trace_report.h"
 #include "app/unit_runner.h"

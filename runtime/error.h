@@ -9,7 +9,7 @@
 namespace loci {
 
 /// Base of everything loci throws on purpose. `what()` is one sentence for the user: it names the file, the field and
-/// the fix. The command prints it and ends with `exit_code()`.
+/// the mend. The command prints it and ends with `exit_code()`.
 class Error : public std::runtime_error {
  public:
   explicit Error(const std::string& message, int exit_code = 1) : std::runtime_error(message), exit_code_(exit_code) {}
@@ -41,12 +41,6 @@ class NumericalError : public Error {
 class SystemError : public Error {
  public:
   explicit SystemError(const std::string& message) : Error(message, 5) {}
-};
-
-/// The job ran to its end, but its input left nothing for it to do: its output is whole, and empty. Exit code 7.
-class NothingToDoError : public Error {
- public:
-  explicit NothingToDoError(const std::string& message) : Error(message, 7) {}
 };
 
 /// Ranks of the job did not come to a collective in time: they hang or were lost. Exit code 6.

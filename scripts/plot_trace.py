@@ -364,10 +364,10 @@ def main():
     with open_result(arguments.file, "trace") as file:
         try:
             trace = Trace(file, arguments.model_name)
-        except KeyError as error:
+            check_traced(trace, arguments.file)
+            return draw_one(trace, arguments) if arguments.figure else draw_folder(trace, arguments)
+        except (KeyError, OSError) as error:  # of what all figures need
             fail(f"{arguments.file}: is damaged: {error.args[0]}")
-        check_traced(trace, arguments.file)
-        return draw_one(trace, arguments) if arguments.figure else draw_folder(trace, arguments)
 
 
 if __name__ == "__main__":
