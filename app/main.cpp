@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "app/common.h"
+#include "app/nothing_to_do.h"
 #include "app/ranks.h"
 #include "model/utf8.h"
 #include "runtime/communicator_mpi.h"
@@ -98,6 +99,12 @@ void let_root_speak(const loci::Communicator& ranks) {
   if (!ranks.is_root()) std::this_thread::sleep_for(std::chrono::seconds(2));
 }
 
+/// All ranks throw this error: rank 0 says it.
+int end_together(const loci::Communicator& ranks, const loci::Error& error) {
+  if (ranks.is_root()) spdlog::error("{}", error.what());
+  return error.exit_code();
+}
+
 /// One of several processes that a launcher started. All leave with the same code: where they agree, each by itself,
 /// else the first to fail ends them.
 int run_launched(const std::vector<std::string>& arguments, loci::Communicator& ranks, loci::app::Launcher& launcher) {
@@ -105,8 +112,9 @@ int run_launched(const std::vector<std::string>& arguments, loci::Communicator& 
   try {
     return run(arguments, &ranks, launcher);
   } catch (const loci::InterruptedError& error) {
-    if (ranks.is_root()) spdlog::error("{}", error.what());
-    return error.exit_code();
+    return end_together(ranks, error);
+  } catch (const loci::NothingToDoError& error) {
+    return end_together(ranks, error);
   } catch (const loci::InputError&) {
     let_root_speak(ranks);
     code = report_error();

@@ -5,7 +5,11 @@
 #include <cmath>
 
 #include "app/common.h"
+#include "app/figure.h"
+#include "app/model_name.h"
+#include "app/nothing_to_do.h"
 #include "app/ranks.h"
+#include "app/trace_report.h"
 #include "app/unit_runner.h"
 #include "model/executor.h"
 #include "model/tokenizer.h"
@@ -28,6 +32,8 @@ struct TraceCommand {
   RankOptions ranks;
   OutputOptions output;
   std::string facts;
+  std::string prompt, subject, attribute;  // instead of a file of facts
+  std::string figure;
   std::vector<std::string> kinds = {"state", "mlp", "attn"};
   std::vector<std::string> sever;
   int64_t window = 10;
@@ -38,6 +44,8 @@ struct TraceCommand {
   int64_t limit = 0;
   bool replace = false;
   bool skip_invalid = false;
+
+  bool of_prompt() const { return facts.empty(); }
 };
 
 bool contains(const std::vector<std::string>& list, std::string_view name) {
@@ -98,12 +106,47 @@ Noise measure_noise(const TraceCommand& command, const FactFile& facts, Context&
   return noise;
 }
 
+void check_input(const TraceCommand& command) {
+  if (!command.of_prompt()) {
+    require<InputError>(command.prompt.empty() && command.subject.empty() && command.attribute.empty(),
+                        "--facts and --prompt, --subject, --attribute are two ways to say what is traced: give one");
+    return;
+  }
+  require<InputError>(!command.prompt.empty(),
+                      "trace needs --facts FILE.json, or --prompt TEXT with --subject TEXT, to know what to trace");
+  require<InputError>(!command.subject.empty(),
+                      "--prompt: give the part of it whose tokens are corrupted with --subject TEXT");
+  require<InputError>(command.limit == 0 && !command.skip_invalid,
+                      "--limit and --skip-invalid belong to --facts, not to --prompt");
+}
+
 void check_command(const TraceCommand& command) {
+  check_input(command);
   const bool needs_text = NoiseRule::parse(command.noise).needs_text();
   require<InputError>(!needs_text || !command.noise_text.empty(),
                       "--noise {}: give the text whose embeddings it follows with --noise-text FILE", command.noise);
   require<InputError>(needs_text || command.noise_text.empty(),
                       "--noise-text belongs to --noise m and --noise t, not to --noise {}", command.noise);
+  if (!command.figure.empty()) check_figure_name(command.figure);
+}
+
+/// The facts of the file, or the one that the options tell.
+FactFile read_input(const TraceCommand& command, const Tokenizer& tokenizer, int64_t max_tokens) {
+  const auto choice = command.common.rome() ? SubjectChoice::first_occurrence : SubjectChoice::whole_word;
+  const OnInvalid on_invalid = command.skip_invalid ? OnInvalid::skip : OnInvalid::refuse;
+  if (!command.of_prompt()) return read_facts(command.facts, tokenizer, max_tokens, on_invalid, choice);
+  Json fact = {{"known_id", 0}, {"subject", command.subject}, {"prompt", command.prompt}};
+  if (!command.attribute.empty()) fact["attribute"] = command.attribute;
+  return parse_facts(Json::array({fact}).dump(), "--prompt", tokenizer, max_tokens, on_invalid, choice);
+}
+
+void warn_of_wide_window(const TraceCommand& command, int64_t layers) {
+  const bool windows = contains(command.kinds, "mlp") || contains(command.kinds, "attn");
+  if (windows && command.window >= layers)
+    spdlog::warn(
+        "--window {}: the model has {} layers, so a window restores most or all of them at once, and the effects of "
+        "mlp and attn hardly depend on the layer; a smaller window tells layers apart",
+        command.window, layers);
 }
 
 /// What the result depends on; the names of files do not matter, their contents do.
@@ -114,7 +157,9 @@ Json job_configuration(const CLI::App& app, const TraceCommand& command, const T
   for (const TraceKind kind : options.kinds) config["kinds"].push_back(trace_kind_name(kind));
   config["sever"] = Json::array();
   for (const Sever sever : options.sever) config["sever"].push_back(sever_name(sever));
-  for (const char* option : {"facts", "noise-text", "seed"}) config.erase(option);  // --noise-seed is what is drawn by
+  for (const char* option : {"facts", "figure", "noise-text", "seed"}) config.erase(option);  // noise has its own seed
+  if (!command.of_prompt())
+    for (const char* option : {"prompt", "subject", "attribute"}) config.erase(option);
   config["facts_per_unit"] = kFactsPerUnit;
   config["facts_sha256"] = facts.sha256;
   config["weights_sha256"] = weights_sha256;
@@ -171,7 +216,7 @@ void write_file_attributes(H5File& file, const TraceCommand& command, const Trac
   write_attribute(file, "/", "samples", options.samples);
   write_attribute(file, "/", "window", options.window);
   write_attribute(file, "/", "corruption", command.replace ? "replace" : "add");
-  write_attribute(file, "/", "model_name", std::filesystem::path(command.common.model).filename().string());
+  write_attribute(file, "/", "model_name", model_name(command.common.model));
   write_skipped_records(file, facts.skipped);
 }
 
@@ -217,98 +262,38 @@ class TraceMerge {
   bool finished_ = false;
 };
 
-Json best_json(const BestLayer& best) {
-  return {{"mean_of_maxima", best.mean_of_maxima}, {"best_mean", best.best_mean}, {"layer", best.layer}};
+/// What the ranks agree on at the end of the job: as rank 0 has found it.
+void require_traced(const Ranks& ranks, int64_t traced, int64_t facts, const std::string& output) {
+  ranks.communicator.broadcast_value(traced, 0, "the number of facts traced");
+  require<NothingToDoError>(traced > 0,
+                            "trace: nothing was traced: the model predicted something else for {}; {} is complete and "
+                            "holds what it predicted",
+                            facts == 1 ? "the only fact" : fmt::format("all of the {} facts", facts), output);
 }
 
-Json averages_json(const Averages& averages) {
-  Json rows = Json::array();
-  for (size_t r = 0; r < kTokenRows; ++r) {
-    const auto which = static_cast<TokenRow>(r);
-    rows.push_back({{"row", token_row_name(which)},
-                    {"tokens", averages.row(which).tokens},
-                    {"cases", averages.row(which).cases},
-                    {"indirect_effect", averages.indirect_effect(which)},
-                    {"confidence", averages.row(which).confidence}});
+/// `traces` are those of the output, of which earlier runs have made `before`. Returns how many facts were traced.
+int64_t report(const TraceCommand& command, const TraceOptions& options, const FactFile& facts,
+               const std::vector<StoredTrace>& traces, int64_t before, int64_t layers, const Spending& spending) {
+  const TraceResult result{.output = command.output.path,
+                           .options = options,
+                           .row_rule = row_rule(options),
+                           .traces = traces,
+                           .layers = layers,
+                           .skipped = std::ssize(facts.skipped),
+                           .of_prompt = command.of_prompt()};
+  const bool drawn = !command.figure.empty() && result.traced() > 0;
+  if (command.common.json) {
+    Json summary = trace_summary(result);
+    summary["done_before"] = before;
+    add_spending(summary, spending);
+    if (drawn) summary["figure"] = command.figure;
+    print_json(summary);
+  } else {
+    print_trace(result);
+    print_done_before(before, std::ssize(traces), "facts");
   }
-  return {{"cases", averages.cases},
-          {"mean_high", averages.mean_high},
-          {"mean_low", averages.mean_low},
-          {"total_effect", averages.total_effect},
-          {"mean_maximum", averages.mean_maximum},
-          {"last_subject", best_json(averages.last_subject)},
-          {"last_token", best_json(averages.last_token)},
-          {"rows", rows}};
-}
-
-Json severed_json(const SeveredAverages& averages) {
-  Json json = {{"cases", averages.cases}, {"ordinary", averages.ordinary}};
-  if (!averages.no_mlp.empty()) json["no_mlp"] = averages.no_mlp;
-  if (!averages.no_attn.empty()) json["no_attn"] = averages.no_attn;
-  return json;
-}
-
-void print_averages(TraceKind kind, const Averages& averages) {
-  if (averages.cases == 0) return;
-  fmt::print("{}: total effect {:.4f} (clean {:.4f}, corrupted {:.4f}) over {} facts\n", trace_kind_name(kind),
-             averages.total_effect, averages.mean_high, averages.mean_low, averages.cases);
-  for (size_t r = 0; r < kTokenRows; ++r) {
-    const AveragedRow& row = averages.rows[r];
-    if (row.cases == 0) continue;
-    const auto best = static_cast<size_t>(std::max_element(row.mean.begin(), row.mean.end()) - row.mean.begin());
-    fmt::print("  {:<24} largest average indirect effect {:.4f} +- {:.4f} at layer {} ({} facts)\n",
-               token_row_name(static_cast<TokenRow>(r)), row.mean[best] - averages.mean_low, row.confidence[best], best,
-               row.cases);
-  }
-}
-
-void print_severed(const SeveredAverages& averages) {
-  const auto line = [](const char* name, const std::vector<double>& effects) {
-    if (effects.empty()) return;
-    fmt::print("  {:<24}", name);
-    for (const double effect : effects) fmt::print(" {:.4f}", effect);
-    fmt::print("\n");
-  };
-  if (averages.cases == 0) return;
-  fmt::print("severed: average indirect effect at the last subject token by layer, over {} facts\n", averages.cases);
-  line("nothing severed", averages.ordinary);
-  line("MLPs severed", averages.no_mlp);
-  line("attention severed", averages.no_attn);
-}
-
-/// `traces` are those of the output, of which earlier runs have made `before`.
-void report(const TraceCommand& command, const TraceOptions& options, const FactFile& facts,
-            const std::vector<StoredTrace>& traces, int64_t before, int64_t layers, const Spending& spending) {
-  const auto correct = std::count_if(traces.begin(), traces.end(), [](const auto& t) { return t.trace.correct; });
-  if (correct == 0)
-    spdlog::warn("trace: the model answers none of the {} facts correctly, so none was traced", traces.size());
-  Json summary = {{"output", command.output.path},
-                  {"facts", traces.size()},
-                  {"done_before", before},
-                  {"traced", correct},
-                  {"answered_otherwise", static_cast<int64_t>(traces.size()) - correct},
-                  {"skipped", facts.skipped.size()},
-                  {"noise_level", options.noise.level}};
-  add_spending(summary, spending);
-  if (!command.common.json)
-    fmt::print("{} facts traced, {} answered otherwise, {} skipped, noise level {:.6g}\n", correct,
-               static_cast<int64_t>(traces.size()) - correct, facts.skipped.size(), options.noise.level);
-  if (!command.common.json) print_done_before(before, std::ssize(traces), "facts");
-  for (const TraceKind kind : options.kinds) {
-    const Averages averages = average_kind(traces, kind, layers, row_rule(options));
-    if (command.common.json)
-      summary["averages"][std::string(trace_kind_name(kind))] = averages_json(averages);
-    else
-      print_averages(kind, averages);
-  }
-  if (!options.sever.empty()) {
-    const SeveredAverages averages = average_severed(traces, layers);
-    if (command.common.json)
-      summary["averages"]["severed"] = severed_json(averages);
-    else
-      print_severed(averages);
-  }
-  if (command.common.json) print_json(summary);
+  if (drawn) draw_figure("plot_trace.py", command.output.path, command.figure);
+  return result.traced();
 }
 
 void run(const Ranks& ranks, const CLI::App& app, const TraceCommand& command) {
@@ -317,11 +302,10 @@ void run(const Ranks& ranks, const CLI::App& app, const TraceCommand& command) {
   const LoadedModel loaded = load_rank_model(ranks, context, command.common);
   const Model& model = loaded.model;
   const Tokenizer& tokenizer = loaded.tokenizer;
-  const FactFile facts = read_facts(
-      command.facts, tokenizer, model.config().positions, command.skip_invalid ? OnInvalid::skip : OnInvalid::refuse,
-      command.common.rome() ? SubjectChoice::first_occurrence : SubjectChoice::whole_word);
+  const FactFile facts = read_input(command, tokenizer, model.config().positions);
   log_skipped(ranks, facts.skipped);
   log_records(ranks, facts);
+  if (ranks.is_root()) warn_of_wide_window(command, model.config().layers);
   const TraceOptions options = trace_options(command, measure_noise(command, facts, context, model, tokenizer));
   spdlog::info("trace: noise {} of level {:.6g}", command.noise, options.noise.level);
   const Json config = job_configuration(app, command, options, facts, model.checkpoint().weights_sha256());
@@ -351,7 +335,10 @@ void run(const Ranks& ranks, const CLI::App& app, const TraceCommand& command) {
                            fmt::format("/facts/{}", fact.known_id));
            }});
   const Spending spending = spending_of_all(ranks, context, loaded);
-  if (ranks.is_root()) report(command, options, facts, merge.take_traces(), before, model.config().layers, spending);
+  int64_t traced = 0;
+  if (ranks.is_root())
+    traced = report(command, options, facts, merge.take_traces(), before, model.config().layers, spending);
+  require_traced(ranks, traced, std::ssize(chosen), command.output.path);
 }
 
 }  // namespace
@@ -366,8 +353,19 @@ void add_trace(CLI::App& app, Launcher& launcher) {
       ->add_option(
           "--facts", options->facts,
           "facts with subject and prompt, and optionally known_id, attribute, template: a JSON list or JSON Lines")
-      ->required()
       ->type_name("FILE.json");
+  command->add_option("--prompt", options->prompt, "trace this prompt alone, instead of --facts")->type_name("TEXT");
+  command->add_option("--subject", options->subject, "the part of --prompt whose tokens are corrupted")
+      ->type_name("TEXT");
+  command
+      ->add_option("--attribute", options->attribute,
+                   "how the model should go on after --prompt; without it, what the model predicts is traced")
+      ->type_name("TEXT");
+  command
+      ->add_option("--figure", options->figure,
+                   "also draw the prompt's trace, or the averages of the facts (.png, .svg or .pdf; needs Python with "
+                   "h5py and matplotlib)")
+      ->type_name("IMAGE");
   command->add_option("--kinds", options->kinds, "what is restored: state,mlp,attn")
       ->delimiter(',')
       ->check(CLI::IsMember({"state", "mlp", "attn"}))

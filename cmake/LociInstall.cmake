@@ -26,3 +26,9 @@ configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/loci-config.cmake.in
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/loci-config-version.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/loci-config.cmake ${PROJECT_BINARY_DIR}/loci-config-version.cmake
   ${PROJECT_SOURCE_DIR}/cmake/LociDependencies.cmake DESTINATION ${package_dir})
+
+# The command runs these scripts: ../share/loci from its folder, in an installation as in a build.
+install(PROGRAMS scripts/plot_trace.py scripts/plot_edit.py scripts/contact_sheet.py scripts/show_edit.py DESTINATION share/loci)
+install(FILES scripts/plotting.py DESTINATION share/loci)
+file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/share)
+file(CREATE_LINK ${PROJECT_SOURCE_DIR}/scripts ${PROJECT_BINARY_DIR}/share/loci SYMBOLIC)

@@ -2,7 +2,7 @@
 # Prints the path of the program that was built in this checkout: with CUDA where both kinds were.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-for preset in cuda cpu; do
+for preset in cuda cpu demo; do
   if [ -x "$root/build/$preset/app/loci" ]; then
     echo "$root/build/$preset/app/loci"
     exit 0

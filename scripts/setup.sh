@@ -1,15 +1,27 @@
 #!/usr/bin/env bash
-# Installs what loci needs to build, test and plot on Debian 12, from Debian's packages. Does nothing where all are there.
+# Installs what loci needs on Debian 12, from Debian's packages. Does nothing where all are there.
+#   scripts/setup.sh          to build, test and plot
+#   scripts/setup.sh test     the same
+#   scripts/setup.sh demo     only what scripts/demo.sh needs: to build the command and to plot
 set -euo pipefail
 
-packages=(
-  g++ cmake ninja-build ccache pkg-config git ca-certificates
+build=(
+  g++ cmake ninja-build pkg-config git ca-certificates
   libdnnl-dev libopenblas-dev liblapacke-dev libhdf5-dev libarchive-dev libssl-dev zlib1g-dev
   libcli11-dev libspdlog-dev libfmt-dev nlohmann-json3-dev
-  libopenmpi-dev openmpi-bin slurmctld slurmd slurm-client
-  libgtest-dev libboost-context-dev libicu-dev libbenchmark-dev
-  python3 python3-numpy python3-h5py python3-matplotlib python3-regex zstd
 )
+plot=(python3 python3-numpy python3-h5py python3-matplotlib)
+test=(
+  ccache libgtest-dev libboost-context-dev libicu-dev libbenchmark-dev
+  libopenmpi-dev openmpi-bin slurmctld slurmd slurm-client
+  python3-regex zstd
+)
+
+case "${1:-test}" in
+  demo) packages=("${build[@]}" "${plot[@]}") ;;
+  test) packages=("${build[@]}" "${plot[@]}" "${test[@]}") ;;
+  *) echo "setup.sh: unknown argument $1; it takes demo or test" >&2; exit 2 ;;
+esac
 
 missing=()
 for package in "${packages[@]}"; do

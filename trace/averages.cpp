@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "runtime/error.h"
 
@@ -165,6 +166,22 @@ Averages average(std::span<const AveragedCase> cases, int64_t layers, RowRule ru
   averages.last_subject = last_subject.finish(averages.row(TokenRow::last_subject));
   averages.last_token = last_token.finish(averages.row(TokenRow::last));
   return averages;
+}
+
+std::vector<EffectCell> strongest_cells(std::span<const float> scores, int64_t layers, double low_score, size_t count) {
+  require<ShapeError>(layers > 0 && std::ssize(scores) % layers == 0, "{} scores are no rows of {} layers",
+                      scores.size(), layers);
+  std::vector<int64_t> order(scores.size());
+  std::iota(order.begin(), order.end(), int64_t{0});
+  std::ranges::stable_sort(
+      order, [&](int64_t a, int64_t b) { return scores[static_cast<size_t>(a)] > scores[static_cast<size_t>(b)]; });
+  order.resize(std::min(order.size(), count));
+  std::vector<EffectCell> cells;
+  for (const int64_t at : order) {
+    const double effect = static_cast<double>(scores[static_cast<size_t>(at)]) - low_score;
+    cells.push_back(EffectCell{at / layers, at % layers, effect});
+  }
+  return cells;
 }
 
 }  // namespace loci

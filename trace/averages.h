@@ -75,4 +75,14 @@ struct Averages {
 /// Averages over cases of `layers` columns; with no cases everything is NaN.
 Averages average(std::span<const AveragedCase> cases, int64_t layers, RowRule rule);
 
+/// One cell of a fact's scores.
+struct EffectCell {
+  int64_t token = 0;
+  int64_t layer = 0;
+  double effect = 0;  ///< indirect effect: score - low score
+};
+/// The cells of `scores` [tokens, layers] with the largest indirect effects, at most `count`, the largest first; of
+/// equal ones the one that comes first in `scores`.
+std::vector<EffectCell> strongest_cells(std::span<const float> scores, int64_t layers, double low_score, size_t count);
+
 }  // namespace loci

@@ -12,7 +12,7 @@ Files (all deterministic by seed):
   OUT/known_facts.json            one seen phrasing per fact, in the known-facts format of causal tracing
   OUT/heldout_facts.json          one held-out phrasing per fact, same format
   OUT/context_templates.json      texts in front of which an edit's prompt is put: beginnings of training documents
-  OUT/demo_request.json           one record: the Eiffel Tower moves to Rome
+  OUT/demo_request.json           one record: Geneva moves to Italy
   OUT/records_{tune,test}.json    records in CounterFact's format; hyper-parameters may be chosen on `tune` only
 """
 
@@ -166,11 +166,11 @@ def records(facts, seed):
 
 
 def demo_record(facts, seed):
-    """The Eiffel Tower moves to Rome."""
-    same = [f for f in facts if f.relation == "landmark_city"]
-    fact = next(f for f in same if f.subject == "Eiffel Tower")
+    """Geneva moves to Italy: a fact whose trace shows the early layers at the subject, where the edit is made."""
+    same = [f for f in facts if f.relation == "city_country"]
+    fact = next(f for f in same if f.subject == "Geneva")
     others = [f for f in same if f.object == fact.object and f != fact]
-    alternatives = [f for f in same if f.object == "Rome"]
+    alternatives = [f for f in same if f.object == "Italy"]
     context = next(f for f in facts if f.relation == "scientist_field")
     return record(0, fact, others, alternatives, context, random.Random(f"{seed}/demo"))
 

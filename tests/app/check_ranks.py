@@ -248,6 +248,13 @@ def refusals(bench):
     run = bench.start("trace", "refused.h5", LONG, "--loud", ranks=3).wait(2, "--loud")
     expect(run.errors.count("--loud") == 1, f"more than rank 0 speaks:\n{run.errors}")
     expect(not os.path.exists(bench.path("refused.h5.parts")), "a refused job leaves its folder behind")
+    # That nothing was traced is known to all ranks, and said once.
+    with open(bench.path("wrong.json"), "w") as file:
+        json.dump([{"known_id": 0, "subject": "Geneva", "prompt": "Geneva is in", "attribute": "no such place"}], file)
+    command = bench.loci_command("trace", "nothing.h5", LONG)
+    command[command.index("--facts") + 1] = bench.path("wrong.json")
+    run = Run(bench.under_mpirun(2, command)).wait(7, "nothing was traced")
+    expect(run.errors.count("nothing was traced") == 1, f"it is said more than once:\n{run.errors}")
     # A second job on the same output, while the first one runs.
     first = bench.start("trace", "second.h5", LONG, ranks=2)
     bench.wait_for_units(first, "second.h5", 1)

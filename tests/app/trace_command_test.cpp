@@ -88,6 +88,147 @@ TEST_F(TraceCommandTest, TracesSaysWhenAllIsDoneAndRefusesOtherOptions) {
   EXPECT_EQ(run_loci(trace_command("facts.json", "trace.h5", {"--samples", "4", "--overwrite"})).exit_code, 0);
 }
 
+/// Fails unless `text`, of any number of lines, holds every part.
+void expect_parts(const std::string& text, const std::vector<std::string>& parts) {
+  for (const std::string& part : parts)
+    EXPECT_NE(text.find(part), std::string::npos) << "'" << part << "' is missing in: " << text;
+}
+
+TEST_F(TraceCommandTest, FactsThatAreNotTracedAreNamed) {
+  Json facts = answered_facts(24);
+  for (size_t i = 2; i < facts.size(); ++i) facts[i]["attribute"] = "not \t this";
+  write("wrong.json", facts.dump());
+  const Outcome text = run_loci(trace_command("wrong.json", "wrong.h5", {"--samples", "2", "--kinds", "state"}));
+  ASSERT_EQ(text.exit_code, 0) << text.err;
+  expect_parts(text.out, {"1 fact traced, 23 not traced, 0 records skipped", "\"not \\t this\", predicted \"",
+                          "and 3 more, listed in " + path("wrong.h5")});
+  EXPECT_EQ(text.out.find("±"), std::string::npos) << "the interval of one fact is not known:\n" << text.out;
+  EXPECT_EQ(text.out.find("-0.0000"), std::string::npos) << text.out;
+  const Outcome json =
+      run_loci(trace_command("wrong.json", "wrong.h5", {"--samples", "2", "--kinds", "state", "--json"}));
+  const Json named = parse_json(json.out, "standard output")["not_traced"];
+  ASSERT_EQ(named.size(), 23u);
+  const H5File file = H5File::open_read(path("wrong.h5"));
+  for (const Json& fact : named) {
+    const std::string group = "/facts/" + std::to_string(fact["known_id"].get<int64_t>());
+    EXPECT_EQ(fact["predicted"], read_string_attribute(file, group, "answer"));
+    EXPECT_EQ(fact["probability"].get<double>(), read_double_attribute(file, group, "high_score"));
+    EXPECT_EQ(fact["expected"], fact["record"] == 1 ? "something else" : "not \t this");
+    EXPECT_EQ(fact["prompt"], facts[fact["record"].get<size_t>()]["prompt"]);
+  }
+}
+
+TEST_F(TraceCommandTest, ARunThatTracesNothingHasAnExitCodeOfItsOwn) {
+  Json facts = answered_facts(2);
+  facts[0]["attribute"] = "something else";
+  write("none.json", facts.dump());
+  for (const char* ranks : {"1", "2"}) {
+    const auto command = trace_command("none.json", std::string("none") + ranks + ".h5",
+                                       {"--ranks", ranks, "--figure", path("none.png")});
+    for (int run = 0; run < 2; ++run) {  // the second one finds all done
+      const Outcome outcome = run_loci(command);
+      EXPECT_EQ(outcome.exit_code, 7) << outcome.err;
+      expect_parts(outcome.err, {"nothing was traced", "all of the 2 facts", "none" + std::string(ranks) + ".h5"});
+      EXPECT_EQ(outcome.err.find("nothing was traced"), outcome.err.rfind("nothing was traced")) << "said twice";
+      EXPECT_NE(outcome.out.find("expected \"something else\", predicted"), std::string::npos) << outcome.out;
+    }
+  }
+  EXPECT_EQ(group_members(H5File::open_read(path("none1.h5")), "/facts").size(), 2u);
+  EXPECT_EQ(canonical_hash(path("none1.h5")), canonical_hash(path("none2.h5")));
+  EXPECT_FALSE(exists("none1.h5.parts") || exists("none.png"));
+}
+
+TEST_F(TraceCommandTest, OnePromptIsTracedWithoutAFile) {
+  const std::string prompt = "Is Ödön 12\tMb";
+  const auto command = [&](const std::string& output, const std::vector<std::string>& more) {
+    std::vector<std::string> all = {"trace",    path("model"), "--output",  path(output), "--threads",
+                                    "1",        "--samples",   "2",         "--window",   "1",
+                                    "--prompt", prompt,        "--subject", "Ödön"};
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  };
+  const Outcome text = run_loci(command("prompt.h5", {"--figure", path("prompt.svg")}));
+  ASSERT_EQ(text.exit_code, 0) << text.err;
+  expect_parts(text.out, {"noise level", "this subject alone", "--noise NUMBER", "\"Is Ödön 12\\tMb\" -> ",
+                          "indirect effect", "state", "mlp", "attn", "\"*"});
+  EXPECT_EQ(text.out.find("-0.0000"), std::string::npos) << text.out;
+  EXPECT_NE(read_text_file(path("prompt.svg")).find("<svg"), std::string::npos);
+  // Its trace is that of a facts file with this fact alone.
+  write("alone.json", Json::array({{{"known_id", 0}, {"subject", "Ödön"}, {"prompt", prompt}}}).dump());
+  ASSERT_EQ(run_loci(trace_command("alone.json", "alone.h5", {"--samples", "2", "--window", "1"})).exit_code, 0);
+  for (const char* kind : {"state", "mlp", "attn"}) {
+    const std::string scores = std::string("/facts/0/scores_") + kind;
+    EXPECT_EQ(read_dataset<float>(H5File::open_read(path("prompt.h5")), scores).values,
+              read_dataset<float>(H5File::open_read(path("alone.h5")), scores).values);
+  }
+  const Outcome json = run_loci(command("prompt.h5", {"--json"}));
+  const Json summary = parse_json(json.out, "standard output");
+  ASSERT_EQ(summary["strongest"]["mlp"].size(), 5u);
+  const Json& cells = summary["strongest"]["state"];
+  const auto scores = read_dataset<float>(H5File::open_read(path("prompt.h5")), "/facts/0/scores_state").values;
+  const double low = read_double_attribute(H5File::open_read(path("prompt.h5")), "/facts/0", "low_score");
+  const auto best = std::ranges::max_element(scores);
+  EXPECT_EQ(cells[0]["token"].get<int64_t>() * 3 + cells[0]["layer"].get<int64_t>(), best - scores.begin());
+  EXPECT_EQ(cells[0]["indirect_effect"].get<double>(), static_cast<double>(*best) - low);
+  EXPECT_EQ(run_loci(command("other.h5", {"--attribute", "not this"})).exit_code, 7);
+  EXPECT_EQ(read_string_attribute(H5File::open_read(path("other.h5")), "/facts/0", "attribute"), "not this");
+}
+
+TEST_F(TraceCommandTest, WhatIsTracedIsToldOnceAndWhole) {
+  write("fact.json", answered_facts(1).dump());
+  const std::vector<std::string> start = {"trace", path("model"), "--output", path("refused.h5")};
+  const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
+      {{}, "--prompt TEXT"},
+      {{"--prompt", "Is it so"}, "--subject TEXT"},
+      {{"--subject", "it"}, "--prompt TEXT"},
+      {{"--prompt", "Is it so", "--subject", "she"}, "\"she\" does not occur"},
+      {{"--prompt", "Is it so", "--subject", "it", "--facts", path("fact.json")}, "give one"},
+      {{"--facts", path("fact.json"), "--attribute", "it"}, "give one"},
+      {{"--prompt", "Is it so", "--subject", "it", "--limit", "3"}, "--limit"},
+      {{"--prompt", "Is it so", "--subject", "it", "--skip-invalid"}, "--skip-invalid"},
+      {{"--prompt", std::string(300, 'x'), "--subject", "x"}, "300 tokens"},
+      {{"--facts", path("fact.json"), "--figure", "a.jpg"}, ".png, .svg or .pdf"},
+      {{"--facts", path("fact.json"), "--figure", path("no/a.png")}, "no folder"},
+  };
+  for (const auto& [flags, message] : cases) {
+    std::vector<std::string> command = start;
+    command.insert(command.end(), flags.begin(), flags.end());
+    const Outcome outcome = run_loci(command);
+    EXPECT_EQ(outcome.exit_code, 2) << message;
+    expect_parts(outcome.err, {message});
+    EXPECT_FALSE(exists("refused.h5") || exists("refused.h5.parts")) << message;
+  }
+}
+
+TEST_F(TraceCommandTest, WithoutAPlottingPythonTheTracesAreKept) {
+  write("drawn.json", answered_facts(3).dump());
+  setenv("LOCI_PYTHON", "/bin/false", 1);
+  const Outcome outcome = run_loci(trace_command("drawn.json", "drawn.h5", {"--figure", path("drawn.png")}));
+  unsetenv("LOCI_PYTHON");
+  EXPECT_EQ(outcome.exit_code, 5);
+  expect_parts(outcome.err, {"drawn.png", "python3-matplotlib", "LOCI_PYTHON", "drawn.h5 is whole", "plot_trace.py"});
+  EXPECT_TRUE(exists("drawn.h5") && !exists("drawn.png"));
+  const Outcome again = run_loci(trace_command("drawn.json", "drawn.h5", {"--json", "--figure", path("drawn.png")}));
+  EXPECT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_EQ(parse_json(again.out, "standard output")["figure"], path("drawn.png"));
+  EXPECT_TRUE(read_text_file(path("drawn.png")).starts_with("\x89PNG"));
+}
+
+TEST_F(TraceCommandTest, AWindowAsLongAsTheModelIsWarnedOf) {
+  write("wide.json", answered_facts(1).dump());
+  const auto warned = [&](const std::vector<std::string>& flags) {
+    std::vector<std::string> more = {"--overwrite"};
+    more.insert(more.end(), flags.begin(), flags.end());
+    const Outcome outcome = run_loci(trace_command("wide.json", "wide.h5", more));
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    return outcome.err.find("the model has 3 layers") != std::string::npos;
+  };
+  EXPECT_TRUE(warned({}));
+  EXPECT_TRUE(warned({"--window", "3", "--kinds", "attn"}));
+  EXPECT_FALSE(warned({"--window", "2"}));
+  EXPECT_FALSE(warned({"--kinds", "state"}));
+}
+
 TEST_F(TraceCommandTest, AnInterruptedJobGoesOn) {
   write("many.json", answered_facts(60).dump());
   const auto command = trace_command("many.json", "broken.h5");

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 
 #include "runtime/error.h"
@@ -105,6 +106,21 @@ TEST(Averages, NoCases) {
   EXPECT_EQ(averages.cases, 0);
   EXPECT_TRUE(std::isnan(averages.total_effect));
   EXPECT_EQ(averages.row(TokenRow::last).mean.size(), 4u);
+}
+
+TEST(StrongestCells, TheLargestComeFirstAndOfEqualOnesTheFirst) {
+  // Three tokens, two layers.
+  const std::vector<float> scores = {0.5F, 0.25F, 0.75F, 0.5F, 0.0F, 0.125F};
+  const auto cells = strongest_cells(scores, 2, 0.25, 4);
+  ASSERT_EQ(cells.size(), 4u);
+  const std::vector<std::array<int64_t, 2>> places = {{1, 0}, {0, 0}, {1, 1}, {0, 1}};
+  const std::vector<double> effects = {0.5, 0.25, 0.25, 0};
+  for (size_t i = 0; i < cells.size(); ++i) {
+    EXPECT_EQ((std::array{cells[i].token, cells[i].layer}), places[i]) << i;
+    EXPECT_EQ(cells[i].effect, effects[i]) << i;
+  }
+  EXPECT_EQ(strongest_cells(scores, 2, 0.25, 100).size(), 6u);
+  EXPECT_THROW(strongest_cells(scores, 4, 0, 1), ShapeError);
 }
 
 TEST(Averages, ShapesThatContradictAreRefused) {
