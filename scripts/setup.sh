@@ -8,7 +8,7 @@ packages=(
   libcli11-dev libspdlog-dev libfmt-dev nlohmann-json3-dev
   libopenmpi-dev openmpi-bin slurmctld slurmd slurm-client
   libgtest-dev libboost-context-dev libicu-dev libbenchmark-dev
-  python3 python3-numpy python3-h5py python3-matplotlib python3-regex zstd
+  python3 python3-numpy python3-h5py python3-matplotlib python3-regex python3-mwparserfromhell zstd
 )
 
 missing=()
