@@ -2,7 +2,7 @@
 
 #include <unordered_map>
 
-#include "model/utf8.h"
+#include "runtime/utf8.h"
 #include "runtime/atomic_file.h"
 #include "runtime/error.h"
 #include "runtime/json.h"
