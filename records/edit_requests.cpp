@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "runtime/error.h"
+#include "runtime/shown_text.h"
 
 namespace loci {
 namespace {
@@ -17,9 +18,9 @@ std::string marked_prompt(Record& record, const Json& object, const std::string&
   if (marks == 1) return keep_words_apart(prompt, json_string(object, "subject", where));
   const SubjectPlace place = find_subject(prompt, subject, SubjectChoice::whole_word);
   require<InputError>(place.candidates > 0, "{}: field \"{}\" holds neither {{}} nor the subject {}: it is {}", where,
-                      key, escaped(subject), escaped(prompt));
+                      key, shown(subject), shown(prompt));
   require<InputError>(place.candidates == 1, "{}: field \"{}\" holds the subject {} {} times; mark its place by {{}}",
-                      where, key, escaped(subject), place.candidates);
+                      where, key, shown(subject), place.candidates);
   if (!place.whole_word)
     record.warnings.push_back(fmt::format("the subject is taken inside another word, {}; mark its place by {{}}",
                                           show_place(prompt, place.bytes)));

@@ -3,6 +3,7 @@
 #include "runtime/error.h"
 #include "runtime/json.h"
 #include "runtime/sha256.h"
+#include "runtime/shown_text.h"
 
 namespace loci {
 namespace {
@@ -17,7 +18,7 @@ ByteRange place_by_mark(std::string_view prompt, std::string_view subject, std::
   require<InputError>(prompt.starts_with(begin),
                       "{}: field \"template\" with its subject gives {}, but the field \"prompt\" is {}; make them "
                       "agree or leave the template out",
-                      where, escaped(begin), escaped(prompt));
+                      where, shown(begin), shown(prompt));
   const auto at = static_cast<int64_t>(marked.find(kSubjectMark));
   return {at, at + std::ssize(subject)};
 }
@@ -26,14 +27,14 @@ ByteRange place_by_mark(std::string_view prompt, std::string_view subject, std::
 ByteRange place_by_search(Record& record, const Fact& fact, SubjectChoice choice) {
   const SubjectPlace place = find_subject(fact.prompt, fact.subject, choice);
   require<InputError>(place.candidates > 0, "{}: field \"subject\": {} does not occur in the prompt {}", record.where,
-                      escaped(fact.subject), escaped(fact.prompt));
-  const std::string shown = show_place(fact.prompt, place.bytes);
+                      shown(fact.subject), shown(fact.prompt));
+  const std::string at = show_place(fact.prompt, place.bytes);
   const char* const fix = choice == SubjectChoice::whole_word ? "; a field \"template\" marks its place" : "";
   if (place.is_clear()) return place.bytes;
   record.warnings.push_back(
       place.whole_word
-          ? fmt::format("the prompt holds its subject {} times, the first is taken: {}{}", place.candidates, shown, fix)
-          : fmt::format("the subject is taken inside another word: {}{}", shown, fix));
+          ? fmt::format("the prompt holds its subject {} times, the first is taken: {}{}", place.candidates, at, fix)
+          : fmt::format("the subject is taken inside another word: {}{}", at, fix));
   return place.bytes;
 }
 

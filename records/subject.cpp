@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "model/unicode_tables.h"
-#include "model/utf8.h"
-#include "runtime/json.h"
+#include "runtime/utf8.h"
+#include "runtime/shown_text.h"
 
 namespace loci {
 namespace {
@@ -137,11 +137,9 @@ SubjectPlace find_subject(std::string_view prompt, std::string_view subject, Sub
   return place;
 }
 
-std::string escaped(std::string_view text) { return Json(text).dump(-1, ' ', true, Json::error_handler_t::replace); }
-
 std::string show_place(std::string_view text, ByteRange bytes) {
   const auto begin = static_cast<size_t>(bytes.begin), end = static_cast<size_t>(bytes.end);
-  return escaped(fmt::format("{}[{}]{}", text.substr(0, begin), text.substr(begin, end - begin), text.substr(end)));
+  return shown(fmt::format("{}[{}]{}", text.substr(0, begin), text.substr(begin, end - begin), text.substr(end)));
 }
 
 TokenRange token_range(const Encoding& encoding, ByteRange bytes) {

@@ -55,9 +55,6 @@ struct SubjectPlace {
 /// subject.
 SubjectPlace find_subject(std::string_view prompt, std::string_view subject, SubjectChoice choice);
 
-/// For messages: the text in quotation marks, with escapes for what is not ASCII, so that texts that differ look
-/// different.
-std::string escaped(std::string_view text);
 /// For messages: the text with brackets around these bytes, "[Art]hur admires Art".
 std::string show_place(std::string_view text, ByteRange bytes);
 
