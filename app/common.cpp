@@ -176,10 +176,11 @@ nlohmann::json resolved_configuration(const CLI::App& command, const CommonOptio
   return resolved;
 }
 
-void require_embedded(const Tokenizer& tokenizer, const GptConfig& config, const std::string& model) {
-  require<InputError>(tokenizer.vocabulary_size() <= config.vocabulary,
-                      "{}: the tokenizer has {} tokens, but the embedding only {} rows; both must come from one model",
-                      model, tokenizer.vocabulary_size(), config.vocabulary);
+ReadyModel load_model(Context& context, const CommonOptions& options) {
+  ReadyModel ready{Model::load(context, options.model), Tokenizer::load(options.model)};
+  ready.model.checkpoint().require_finite(&context.threads());
+  ready.tokenizer.limit_to_embedding(ready.model.config().vocabulary, options.model);
+  return ready;
 }
 
 nlohmann::json named_inputs(const CLI::App& command) {
@@ -221,17 +222,11 @@ Provenance job_provenance(const CLI::App& command, const Context& context, const
   return provenance;
 }
 
-std::vector<std::string> read_prompt_texts(const std::string& path) {
-  const Json json = parse_json_file(path);
-  require<InputError>(json.is_array() && !json.empty(), "{}: the file must hold a list of prompts", path);
-  std::vector<std::string> texts;
-  for (size_t i = 0; i < json.size(); ++i) {
-    const std::string where = fmt::format("{}: prompt {}", path, i);
-    require<InputError>(json[i].is_string() || json[i].is_object(),
-                        "{}: must be a text or an object with the field \"prompt\"", where);
-    texts.push_back(json[i].is_string() ? json[i].get<std::string>() : json_string(json[i], "prompt", where));
-  }
-  return texts;
+std::string cut_sentence(int64_t cut_documents, int64_t documents, int64_t cut_tokens, int64_t kept_tokens,
+                         std::string_view limit) {
+  return fmt::format("{} of {} documents were cut at {}: {} tokens were left out, {:.1f} % of the text", cut_documents,
+                     documents, limit, cut_tokens,
+                     100 * static_cast<double>(cut_tokens) / static_cast<double>(cut_tokens + kept_tokens));
 }
 
 void print_json(const nlohmann::json& object) { fmt::print("{}\n", object.dump()); }

@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "model/model.h"
@@ -95,8 +96,13 @@ std::string not_empty(const std::string& text);
 /// the index of a GPU) are left out.
 nlohmann::json resolved_configuration(const CLI::App& command, const CommonOptions& options);
 
-/// Throws InputError where the model has no embedding for some of its tokenizer's tokens.
-void require_embedded(const Tokenizer& tokenizer, const GptConfig& config, const std::string& model);
+/// Ready to compute with: a model whose weights are finite, and its tokenizer, which knows the model's embedding.
+struct ReadyModel {
+  Model model;
+  Tokenizer tokenizer;
+};
+/// Throws InputError naming file and tensor, or field.
+ReadyModel load_model(Context& context, const CommonOptions& options);
 
 /// The files and folders that the options of a subcommand name, but for its output: Provenance::inputs.
 nlohmann::json named_inputs(const CLI::App& command);
@@ -123,8 +129,9 @@ void add_eval(CLI::App& app, Launcher& launcher);
 void add_train(CLI::App& app, Launcher& launcher);
 void add_export(CLI::App& app);
 
-/// Prompts from a JSON file: a list of texts, or of objects with a field `prompt`. Throws InputError.
-std::vector<std::string> read_prompt_texts(const std::string& path);
+/// What was cut off long documents, for people.
+std::string cut_sentence(int64_t cut_documents, int64_t documents, int64_t cut_tokens, int64_t kept_tokens,
+                         std::string_view limit);
 
 /// Prints one JSON object to standard output. Progress and logs go to standard error.
 void print_json(const nlohmann::json& object);

@@ -12,6 +12,7 @@
 #include "model/tokenizer.h"
 #include "runtime/error.h"
 #include "runtime/sha256.h"
+#include "runtime/standard_input.h"
 #include "runtime/unit_store.h"
 
 namespace loci::app {
@@ -38,7 +39,7 @@ int64_t parse_layer(std::string_view text, const std::string& all) {
   int64_t layer = -1;
   const auto result = std::from_chars(text.data(), text.data() + text.size(), layer);
   require<InputError>(result.ec == std::errc() && result.ptr == text.data() + text.size() && layer >= 0,
-                      "--layers {}: \"{}\" is no layer; write 3, 0-11, or 1,4,7-9", all, text);
+                      "--layers {}: \"{}\" is not a layer; write 3, 0-11, or 1,4,7-9", all, text);
   return layer;
 }
 
@@ -112,13 +113,23 @@ std::vector<PreparedRequest> read_probe(const CovCommand& command, const Tokeniz
   return prepared;
 }
 
+/// Of documents that were longer than one may be; 0 in results of versions that did not count them.
+int64_t cut_count(const H5File& file, const char* name) {
+  return has_attribute(file, "/", name) ? read_int_attribute(file, "/", name) : 0;
+}
+
 void report(const CovCommand& command, const Spending& spending) {
   const H5File file = H5File::open_read(command.output.path);
   const int64_t tokens = read_int_attribute(file, "/", "tokens"),
                 documents = read_int_attribute(file, "/", "documents");
   const int64_t width = read_int_attribute(file, "/", "mlp_width");
+  const int64_t cut_documents = cut_count(file, "cut_documents"), cut_tokens = cut_count(file, "cut_tokens");
   Json layers = Json::array();
-  if (!command.common.json) fmt::print("{} tokens of {} documents, keys of {} values\n", tokens, documents, width);
+  if (!command.common.json) {
+    fmt::print("{} tokens of {} documents, keys of {} values\n", tokens, documents, width);
+    if (cut_documents > 0)
+      fmt::print("{}\n", cut_sentence(cut_documents, documents, cut_tokens, tokens, "--max-tokens-per-document"));
+  }
   for (const std::string& name : group_members(file, "/layers")) {
     const double condition = read_double_attribute(file, "/layers/" + name, "condition_number");
     const int64_t dead = dataset_info(file, "/layers/" + name + "/dead_rows").shape.at(0);
@@ -130,10 +141,9 @@ void report(const CovCommand& command, const Spending& spending) {
       fmt::print("  layer {:<3} condition number {:.3g}, {} dead rows\n", name, condition, dead);
   }
   if (!command.common.json) return;
-  Json summary = {{"output", command.output.path},
-                  {"tokens", tokens},
-                  {"documents", documents},
-                  {"skipped", read_skipped_records(file).size()},
+  Json summary = {{"output", command.output.path}, {"tokens", tokens},
+                  {"documents", documents},        {"cut_documents", cut_documents},
+                  {"cut_tokens", cut_tokens},      {"skipped", read_skipped_records(file).size()},
                   {"layers", std::move(layers)}};
   add_spending(summary, spending);
   print_json(summary);
@@ -141,6 +151,8 @@ void report(const CovCommand& command, const Spending& spending) {
 
 void run(const Ranks& ranks, const CLI::App& app, const CovCommand& command) {
   require<InputError>(command.text.empty() != command.tokens.empty(), "give one of --text FILE and --tokens FILE.h5");
+  require<InputError>(command.text != kStandardInput || ranks.communicator.size() == 1,
+                      "--text -: one rank alone can read standard input; write the text to a file");
   Context context = make_rank_context(ranks, command.common);
   const LoadedModel loaded = load_rank_model(ranks, context, command.common);
   const Model& model = loaded.model;
@@ -153,13 +165,12 @@ void run(const Ranks& ranks, const CLI::App& app, const CovCommand& command) {
   JobStore jobs(ranks, command.output, config);
   if (!jobs.complete()) {
     Executor executor(context, model);
-    const int64_t limit = options.max_tokens_per_document ? options.max_tokens_per_document : model.config().positions;
     std::vector<std::string> skipped;
     options.skipped = &skipped;
     const OnInvalid on_invalid = command.skip_invalid ? OnInvalid::skip : OnInvalid::refuse;
     const NextDocument next = command.text.empty()
                                   ? token_file_documents(tokenizer, command.tokens)
-                                  : text_documents(context, tokenizer, command.text, limit, on_invalid, skipped);
+                                  : text_documents(context, tokenizer, command.text, on_invalid, skipped);
     const SecondMomentRanks all{ranks.communicator, ranks.is_root() ? &jobs.store() : nullptr, &ranks.interruption};
     collect_second_moments(executor, next, options, all, config,
                            job_provenance(app, context, model, ranks.communicator.size()));
@@ -177,18 +188,20 @@ void add_cov(CLI::App& app, Launcher& launcher) {
   add_common_options(*command, options->common);
   add_output_options(*command, options->output);
   add_rank_options(*command, options->ranks);
-  command->add_option("--text", options->text, "documents: one a line, or JSON lines, plain or compressed")
+  command
+      ->add_option("--text", options->text,
+                   "documents: one per line, or JSON lines, plain or compressed (.gz, .bz2, .zst); -: standard input")
       ->type_name("FILE");
   command->add_option("--tokens", options->tokens, "documents as loci tokenize wrote them")->type_name("FILE.h5");
   command->add_flag("--skip-invalid", options->skip_invalid,
-                    "leave out lines of --text that are no documents, and count them");
+                    "leave out lines of --text that are not documents, and count them");
   command->add_option("--layers", options->layers, "layers, such as 3, 0-11 or 1,4,7-9")->capture_default_str();
   command
       ->add_option("--max-tokens-per-document", options->max_tokens_per_document,
                    "cut documents to N tokens (0: the model's context)")
       ->check(not_negative)
       ->capture_default_str();
-  command->add_option("--max-documents", options->max_documents, "stop after N documents (0: all)")
+  command->add_option("--limit,--max-documents", options->max_documents, "stop after N documents (0: all)")
       ->check(not_negative)
       ->capture_default_str();
   command->add_option("--max-tokens", options->max_tokens, "stop after N tokens (0: all)")

@@ -5,8 +5,8 @@
 
 #include "app/common.h"
 #include "app/edit_options.h"
+#include "app/prompts.h"
 #include "model/generation.h"
-#include "model/tokenizer.h"
 #include "runtime/error.h"
 #include "runtime/json.h"
 
@@ -15,39 +15,49 @@ namespace {
 
 struct GenerateOptions {
   CommonOptions common;
-  std::vector<std::string> prompts;
-  std::string prompts_file;
+  PromptOptions prompts;
   GivenEdits edits;
   GenerationOptions generation;
   int64_t samples = 1;
   bool ignore_end_of_text = false;
 };
 
-/// An empty prompt stands for the start of a text.
-std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const std::string& prompt) {
-  std::vector<int32_t> ids = tokenizer.encode_ids(prompt);
-  if (!ids.empty()) return ids;
-  require<InputError>(tokenizer.end_of_text().has_value(),
-                      "the prompt is empty and the tokenizer has no <|endoftext|> to start from: give a prompt");
-  return {*tokenizer.end_of_text()};
+/// <|endoftext|>, and what the model's configuration says ends a text.
+std::vector<int32_t> end_tokens(const ReadyModel& ready, const std::string& folder) {
+  std::vector<int32_t> ids;
+  if (ready.tokenizer.end_of_text()) ids.push_back(*ready.tokenizer.end_of_text());
+  for (const int64_t id : read_end_tokens(folder, ready.model.config())) ids.push_back(static_cast<int32_t>(id));
+  return ids;
+}
+
+/// Texts of several prompts or samples are told apart by a line before and an empty one between them.
+void print_texts(const Json& results) {
+  const size_t prompts = results.size(), samples = results[0]["samples"].size();
+  bool is_first = true;
+  for (size_t p = 0; p < prompts; ++p)
+    for (size_t s = 0; s < samples; ++s) {
+      if (prompts * samples > 1)
+        fmt::print("{}--- prompt {} of {}, sample {} of {}\n", is_first ? "" : "\n", p + 1, prompts, s + 1, samples);
+      fmt::print("{}{}\n", results[p]["prompt"].get<std::string>(),
+                 results[p]["samples"][s]["text"].get<std::string>());
+      is_first = false;
+    }
 }
 
 void run_generate(const GenerateOptions& options, const Json& configuration) {
   Context context = options.common.make_context();
-  Model model = Model::load(context, options.common.model);
-  apply_given_edits(context, model, options.edits);
-  const Tokenizer tokenizer = Tokenizer::load(options.common.model);
-  require_embedded(tokenizer, model.config(), options.common.model);
-  Executor executor(context, model);
+  ReadyModel ready = load_model(context, options.common);
+  apply_given_edits(context, ready.model, options.edits);
+  Executor executor(context, ready.model);
 
-  const std::vector<std::string> prompts =
-      options.prompts_file.empty() ? options.prompts : read_prompt_texts(options.prompts_file);
+  const std::vector<Prompt> prompts = encode_prompts(options.prompts, ready.tokenizer, ready.model.config());
   std::vector<std::vector<int32_t>> encoded;
-  for (const std::string& prompt : prompts)
-    encoded.insert(encoded.end(), static_cast<size_t>(options.samples), encode_prompt(tokenizer, prompt));
+  for (const Prompt& prompt : prompts)
+    encoded.insert(encoded.end(), static_cast<size_t>(options.samples), prompt.tokens);
   GenerationOptions generation = options.generation;
   generation.seed = options.common.seed;
-  if (!options.ignore_end_of_text) generation.stop_token = tokenizer.end_of_text().value_or(-1);
+  generation.tokenizer = &ready.tokenizer;
+  if (!options.ignore_end_of_text) generation.stop_tokens = end_tokens(ready, options.common.model);
   const auto texts = generate(executor, encoded, generation);
 
   Json results = Json::array();
@@ -55,13 +65,14 @@ void run_generate(const GenerateOptions& options, const Json& configuration) {
     Json samples = Json::array();
     for (size_t s = 0; s < static_cast<size_t>(options.samples); ++s) {
       const auto& ids = texts[p * static_cast<size_t>(options.samples) + s];
-      const std::string text = tokenizer.decode_text(ids);
-      if (!options.common.json) fmt::print("{}{}\n", prompts[p], text);
-      samples.push_back({{"text", text}, {"tokens", ids}});
+      samples.push_back({{"text", ready.tokenizer.decode_text(ids)}, {"tokens", ids}});
     }
-    results.push_back({{"prompt", prompts[p]}, {"samples", samples}});
+    results.push_back({{"prompt", prompts[p].text}, {"samples", std::move(samples)}});
   }
-  if (options.common.json) print_json({{"configuration", configuration}, {"results", results}});
+  if (options.common.json)
+    print_json({{"configuration", configuration}, {"results", std::move(results)}});
+  else
+    print_texts(results);
 }
 
 }  // namespace
@@ -70,16 +81,11 @@ void add_generate(CLI::App& app) {
   auto options = std::make_shared<GenerateOptions>();
   CLI::App* command = app.add_subcommand("generate", "continue prompts");
   add_common_options(*command, options->common);
-  CLI::Option* prompt = command->add_option("--prompt", options->prompts,
-                                            "a text to continue (may be given again; "
-                                            "empty: the start of a text)");
-  CLI::Option* file = command->add_option("--prompts", options->prompts_file,
-                                          "JSON list of prompts, or of objects with a field \"prompt\"");
-  file->excludes(prompt)->type_name("FILE.json");
-  command->add_option("--max-tokens", options->generation.max_tokens, "new tokens a text")
+  add_prompt_options(*command, options->prompts);
+  command->add_option("--max-tokens", options->generation.max_tokens, "new tokens per text")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
       ->capture_default_str();
-  command->add_option("--samples", options->samples, "texts a prompt")
+  command->add_option("--samples", options->samples, "texts per prompt")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->capture_default_str();
   command->add_option("--top-k", options->generation.top_k, "draw among the k most probable tokens (0: all)")
@@ -88,11 +94,11 @@ void add_generate(CLI::App& app) {
   command->add_option("--temperature", options->generation.temperature, "0: always the most probable token")
       ->check(not_negative)
       ->capture_default_str();
-  command->add_flag("--ignore-end-of-text", options->ignore_end_of_text, "do not stop at <|endoftext|>");
+  command->add_flag("--ignore-end-of-text", options->ignore_end_of_text,
+                    "do not stop at <|endoftext|> and the model's other end tokens");
   add_given_edits(*command, options->edits);
   command->callback([options, command] {
-    require<InputError>(!options->prompts.empty() || !options->prompts_file.empty(),
-                        "generate: give a prompt by --prompt or --prompts");
+    require<InputError>(options->prompts.given(), "generate needs --prompt TEXT or --prompts FILE");
     run_generate(*options, resolved_configuration(*command, options->common));
   });
 }

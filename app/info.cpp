@@ -1,10 +1,13 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "app/common.h"
 #include "model/checkpoint.h"
 #include "model/executor.h"
 #include "model/tokenizer.h"
 #include "runtime/error.h"
+#include "runtime/shown_text.h"
 
 namespace loci::app {
 namespace {
@@ -21,17 +24,38 @@ struct TokenizerCheck {
   int64_t vocabulary = 0;
   std::string sha256;
   std::vector<std::string> problems;
+  std::vector<std::string> notes;
 };
 
-TokenizerCheck check_tokenizer(const Tokenizer& tokenizer, const GptConfig& config) {
-  TokenizerCheck check{tokenizer.vocabulary_size(), tokenizer.sha256(), {}};
-  if (check.vocabulary > config.vocabulary) {
-    check.problems.push_back(fmt::format("the tokenizer has {} tokens, but the embedding only {} rows",
-                                         check.vocabulary, config.vocabulary));
+/// What does not match between tokens and rows of the embedding, and does no harm.
+std::vector<std::string> unmatched(const Tokenizer& tokenizer, int64_t rows) {
+  std::vector<std::string> notes;
+  int64_t without_token = std::max<int64_t>(0, rows - tokenizer.vocabulary_size());
+  for (int32_t id = 0; id < tokenizer.vocabulary_size(); ++id) {
+    if (id >= rows && tokenizer.has_token(id))
+      notes.push_back(
+          fmt::format("the added token {} (id {}) has no row in the embedding of {}: texts that hold it are "
+                      "refused",
+                      shown(tokenizer.decode_token(id)), id, rows));
+    without_token += id < rows && !tokenizer.has_token(id);
+  }
+  if (without_token > 0)
+    notes.push_back(
+        fmt::format("{} rows of the embedding have no token: generated text never holds them", without_token));
+  return notes;
+}
+
+TokenizerCheck check_tokenizer(Tokenizer& tokenizer, const GptConfig& config, const std::string& model) {
+  TokenizerCheck check{tokenizer.vocabulary_size(), tokenizer.sha256(), {}, {}};
+  try {
+    tokenizer.limit_to_embedding(config.vocabulary, model);
+    check.notes = unmatched(tokenizer, config.vocabulary);
+  } catch (const InputError& error) {
+    check.problems.emplace_back(error.what());
   }
   for (const std::string_view text : kRoundTrip) {
     if (tokenizer.decode(tokenizer.encode_ids(text)) != text) {
-      check.problems.push_back(fmt::format("{} does not survive encoding and decoding", Json(text).dump()));
+      check.problems.push_back(fmt::format("{} does not survive encoding and decoding", shown(text)));
     }
   }
   return check;
@@ -39,6 +63,8 @@ TokenizerCheck check_tokenizer(const Tokenizer& tokenizer, const GptConfig& conf
 
 Json describe(const Checkpoint& checkpoint, const TokenizerCheck& check) {
   const GptConfig& config = checkpoint.config();
+  std::vector<std::string> warnings = checkpoint.warnings();
+  warnings.insert(warnings.end(), check.notes.begin(), check.notes.end());
   const int64_t parameters = config.parameter_count();
   return {{"model", checkpoint.dir().string()},
           {"architecture", "GPT-2"},
@@ -62,7 +88,7 @@ Json describe(const Checkpoint& checkpoint, const TokenizerCheck& check) {
             {"sha256", check.sha256},
             {"ok", check.problems.empty()},
             {"problems", check.problems}}},
-          {"warnings", checkpoint.warnings()}};
+          {"warnings", warnings}};
 }
 
 std::string mebibytes(const Json& bytes) { return fmt::format("{:.1f} MiB", bytes.get<double>() / (1024 * 1024)); }
@@ -90,8 +116,8 @@ void print_text(const Json& info) {
 
 void run(const CommonOptions& options) {
   const Checkpoint checkpoint = Checkpoint::open(options.model);
-  const Tokenizer tokenizer = Tokenizer::load(options.model);
-  const TokenizerCheck check = check_tokenizer(tokenizer, checkpoint.config());
+  Tokenizer tokenizer = Tokenizer::load(options.model);
+  const TokenizerCheck check = check_tokenizer(tokenizer, checkpoint.config(), options.model);
   const Json info = describe(checkpoint, check);
   if (options.json)
     print_json(info);

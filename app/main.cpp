@@ -16,12 +16,12 @@
 #include "app/common.h"
 #include "app/nothing_to_do.h"
 #include "app/ranks.h"
-#include "model/utf8.h"
 #include "runtime/communicator_mpi.h"
 #include "runtime/error.h"
 #include "runtime/interruption.h"
 #include "runtime/launched_ranks.h"
 #include "runtime/provenance.h"
+#include "runtime/utf8.h"
 
 namespace {
 

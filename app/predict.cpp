@@ -6,9 +6,9 @@
 
 #include "app/common.h"
 #include "app/edit_options.h"
+#include "app/prompts.h"
 #include "kernels/softmax.h"
 #include "model/executor.h"
-#include "model/tokenizer.h"
 #include "runtime/error.h"
 #include "runtime/json.h"
 
@@ -17,31 +17,10 @@ namespace {
 
 struct PredictOptions {
   CommonOptions common;
-  std::string prompt;
-  std::string prompts;
+  PromptOptions prompts;
   GivenEdits edits;
   int64_t top = 10;
 };
-
-struct Prompt {
-  std::string text;
-  std::vector<int32_t> tokens;
-};
-
-std::vector<Prompt> make_prompts(const PredictOptions& options, const Tokenizer& tokenizer, const GptConfig& config) {
-  const bool from_file = !options.prompts.empty();
-  std::vector<Prompt> prompts;
-  for (const std::string& text : from_file ? read_prompt_texts(options.prompts) : std::vector{options.prompt}) {
-    const std::string where = from_file ? fmt::format("{}: prompt {}", options.prompts, prompts.size()) : "--prompt";
-    Prompt prompt{text, tokenizer.encode_ids(text)};
-    require<InputError>(!prompt.tokens.empty(), "{}: is empty; give at least one character", where);
-    const auto length = static_cast<int64_t>(prompt.tokens.size());
-    require<InputError>(length <= config.positions, "{}: takes {} tokens, but the model reads {}", where, length,
-                        config.positions);
-    prompts.push_back(std::move(prompt));
-  }
-  return prompts;
-}
 
 struct Candidate {
   int32_t id;
@@ -66,7 +45,7 @@ std::vector<Candidate> most_probable(std::span<const float> probabilities, int64
   return candidates;
 }
 
-/// The distributions behind the prompts of one wave.
+/// The distributions after the prompts of one wave.
 std::vector<std::vector<Candidate>> predict_wave(Executor& executor, std::span<const Prompt> prompts, int64_t top) {
   Plan plan;
   for (const Prompt& prompt : prompts) {
@@ -106,55 +85,48 @@ std::vector<std::vector<Candidate>> predict(Executor& executor, std::span<const 
 Json to_json(const Prompt& prompt, std::span<const Candidate> candidates, const Tokenizer& tokenizer) {
   Json tokens = Json::array();
   for (const Candidate& candidate : candidates) {
-    tokens.push_back({{"id", candidate.id},
-                      {"text", tokenizer.decode_text(std::span(&candidate.id, 1))},
-                      {"probability", candidate.probability}});
+    // A row of a padded embedding has no token.
+    const Json text =
+        tokenizer.has_token(candidate.id) ? Json(tokenizer.decode_text(std::span(&candidate.id, 1))) : Json();
+    tokens.push_back({{"id", candidate.id}, {"text", text}, {"probability", candidate.probability}});
   }
   return {{"prompt", prompt.text}, {"tokens", std::move(tokens)}};
 }
 
-void print_text(const Prompt& prompt, std::span<const Candidate> candidates, const Tokenizer& tokenizer) {
-  fmt::print("{}\n", prompt.text);
-  for (const Candidate& candidate : candidates) {
-    fmt::print("  {:8.5f}  {}\n", candidate.probability,
-               Json(tokenizer.decode_text(std::span(&candidate.id, 1))).dump());
+void print_text(const Json& result) {
+  fmt::print("{}\n", result["prompt"].get<std::string>());
+  for (const Json& token : result["tokens"]) {
+    const std::string text = token["text"].is_null()
+                                 ? fmt::format("row {} of the embedding, which has no token", token["id"].dump())
+                                 : token["text"].dump();
+    fmt::print("  {:<10.4g} {}\n", token["probability"].get<double>(), text);
   }
 }
 
 void run(const PredictOptions& options) {
   Context context = options.common.make_context();
-  Model model = Model::load(context, options.common.model);
-  const Tokenizer tokenizer = Tokenizer::load(options.common.model);
-  require_embedded(tokenizer, model.config(), options.common.model);
-  const std::vector<Prompt> prompts = make_prompts(options, tokenizer, model.config());
-  apply_given_edits(context, model, options.edits);
-  Executor executor(context, model);
-  const auto results = predict(executor, prompts, options.top);
-  Json list = Json::array();
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    if (options.common.json)
-      list.push_back(to_json(prompts[i], results[i], tokenizer));
-    else
-      print_text(prompts[i], results[i], tokenizer);
-  }
-  if (options.common.json) print_json({{"results", std::move(list)}});
+  ReadyModel ready = load_model(context, options.common);
+  const std::vector<Prompt> prompts = encode_prompts(options.prompts, ready.tokenizer, ready.model.config());
+  apply_given_edits(context, ready.model, options.edits);
+  Executor executor(context, ready.model);
+  const auto candidates = predict(executor, prompts, options.top);
+  Json results = Json::array();
+  for (size_t i = 0; i < prompts.size(); ++i) results.push_back(to_json(prompts[i], candidates[i], ready.tokenizer));
+  if (options.common.json) return print_json({{"results", std::move(results)}});
+  for (const Json& result : results) print_text(result);
 }
 
 }  // namespace
 
 void add_predict(CLI::App& app) {
   auto options = std::make_shared<PredictOptions>();
-  CLI::App* command = app.add_subcommand("predict", "next-token distribution behind prompts");
+  CLI::App* command = app.add_subcommand("predict", "next-token distribution after prompts");
   add_common_options(*command, options->common);
-  CLI::Option* prompt = command->add_option("--prompt", options->prompt, "one prompt");
-  command->add_option("--prompts", options->prompts, "JSON list of prompts, or of objects with a field \"prompt\"")
-      ->type_name("FILE.json")
-      ->excludes(prompt);
+  add_prompt_options(*command, options->prompts);
   add_given_edits(*command, options->edits);
   command->add_option("--top", options->top, "how many tokens to list")->check(positive)->capture_default_str();
   command->callback([options] {
-    require<InputError>(!options->prompt.empty() || !options->prompts.empty(),
-                        "predict needs --prompt TEXT or --prompts FILE.json");
+    require<InputError>(options->prompts.given(), "predict needs --prompt TEXT or --prompts FILE");
     run(*options);
   });
 }

@@ -100,7 +100,7 @@ LoadedModel load_rank_model(const Ranks& ranks, Context& context, const CommonOp
   model.checkpoint().weights_sha256(&context.threads());  // kept: every job's configuration holds it
   prepare_products(context);
   LoadedModel loaded{std::move(model), tokenizer.get(), std::chrono::steady_clock::now()};
-  require_embedded(loaded.tokenizer, loaded.model.config(), options.model);
+  loaded.tokenizer.limit_to_embedding(loaded.model.config().vocabulary, options.model);
   return loaded;
 }
 

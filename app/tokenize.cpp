@@ -1,11 +1,15 @@
 #include <fmt/format.h>
 
 #include "app/common.h"
+#include "app/prompts.h"
+#include "model/config.h"
 #include "model/token_stream.h"
 #include "runtime/error.h"
 #include "runtime/progress.h"
 #include "runtime/provenance.h"
 #include "runtime/sha256.h"
+#include "runtime/shown_text.h"
+#include "runtime/standard_input.h"
 
 namespace loci::app {
 namespace {
@@ -13,52 +17,105 @@ namespace {
 struct TokenizeCommand {
   CommonOptions common;
   OutputOptions output;
+  PromptOptions prompts;
   std::string text;
   int64_t max_tokens_per_document = 0;
 };
 
+/// The tokenizer; where the folder holds a model, too, tokens that its embedding does not have are refused.
+Tokenizer load_tokenizer(const std::filesystem::path& folder) {
+  Tokenizer tokenizer = Tokenizer::load(folder);
+  std::error_code ignored;
+  if (std::filesystem::exists(folder / "config.json", ignored))
+    tokenizer.limit_to_embedding(read_gpt_config(folder / "config.json").vocabulary, folder.string());
+  return tokenizer;
+}
+
+// ---- prompts: a table ----
+
+Json tokens_of(const Tokenizer& tokenizer, const std::string& prompt) {
+  const Encoding encoding = tokenizer.encode(prompt);
+  Json tokens = Json::array();
+  for (size_t i = 0; i < encoding.ids.size(); ++i)
+    tokens.push_back({{"id", encoding.ids[i]},
+                      {"text", tokenizer.decode_text(std::span(&encoding.ids[i], 1))},
+                      {"begin", encoding.offsets[i].begin},
+                      {"end", encoding.offsets[i].end}});
+  return {{"prompt", prompt}, {"tokens", std::move(tokens)}};
+}
+
+void print_table(const Json& result) {
+  const std::string prompt = result["prompt"];
+  const Json& tokens = result["tokens"];
+  fmt::print("{}: {} token{}\n", shown(prompt), tokens.size(), tokens.size() == 1 ? "" : "s");
+  if (!tokens.empty()) fmt::print("  {:>5}  {:>7}  {:>11}  text\n", "token", "id", "bytes");
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    const auto begin = tokens[i]["begin"].get<size_t>(), end = tokens[i]["end"].get<size_t>();
+    fmt::print("  {:>5}  {:>7}  {:>11}  {}\n", i, tokens[i]["id"].get<int64_t>(), fmt::format("{}-{}", begin, end),
+               shown(std::string_view(prompt).substr(begin, end - begin)));
+  }
+}
+
+void show_prompts(const TokenizeCommand& command) {
+  const Tokenizer tokenizer = load_tokenizer(command.common.model);
+  Json results = Json::array();
+  for (const std::string& prompt : command.prompts.read()) results.push_back(tokens_of(tokenizer, prompt));
+  if (command.common.json) return print_json({{"results", std::move(results)}});
+  for (const Json& result : results) print_table(result);
+}
+
+// ---- a text: a token stream ----
+
 /// What the result depends on: the text's and the tokenizer's contents, not their names, and the limit.
 Json job_configuration(const CLI::App& app, const TokenizeCommand& command, const Tokenizer& tokenizer) {
   Json config = resolved_configuration(app, command.common);
-  for (const char* without_effect : {"text", "device", "precision", "compat", "seed"}) config.erase(without_effect);
+  for (const char* without_effect : {"text", "prompt", "prompts", "device", "precision", "compat", "seed"})
+    config.erase(without_effect);
   config["text_sha256"] = sha256_file(command.text);
   config["tokenizer_sha256"] = tokenizer.sha256();
   return config;
 }
 
 TokenStream tokenize_text(const TokenizeCommand& command, const Tokenizer& tokenizer) {
-  constexpr int64_t kMebibyte = int64_t{1} << 20;
   TextReader reader(command.text);
-  Progress progress("tokenize", "MiB", reader.total_bytes() / kMebibyte);
+  // Whole units, of which a small text has some, too.
+  const bool is_large = reader.total_bytes() >= int64_t{16} << 20;
+  const int64_t unit = is_large ? int64_t{1} << 20 : 1024;
+  const auto units = [unit](int64_t bytes) { return (bytes + unit - 1) / unit; };
+  Progress progress("tokenize", is_large ? "MiB" : "KiB", units(reader.total_bytes()));
   TokenizeOptions options;
   if (command.max_tokens_per_document > 0) options.max_tokens_per_document = command.max_tokens_per_document;
   options.threads = command.common.threads;
-  options.progress = [&progress](const TokenizeProgress& now) {
-    progress.advance(now.bytes_read / kMebibyte - progress.done());
-  };
+  options.progress = [&](const TokenizeProgress& now) { progress.advance(units(now.bytes_read) - progress.done()); };
   TokenStream stream = tokenize(tokenizer, reader, options);
   require<InputError>(stream.documents() > 0,
-                      "{}: holds no documents: give one a line, or JSON lines with a field \"text\"", command.text);
+                      "{}: holds no documents: give one per line, or JSON lines with a field \"text\"",
+                      input_name(command.text));
+  progress.advance(units(reader.total_bytes()) - progress.done());
   progress.finish();
   return stream;
 }
 
 void report(const TokenizeCommand& command, const TokenStream& stream) {
   const auto tokens = static_cast<int64_t>(stream.tokens.size());
-  if (command.common.json) {
-    print_json({{"output", command.output.path},
-                {"documents", stream.documents()},
-                {"tokens", tokens},
-                {"text_sha256", stream.source.sha256},
-                {"tokenizer_sha256", stream.source.tokenizer_sha256}});
-  } else {
-    fmt::print("{}: {} documents, {} tokens\n", command.output.path, stream.documents(), tokens);
-  }
+  const TokenStreamSource& source = stream.source;
+  if (command.common.json)
+    return print_json({{"output", command.output.path},
+                       {"documents", stream.documents()},
+                       {"tokens", tokens},
+                       {"cut_documents", source.cut_documents},
+                       {"cut_tokens", source.cut_tokens},
+                       {"text_sha256", source.sha256},
+                       {"tokenizer_sha256", source.tokenizer_sha256}});
+  fmt::print("{}: {} documents, {} tokens\n", command.output.path, stream.documents(), tokens);
+  if (source.cut_documents > 0)
+    fmt::print("{}\n", cut_sentence(source.cut_documents, stream.documents(), source.cut_tokens, tokens,
+                                    "--max-tokens-per-document"));
 }
 
 void run(const CLI::App& app, const TokenizeCommand& command) {
   command.common.resolved_device();  // encoding needs none, but a wrong one is refused here as everywhere
-  const Tokenizer tokenizer = Tokenizer::load(command.common.model);
+  const Tokenizer tokenizer = load_tokenizer(command.common.model);
   const Json config = job_configuration(app, command, tokenizer);
   UnitStore store = command.output.open(config);
   if (is_complete(store, config)) return report(command, read_token_stream(command.output.path));
@@ -76,20 +133,32 @@ void run(const CLI::App& app, const TokenizeCommand& command) {
 
 void add_tokenize(CLI::App& app) {
   auto options = std::make_shared<TokenizeCommand>();
-  CLI::App* command = app.add_subcommand("tokenize", "text to a token stream");
+  CLI::App* command = app.add_subcommand("tokenize", "text to a token stream, or the tokens of prompts as a table");
   add_common_options(*command, options->common);
   add_output_options(*command, options->output);
-  command
-      ->add_option("--text", options->text,
-                   "text, one document a line, or JSON lines with a field \"text\"; either plain, .gz, .bz2 or .zst")
-      ->required()
-      ->type_name("FILE");
+  CLI::Option* output = command->get_option("--output")->required(false);
+  add_prompt_options(*command, options->prompts);
+  CLI::Option* text =
+      command
+          ->add_option("--text", options->text,
+                       "text, one document per line, or JSON lines with a field \"text\"; either plain, .gz, .bz2 or "
+                       ".zst; -: standard input")
+          ->type_name("FILE")
+          ->check(not_empty)
+          ->needs(output);
+  output->needs(text);
+  for (const char* prompts : {"--prompt", "--prompts"}) text->excludes(command->get_option(prompts));
   command
       ->add_option("--max-tokens-per-document", options->max_tokens_per_document,
                    "tokens that a document keeps at most (0: all)")
       ->check(not_negative)
       ->capture_default_str();
   command->callback([options, command] {
+    require<InputError>(
+        options->prompts.given() || !options->text.empty(),
+        "tokenize needs --text FILE and --output FILE.h5 (a token stream), or --prompt TEXT or --prompts "
+        "FILE (a table)");
+    if (options->prompts.given()) return show_prompts(*options);
     check_named_files(*command, options->output);
     run(*command, *options);
   });

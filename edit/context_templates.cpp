@@ -64,8 +64,11 @@ std::vector<std::string> sample_context_templates(Executor& executor, const Toke
   for (size_t s = 0; s < samples.size(); ++s) {
     const std::vector<std::vector<int32_t>> prompts(static_cast<size_t>(samples[s].count), {first});
     // Each length has random streams of its own.
-    const GenerationOptions options{
-        .max_tokens = samples[s].length - 1, .top_k = 5, .temperature = 1, .seed = seed ^ (uint64_t{s} << 32)};
+    const GenerationOptions options{.max_tokens = samples[s].length - 1,
+                                    .top_k = 5,
+                                    .temperature = 1,
+                                    .seed = seed ^ (uint64_t{s} << 32),
+                                    .tokenizer = &tokenizer};
     for (const std::vector<int32_t>& tokens : generate(executor, prompts, options)) {
       std::string text = tokenizer.decode_text(tokens, TextCleanUp::as_configured);
       replace_all(text, "\n\n", " ");

@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "model/token_stream.h"
 #include "runtime/error.h"
 #include "runtime/hdf5.h"
 #include "runtime/hdf5_probe.h"
@@ -18,14 +19,9 @@ constexpr size_t kLinesAtOnce = 512;
 
 class TextDocuments {
  public:
-  TextDocuments(Context& context, const Tokenizer& tokenizer, const std::filesystem::path& path, int64_t limit,
-                OnInvalid on_invalid, std::vector<std::string>& skipped)
-      : context_(context),
-        tokenizer_(tokenizer),
-        reader_(path),
-        limit_(limit),
-        on_invalid_(on_invalid),
-        skipped_(skipped) {}
+  TextDocuments(Context& context, const Tokenizer& tokenizer, const std::filesystem::path& path, OnInvalid on_invalid,
+                std::vector<std::string>& skipped)
+      : context_(context), tokenizer_(tokenizer), reader_(path), on_invalid_(on_invalid), skipped_(skipped) {}
 
   bool next(std::vector<int32_t>& tokens) {
     while (true) {
@@ -63,7 +59,8 @@ class TextDocuments {
 
   Outcome outcome_of(TextReader::Line line) const {
     try {
-      return {tokenizer_.encode_ids(reader_.document_of(std::move(line)), SpecialTokens::parse, limit_), {}};
+      const std::string place = reader_.place_of(line);
+      return {encode_document(tokenizer_, reader_.document_of(std::move(line)), place), {}};
     } catch (const InputError& error) {
       return {{}, error};
     }
@@ -72,7 +69,6 @@ class TextDocuments {
   Context& context_;
   const Tokenizer& tokenizer_;
   TextReader reader_;
-  int64_t limit_;
   OnInvalid on_invalid_;
   std::vector<std::string>& skipped_;
   std::vector<Outcome> ready_;
@@ -82,7 +78,7 @@ class TextDocuments {
 class TokenFileDocuments {
  public:
   TokenFileDocuments(const Tokenizer& tokenizer, const std::filesystem::path& path)
-      : vocabulary_(tokenizer.vocabulary_size()), file_(H5File::open_read(path)) {
+      : tokenizer_(tokenizer), file_(H5File::open_read(path)) {
     const std::string name = path.string();
     if (has_attribute(file_, "/", "tokenizer_sha256")) {
       require<InputError>(read_string_attribute(file_, "/", "tokenizer_sha256") == tokenizer.sha256(),
@@ -103,15 +99,15 @@ class TokenFileDocuments {
     tokens.resize(static_cast<size_t>(end - begin));
     if (begin < end) read_rows<int32_t>(file_, "/tokens", begin, end - begin, tokens);
     for (const int32_t token : tokens)
-      require<InputError>(token >= 0 && token < vocabulary_,
-                          "{}: document {} holds the token {}, but the model's tokenizer has {}", file_.path().string(),
-                          document_, token, vocabulary_);
+      require<InputError>(tokenizer_.has_token(token) && tokenizer_.has_row(token),
+                          "{}: document {} holds the token {}, which the model does not have (its tokenizer has {})",
+                          file_.path().string(), document_, token, tokenizer_.vocabulary_size());
     ++document_;
     return true;
   }
 
  private:
-  int32_t vocabulary_;
+  const Tokenizer& tokenizer_;
   H5File file_;
   std::vector<int64_t> offsets_;
   size_t document_ = 0;
@@ -120,8 +116,8 @@ class TokenFileDocuments {
 }  // namespace
 
 NextDocument text_documents(Context& context, const Tokenizer& tokenizer, const std::filesystem::path& path,
-                            int64_t limit, OnInvalid on_invalid, std::vector<std::string>& skipped) {
-  auto source = std::make_shared<TextDocuments>(context, tokenizer, path, limit, on_invalid, skipped);
+                            OnInvalid on_invalid, std::vector<std::string>& skipped) {
+  auto source = std::make_shared<TextDocuments>(context, tokenizer, path, on_invalid, skipped);
   return [source](std::vector<int32_t>& tokens) { return source->next(tokens); };
 }
 

@@ -8,14 +8,14 @@
 
 namespace loci {
 
-/// The documents of a text file (runtime/text_reader.h), tokenised in parallel, each cut to `limit` tokens. A line that
-/// is no document is refused (InputError) when its turn comes, or left out with a sentence added to `skipped`.
+/// The documents of a text file (runtime/text_reader.h), tokenised in parallel. A line that is not a document is
+/// refused (InputError) when its turn comes, or left out with a sentence added to `skipped`.
 NextDocument text_documents(Context& context, const Tokenizer& tokenizer, const std::filesystem::path& path,
-                            int64_t limit, OnInvalid on_invalid, std::vector<std::string>& skipped);
+                            OnInvalid on_invalid, std::vector<std::string>& skipped);
 
 /// The documents of a token file: HDF5 with `tokens` and `document_offsets` [documents + 1]. Throws InputError for
-/// offsets that do not cover the tokens, ids outside the vocabulary, or tokens made by another tokenizer where the file
-/// says by which (attribute `tokenizer_sha256`).
+/// offsets that do not cover the tokens, ids that are not the tokenizer's, or tokens made by another tokenizer where
+/// the file says by which (attribute `tokenizer_sha256`).
 NextDocument token_file_documents(const Tokenizer& tokenizer, const std::filesystem::path& path);
 
 }  // namespace loci

@@ -97,7 +97,7 @@ void write_edited_checkpoint(Context& context, const Model& model, const std::se
   require_free_folder(dir, checkpoint.dir(), on_existing);  // still
   // First, so that a folder with an edited model always knows the way back.
   write_originals(checkpoint, layers, dir / kOriginalsFile);
-  write_checkpoint(dir, checkpoint.config(), weights.tensors, checkpoint.dir());
+  write_checkpoint(dir, checkpoint.config(), weights.tensors, checkpoint.dir(), DType::f32, checkpoint.stored_names());
 }
 
 void write_reverted_checkpoint(const fs::path& edited_dir, const fs::path& dir, OnExistingCheckpoint on_existing) {
@@ -128,7 +128,7 @@ void write_reverted_checkpoint(const fs::path& edited_dir, const fs::path& dir, 
   }
   const OutputLock lock(dir / kLockFile, dir);
   require_free_folder(dir, edited_dir, on_existing);
-  write_checkpoint(dir, checkpoint.config(), weights.tensors, edited_dir);
+  write_checkpoint(dir, checkpoint.config(), weights.tensors, edited_dir, DType::f32, checkpoint.stored_names());
 }
 
 }  // namespace loci

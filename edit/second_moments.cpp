@@ -82,6 +82,12 @@ void SecondMomentCollector::clear() {
 
 namespace {
 
+/// What documents lost because they were longer than one may be.
+struct TextCut {
+  int64_t documents = 0;
+  int64_t tokens = 0;
+};
+
 /// Cuts a text into the units of the job.
 class UnitReader {
  public:
@@ -93,7 +99,9 @@ class UnitReader {
     document_limit_ = limit ? limit : positions;
   }
 
+  /// Up to the end of the unit that was read last.
   int64_t skipped() const { return options_.skipped ? std::ssize(*options_.skipped) : 0; }
+  TextCut cut() const { return cut_; }
 
   /// The documents of the next unit; empty after the last.
   std::vector<std::vector<int32_t>> next_unit() {
@@ -111,8 +119,11 @@ class UnitReader {
     do {
       if (documents_ == options_.max_documents || tokens_ == options_.max_tokens || !next_(document)) return false;
     } while (document.empty());
-    const int64_t length =
-        std::min({static_cast<int64_t>(document.size()), document_limit_, options_.max_tokens - tokens_});
+    if (const int64_t beyond = std::ssize(document) - document_limit_; beyond > 0) {
+      ++cut_.documents;
+      cut_.tokens += beyond;
+    }
+    const int64_t length = std::min({std::ssize(document), document_limit_, options_.max_tokens - tokens_});
     document.resize(static_cast<size_t>(length));
     tokens_ += length;
     ++documents_;
@@ -122,6 +133,7 @@ class UnitReader {
   const NextDocument& next_;
   const SecondMomentOptions& options_;
   int64_t document_limit_ = 0;
+  TextCut cut_;
   int64_t documents_ = 0;
   int64_t tokens_ = 0;
 };
@@ -151,7 +163,9 @@ void write_layer(H5File& file, Context& context, int64_t layer, const std::vecto
 struct UnitSize {
   int64_t tokens = 0;
   int64_t documents = 0;
-  int64_t skipped = 0;  ///< documents left out up to its end, those of earlier units included
+  // Up to its end, those of earlier units included:
+  int64_t skipped = 0;  ///< documents left out
+  TextCut cut;
 };
 
 /// The units that the ranks compute side by side, one each.
@@ -260,6 +274,7 @@ void MomentJob::restore() {
     done_.documents += static_cast<int64_t>(documents.size());
   }
   done_.skipped = reader_.skipped();
+  done_.cut = reader_.cut();
   if (is_root()) spdlog::info("cov: {} tokens were done before", done_.tokens);
 }
 
@@ -268,7 +283,8 @@ Round MomentJob::read_round() {
   for (int rank = 0; rank < ranks_.communicator.size(); ++rank) {
     auto documents = reader_.next_unit();
     if (documents.empty()) break;
-    round.sizes.push_back({token_count(documents), static_cast<int64_t>(documents.size()), reader_.skipped()});
+    round.sizes.push_back(
+        {token_count(documents), static_cast<int64_t>(documents.size()), reader_.skipped(), reader_.cut()});
     if (rank == ranks_.communicator.rank()) round.own = std::move(documents);
   }
   return round;
@@ -325,6 +341,7 @@ void MomentJob::add_units(const Round& round, size_t first, size_t end, std::vec
     done_.tokens += round.sizes[rank].tokens;
     done_.documents += round.sizes[rank].documents;
     done_.skipped = round.sizes[rank].skipped;
+    done_.cut = round.sizes[rank].cut;
   }
 }
 
@@ -398,6 +415,8 @@ void MomentJob::finish(const Json& config, const Provenance& provenance) {
     write_attribute(output, "/", "kind", "second_moments");
     write_attribute(output, "/", "tokens", done_.tokens);
     write_attribute(output, "/", "documents", done_.documents);
+    write_attribute(output, "/", "cut_documents", done_.cut.documents);
+    write_attribute(output, "/", "cut_tokens", done_.cut.tokens);
     // What was read ahead may have skipped more.
     write_skipped_records(output, options_.skipped
                                       ? std::span(*options_.skipped).first(static_cast<size_t>(done_.skipped))

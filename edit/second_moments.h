@@ -86,11 +86,12 @@ struct SecondMomentRanks {
 /// depend on the text alone. In a round each rank takes one unit; their sums are added in the order of units, and rank
 /// 0 keeps a checkpoint now and then. So the bits depend neither on the number of ranks nor on interruptions. Each rank
 /// reads the whole text from its `next`. Writes root attributes `kind` = "second_moments", `tokens`, `documents`,
-/// `mlp_width`, and for each layer /layers/{l}/sum [ff, ff] fp64, /layers/{l}/dead_rows (neurons that were never
-/// active), attributes `layer`, `condition_number` (estimate in the 1-norm; infinite where singular). With `until` also
-/// /probe/tokens and /probe/change (see DirectionProbe) and the attribute `converged`. `config` describes the job;
-/// `provenance` holds the hash of the weights. Throws InputError for a text without tokens, InterruptedError behind a
-/// checkpoint where a rank was asked to stop.
+/// `cut_documents` and `cut_tokens` (documents longer than one may be, and what they lost), `mlp_width`, and for each
+/// layer /layers/{l}/sum [ff, ff] fp64, /layers/{l}/dead_rows (neurons that were never active), attributes `layer`,
+/// `condition_number` (estimate in the 1-norm; infinite where singular). With `until` also /probe/tokens and
+/// /probe/change (see DirectionProbe) and the attribute `converged`. `config` describes the job; `provenance` holds the
+/// hash of the weights. Throws InputError for a text without tokens, InterruptedError behind a checkpoint where a rank
+/// was asked to stop.
 void collect_second_moments(Executor& executor, const NextDocument& next, const SecondMomentOptions& options,
                             const SecondMomentRanks& ranks, const Json& config, const Provenance& provenance);
 

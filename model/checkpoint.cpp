@@ -1,9 +1,11 @@
 #include "model/checkpoint.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <set>
 #include <system_error>
@@ -19,10 +21,22 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr std::string_view kPrefix = "transformer.";
+constexpr const char* kEmbedding = "wte.weight";
+constexpr const char* kHead = "lm_head.weight";
 
-std::string_view without_prefix(std::string_view name) {
-  return name.starts_with(kPrefix) ? name.substr(kPrefix.size()) : name;
+/// How transformers names the body of a model with a head.
+constexpr std::string_view kBody = "transformer.";
+
+/// What wrappers and training loops put before names, one inside the other in any order.
+constexpr std::array<std::string_view, 7> kPrefixes = {
+    kBody, "model.", "module.", "_orig_mod.", "_fsdp_wrapped_module.", "_forward_module.", "pretrained_model."};
+
+std::string_view canonical_name(std::string_view stored) {
+  for (const auto is_prefix = [&](std::string_view prefix) { return stored.starts_with(prefix); };;) {
+    const auto prefix = std::ranges::find_if(kPrefixes, is_prefix);
+    if (prefix == kPrefixes.end()) return stored;
+    stored.remove_prefix(prefix->size());
+  }
 }
 
 /// Causal masks that older versions of transformers stored beside the weights: "h.0.attn.bias", "h.0.attn.masked_bias".
@@ -92,12 +106,23 @@ std::vector<std::byte> encode(std::span<const float> values, DType type) {
   return bytes;
 }
 
+/// A file of weights under another name or of another kind; "" where there is none.
+std::string other_weights(const fs::path& dir) {
+  std::set<std::string> names;
+  for (const fs::directory_entry& entry : fs::directory_iterator(dir)) {
+    const std::string ending = entry.path().extension().string();
+    for (const std::string_view known : {".bin", ".pt", ".pth", ".ckpt", ".safetensors", ".gguf", ".msgpack", ".h5"})
+      if (ending == known) names.insert(entry.path().filename().string());
+  }
+  return names.empty() ? "" : *names.begin();
+}
+
 /// A shard's name in an index must name a file of this very folder.
 void require_plain_name(const std::string& name, const std::string& where) {
   const fs::path path(name);
   require<InputError>(!name.empty() && name.find('\0') == std::string::npos && name.find('\\') == std::string::npos &&
                           path.filename() == path && name != "." && name != "..",
-                      "{}: \"{}\" is no file name in the model's folder", where, name.substr(0, 120));
+                      "{}: \"{}\" is not a file name in the model's folder", where, name.substr(0, 120));
 }
 
 }  // namespace
@@ -135,10 +160,10 @@ std::vector<TensorInfo> gpt_parameters(const GptConfig& config) {
 Checkpoint Checkpoint::open(const fs::path& dir) {
   std::error_code ignored;
   require<InputError>(fs::is_directory(dir, ignored),
-                      "{}: is no folder; a model is a folder with config.json and model.safetensors", dir.string());
+                      "{}: is not a folder; a model is a folder with config.json and model.safetensors", dir.string());
   Checkpoint checkpoint;
   checkpoint.dir_ = dir;
-  checkpoint.config_ = read_gpt_config(dir / "config.json");
+  checkpoint.config_ = read_gpt_config(dir / "config.json", &checkpoint.warnings_);
   checkpoint.open_files();
   checkpoint.place_tensors();
   checkpoint.check_tensors();
@@ -156,9 +181,9 @@ void Checkpoint::open_files() {
     open_shards(index);
     return;
   }
-  require<InputError>(!fs::exists(dir_ / "pytorch_model.bin"),
-                      "{}: holds pytorch_model.bin only; convert it to model.safetensors (save_pretrained does)",
-                      dir_.string());
+  const std::string other = other_weights(dir_);
+  require<InputError>(other.empty(), "{}: holds {} only; convert it to model.safetensors (save_pretrained does)",
+                      dir_.string(), other);
   throw_error<InputError>("{}: neither model.safetensors nor model.safetensors.index.json is there", dir_.string());
 }
 
@@ -194,13 +219,27 @@ void Checkpoint::open_shards(const fs::path& index) {
 void Checkpoint::place_tensors() {
   for (size_t file = 0; file < files_.size(); ++file) {
     for (const std::string& stored : files_[file].names()) {
-      const std::string name(without_prefix(stored));
+      const std::string name(canonical_name(stored));
       if (is_mask(name)) continue;
       const auto [place, is_new] = places_.try_emplace(name, Place{file, stored});
       require<InputError>(is_new, "{}: tensor \"{}\" is also there as \"{}\" in {}", files_[file].path().string(),
                           stored, place->second.stored_name, files_[place->second.file].path().string());
     }
   }
+  // Of two tensors that share their memory, writers of safetensors keep one.
+  if (config_.tied && !places_.contains(kEmbedding) && places_.contains(kHead)) {
+    auto head = places_.extract(std::string(kHead));
+    head.key() = kEmbedding;
+    places_.insert(std::move(head));
+  }
+}
+
+std::map<std::string, std::string> Checkpoint::stored_names() const {
+  std::map<std::string, std::string> names;
+  for (const TensorInfo& parameter : gpt_parameters(config_))
+    names.emplace(parameter.name, place(parameter.name).stored_name);
+  if (const auto head = places_.find(kHead); head != places_.end()) names.emplace(kHead, head->second.stored_name);
+  return names;
 }
 
 void Checkpoint::check_tensors() {
@@ -212,32 +251,43 @@ void Checkpoint::check_tensors() {
                         files_.size() == 1 ? files_[0].path().filename().string() : "all shards");
     const SafetensorsFile& file = files_[found->second.file];
     const TensorInfo& info = file.at(found->second.stored_name);
-    require<InputError>(info.shape == parameter.shape, "{}: tensor \"{}\" has shape {}, config.json asks for {}",
-                        file.path().string(), info.name, shape_text(info.shape), shape_text(parameter.shape));
+    const bool is_transposed = info.shape.size() == 2 && info.shape[0] != info.shape[1] &&
+                               parameter.shape == std::vector<int64_t>{info.shape[1], info.shape[0]};
+    require<InputError>(info.shape == parameter.shape, "{}: tensor \"{}\" has shape {}, config.json asks for {}{}",
+                        file.path().string(), info.name, shape_text(info.shape), shape_text(parameter.shape),
+                        is_transposed ? "; GPT-2 stores matrices as [in, out], so transpose all of them" : "");
     require<InputError>(is_weight_type(info.dtype), "{}: tensor \"{}\" has type {}, loci reads F32, F16, BF16 and F64",
                         file.path().string(), info.name, dtype_name(info.dtype));
   }
   for (const auto& [name, place] : places_) {
     if (expected.contains(name)) continue;
     const SafetensorsFile& file = files_[place.file];
-    if (name == "lm_head.weight") {
-      const auto& embedding = places_.find("wte.weight")->second;
-      const auto head_bytes = file.bytes(place.stored_name);
-      const auto wte_bytes = files_[embedding.file].bytes(embedding.stored_name);
-      const TensorInfo& head = file.at(place.stored_name);
-      const TensorInfo& wte = files_[embedding.file].at(embedding.stored_name);
-      require<InputError>(
-          head.dtype == wte.dtype && head.shape == wte.shape && std::ranges::equal(head_bytes, wte_bytes),
-          "{}: tensor \"lm_head.weight\" differs from wte.weight although field \"tie_word_embeddings\" of config.json "
-          "is "
-          "true; set it to false if the unembedding is separate",
-          file.path().string());
+    if (name == kHead) {
+      check_tied_head(place);
       continue;
     }
-    warnings_.push_back(fmt::format("{}: tensor \"{}\" {} is no parameter of this model and is ignored",
+    warnings_.push_back(fmt::format("{}: tensor \"{}\" {} is not a parameter of this model and is ignored",
                                     file.path().string(), place.stored_name,
                                     shape_text(file.at(place.stored_name).shape)));
   }
+}
+
+void Checkpoint::check_tied_head(const Place& head) const {
+  const Place& embedding = place(kEmbedding);
+  const TensorInfo& info = files_[head.file].at(head.stored_name);
+  const TensorInfo& wte = files_[embedding.file].at(embedding.stored_name);
+  const auto ours = files_[head.file].bytes(head.stored_name);
+  const auto theirs = files_[embedding.file].bytes(embedding.stored_name);
+  const bool same_kind = info.dtype == wte.dtype && info.shape == wte.shape;
+  const auto differing = same_kind ? std::ranges::mismatch(ours, theirs).in1 - ours.begin() : 0;
+  if (same_kind && differing == std::ssize(ours)) return;
+  throw_error<InputError>(
+      "{}: tensor \"{}\" ({} {}) differs from \"{}\" ({} {}){} although field \"tie_word_embeddings\" of config.json "
+      "is "
+      "true; set it to false if the unembedding is separate",
+      files_[head.file].path().string(), head.stored_name, dtype_name(info.dtype), shape_text(info.shape),
+      embedding.stored_name, dtype_name(wte.dtype), shape_text(wte.shape),
+      same_kind ? fmt::format(" from row {} on", differing / dtype_size(info.dtype) / config_.width) : "");
 }
 
 const Checkpoint::Place& Checkpoint::place(std::string_view name) const {
@@ -295,7 +345,8 @@ std::vector<std::span<const std::byte>> cut_into_pieces(std::span<const std::byt
   return pieces;
 }
 
-/// Whether all exponents of floating-point numbers, of which `exponent` is the mask, have a bit that is 0.
+/// Whether all numbers are finite as fp32: of floating-point numbers, of which `exponent` is the mask, whether all
+/// exponents have a bit that is 0.
 template <typename Bits>
 bool all_finite(std::span<const std::byte> bytes, Bits exponent) {
   bool finite = true;
@@ -307,9 +358,20 @@ bool all_finite(std::span<const std::byte> bytes, Bits exponent) {
   return finite;
 }
 
+/// The same for fp64, which is rounded.
+bool all_finite_doubles(std::span<const std::byte> bytes) {
+  bool finite = true;
+  double value;
+  for (size_t i = 0; i + sizeof(value) <= bytes.size(); i += sizeof(value)) {
+    std::memcpy(&value, bytes.data() + i, sizeof(value));
+    finite &= std::isfinite(static_cast<float>(value));
+  }
+  return finite;
+}
+
 bool all_finite(std::span<const std::byte> bytes, DType type) {
   if (type == DType::f32) return all_finite<uint32_t>(bytes, 0x7f800000u);
-  if (type == DType::f64) return all_finite<uint64_t>(bytes, 0x7ff0000000000000u);
+  if (type == DType::f64) return all_finite_doubles(bytes);
   if (type == DType::f16) return all_finite<uint16_t>(bytes, 0x7c00);
   return type != DType::bf16 || all_finite<uint16_t>(bytes, 0x7f80);
 }
@@ -318,53 +380,91 @@ bool all_finite(std::span<const std::byte> bytes, DType type) {
 struct StoredParameter {
   TensorInfo info;
   std::span<const std::byte> bytes;
+  std::string place;  ///< file and tensor, for messages
 };
 
-/// What Checkpoint::weights_sha256() says of these.
-std::string hash_of(std::vector<StoredParameter> parameters, const fs::path& dir, ThreadPool* threads) {
-  std::sort(parameters.begin(), parameters.end(),
-            [](const auto& a, const auto& b) { return a.info.name < b.info.name; });
+/// Throws InputError for a piece of a parameter that holds NaN or infinity.
+void require_finite(const StoredParameter& parameter, std::span<const std::byte> piece) {
+  const DType type = parameter.info.dtype;
+  if (all_finite(piece, type)) return;
+  auto bytes = piece;
+  const auto size = static_cast<size_t>(dtype_size(type));
+  while (all_finite(bytes.first(size), type)) bytes = bytes.subspan(size);
+  throw_error<InputError>(
+      "{}: element {} is not finite (NaN, infinity, or beyond fp32); get the checkpoint anew, or train it without that",
+      parameter.place, (bytes.data() - parameter.bytes.data()) / static_cast<std::ptrdiff_t>(size));
+}
+
+/// Calls `task` for each piece of each parameter, on all threads where there are some.
+void for_each_piece(std::span<const StoredParameter> parameters, ThreadPool* threads,
+                    const std::function<void(size_t, const StoredParameter&, std::span<const std::byte>)>& task) {
   std::vector<std::span<const std::byte>> pieces;
-  std::vector<const TensorInfo*> owners;  // of the pieces
+  std::vector<const StoredParameter*> owners;
   for (const StoredParameter& parameter : parameters) {
     for (const auto& piece : cut_into_pieces(parameter.bytes)) pieces.push_back(piece);
-    owners.resize(pieces.size(), &parameter.info);
+    owners.resize(pieces.size(), &parameter);
   }
-  std::vector<std::string> hashes(pieces.size());
-  const auto hash_some = [&](int64_t begin, int64_t end) {
-    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
-      require<InputError>(all_finite(pieces[i], owners[i]->dtype),
-                          "{}: parameter {} holds values that are not finite; get the checkpoint anew", dir.string(),
-                          owners[i]->name);
-      hashes[i] = sha256_hex(pieces[i]);
-    }
+  const auto some = [&](int64_t begin, int64_t end) {
+    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) task(i, *owners[i], pieces[i]);
   };
   if (threads)
-    threads->parallel_for(std::ssize(pieces), 1, hash_some);
+    threads->parallel_for(std::ssize(pieces), 1, some);
   else
-    hash_some(0, std::ssize(pieces));
+    some(0, std::ssize(pieces));
+}
+
+/// What Checkpoint::weights_sha256() says of these.
+std::string hash_of(std::vector<StoredParameter> parameters, ThreadPool* threads) {
+  std::sort(parameters.begin(), parameters.end(),
+            [](const auto& a, const auto& b) { return a.info.name < b.info.name; });
+  size_t count = 0;
+  for (const StoredParameter& parameter : parameters) count += cut_into_pieces(parameter.bytes).size();
+  std::vector<std::string> hashes(count);
+  for_each_piece(parameters, threads,
+                 [&](size_t i, const StoredParameter& parameter, std::span<const std::byte> piece) {
+                   require_finite(parameter, piece);
+                   hashes[i] = sha256_hex(piece);
+                 });
   Sha256 whole;
   size_t next = 0;
   for (const StoredParameter& parameter : parameters) {
     const TensorInfo& info = parameter.info;
     whole.update(fmt::format("{} {} {}\n", info.name, dtype_name(info.dtype), shape_text(info.shape)));
-    for (; next < pieces.size() && owners[next] == &info; ++next) whole.update(hashes[next]);
+    for (const size_t end = next + cut_into_pieces(parameter.bytes).size(); next < end; ++next)
+      whole.update(hashes[next]);
   }
   return whole.hex();
 }
 
+std::vector<StoredParameter> stored_parameters(const Checkpoint& checkpoint) {
+  std::vector<StoredParameter> parameters;
+  for (TensorInfo& info : gpt_parameters(checkpoint.config())) {
+    info.dtype = checkpoint.dtype(info.name);
+    const Checkpoint::Stored stored = checkpoint.stored(info.name);
+    parameters.push_back(
+        {std::move(info), stored.bytes, fmt::format("{}: tensor \"{}\"", stored.file.string(), stored.name)});
+  }
+  return parameters;
+}
+
 }  // namespace
 
+Checkpoint::Stored Checkpoint::stored(std::string_view name) const {
+  const Place& at = place(name);
+  const SafetensorsFile& file = files_[at.file];
+  return {file.path(), at.stored_name, file.bytes(at.stored_name)};
+}
+
 std::string Checkpoint::weights_sha256(ThreadPool* threads) const {
-  if (sha256_) return *sha256_;
-  std::vector<StoredParameter> parameters;
-  for (TensorInfo& info : gpt_parameters(config_)) {
-    const Place& at = place(info.name);
-    info.dtype = dtype(info.name);
-    parameters.push_back({info, files_[at.file].bytes(at.stored_name)});
-  }
-  sha256_ = hash_of(std::move(parameters), dir_, threads);
+  if (!sha256_) sha256_ = hash_of(stored_parameters(*this), threads);
   return *sha256_;
+}
+
+void Checkpoint::require_finite(ThreadPool* threads) const {
+  for_each_piece(stored_parameters(*this), threads,
+                 [](size_t, const StoredParameter& parameter, std::span<const std::byte> piece) {
+                   loci::require_finite(parameter, piece);
+                 });
 }
 
 std::string weights_sha256_of(const GptConfig& config, const std::map<std::string, std::span<const float>>& tensors,
@@ -372,9 +472,10 @@ std::string weights_sha256_of(const GptConfig& config, const std::map<std::strin
   std::vector<StoredParameter> parameters;
   for (TensorInfo& info : gpt_parameters(config)) {
     info.dtype = DType::f32;
-    parameters.push_back({info, std::as_bytes(tensors.at(info.name))});
+    const auto bytes = std::as_bytes(tensors.at(info.name));
+    parameters.push_back({info, bytes, fmt::format("{}: tensor \"{}\"", dir.string(), info.name)});
   }
-  return hash_of(std::move(parameters), dir, nullptr);
+  return hash_of(std::move(parameters), nullptr);
 }
 
 namespace {
@@ -403,16 +504,25 @@ std::vector<TensorInfo> require_all(const GptConfig& config,
   for (const auto& item : tensors) {
     require<InputError>(
         std::any_of(parameters.begin(), parameters.end(), [&](const auto& p) { return p.name == item.first; }),
-        "{}: tensor \"{}\" is no parameter of this configuration", where, item.first);
+        "{}: tensor \"{}\" is not a parameter of this configuration", where, item.first);
   }
   return parameters;
 }
 
 }  // namespace
 
+namespace {
+
+std::string name_to_write(const std::string& name, const std::map<std::string, std::string>& names) {
+  if (const auto found = names.find(name); found != names.end()) return found->second;
+  return name == kHead ? name : std::string(kBody) + name;
+}
+
+}  // namespace
+
 void write_checkpoint(const fs::path& dir, const GptConfig& config,
                       const std::map<std::string, std::span<const float>>& tensors, const fs::path& source_dir,
-                      DType stored) {
+                      DType stored, const std::map<std::string, std::string>& names) {
   require<ShapeError>(stored == DType::f32 || stored == DType::f16 || stored == DType::bf16,
                       "{}: weights are stored as F32, F16 or BF16, not {}", dir.string(), dtype_name(stored));
   config.check(dir.string());
@@ -436,13 +546,18 @@ void write_checkpoint(const fs::path& dir, const GptConfig& config,
   std::vector<TensorData> data;
   for (TensorInfo parameter : parameters) {
     const std::span<const float> values = tensors.at(parameter.name);
-    if (parameter.name != "lm_head.weight") parameter.name = std::string(kPrefix) + parameter.name;
+    const bool has_twin = config.tied && parameter.name == kEmbedding && names.contains(kHead);
+    parameter.name = name_to_write(parameter.name, names);
     parameter.dtype = stored;
     if (stored == DType::f32) {
       data.push_back({std::move(parameter), std::as_bytes(values)});
     } else {
       encoded.push_back(encode(values, stored));
       data.push_back({std::move(parameter), encoded.back()});
+    }
+    if (has_twin) {
+      data.push_back(data.back());
+      data.back().info.name = names.at(kHead);
     }
   }
   write_safetensors(dir / "model.safetensors", data, {{"format", "pt"}});

@@ -27,9 +27,9 @@ namespace loci {
 std::vector<TensorInfo> gpt_parameters(const GptConfig& config);
 
 /// A Hugging Face GPT-2 directory, opened and checked whole: config.json and model.safetensors, or shards named by
-/// model.safetensors.index.json. Weights are mapped, not read. Names with and without `transformer.` are understood;
-/// the attention buffers `attn.bias` and `attn.masked_bias` are ignored; `lm_head.weight` in a tied model must be the
-/// same as wte.weight.
+/// model.safetensors.index.json. Weights are mapped, not read. Names may have any of the prefixes `transformer.`,
+/// `model.`, `module.`, `_orig_mod.` and the like, one after the other. The attention buffers `attn.bias` and
+/// `attn.masked_bias` are ignored. A tied model may store wte.weight, lm_head.weight or both, then equal.
 class Checkpoint {
  public:
   /// Throws InputError naming the file and the field: a missing, unexpected or doubled tensor, a wrong shape or type,
@@ -38,10 +38,20 @@ class Checkpoint {
 
   const std::filesystem::path& dir() const { return dir_; }
   const GptConfig& config() const { return config_; }
+  /// Where a parameter lies.
+  struct Stored {
+    std::filesystem::path file;
+    std::string name;
+    std::span<const std::byte> bytes;
+  };
+  Stored stored(std::string_view name) const;
+  /// The name in the files of each parameter, for write_checkpoint; of a tied model's lm_head.weight where both it and
+  /// wte.weight are stored.
+  std::map<std::string, std::string> stored_names() const;
   /// The type as stored. All weights of a model usually share one; `stored_types` lists those that occur, "F32, F16".
   DType dtype(std::string_view name) const;
   std::string stored_types() const;
-  /// Tensors that no parameter corresponds to, one sentence each; they are ignored.
+  /// What is ignored, one sentence each: tensors that no parameter corresponds to, fields of config.json.
   const std::vector<std::string>& warnings() const { return warnings_; }
 
   /// The parameter in fp32, row-major. A view into the mapped file where it is stored as aligned F32 (valid as long as
@@ -52,8 +62,10 @@ class Checkpoint {
   /// SHA-256 over the parameters: for each, sorted by canonical name, the line "name dtype [shape]\n" and the SHA-256
   /// (64 hexadecimal digits) of every 16 MiB of its stored bytes. The same for any sharding, prefix, order and number
   /// of threads. Reads every weight once, on this thread where there are no `threads`; the result is kept. Throws
-  /// InputError naming the parameter where a value is not finite.
+  /// InputError naming file and tensor where a value is not finite.
   std::string weights_sha256(ThreadPool* threads = nullptr) const;
+  /// The same InputError without the hash. Reads every weight.
+  void require_finite(ThreadPool* threads = nullptr) const;
   /// Takes the hash from a rank that has computed it, so that the weights need not be read here.
   void adopt_weights_sha256(std::string hash) { sha256_ = std::move(hash); }
 
@@ -68,6 +80,7 @@ class Checkpoint {
   void open_shards(const std::filesystem::path& index);
   void place_tensors();
   void check_tensors();
+  void check_tied_head(const Place& head) const;
   const Place& place(std::string_view name) const;
 
   std::filesystem::path dir_;
@@ -78,13 +91,15 @@ class Checkpoint {
   mutable std::optional<std::string> sha256_;
 };
 
-/// Writes a directory that transformers loads: config.json, model.safetensors (names with `transformer.`, values
-/// rounded to nearest if `stored` is f16 or bf16) and the tokenizer files found in `source_dir` (empty: none).
+/// Writes a directory that transformers loads: config.json, model.safetensors (values rounded to nearest if `stored` is
+/// f16 or bf16) and the tokenizer files found in `source_dir` (empty: none). `names` are those of the tensors in the
+/// file, by canonical name (Checkpoint::stored_names()); without one the name has `transformer.` before it.
 /// `tensors` maps canonical names to exactly the parameters of `config`; InputError otherwise. Each file is replaced
 /// whole or not at all, model.safetensors last.
 void write_checkpoint(const std::filesystem::path& dir, const GptConfig& config,
                       const std::map<std::string, std::span<const float>>& tensors,
-                      const std::filesystem::path& source_dir = {}, DType stored = DType::f32);
+                      const std::filesystem::path& source_dir = {}, DType stored = DType::f32,
+                      const std::map<std::string, std::string>& names = {});
 
 /// weights_sha256() of the checkpoint that write_checkpoint() would make of these in fp32; all parameters of `config`.
 /// `dir`, where they come from, leads messages.

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "runtime/error.h"
@@ -51,6 +52,16 @@ Activation parse_activation(const Json& json, std::string_view where) {
                           name.substr(0, 40));
 }
 
+/// One id, a list of ids, or nothing.
+std::vector<int64_t> token_ids(const Json& json, std::string_view name, std::string_view where) {
+  if (!json_has(json, name)) return {};
+  constexpr int64_t kMaxId = std::numeric_limits<int32_t>::max();
+  if (json_field(json, name, where).is_array()) return json_ints(json, name, where, 0, kMaxId);
+  // Some files say "none" by -1.
+  const int64_t id = json_int(json, name, where, -1, kMaxId);
+  return id < 0 ? std::vector<int64_t>() : std::vector<int64_t>{id};
+}
+
 void check_range(int64_t value, std::string_view name, int64_t max, std::string_view where) {
   require<InputError>(value >= 1 && value <= max, "{}: field \"{}\" is {}, it must lie between 1 and {}", where, name,
                       value, max);
@@ -96,14 +107,15 @@ void GptConfig::check(std::string_view where) const {
   require<InputError>(layer_norm_epsilon > 0 && layer_norm_epsilon <= 1,
                       "{}: field \"layer_norm_epsilon\" is {}, it must lie above 0 and not above 1", where,
                       layer_norm_epsilon);
-  for (const auto& [name, token] :
-       {std::pair<std::string_view, int64_t>{"bos_token_id", bos_token}, {"eos_token_id", eos_token}}) {
+  const auto check_token = [&](std::string_view name, int64_t token) {
     require<InputError>(token >= -1 && token < vocabulary, "{}: field \"{}\" is {}, but field \"vocab_size\" is {}",
                         where, name, token, vocabulary);
-  }
+  };
+  check_token("bos_token_id", bos_token);
+  for (const int64_t token : eos_tokens) check_token("eos_token_id", token);
 }
 
-GptConfig gpt_config_from_json(const Json& json, std::string_view where) {
+GptConfig gpt_config_from_json(const Json& json, std::string_view where, std::vector<std::string>* notes) {
   require<InputError>(json.is_object(), "{}: must be a JSON object with the fields of a GPT-2 configuration", where);
   const std::string type = json_string_or(json, "model_type", "gpt2", where);
   require<InputError>(type == "gpt2", "{}: field \"model_type\" is \"{}\"; loci reads gpt2", where, type.substr(0, 40));
@@ -116,8 +128,9 @@ GptConfig gpt_config_from_json(const Json& json, std::string_view where) {
   config.heads = required_field(json, "n_head", "num_attention_heads", where, kMaxWidth);
   config.positions = required_field(json, "n_positions", "max_position_embeddings", where, kMaxPositions);
   const int64_t context = field(json, "n_ctx", "", where, kMaxPositions);
-  require<InputError>(context < 0 || context == config.positions,
-                      "{}: field \"n_ctx\" is {} but field \"n_positions\" is {}", where, context, config.positions);
+  if (context >= 0 && context != config.positions && notes != nullptr)
+    notes->push_back(fmt::format("{}: field \"n_ctx\" is {}, but field \"n_positions\", which counts, is {}", where,
+                                 context, config.positions));
   config.vocabulary = required_field(json, "vocab_size", "", where, kMaxVocabulary);
   config.mlp_width = json_int_or(json, "n_inner", 4 * config.width, where, 1, kMaxMlpWidth);
   config.layer_norm_epsilon = json_number_or(json, "layer_norm_epsilon", 1e-5, where);
@@ -131,17 +144,25 @@ GptConfig gpt_config_from_json(const Json& json, std::string_view where) {
   json_bool_or(json, "reorder_and_upcast_attn", false, where);
   config.tied = json_bool_or(json, "tie_word_embeddings", true, where);
   config.bos_token = json_int_or(json, "bos_token_id", -1, where);
-  config.eos_token = json_int_or(json, "eos_token_id", -1, where);
+  config.eos_tokens = token_ids(json, "eos_token_id", where);
   // GPT-2's own ids stand in configurations of models with a smaller vocabulary, where they mean nothing.
   constexpr int64_t kGpt2End = 50256;
   if (config.bos_token == kGpt2End && config.vocabulary <= kGpt2End) config.bos_token = -1;
-  if (config.eos_token == kGpt2End && config.vocabulary <= kGpt2End) config.eos_token = -1;
+  if (config.vocabulary <= kGpt2End) std::erase(config.eos_tokens, kGpt2End);
   config.check(where);
   return config;
 }
 
-GptConfig read_gpt_config(const std::filesystem::path& path) {
-  return gpt_config_from_json(parse_json_file(path), path.string());
+GptConfig read_gpt_config(const std::filesystem::path& path, std::vector<std::string>* notes) {
+  return gpt_config_from_json(parse_json_file(path), path.string(), notes);
+}
+
+std::vector<int64_t> read_end_tokens(const std::filesystem::path& model, const GptConfig& config) {
+  const std::filesystem::path path = model / "generation_config.json";
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) return config.eos_tokens;
+  const std::vector<int64_t> ids = token_ids(parse_json_file(path), "eos_token_id", path.string());
+  return ids.empty() ? config.eos_tokens : ids;
 }
 
 Json gpt_config_to_json(const GptConfig& config) {
@@ -169,7 +190,9 @@ Json gpt_config_to_json(const GptConfig& config) {
   };
   // Null, as absent ids would become GPT-2's 50256.
   json["bos_token_id"] = config.bos_token >= 0 ? Json(config.bos_token) : Json(nullptr);
-  json["eos_token_id"] = config.eos_token >= 0 ? Json(config.eos_token) : Json(nullptr);
+  json["eos_token_id"] = nullptr;
+  if (config.eos_tokens.size() == 1) json["eos_token_id"] = config.eos_tokens[0];
+  if (config.eos_tokens.size() > 1) json["eos_token_id"] = config.eos_tokens;
   return json;
 }
 

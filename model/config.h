@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "kernels/activation.h"
 #include "runtime/json.h"
@@ -32,9 +33,10 @@ struct GptConfig {
   LayerScale layer_scale = LayerScale::none;
   /// The unembedding is wte.weight; otherwise it is lm_head.weight.
   bool tied = true;
-  /// First id a text is sampled from, and the id that ends one; -1 if the file does not say.
+  /// First id a text is sampled from; -1 if the file does not say.
   int64_t bos_token = -1;
-  int64_t eos_token = -1;
+  /// The ids that end a text.
+  std::vector<int64_t> eos_tokens;
 
   int64_t head_width() const { return width / heads; }
   /// What scores q.k of this layer are multiplied by.
@@ -48,9 +50,14 @@ struct GptConfig {
 
 /// From the object of a GPT-2 config.json. Throws InputError naming `where` and the field: another architecture,
 /// missing or hostile extents, a width that the heads do not divide, an unknown activation, two names of one field that
-/// disagree. `reorder_and_upcast_attn` changes nothing in fp32 and is accepted.
-GptConfig gpt_config_from_json(const Json& json, std::string_view where);
-GptConfig read_gpt_config(const std::filesystem::path& path);
+/// disagree. `reorder_and_upcast_attn` changes nothing in fp32 and is accepted. `n_ctx` says nothing where it differs
+/// from `n_positions`, as in transformers; a sentence in `notes` tells of it.
+GptConfig gpt_config_from_json(const Json& json, std::string_view where, std::vector<std::string>* notes = nullptr);
+GptConfig read_gpt_config(const std::filesystem::path& path, std::vector<std::string>* notes = nullptr);
+
+/// The ids that end a text: those of `eos_token_id` in generation_config.json, or, where that names none, the
+/// configuration's. Throws InputError naming file and field for one that is not an id or a list of ids.
+std::vector<int64_t> read_end_tokens(const std::filesystem::path& model, const GptConfig& config);
 
 /// As Hugging Face writes it, so that transformers loads it as GPT2LMHeadModel.
 Json gpt_config_to_json(const GptConfig& config);

@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
+#include <optional>
 
+#include "kernels/rows.h"
 #include "kernels/sampling.h"
 #include "kernels/softmax.h"
 #include "runtime/error.h"
@@ -12,7 +15,7 @@
 namespace loci {
 namespace {
 
-/// Keys and values of the tokens that were generated behind a prompt. They lie in one block, so that a sequence has two
+/// Keys and values of the tokens that were generated after a prompt. They lie in one block, so that a sequence has two
 /// segments (prompt and continuation) however long it gets.
 class GrowingCache {
  public:
@@ -76,6 +79,31 @@ void check(const GptConfig& config, std::span<const std::vector<int32_t>> prompt
   }
 }
 
+/// Keeps ids without a token from being drawn.
+class Drawable {
+ public:
+  Drawable(Context& context, const GptConfig& config, const Tokenizer* tokenizer) : count_(config.vocabulary) {
+    if (tokenizer == nullptr) return;
+    count_ = std::min<int64_t>(count_, tokenizer->vocabulary_size());
+    std::vector<float> gaps(static_cast<size_t>(count_));
+    for (int64_t id = 0; id < count_; ++id)
+      if (!tokenizer->has_token(id)) gaps[static_cast<size_t>(id)] = -std::numeric_limits<float>::infinity();
+    if (std::ranges::any_of(gaps, [](float gap) { return gap != 0; }))
+      gaps_.emplace(Tensor::from_host(context, gaps, 1, count_));
+  }
+
+  /// The columns of tokens that may be drawn; gaps among them are made impossible in place.
+  ConstView of(Context& context, View logits) const {
+    const View columns = logits.cols_slice(0, count_);
+    for (int64_t r = 0; gaps_ && r < columns.rows; ++r) add(context, gaps_->view(), columns.rows_slice(r, 1));
+    return columns;
+  }
+
+ private:
+  int64_t count_;
+  std::optional<Tensor> gaps_;  // [1, count], 0 or -infinity
+};
+
 /// The next token of each row of logits; row r draws from the stream of `texts[r]`.
 std::vector<int32_t> choose(Context& context, ConstView logits, std::span<Text* const> texts,
                             const GenerationOptions& options) {
@@ -96,7 +124,8 @@ std::vector<int32_t> choose(Context& context, ConstView logits, std::span<Text* 
 /// One wave: texts whose prompts and caches fit into memory together.
 class Wave {
  public:
-  Wave(Executor& executor, const GenerationOptions& options) : executor_(executor), options_(options) {}
+  Wave(Executor& executor, const Drawable& drawable, const GenerationOptions& options)
+      : executor_(executor), drawable_(drawable), options_(options) {}
 
   /// Runs the prompts, each distinct one once, and draws the first tokens.
   void start(std::span<const std::vector<int32_t>> prompts, size_t first, size_t count) {
@@ -153,12 +182,14 @@ class Wave {
   }
 
  private:
-  void take(const Run& run) {
-    const std::vector<int32_t> chosen = choose(executor_.context(), run.logits.view(), active_, options_);
+  void take(Run& run) {
+    Context& context = executor_.context();
+    const ConstView logits = drawable_.of(context, run.logits.view());
+    const std::vector<int32_t> chosen = choose(context, logits, active_, options_);
     std::vector<Text*> still;
     for (size_t i = 0; i < active_.size(); ++i) {
       Text& text = *active_[i];
-      if (chosen[i] == options_.stop_token) continue;
+      if (std::ranges::count(options_.stop_tokens, chosen[i]) > 0) continue;
       text.tokens.push_back(chosen[i]);
       if (static_cast<int64_t>(text.tokens.size()) < text.limit) still.push_back(&text);
     }
@@ -166,6 +197,7 @@ class Wave {
   }
 
   Executor& executor_;
+  const Drawable& drawable_;
   const GenerationOptions& options_;
   std::vector<Text> texts_;
   std::vector<Text*> active_;
@@ -184,9 +216,10 @@ std::vector<std::vector<int32_t>> generate(Executor& executor, std::span<const s
   const auto rows_of = [&](const auto& prompt) {
     return std::min(std::ssize(prompt) + options.max_tokens, executor.model().config().positions);
   };
+  const Drawable drawable(executor.context(), executor.model().config(), options.tokenizer);
   for (size_t first = 0; first < prompts.size();) {
     const size_t count = wave_length(prompts.subspan(first), rows_at_once, rows_of);
-    Wave wave(executor, options);
+    Wave wave(executor, drawable, options);
     wave.start(prompts, first, count);
     while (wave.step()) continue;
     wave.move_results(results);

@@ -5,15 +5,18 @@
 #include <vector>
 
 #include "model/executor.h"
+#include "model/tokenizer.h"
 
 namespace loci {
 
 struct GenerationOptions {
-  int64_t max_tokens = 40;  ///< new tokens a prompt; fewer where the model's context is full or stop_token came
+  int64_t max_tokens = 40;  ///< new tokens per prompt; fewer where the model's context is full or a stop token came
   int64_t top_k = 0;        ///< draw among the k most probable tokens; 0: among all
   double temperature = 1;   ///< 0: always the most probable token
   uint64_t seed = 0;
-  int32_t stop_token = -1;  ///< ends a text and is not part of it; -1: nothing does
+  std::vector<int32_t> stop_tokens = {};  ///< each ends a text and is not part of it
+  /// Only tokens that it has are drawn: embeddings are padded, and added tokens leave gaps. Null: all ids may be drawn.
+  const Tokenizer* tokenizer = nullptr;
 };
 
 /// Continues each prompt and returns the new tokens alone. Draws of prompt i depend on (seed, i, number of the new

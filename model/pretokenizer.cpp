@@ -3,7 +3,7 @@
 #include <array>
 
 #include "model/unicode_tables.h"
-#include "model/utf8.h"
+#include "runtime/utf8.h"
 
 namespace loci {
 namespace {

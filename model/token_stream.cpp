@@ -26,6 +26,7 @@ using Batch = std::vector<TextReader::Line>;
 struct EncodedBatch {
   std::vector<std::int32_t> tokens;
   std::vector<std::int64_t> lengths;
+  std::int64_t cut_documents = 0, cut_tokens = 0;
   /// Of the first document that could not be read; those before it are encoded.
   std::exception_ptr failure;
 };
@@ -35,9 +36,14 @@ EncodedBatch encode_batch(const Tokenizer& tokenizer, const TextReader& reader, 
   EncodedBatch encoded;
   try {
     for (TextReader::Line& line : batch) {
-      const std::string document = reader.document_of(std::move(line));
-      const std::vector<std::int32_t> ids =
-          tokenizer.encode_ids(document, options.special, options.max_tokens_per_document);
+      const std::string place = reader.place_of(line);
+      std::vector<std::int32_t> ids =
+          encode_document(tokenizer, reader.document_of(std::move(line)), place, options.special);
+      if (const auto cut = static_cast<std::int64_t>(ids.size()) - options.max_tokens_per_document; cut > 0) {
+        ids.resize(static_cast<std::size_t>(options.max_tokens_per_document));
+        ++encoded.cut_documents;
+        encoded.cut_tokens += cut;
+      }
       encoded.tokens.insert(encoded.tokens.end(), ids.begin(), ids.end());
       encoded.lengths.push_back(static_cast<std::int64_t>(ids.size()));
     }
@@ -143,6 +149,8 @@ void append(TokenStream& stream, EncodedBatch batch) {
   stream.tokens.insert(stream.tokens.end(), batch.tokens.begin(), batch.tokens.end());
   for (const std::int64_t length : batch.lengths)
     stream.document_offsets.push_back(stream.document_offsets.back() + length);
+  stream.source.cut_documents += batch.cut_documents;
+  stream.source.cut_tokens += batch.cut_tokens;
 }
 
 void encode_all(TokenStream& stream, const Tokenizer& tokenizer, TextReader& reader, const TokenizeOptions& options) {
@@ -165,6 +173,15 @@ void encode_all(TokenStream& stream, const Tokenizer& tokenizer, TextReader& rea
 
 }  // namespace
 
+std::vector<std::int32_t> encode_document(const Tokenizer& tokenizer, std::string_view document,
+                                          const std::string& place, SpecialTokens special) {
+  try {
+    return tokenizer.encode_ids(document, special);
+  } catch (const InputError& error) {
+    throw_error<InputError>("{}: {}", place, error.what());
+  }
+}
+
 TokenStream tokenize(const Tokenizer& tokenizer, TextReader& reader, const TokenizeOptions& options) {
   require<InputError>(options.max_tokens_per_document >= 1,
                       "a document must keep at least one token, not {}: raise the limit",
@@ -178,7 +195,9 @@ TokenStream tokenize(const Tokenizer& tokenizer, TextReader& reader, const Token
                    .file = reader.path().filename().string(),
                    .sha256 = reader.sha256(),
                    .bytes = reader.total_bytes(),
-                   .max_tokens_per_document = options.max_tokens_per_document};
+                   .max_tokens_per_document = options.max_tokens_per_document,
+                   .cut_documents = stream.source.cut_documents,
+                   .cut_tokens = stream.source.cut_tokens};
   return stream;
 }
 
@@ -195,8 +214,10 @@ void write_token_stream(H5File& file, const TokenStream& stream) {
   write_attribute(file, "/", "source_file", source.file);
   write_attribute(file, "/", "source_sha256", source.sha256);
   write_attribute(file, "/", "source_bytes", source.bytes);
-  if (source.max_tokens_per_document != Tokenizer::kNoLimit)
-    write_attribute(file, "/", "max_tokens_per_document", source.max_tokens_per_document);
+  if (source.max_tokens_per_document == Tokenizer::kNoLimit) return;
+  write_attribute(file, "/", "max_tokens_per_document", source.max_tokens_per_document);
+  write_attribute(file, "/", "cut_documents", source.cut_documents);
+  write_attribute(file, "/", "cut_tokens", source.cut_tokens);
 }
 
 void write_token_stream(const std::filesystem::path& path, const TokenStream& stream, const Json& config,
@@ -232,7 +253,7 @@ TokenStream read_token_stream(const std::filesystem::path& path) {
   require<InputError>(
       h5_exists(file, "/tokens") && h5_exists(file, "/document_offsets") &&
           has_attribute(file, "/", "tokenizer_sha256"),
-      "{}: is no token stream (tokens, document_offsets, tokenizer_sha256): make one with `loci tokenize`",
+      "{}: is not a token stream (tokens, document_offsets, tokenizer_sha256): make one with `loci tokenize`",
       path.string());
   TokenStream stream;
   stream.source.tokenizer_sha256 = read_string_attribute(file, "/", "tokenizer_sha256");
@@ -242,6 +263,10 @@ TokenStream read_token_stream(const std::filesystem::path& path) {
   stream.source.bytes = read_int_attribute(file, "/", "source_bytes");
   if (has_attribute(file, "/", "max_tokens_per_document"))
     stream.source.max_tokens_per_document = read_int_attribute(file, "/", "max_tokens_per_document");
+  if (has_attribute(file, "/", "cut_tokens")) {
+    stream.source.cut_documents = read_int_attribute(file, "/", "cut_documents");
+    stream.source.cut_tokens = read_int_attribute(file, "/", "cut_tokens");
+  }
   stream.tokens = read_dataset<std::int32_t>(file, "/tokens", {kAnyExtent}).values;
   stream.document_offsets = read_dataset<std::int64_t>(file, "/document_offsets", {kAnyExtent}).values;
   check_stream(stream, path.string());

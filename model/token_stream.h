@@ -24,6 +24,9 @@ struct TokenStreamSource {
   std::int64_t bytes = 0;
   /// Tokenizer::kNoLimit where documents were not cut.
   std::int64_t max_tokens_per_document = Tokenizer::kNoLimit;
+  /// Documents that were longer, and the tokens that they lost.
+  std::int64_t cut_documents = 0;
+  std::int64_t cut_tokens = 0;
 };
 
 /// Documents as token ids, one after the other.
@@ -56,6 +59,10 @@ struct TokenizeOptions {
   /// Called on the calling thread now and then; may be empty.
   std::function<void(const TokenizeProgress&)> progress;
 };
+
+/// The tokens of one document. InputErrors are led by its `place` in the file.
+std::vector<std::int32_t> encode_document(const Tokenizer& tokenizer, std::string_view document,
+                                          const std::string& place, SpecialTokens special = SpecialTokens::parse);
 
 /// Encodes all documents of a fresh reader. An unreadable document ends it with the InputError of the first one in the
 /// file's order. Holds the tokens and a few megabytes of text in memory.

@@ -5,9 +5,10 @@
 
 #include "model/pretokenizer.h"
 #include "model/unicode_tables.h"
-#include "model/utf8.h"
 #include "runtime/error.h"
 #include "runtime/sha256.h"
+#include "runtime/shown_text.h"
+#include "runtime/utf8.h"
 
 namespace loci {
 namespace {
@@ -61,13 +62,25 @@ Tokenizer::Tokenizer(TokenizerDefinition definition)
     : definition_(std::move(definition)), merge_table_(definition_.merges) {
   id_of_bytes_.reserve(definition_.token_bytes.size());
   for (const AddedToken& token : definition_.added) id_of_bytes_.emplace(definition_.token_bytes[token.id], token.id);
-  for (std::int32_t id = 0; id < vocabulary_size(); ++id) id_of_bytes_.emplace(definition_.token_bytes[id], id);
+  for (std::int32_t id = 0; id < vocabulary_size(); ++id)
+    if (has_token(id)) id_of_bytes_.emplace(definition_.token_bytes[id], id);
   for (std::size_t i = 0; i < definition_.added.size(); ++i)
     added_by_first_byte_[static_cast<unsigned char>(definition_.added[i].content[0])].push_back(
         static_cast<std::int32_t>(i));
   for (std::vector<std::int32_t>& bucket : added_by_first_byte_)
     std::ranges::stable_sort(bucket, std::greater<>(),
                              [this](std::int32_t i) { return definition_.added[i].content.size(); });
+}
+
+void Tokenizer::limit_to_embedding(std::int64_t rows, std::string_view model) {
+  std::vector<bool> is_added(definition_.token_bytes.size());
+  for (const AddedToken& token : definition_.added) is_added[static_cast<std::size_t>(token.id)] = true;
+  for (std::int64_t id = vocabulary_size() - 1; id >= rows; --id)
+    require<InputError>(
+        is_added[static_cast<std::size_t>(id)] || !has_token(id),
+        "{}: the tokenizer has {} tokens, but the embedding only {} rows; both must come from one model", model,
+        vocabulary_size(), rows);
+  embedding_rows_ = rows;
 }
 
 // ---- added tokens ----
@@ -140,6 +153,7 @@ std::vector<std::int32_t> Tokenizer::encode_ids(std::string_view text, SpecialTo
   for (const Section& section : sections_of(text, special)) {
     if (static_cast<std::int64_t>(ids.size()) >= limit) break;
     if (section.id >= 0) {
+      require_row(section.id, text);
       ids.push_back(section.id);
     } else {
       encode_ordinary(text.substr(section.begin, section.end - section.begin), limit, ids);
@@ -157,6 +171,7 @@ Encoding Tokenizer::encode(std::string_view text, SpecialTokens special) const {
   for (const Section& section : sections_of(text, special)) {
     auto begin = static_cast<std::int64_t>(section.begin);
     if (section.id >= 0) {
+      require_row(section.id, text);
       encoding.ids.push_back(section.id);
       encoding.offsets.push_back({begin, static_cast<std::int64_t>(section.end)});
       continue;
@@ -174,9 +189,19 @@ Encoding Tokenizer::encode(std::string_view text, SpecialTokens special) const {
 // ---- decoding ----
 
 void Tokenizer::require_id(std::int32_t id) const {
-  if (id < 0 || id >= vocabulary_size())
-    throw_error<InputError>("token id {} is outside the tokenizer's vocabulary of {}: use ids from 0 to {}", id,
-                            vocabulary_size(), vocabulary_size() - 1);
+  if (!has_token(id))
+    throw_error<InputError>("token id {} is outside the tokenizer's vocabulary of {}: use ids from 0 to {}{}", id,
+                            vocabulary_size(), vocabulary_size() - 1,
+                            id >= 0 && id < vocabulary_size() ? " that have a token" : "");
+}
+
+void Tokenizer::require_row(std::int32_t id, std::string_view text) const {
+  if (id >= embedding_rows_)
+    throw_error<InputError>(
+        "the text {} holds the added token {} (id {}), but the model's embedding has {} rows: take the token out of "
+        "the "
+        "text, or give the model a row for it (resize_token_embeddings)",
+        shown(text), shown(definition_.token_bytes[id]), id, embedding_rows_);
 }
 
 std::string_view Tokenizer::decode_token(std::int32_t id) const {

@@ -54,6 +54,11 @@ class Tokenizer {
   Tokenizer(const Tokenizer&) = delete;
   Tokenizer& operator=(const Tokenizer&) = delete;
 
+  /// Tells how many rows the model's embedding has. Added tokens may lie beyond them: a text that holds one is then
+  /// refused (InputError), and end_of_text() is not such a token. Throws InputError naming `model` where a token of the
+  /// vocabulary itself has no row: then the tokenizer is another model's.
+  void limit_to_embedding(std::int64_t rows, std::string_view model);
+
   /// Text up to 2^31 - 1 bytes (InputError beyond).
   Encoding encode(std::string_view text, SpecialTokens special = SpecialTokens::parse) const;
   /// The ids alone; only the first `limit` of them.
@@ -61,15 +66,24 @@ class Tokenizer {
                                        std::int64_t limit = kNoLimit) const;
 
   /// The bytes of the tokens, one after the other: the inverse of encode(). A token may end inside a UTF-8 character.
-  /// InputError for ids outside the vocabulary, here and below.
+  /// InputError for ids that no token has, here and below.
   std::string decode(std::span<const std::int32_t> ids) const;
   std::string_view decode_token(std::int32_t id) const;
   /// decode() as text: what is not well-formed UTF-8 becomes U+FFFD (Python's errors="replace").
   std::string decode_text(std::span<const std::int32_t> ids, TextCleanUp clean_up = TextCleanUp::none) const;
 
+  /// The highest id and 1. Ids below it may be without a token, where added tokens leave gaps.
   std::int32_t vocabulary_size() const { return static_cast<std::int32_t>(definition_.token_bytes.size()); }
+  /// Whether a token has this id.
+  bool has_token(std::int64_t id) const {
+    return id >= 0 && id < vocabulary_size() && !definition_.token_bytes[static_cast<std::size_t>(id)].empty();
+  }
+  /// Whether the model has an embedding for it, as far as limit_to_embedding() told.
+  bool has_row(std::int64_t id) const { return id < embedding_rows_; }
   /// The id of `<|endoftext|>`; where the vocabulary has none, that of the configured `eos_token`.
-  std::optional<std::int32_t> end_of_text() const { return definition_.end_of_text; }
+  std::optional<std::int32_t> end_of_text() const {
+    return definition_.end_of_text < embedding_rows_ ? definition_.end_of_text : std::nullopt;
+  }
   /// The id of the token that stands for exactly these bytes, added tokens included.
   std::optional<std::int32_t> find(std::string_view bytes) const;
 
@@ -90,8 +104,10 @@ class Tokenizer {
   const AddedToken* longest_added(std::string_view rest, SpecialTokens special, bool second_pass) const;
   void encode_ordinary(std::string_view text, std::int64_t limit, std::vector<std::int32_t>& ids) const;
   void require_id(std::int32_t id) const;
+  void require_row(std::int32_t id, std::string_view text) const;
 
   TokenizerDefinition definition_;
+  std::int64_t embedding_rows_ = std::numeric_limits<std::int64_t>::max();
   MergeTable merge_table_;
   std::unordered_map<std::string_view, std::int32_t> id_of_bytes_;  // views into definition_.token_bytes
   std::array<std::vector<std::int32_t>, 256> added_by_first_byte_;  // indices into definition_.added, longest first

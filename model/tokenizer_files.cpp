@@ -8,10 +8,12 @@
 #include <unordered_map>
 #include <utility>
 
-#include "model/utf8.h"
 #include "runtime/atomic_file.h"
 #include "runtime/error.h"
+#include "runtime/file_kind.h"
 #include "runtime/json.h"
+#include "runtime/shown_text.h"
+#include "runtime/utf8.h"
 
 namespace loci {
 namespace {
@@ -23,18 +25,15 @@ constexpr std::int64_t kMaxId = std::numeric_limits<std::int32_t>::max();
 constexpr std::array<std::string_view, 7> kSpecialFields = {"bos_token", "eos_token", "unk_token", "sep_token",
                                                             "pad_token", "cls_token", "mask_token"};
 
-constexpr std::size_t kShownBytes = 40;
+/// Tokens are short; a longer one is cut in messages.
+constexpr std::size_t kShownToken = 40;
 
-/// For messages: quoted, control characters escaped, cut to a readable length.
-std::string shown(std::string_view text) {
-  return Json(std::string(text.substr(0, kShownBytes))).dump(-1, ' ', false, Json::error_handler_t::replace) +
-         (text.size() > kShownBytes ? "..." : "");
-}
+std::string shown_token(std::string_view text) { return shown(text, kShownToken); }
 
 /// For messages: a value as it stands in the file, cut to a readable length.
 std::string shown_json(const Json& value) {
   const std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
-  return text.size() <= kShownBytes ? text : text.substr(0, kShownBytes) + "...";
+  return text.size() <= kShownToken ? text : text.substr(0, kShownToken) + "...";
 }
 
 /// GPT-2 spells bytes by printable characters: '!'-'~', U+00A1-U+00AC and U+00AE-U+00FF stand for themselves, the
@@ -103,6 +102,7 @@ class DefinitionBuilder {
   void mark_special(const Json& value, const std::string& place);
   void mark_end_of_text();
   void finish_tokens();
+  void check_gaps(const std::vector<const Token*>& by_id) const;
   void finish_byte_tokens();
   void check_merges_make_vocabulary() const;
 
@@ -120,12 +120,12 @@ class DefinitionBuilder {
 
 // ---- tokenizer.json: only tokenizers of GPT-2's kind ----
 
-void require_absent(const Json& object, std::string_view field, const std::string& place, std::string_view mend) {
+void require_absent(const Json& object, std::string_view field, const std::string& place, std::string_view fix) {
   if (!json_has(object, field)) return;
   const Json& value = json_field(object, field, place);
   const bool neutral = (value.is_string() && value.get_ref<const std::string&>().empty()) ||
                        (value.is_boolean() && !value.get<bool>()) || (value.is_number() && value.get<double>() == 0);
-  require<InputError>(neutral, "{}: field \"{}\" is set, but GPT-2's byte-level BPE has none: {}", place, field, mend);
+  require<InputError>(neutral, "{}: field \"{}\" is set, but GPT-2's byte-level BPE has none: {}", place, field, fix);
 }
 
 void check_byte_level(const Json& pre_tokenizer, const std::string& place) {
@@ -138,7 +138,7 @@ void check_byte_level(const Json& pre_tokenizer, const std::string& place) {
     return check_byte_level(parts[0], place);
   }
   require<InputError>(type == "ByteLevel", "{}: type {} is not supported: only ByteLevel (GPT-2's) is", place,
-                      shown(type));
+                      shown_token(type));
   require<InputError>(json_bool_or(pre_tokenizer, "use_regex", true, place),
                       "{}: use_regex is false, so this is not GPT-2's pre-tokenizer: only use_regex true is supported",
                       place);
@@ -146,19 +146,42 @@ void check_byte_level(const Json& pre_tokenizer, const std::string& place) {
                       "{}: add_prefix_space is true: set it to false and write the leading space into the text", place);
 }
 
+/// Refuses what would put a token before or after each text, wherever it is asked for.
+void refuse_added_tokens(const std::string& place, std::string_view cause, std::string_view fix) {
+  throw_error<InputError>(
+      "{}: {}, so a token would be added to every text, which loci does not do: {}, and write the token into the "
+      "prompts "
+      "and texts that should have it",
+      place, cause, fix);
+}
+
+/// Whether a template holds the text alone.
+bool is_text_alone(const Json& post, const std::string& place) {
+  if (!json_has(post, "single")) return false;
+  const Json& parts = json_array(post, "single", place);
+  return std::ranges::all_of(parts, [](const Json& part) { return json_has(part, "Sequence"); });
+}
+
+void check_post_processor(const Json& post, const std::string& place) {
+  const std::string type = json_string(post, "type", place);
+  if (type == "Sequence") {
+    for (const Json& part : json_array(post, "processors", place)) check_post_processor(part, place);
+    return;
+  }
+  if (type == "ByteLevel" || (type == "TemplateProcessing" && is_text_alone(post, place))) return;
+  refuse_added_tokens(place, "is of type " + shown_token(type), "set it to null");
+}
+
 void check_pipeline(const Json& root, const std::string& place) {
   require_absent(root, "normalizer", place, "set it to null if the model was trained without one");
   check_byte_level(json_object(root, "pre_tokenizer", place), place + ": pre_tokenizer");
-  if (!json_has(root, "post_processor")) return;
-  const Json& post = json_object(root, "post_processor", place);
-  const std::string type = json_string(post, "type", place + ": post_processor");
-  require<InputError>(type == "ByteLevel", "{}: post_processor of type {} would add tokens: set it to null", place,
-                      shown(type));
+  if (json_has(root, "post_processor"))
+    check_post_processor(json_object(root, "post_processor", place), place + ": post_processor");
 }
 
 void check_model(const Json& model, const std::string& place) {
   const std::string type = json_string_or(model, "type", "BPE", place);
-  require<InputError>(type == "BPE", "{}: type {} is not supported: only BPE is", place, shown(type));
+  require<InputError>(type == "BPE", "{}: type {} is not supported: only BPE is", place, shown_token(type));
   for (const std::string_view field :
        {"dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges"})
     require_absent(model, field, place, "set it to null");
@@ -191,8 +214,8 @@ void DefinitionBuilder::read_vocabulary(const Json& vocabulary, std::string_view
   for (const auto& [spelling, id] : vocabulary.items()) {
     const bool fits = id.is_number_integer() && id.get<std::int64_t>() >= 0 && id.get<std::int64_t>() <= kMaxId;
     if (!fits)
-      throw_error<InputError>("{}: token {} must have an integer id from 0 to {}, got {}", where(file), shown(spelling),
-                              kMaxId, shown_json(id));
+      throw_error<InputError>("{}: token {} must have an integer id from 0 to {}, got {}", where(file),
+                              shown_token(spelling), kMaxId, shown_json(id));
     add_vocabulary_token(spelling, id.get<std::int64_t>(), file);
   }
 }
@@ -215,10 +238,10 @@ std::size_t DefinitionBuilder::merge_part(const std::string& spelling, std::size
   const auto found = token_of_spelling_.find(spelling);
   if (found == token_of_spelling_.end())
     throw_error<InputError>("{}: token {} is not in the vocabulary: vocabulary and merges must come from one model",
-                            merge_place(number), shown(spelling));
+                            merge_place(number), shown_token(spelling));
   if (!tokens_[found->second].bytes)
     throw_error<InputError>("{}: token {} is not spelled in GPT-2's byte alphabet: remove the merge",
-                            merge_place(number), shown(spelling));
+                            merge_place(number), shown_token(spelling));
   return found->second;
 }
 
@@ -229,7 +252,7 @@ void DefinitionBuilder::add_merge(std::string_view left, std::string_view right,
   const auto [earlier, is_new] = number_of_merge_.emplace((left_id << 32) | right_id, number);
   if (!is_new)
     throw_error<InputError>("{}: {} and {} are merged before, in {}: remove one of the two", merge_place(number),
-                            shown(left), shown(right), merge_place(earlier->second));
+                            shown_token(left), shown_token(right), merge_place(earlier->second));
   tokens_[merged].is_merged = true;
   definition_.merges.push_back({static_cast<std::int32_t>(left_id), static_cast<std::int32_t>(right_id),
                                 static_cast<std::int32_t>(tokens_[merged].id)});
@@ -242,11 +265,13 @@ void DefinitionBuilder::add_merge_line(std::string_view line, std::size_t number
                            line.find(' ', space + 1) == std::string_view::npos;
   if (!well_formed)
     throw_error<InputError>("{}: a merge must be two tokens with one space between them, got {}", merge_place(number),
-                            shown(line));
+                            shown_token(line));
   add_merge(line.substr(0, space), line.substr(space + 1), number);
 }
 
 void DefinitionBuilder::read_merges_text(std::string_view text) {
+  refuse_other_kind(text.substr(0, kFileKindBytes), where(merges_file_), kText);
+  text = without_byte_order_mark(text);
   const std::size_t last = text.find_last_not_of("\r\n");
   text = text.substr(0, last == std::string_view::npos ? 0 : last + 1);
   for (std::size_t begin = 0, number = 1; begin < text.size(); ++number) {
@@ -295,7 +320,7 @@ void DefinitionBuilder::add_added(AddedToken token, const std::string& place, st
   } else {
     const Token& other = tokens_[known->second];
     require<InputError>(other.id == token.id, "{}: token {} has id {} here, but id {} in {}: give it one id", place,
-                        shown(token.content), token.id, other.id, other.file);
+                        shown_token(token.content), token.id, other.id, other.file);
   }
   const auto [found, is_new] = added_of_content_.emplace(token.content, definition_.added.size());
   if (is_new) {
@@ -328,7 +353,7 @@ void DefinitionBuilder::read_added_map(const Json& map) {
 void DefinitionBuilder::read_added_decoder(const Json& decoder) {
   const std::string name = where("tokenizer_config.json") + ": added_tokens_decoder";
   for (const auto& [key, value] : decoder.items()) {
-    const std::string place = fmt::format("{}[{}]", name, shown(key));
+    const std::string place = fmt::format("{}[{}]", name, shown_token(key));
     AddedToken token = added_token(value, place);
     const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), token.id);
     require<InputError>(error == std::errc() && end == key.data() + key.size() && token.id >= 0,
@@ -349,7 +374,7 @@ void DefinitionBuilder::mark_special(const Json& value, const std::string& place
   const auto known = token_of_spelling_.find(token.content);
   require<InputError>(known != token_of_spelling_.end(),
                       "{}: token {} has no id: add it to added_tokens.json or remove the field", place,
-                      shown(token.content));
+                      shown_token(token.content));
   token.id = static_cast<std::int32_t>(tokens_[known->second].id);
   token.special = true;
   add_added(std::move(token), place, "");
@@ -395,17 +420,28 @@ void DefinitionBuilder::finish_tokens() {
   const auto twin = std::ranges::adjacent_find(by_id, {}, [](const Token* token) { return token->id; });
   if (twin != by_id.end())
     throw_error<InputError>("{}: tokens {} and {} both have id {}: give each its own", where((*twin)->file),
-                            shown(twin[0]->spelling), shown(twin[1]->spelling), twin[0]->id);
+                            shown_token(twin[0]->spelling), shown_token(twin[1]->spelling), twin[0]->id);
+  check_gaps(by_id);
+  definition_.token_bytes.resize(static_cast<std::size_t>(by_id.back()->id) + 1);
+  for (const Token* token : by_id)
+    definition_.token_bytes[static_cast<std::size_t>(token->id)] = token->bytes ? *token->bytes : token->spelling;
+}
+
+/// Ids without a token may lie beyond the vocabulary, before added tokens; a gap inside it means that tokens are lost.
+void DefinitionBuilder::check_gaps(const std::vector<const Token*>& by_id) const {
+  const auto last = std::ranges::find_if(by_id.rbegin(), by_id.rend(),
+                                         [this](const Token* token) { return token->file == vocabulary_file_; });
   // The ids differ, so a gap below means an id beyond the last.
-  const Token& last = *by_id.back();
-  const std::size_t gap = static_cast<std::size_t>(
-      std::ranges::find_if(by_id, [&](const Token* const& token) { return token->id != &token - by_id.data(); }) -
-      by_id.begin());
-  if (gap < by_id.size())
-    throw_error<InputError>("{}: token {} has id {}, but the {} tokens must have the ids 0 to {}, and none has id {}",
-                            where(last.file), shown(last.spelling), last.id, by_id.size(), by_id.size() - 1, gap);
-  definition_.token_bytes.reserve(by_id.size());
-  for (const Token* token : by_id) definition_.token_bytes.push_back(token->bytes ? *token->bytes : token->spelling);
+  const auto needed = by_id.rend() - last;
+  for (std::ptrdiff_t i = 0; i < needed; ++i)
+    if (by_id[static_cast<std::size_t>(i)]->id != i)
+      throw_error<InputError>("{}: token {} has id {}, but the {} tokens must have the ids 0 to {}, and none has id {}",
+                              where((*last)->file), shown_token((*last)->spelling), (*last)->id, needed, needed - 1, i);
+  constexpr std::int64_t kMostWithoutToken = 1 << 20;
+  const Token& highest = *by_id.back();
+  if (highest.id - static_cast<std::int64_t>(by_id.size()) >= kMostWithoutToken)
+    throw_error<InputError>("{}: token {} has id {}, but there are {} tokens: give it a lower id", where(highest.file),
+                            shown_token(highest.spelling), highest.id, by_id.size());
 }
 
 void DefinitionBuilder::finish_byte_tokens() {
@@ -438,7 +474,7 @@ void DefinitionBuilder::check_merges_make_vocabulary() const {
     throw_error<InputError>(
         "{}: no merge makes {} of the vocabulary's tokens, such as {}: the list is cut short or of "
         "another model; restore it",
-        where(merges_file_), unmade, shown(example->spelling));
+        where(merges_file_), unmade, shown_token(example->spelling));
 }
 
 TokenizerDefinition DefinitionBuilder::build() {
@@ -468,6 +504,9 @@ TokenizerDefinition DefinitionBuilder::build() {
     require<InputError>(!json_bool_or(*config, "add_prefix_space", false, config_place),
                         "{}: add_prefix_space is true: set it to false and write the leading space into the text",
                         config_place);
+    for (const std::string_view field : {"add_bos_token", "add_eos_token"})
+      if (json_bool_or(*config, field, false, config_place))
+        refuse_added_tokens(config_place, fmt::format("field \"{}\" is true", field), "set it to false");
   }
   mark_end_of_text();
   finish_tokens();

@@ -39,10 +39,10 @@ struct AddedToken {
   bool special = false;
 };
 
-/// A checked byte-level BPE tokenizer: ids run from 0 without gaps, every byte has a token, and every merge joins two
-/// tokens to a third that spells both.
+/// A checked byte-level BPE tokenizer: ids run from 0, without gaps but before added tokens; every byte has a token,
+/// and every merge joins two tokens to a third that spells both.
 struct TokenizerDefinition {
-  /// The bytes of each token, by id.
+  /// The bytes of each token, by id; empty where no token has the id.
   std::vector<std::string> token_bytes;
   /// The token of each single byte.
   std::array<std::int32_t, 256> byte_tokens{};
@@ -56,8 +56,9 @@ struct TokenizerDefinition {
 
 /// tokenizer.json where there is one (vocab.json and merges.txt are then not looked at, as in Hugging Face's loader),
 /// else vocab.json and merges.txt; added and special tokens from all the files that name any. Throws InputError naming
-/// file, field and mend for anything that is malformed, contradictory, or asks for a tokenizer of another kind: a
-/// normaliser, another pre-tokenizer, a post-processor that adds tokens, byte fallback, dropout.
+/// file, field and fix for anything that is malformed, contradictory, or asks for a tokenizer of another kind: a
+/// normaliser, another pre-tokenizer, tokens added to every text (a post-processor, `add_bos_token`), byte fallback,
+/// dropout.
 TokenizerDefinition parse_tokenizer(const TokenizerFiles& files);
 
 }  // namespace loci

@@ -48,7 +48,7 @@ std::vector<Document> read_documents(const std::filesystem::path& path) {
     Document document;
     if (reader.format() == TextFormat::json_lines) {
       const std::string where = fmt::format("{}: line {}", path.string(), line.number);
-      const Json object = parse_json(line.bytes, where);
+      const Json object = reader.record_of(line);
       document.text = json_string(object, "text", where);
       document.subjects = subjects_from_json(object, static_cast<int64_t>(document.text.size()), where);
     } else {

@@ -58,15 +58,12 @@ std::filesystem::path tokenizer_folder(const TrainingConfig& config) {
 
 GptConfig model_for(const TrainingConfig& config, const Tokenizer& tokenizer,
                     const std::optional<Checkpoint>& initial) {
-  if (initial) {
-    require<InputError>(tokenizer.vocabulary_size() <= initial->config().vocabulary,
-                        "{}: the tokenizer has {} tokens but the model only {}", config.initial_model.string(),
-                        tokenizer.vocabulary_size(), initial->config().vocabulary);
-    return initial->config();
-  }
+  if (initial) return initial->config();
   GptConfig model = *config.model;
   model.vocabulary = tokenizer.vocabulary_size();
-  model.bos_token = model.eos_token = tokenizer.end_of_text().value_or(-1);
+  model.bos_token = tokenizer.end_of_text().value_or(-1);
+  model.eos_tokens.clear();
+  if (tokenizer.end_of_text()) model.eos_tokens = {*tokenizer.end_of_text()};
   model.check("model");
   return model;
 }
@@ -104,6 +101,7 @@ Inputs read_inputs(Context& context, const TrainingConfig& config, Communicator&
   if (!config.model) initial = Checkpoint::open(config.initial_model);
   if (initial) share_hash(*initial, ranks);
   Tokenizer tokenizer = Tokenizer::load(tokenizer_folder(config));
+  if (initial) tokenizer.limit_to_embedding(initial->config().vocabulary, config.initial_model.string());
   const GptConfig model = model_for(config, tokenizer, initial);
   Corpus training = read_corpus(context, tokenizer, config.text, config.sequences);
   Corpus validation = config.validation_text.empty()

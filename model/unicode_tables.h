@@ -7,8 +7,8 @@ namespace loci::unicode {
 /// What the pre-tokenizer asks of a character: general category L*, N*, the property White_Space, or none of them.
 enum class CharClass : std::uint8_t { other = 0, letter = 1, number = 2, space = 3 };
 
-/// Two-stage table of Unicode 16.0 (scripts/make_unicode_tables.py): the block of 256 code points that a code point lies
-/// in, and the distinct blocks, four code points a byte.
+/// Two-stage table of Unicode 16.0 (scripts/make_unicode_tables.py): the block of 256 code points that a code point
+/// lies in, and the distinct blocks, four code points a byte.
 extern const std::uint8_t kBlockOfCodePoint[0x110000 / 256];
 extern const std::uint8_t kBlocks[][64];
 

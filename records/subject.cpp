@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "model/unicode_tables.h"
-#include "model/utf8.h"
 #include "runtime/json.h"
+#include "runtime/utf8.h"
 
 namespace loci {
 namespace {

@@ -11,6 +11,7 @@
 #include <system_error>
 
 #include "runtime/error.h"
+#include "runtime/standard_input.h"
 
 namespace loci {
 
@@ -140,20 +141,22 @@ void require_regular_file(const std::filesystem::path& path) {
   const auto status = std::filesystem::status(path, error);
   require<InputError>(!std::filesystem::is_directory(status), "{}: is a folder, expected a file", path.string());
   const bool is_other = std::filesystem::exists(status) && !std::filesystem::is_regular_file(status);
-  require<InputError>(!is_other, "{}: is no regular file; it is read more than once, so write it to a file first",
+  require<InputError>(!is_other, "{}: is not a regular file; it is read more than once, so write it to a file first",
                       path.string());
 }
 
 std::string read_text_file(const std::filesystem::path& path) {
+  const std::filesystem::path file_path = input_file(path);
+  const std::string name = input_name(path);
   std::error_code ignored;
-  require<InputError>(!std::filesystem::is_directory(path, ignored), "{}: is a folder, expected a file", path.string());
+  require<InputError>(!std::filesystem::is_directory(file_path, ignored), "{}: is a folder, expected a file", name);
   errno = 0;
-  std::ifstream file(path, std::ios::binary);
-  require<InputError>(file.is_open(), "{}: cannot be opened: {}", path.string(), std::strerror(errno));
+  std::ifstream file(file_path, std::ios::binary);
+  require<InputError>(file.is_open(), "{}: cannot be opened: {}", name, std::strerror(errno));
   std::string text;
-  if (const auto size = std::filesystem::file_size(path, ignored); !ignored) text.reserve(size);
+  if (const auto size = std::filesystem::file_size(file_path, ignored); !ignored) text.reserve(size);
   text.assign(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
-  require<InputError>(!file.bad(), "{}: cannot be read to its end", path.string());
+  require<InputError>(!file.bad(), "{}: cannot be read to its end", name);
   return text;
 }
 

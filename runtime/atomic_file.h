@@ -46,7 +46,7 @@ void make_folder(const std::filesystem::path& folder);
 /// Throws InputError for a folder, a pipe or a device; not where there is nothing.
 void require_regular_file(const std::filesystem::path& path);
 
-/// The whole file. InputError naming it if it cannot be read.
+/// The whole file (`-`: standard input). InputError naming it if it cannot be read.
 std::string read_text_file(const std::filesystem::path& path);
 
 /// Makes a rename or removal in this folder durable. SystemError on failure.

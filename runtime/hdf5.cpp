@@ -10,6 +10,7 @@
 
 #include "runtime/atomic_file.h"
 #include "runtime/error.h"
+#include "runtime/file_kind.h"
 #include "runtime/hdf5_checksums.h"
 #include "runtime/hdf5_driver.h"
 
@@ -334,6 +335,7 @@ void require_hdf5_signature(const std::filesystem::path& path) {
   std::error_code ignored;
   require<InputError>(std::filesystem::exists(path, ignored), "{}: does not exist", path.string());
   require<InputError>(std::filesystem::is_regular_file(path, ignored), "{}: is no file", path.string());
+  refuse_other_kind(path, kHdf5);
   std::array<char, 8> head{};
   std::ifstream file(path, std::ios::binary);
   require<InputError>(file.is_open(), "{}: cannot be opened: {}", path.string(), std::strerror(errno));

@@ -13,6 +13,7 @@
 
 #include "runtime/error.h"
 #include "runtime/sha256.h"
+#include "runtime/standard_input.h"
 
 namespace loci {
 namespace {
@@ -22,14 +23,14 @@ constexpr std::size_t kChunk = std::size_t{1} << 18;
 /// The file as it lies on disk, counted and hashed on the way.
 class RawFile {
  public:
-  explicit RawFile(const std::filesystem::path& path) : path_(path), name_(path.string()) {
+  explicit RawFile(const std::filesystem::path& path) : path_(input_file(path)), name_(input_name(path)) {
     std::error_code error;
-    require<InputError>(std::filesystem::exists(path, error), "{}: no such file", name_);
-    require<InputError>(std::filesystem::is_regular_file(path, error), "{}: is no regular file: give a text file",
+    require<InputError>(std::filesystem::exists(path_, error), "{}: no such file", name_);
+    require<InputError>(std::filesystem::is_regular_file(path_, error), "{}: is not a regular file: give a text file",
                         name_);
-    file_.reset(std::fopen(path.c_str(), "rb"));
+    file_.reset(std::fopen(path_.c_str(), "rb"));
     require<InputError>(file_ != nullptr, "{}: cannot be opened: {}", name_, std::strerror(errno));
-    const auto size = std::filesystem::file_size(path, error);
+    const auto size = std::filesystem::file_size(path_, error);
     total_ = error ? 0 : static_cast<std::int64_t>(size);
   }
   std::size_t read(char* out, std::size_t size) {
@@ -46,7 +47,6 @@ class RawFile {
     std::rewind(file_.get());
     return bytes;
   }
-  const std::filesystem::path& path() const { return path_; }
   const std::string& name() const { return name_; }
   std::int64_t bytes_read() const { return read_; }
   std::int64_t total_bytes() const { return total_; }
@@ -66,6 +66,7 @@ class RawFile {
 class StreamOfFile : public InputStream {
  public:
   explicit StreamOfFile(RawFile file) : file_(std::move(file)) {}
+  bool is_compressed() const override { return true; }
   std::int64_t bytes_read() const override { return file_.bytes_read(); }
   std::int64_t total_bytes() const override { return file_.total_bytes(); }
   std::string sha256() override { return file_.sha256(); }
@@ -77,6 +78,7 @@ class StreamOfFile : public InputStream {
 class PlainStream : public StreamOfFile {
  public:
   using StreamOfFile::StreamOfFile;
+  bool is_compressed() const override { return false; }
   std::size_t read(char* out, std::size_t size) override { return file_.read(out, size); }
 };
 

@@ -5,6 +5,8 @@
 
 #include "runtime/atomic_file.h"
 #include "runtime/error.h"
+#include "runtime/file_kind.h"
+#include "runtime/standard_input.h"
 
 namespace loci {
 
@@ -147,7 +149,7 @@ class Builder : public nlohmann::json_sax<Json> {
   Json* member_ = nullptr;
 };
 
-std::string shown(const Json& value) {
+std::string shown_value(const Json& value) {
   if (value.is_object()) return "an object";
   if (value.is_array()) return "a list";
   std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
@@ -155,7 +157,7 @@ std::string shown(const Json& value) {
 }
 
 [[noreturn]] void wrong_type(std::string_view key, std::string_view where, std::string_view wanted, const Json& got) {
-  throw_error<InputError>("{}: field \"{}\" must be {}, got {}", where, key, wanted, shown(got));
+  throw_error<InputError>("{}: field \"{}\" must be {}, got {}", where, key, wanted, shown_value(got));
 }
 
 int64_t to_int(const Json& value, std::string_view key, std::string_view where, int64_t min, int64_t max) {
@@ -177,9 +179,13 @@ void require_no_zero(const std::string& text, std::string_view key, std::string_
 
 }  // namespace
 
-Json parse_json(std::string_view text, std::string_view name) { return Builder(text, name).parse(); }
+Json parse_json(std::string_view text, std::string_view name) {
+  refuse_other_kind(text.substr(0, kFileKindBytes), name, kJson);
+  refuse_binary(text.substr(0, kFileKindBytes), name);
+  return Builder(without_byte_order_mark(text), name).parse();
+}
 
-Json parse_json_file(const std::filesystem::path& path) { return parse_json(read_text_file(path), path.string()); }
+Json parse_json_file(const std::filesystem::path& path) { return parse_json(read_text_file(path), input_name(path)); }
 
 std::string canonical_json(const Json& value) { return value.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
@@ -191,7 +197,7 @@ bool json_has(const Json& object, std::string_view key) {
 
 const Json& json_field(const Json& object, std::string_view key, std::string_view where) {
   require<InputError>(object.is_object(), "{}: must be an object with the field \"{}\", got {}", where, key,
-                      shown(object));
+                      shown_value(object));
   const auto member = object.find(key);
   require<InputError>(member != object.end(), "{}: field \"{}\" is missing", where, key);
   return *member;
@@ -298,7 +304,7 @@ void refuse_or_skip(OnInvalid on_invalid, const std::exception& fault, std::vect
 }
 
 void refuse_unknown_keys(const Json& object, std::initializer_list<std::string_view> known, std::string_view where) {
-  require<InputError>(object.is_object(), "{}: must be an object, got {}", where, shown(object));
+  require<InputError>(object.is_object(), "{}: must be an object, got {}", where, shown_value(object));
   for (const auto& [key, value] : object.items()) {
     require<InputError>(std::find(known.begin(), known.end(), key) != known.end(), "{}: field \"{}\" is unknown", where,
                         key.substr(0, 80));

@@ -18,8 +18,9 @@ using Json = nlohmann::json;
 inline constexpr int kJsonMaxDepth = 64;
 
 /// Strict JSON (RFC 8259): refuses duplicate keys, nesting deeper than kJsonMaxDepth, invalid UTF-8, NaN and
-/// infinities, numbers beyond a double, and anything after the value. Throws InputError "{name}: line L, byte B:
-/// cause"; bytes count from 0, lines from 1.
+/// infinities, numbers beyond a double, and anything after the value. A byte order mark at the beginning is passed
+/// over. Throws InputError "{name}: line L, byte B: cause"; bytes count from 0 (after the mark), lines from 1. Files of
+/// other kinds (archives, UTF-16, git-lfs pointers) are called by their names.
 Json parse_json(std::string_view text, std::string_view name);
 
 /// The same for a file; InputError if it cannot be read.

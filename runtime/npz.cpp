@@ -16,6 +16,7 @@
 
 #include "runtime/atomic_file.h"
 #include "runtime/error.h"
+#include "runtime/file_kind.h"
 
 namespace loci {
 
@@ -505,6 +506,7 @@ std::map<std::string, NpyArray> read_npz(const std::filesystem::path& path) {
   std::error_code ignored;
   require<InputError>(std::filesystem::exists(path, ignored), "{}: does not exist", path.string());
   require<InputError>(std::filesystem::is_regular_file(path, ignored), "{}: is no file", path.string());
+  refuse_other_kind(path, kZip);
   const std::unique_ptr<archive, ReaderDeleter> reader(archive_read_new());
   require<SystemError>(reader != nullptr, "{}: libarchive cannot start", path.string());
   // The seekable reader reads the directory at the end, so a truncated file is seen as one.

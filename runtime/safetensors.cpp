@@ -19,6 +19,7 @@
 
 #include "runtime/atomic_file.h"
 #include "runtime/error.h"
+#include "runtime/file_kind.h"
 #include "runtime/json.h"
 
 namespace loci {
@@ -139,24 +140,27 @@ int64_t element_count(std::span<const int64_t> shape, std::string_view where) {
 }
 
 SafetensorsHeader parse_safetensors_header(std::span<const std::byte> file, std::string_view name) {
+  refuse_other_kind({reinterpret_cast<const char*>(file.data()), std::min(file.size(), kFileKindBytes)}, name,
+                    kSafetensors);
   require<InputError>(file.size() >= 8, "{}: header length: the file has {} bytes, a safetensors file at least 8", name,
                       file.size());
   const uint64_t length = read_u64(file);
-  require<InputError>(length <= kMaxHeader, "{}: header length is {}, at most {} is allowed: no safetensors file?",
+  require<InputError>(length <= kMaxHeader, "{}: header length is {}, at most {} is allowed: is it a safetensors file?",
                       name, length, kMaxHeader);
   require<InputError>(length <= file.size() - 8,
                       "{}: header length is {} but only {} bytes follow: the file is truncated", name, length,
                       file.size() - 8);
   const std::string_view text(reinterpret_cast<const char*>(file.data()) + 8, length);
-  require<InputError>(text.starts_with('{'), "{}: header does not start with '{{': no safetensors file?", name);
+  require<InputError>(text.starts_with('{'), "{}: header does not start with '{{': is it a safetensors file?", name);
   const auto last = text.find_last_not_of(' ');
-  require<InputError>(text[last] == '}', "{}: header is followed by something else than spaces", name);
+  require<InputError>(text[last] == '}', "{}: header is followed by something other than spaces", name);
 
   SafetensorsHeader header;
   header.buffer_offset = 8 + length;
   const Json json = parse_json(text, fmt::format("{}: header", name));
   for (const auto& [key, value] : json.items()) {
     if (key == "__metadata__") {
+      if (value.is_null()) continue;
       const auto where = fmt::format("{}: __metadata__", name);
       require<InputError>(value.is_object(), "{}: must be an object of strings", where);
       for (const auto& item : value.items()) header.metadata[item.key()] = json_string(value, item.key(), where);
@@ -178,7 +182,7 @@ MappedFile::MappedFile(const std::filesystem::path& path) {
   if (size_ > 0) data_ = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, fd, 0);
   const int error = errno;
   ::close(fd);
-  require<InputError>(regular, "{}: is no regular file", path.string());
+  require<InputError>(regular, "{}: is not a regular file", path.string());
   if (data_ == MAP_FAILED) {
     data_ = nullptr;
     throw_error<SystemError>("{}: cannot be mapped into memory: {}", path.string(), std::strerror(error));

@@ -43,15 +43,15 @@ struct SafetensorsHeader {
 };
 
 /// Checks and decodes the header at the start of `file` (the whole file's bytes): length at most 100 000 000 and inside
-/// the file, UTF-8 JSON from '{' to trailing spaces, no duplicate keys, `__metadata__` from string to string, known
-/// types, shapes whose size equals their byte range, ranges that tile the buffer exactly. Throws InputError naming
-/// file, tensor and cause. Never reads a tensor's data.
+/// the file, UTF-8 JSON from '{' to trailing spaces, no duplicate keys, `__metadata__` from string to string or null,
+/// known types, shapes whose size equals their byte range, ranges that tile the buffer exactly. Throws InputError
+/// naming file, tensor and cause. Never reads a tensor's data.
 SafetensorsHeader parse_safetensors_header(std::span<const std::byte> file, std::string_view name);
 
 /// A read-only file in memory: mapped, so that pages are read when touched and shared between processes.
 class MappedFile {
  public:
-  /// Throws InputError if the file cannot be opened or is no regular file.
+  /// Throws InputError if the file cannot be opened or is not a regular file.
   explicit MappedFile(const std::filesystem::path& path);
   ~MappedFile();
   MappedFile(MappedFile&& other) noexcept;

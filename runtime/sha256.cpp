@@ -10,6 +10,7 @@
 
 #include "runtime/atomic_file.h"
 #include "runtime/error.h"
+#include "runtime/standard_input.h"
 
 namespace loci {
 
@@ -51,8 +52,8 @@ std::string sha256_hex(std::span<const std::byte> bytes) { return Sha256().updat
 std::string sha256_hex(std::string_view text) { return Sha256().update(text).hex(); }
 
 std::string sha256_file(const std::filesystem::path& path) {
-  require_regular_file(path);
-  std::ifstream file(path, std::ios::binary);
+  require_regular_file(input_file(path));
+  std::ifstream file(input_file(path), std::ios::binary);
   require<InputError>(file.is_open(), "{}: cannot be read: {}", path.string(), std::strerror(errno));
   Sha256 hash;
   std::vector<char> buffer(1 << 20);

@@ -144,7 +144,7 @@ TEST_F(BadInput, ArgumentsAndFilesThatAreNoText) {
                   "--output", path("out.h5")},
                  "the name is empty");
   ASSERT_EQ(mkfifo(path("pipe").c_str(), 0600), 0);
-  expect_refused({"cov", path("model"), "--text", path("pipe"), "--output", path("out.h5")}, "is no regular file");
+  expect_refused({"cov", path("model"), "--text", path("pipe"), "--output", path("out.h5")}, "is not a regular file");
   expect_refused(eval_with(path("out.h5"), path("records.json")), "is the file of --records");
   expect_refused({"tokenize", path("model"), "--text", path("text.txt"), "--output", path("text.txt"), "--overwrite"},
                  "is the file of --text");

@@ -69,7 +69,8 @@ inline Json result_of(Json summary) {
 /// A Hugging Face folder with a small random model over bytes.
 inline void write_random_model(const std::filesystem::path& dir, unsigned seed, int64_t mlp_width = 20) {
   GptConfig config = tiny_config(3, 3, 4, mlp_width, 257, 96);
-  config.bos_token = config.eos_token = 256;
+  config.bos_token = 256;
+  config.eos_tokens = {256};
   Context context({.device = {}, .threads = 1});
   const auto owned = random_parameters(context, config, seed);
   std::map<std::string, std::vector<float>> values;

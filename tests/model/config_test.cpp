@@ -61,7 +61,7 @@ TEST(GptConfig, ReadsTheOtherNamesAndOptions) {
   EXPECT_EQ(config.attention_factor(3), 0.25);
   EXPECT_FALSE(config.tied);
   EXPECT_EQ(config.bos_token, 5);
-  EXPECT_EQ(config.eos_token, -1) << "GPT-2's own id means nothing in a smaller vocabulary";
+  EXPECT_TRUE(config.eos_tokens.empty()) << "GPT-2's own id means nothing in a smaller vocabulary";
 }
 
 TEST(GptConfig, RoundTrip) {
@@ -70,7 +70,7 @@ TEST(GptConfig, RoundTrip) {
   config.layer_scale = LayerScale::by_inverse_index;
   config.attention_scale = AttentionScale::none;
   config.mlp_width = 77;
-  config.eos_token = 3;
+  config.eos_tokens = {3};
   EXPECT_EQ(gpt_config_from_json(gpt_config_to_json(config), "c"), config);
 }
 
@@ -85,7 +85,7 @@ TEST(GptConfig, ReadsTheGoldenModel) {
   if (!shared) GTEST_SKIP() << "no golden files";
   const GptConfig config = read_gpt_config(*shared / "golden/tiny-a/model/config.json");
   EXPECT_EQ(config.width, 96);
-  EXPECT_EQ(config.eos_token, 50256);
+  EXPECT_EQ(config.eos_tokens, std::vector<int64_t>{50256});
 }
 
 struct BadConfig {

@@ -92,7 +92,7 @@ TEST_F(GenerationTest, EndsAtTheContextAndAtTheStopToken) {
   const auto whole = generate(executor_, prompts, {.max_tokens = 100, .temperature = 0});
   ASSERT_EQ(whole[0].size(), 4u);
   const auto stop = std::find(whole[0].begin(), whole[0].end(), whole[0][2]);
-  const auto stopped = generate(executor_, prompts, {.max_tokens = 100, .temperature = 0, .stop_token = whole[0][2]});
+  const auto stopped = generate(executor_, prompts, {.max_tokens = 100, .temperature = 0, .stop_tokens = {whole[0][2]}});
   EXPECT_EQ(stopped[0], std::vector<int32_t>(whole[0].begin(), stop));
   EXPECT_TRUE(generate(executor_, prompts, {.max_tokens = 0})[0].empty());
   EXPECT_TRUE(generate(executor_, {}, {}).empty());

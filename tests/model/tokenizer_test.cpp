@@ -13,7 +13,7 @@
 
 #include "model/pretokenizer.h"
 #include "model/unicode_tables.h"
-#include "model/utf8.h"
+#include "runtime/utf8.h"
 #include "runtime/atomic_file.h"
 #include "runtime/error.h"
 #include "tests/model/tokenizer_support.h"

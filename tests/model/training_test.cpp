@@ -129,7 +129,7 @@ TEST_F(TrainingTest, LossGoesDownAndTheResultLoads) {
   Context context(device_options());
   const Model model = Model::load(context, dir_.path() / "model");
   EXPECT_EQ(model.config().vocabulary, 257);
-  EXPECT_EQ(model.config().eos_token, 256);
+  EXPECT_EQ(model.config().eos_tokens, std::vector<int64_t>{256});
   EXPECT_EQ(Tokenizer::load(dir_.path() / "model").vocabulary_size(), 257);
   EXPECT_FALSE(std::filesystem::exists(dir_.path() / "model" / "training.h5"));
 }

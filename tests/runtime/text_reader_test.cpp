@@ -98,8 +98,7 @@ TEST_F(TextReaderTest, PlainLinesSkipBlankOnes) {
             (Strings{" first ", "second", "{\"text\": 1}", "last"}));
   EXPECT_EQ(documents(file("empty.txt", "")), Strings{});
   EXPECT_EQ(documents(file("blank.txt", "\n\n")), Strings{});
-  EXPECT_EQ(documents(file("any", "a\xFF\xC3\nb")), (Strings{"a\xFF\xC3", "b"}));
-  EXPECT_EQ(documents(file("zero", std::string("a\0b\n", 4))), Strings{std::string("a\0b", 3)});
+  EXPECT_EQ(documents(file("any", "\u07ff\u6771\U0001f642\nb")), (Strings{"\u07ff\u6771\U0001f642", "b"}));
   EXPECT_EQ(documents(file("mark.txt", "\xEF\xBB\xBFone\n")), Strings{"one"});
 }
 
@@ -192,10 +191,49 @@ TEST_F(TextReaderTest, RefusesBadJsonLinesNamingTheLine) {
   EXPECT_SAYS(third(std::string(100000, '[')), "line 3");
 }
 
+TEST_F(TextReaderTest, NamesTheLineAndTheByteThatIsNotUtf8) {
+  EXPECT_SAYS(refusal(file("latin.txt", "first\r\n\ncaf\xE9 au lait\n")),
+              "latin.txt: line 3: byte 11 (0xE9) is not UTF-8");
+  EXPECT_SAYS(refusal(file("mark.txt", "\xEF\xBB\xBFone\nt\xFF\n")), "mark.txt: line 2: byte 8 (0xFF)");
+  EXPECT_SAYS(refusal(file("a.jsonl", "{\"text\": \"\"}\n{\"text\": \"\xFF\"}\n")), "line 2: byte 24 (0xFF)");
+  EXPECT_SAYS(refusal(file("zero.txt", std::string("a\nb\0c\n", 6))), "zero.txt: line 2: byte 3 is NUL");
+  const std::string late = std::string(300000, 'x') + "\n" + std::string("a\0b\n", 4);
+  EXPECT_SAYS(refusal(file("late.txt", late)), "late.txt: line 2: byte 300002 is NUL") << "beyond the first buffer";
+  const std::string packed = folder_.file("latin.txt.gz");
+  write_compressed(packed, "one\n" + std::string(300000, 'x') + "\nt\xE9\n");
+  EXPECT_SAYS(refusal(packed), "latin.txt.gz: line 3: byte 300006 (0xE9)");
+}
+
+TEST_F(TextReaderTest, RefusesOtherFilesInsideCompressedOnes) {
+  std::string tar(1024, '\0');
+  tar.replace(0, 5, "a.txt").replace(257, 5, "ustar");
+  const std::string gzip = folder_.file("inner.gz");
+  write_compressed(gzip, "a document\n");
+  const std::vector<std::pair<std::string, std::string>> inner = {{tar, "holds a tar archive, not text"},
+                                                                  {"PAR1\x15\x04", "holds a Parquet file, not text"},
+                                                                  {read_back(gzip), "holds gzip data, not text"},
+                                                                  {std::string("\xFD"
+                                                                               "7zXZ\0",
+                                                                               6),
+                                                                   "holds xz data, not text"},
+                                                                  {std::string(5000, '\0'), "line 1: byte 0 is NUL"}};
+  for (const auto& [bytes, says] : inner)
+    for (const char* ending : {"gz", "bz2", "zst"}) {
+      const std::string path = folder_.file(std::string("outer.") + ending);
+      write_compressed(path, bytes);
+      EXPECT_SAYS(refusal(path), path + ": " + says);
+    }
+}
+
+TEST_F(TextReaderTest, AWholeJsonTextIsTakenForJsonLinesWithAWayOut) {
+  for (const char* text : {"[\n  {\"text\": \"a\"}\n]\n", "{\n  \"text\": \"a\"\n}\n"})
+    EXPECT_SAYS(refusal(file("list.json", text)), "one object with a field \"text\" per line");
+}
+
 TEST_F(TextReaderTest, RefusesWhatIsNoText) {
   EXPECT_SAYS(refusal(folder_.file("absent.txt")), "no such file");
-  EXPECT_SAYS(refusal(folder_.path().string()), "no regular file");
-  EXPECT_SAYS(refusal("/dev/null"), "no regular file");
+  EXPECT_SAYS(refusal(folder_.path().string()), "not a regular file");
+  EXPECT_SAYS(refusal("/dev/null"), "not a regular file");
   EXPECT_SAYS(refusal(file("wide.txt",
                            "\xFF\xFE"
                            "a")),

@@ -1,4 +1,4 @@
-#include "model/utf8.h"
+#include "runtime/utf8.h"
 
 namespace loci::utf8 {
 namespace {

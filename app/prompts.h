@@ -1,0 +1,37 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "model/config.h"
+#include "model/tokenizer.h"
+
+/// The prompts of `predict`, `generate` and `tokenize`.
+namespace loci::app {
+
+/// --prompt TEXT (any number of times) or --prompts FILE.
+struct PromptOptions {
+  std::vector<std::string> texts;
+  std::string file;
+  CLI::Option* prompt = nullptr;
+
+  /// Whether any are named; `--prompt ""` names one.
+  bool given() const { return !file.empty() || prompt->count() > 0; }
+  /// All of them. Throws InputError for a file that does not hold prompts.
+  std::vector<std::string> read() const;
+};
+void add_prompt_options(CLI::App& command, PromptOptions& options);
+
+struct Prompt {
+  std::string text;
+  std::vector<std::int32_t> tokens;
+};
+
+/// The prompts as tokens. An empty prompt is the start of a text: <|endoftext|>. Throws InputError naming the prompt
+/// for one that is longer than the model's context.
+std::vector<Prompt> encode_prompts(const PromptOptions& options, const Tokenizer& tokenizer, const GptConfig& config);
+
+}  // namespace loci::app
