@@ -223,9 +223,9 @@ Provenance job_provenance(const CLI::App& command, const Context& context, const
 }
 
 std::string cut_sentence(int64_t cut_documents, int64_t documents, int64_t cut_tokens, int64_t kept_tokens,
-                         std::string_view limit) {
-  return fmt::format("{} of {} documents were cut at {}: {} tokens were left out, {:.1f} % of the text", cut_documents,
-                     documents, limit, cut_tokens,
+                         int64_t limit) {
+  return fmt::format("{} of {} documents were cut to {} tokens: {} tokens, {:.1f} % of the text, were left out",
+                     cut_documents, documents, limit, cut_tokens,
                      100 * static_cast<double>(cut_tokens) / static_cast<double>(cut_tokens + kept_tokens));
 }
 

@@ -8,7 +8,6 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "model/model.h"
@@ -129,9 +128,9 @@ void add_eval(CLI::App& app, Launcher& launcher);
 void add_train(CLI::App& app, Launcher& launcher);
 void add_export(CLI::App& app);
 
-/// What was cut off long documents, for people.
+/// What long documents lost because they keep `limit` tokens, for people.
 std::string cut_sentence(int64_t cut_documents, int64_t documents, int64_t cut_tokens, int64_t kept_tokens,
-                         std::string_view limit);
+                         int64_t limit);
 
 /// Prints one JSON object to standard output. Progress and logs go to standard error.
 void print_json(const nlohmann::json& object);

@@ -118,7 +118,7 @@ int64_t cut_count(const H5File& file, const char* name) {
   return has_attribute(file, "/", name) ? read_int_attribute(file, "/", name) : 0;
 }
 
-void report(const CovCommand& command, const Spending& spending) {
+void report(const CovCommand& command, int64_t document_limit, const Spending& spending) {
   const H5File file = H5File::open_read(command.output.path);
   const int64_t tokens = read_int_attribute(file, "/", "tokens"),
                 documents = read_int_attribute(file, "/", "documents");
@@ -128,7 +128,7 @@ void report(const CovCommand& command, const Spending& spending) {
   if (!command.common.json) {
     fmt::print("{} tokens of {} documents, keys of {} values\n", tokens, documents, width);
     if (cut_documents > 0)
-      fmt::print("{}\n", cut_sentence(cut_documents, documents, cut_tokens, tokens, "--max-tokens-per-document"));
+      fmt::print("{}\n", cut_sentence(cut_documents, documents, cut_tokens, tokens, document_limit));
   }
   for (const std::string& name : group_members(file, "/layers")) {
     const double condition = read_double_attribute(file, "/layers/" + name, "condition_number");
@@ -177,7 +177,8 @@ void run(const Ranks& ranks, const CLI::App& app, const CovCommand& command) {
     log_skipped(ranks, skipped);
   }
   const Spending spending = spending_of_all(ranks, context, loaded);
-  if (ranks.is_root()) report(command, spending);
+  const int64_t limit = command.max_tokens_per_document ? command.max_tokens_per_document : model.config().positions;
+  if (ranks.is_root()) report(command, limit, spending);
 }
 
 }  // namespace

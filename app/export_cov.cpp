@@ -12,12 +12,15 @@
 namespace loci::app {
 namespace {
 
-/// How many documents were asked for; 0: all.
+/// How many documents were asked for; 0: all. Earlier versions called the option --max-documents.
 int64_t asked_documents(const H5File& file) {
   const Json config = read_config(file);
-  const auto value = config.find("max-documents");
-  const std::string text = value != config.end() && value->is_string() ? value->get<std::string>() : "0";
-  return std::strtoll(text.c_str(), nullptr, 10);
+  for (const char* option : {"limit", "max-documents"}) {
+    const auto value = config.find(option);
+    if (value == config.end()) continue;
+    return std::strtoll(value->is_string() ? value->get<std::string>().c_str() : value->dump().c_str(), nullptr, 10);
+  }
+  return 0;
 }
 
 }  // namespace

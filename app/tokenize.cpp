@@ -78,20 +78,16 @@ Json job_configuration(const CLI::App& app, const TokenizeCommand& command, cons
 
 TokenStream tokenize_text(const TokenizeCommand& command, const Tokenizer& tokenizer) {
   TextReader reader(command.text);
-  // Whole units, of which a small text has some, too.
-  const bool is_large = reader.total_bytes() >= int64_t{16} << 20;
-  const int64_t unit = is_large ? int64_t{1} << 20 : 1024;
-  const auto units = [unit](int64_t bytes) { return (bytes + unit - 1) / unit; };
-  Progress progress("tokenize", is_large ? "MiB" : "KiB", units(reader.total_bytes()));
+  Progress progress("tokenize", "bytes", reader.total_bytes());
   TokenizeOptions options;
   if (command.max_tokens_per_document > 0) options.max_tokens_per_document = command.max_tokens_per_document;
   options.threads = command.common.threads;
-  options.progress = [&](const TokenizeProgress& now) { progress.advance(units(now.bytes_read) - progress.done()); };
+  options.progress = [&](const TokenizeProgress& now) { progress.advance(now.bytes_read - progress.done()); };
   TokenStream stream = tokenize(tokenizer, reader, options);
   require<InputError>(stream.documents() > 0,
                       "{}: holds no documents: give one per line, or JSON lines with a field \"text\"",
                       input_name(command.text));
-  progress.advance(units(reader.total_bytes()) - progress.done());
+  progress.advance(reader.total_bytes() - progress.done());
   progress.finish();
   return stream;
 }
@@ -110,7 +106,7 @@ void report(const TokenizeCommand& command, const TokenStream& stream) {
   fmt::print("{}: {} documents, {} tokens\n", command.output.path, stream.documents(), tokens);
   if (source.cut_documents > 0)
     fmt::print("{}\n", cut_sentence(source.cut_documents, stream.documents(), source.cut_tokens, tokens,
-                                    "--max-tokens-per-document"));
+                                    source.max_tokens_per_document));
 }
 
 void run(const CLI::App& app, const TokenizeCommand& command) {

@@ -72,6 +72,7 @@ class DefinitionBuilder {
   TokenizerDefinition build();
 
  private:
+  enum class Origin { vocabulary, added };
   struct Token {
     std::string spelling;
     /// What it stands for; nothing for added tokens and spellings outside the byte alphabet, which stand for
@@ -79,6 +80,7 @@ class DefinitionBuilder {
     std::optional<std::string> bytes;
     std::int64_t id;
     std::string_view file;
+    Origin origin;
     bool is_merged = false;
   };
 
@@ -86,7 +88,7 @@ class DefinitionBuilder {
   const Json& parse(const std::string& text, std::string_view file);
   void read_tokenizer_json(const Json& root);
   void read_vocabulary(const Json& vocabulary, std::string_view file);
-  void add_vocabulary_token(const std::string& spelling, std::int64_t id, std::string_view file);
+  void add_token(const std::string& spelling, std::int64_t id, std::string_view file, Origin origin);
   void read_merges_text(std::string_view text);
   void read_merges_json(const Json& merges);
   void add_merge_line(std::string_view line, std::size_t number);
@@ -216,16 +218,16 @@ void DefinitionBuilder::read_vocabulary(const Json& vocabulary, std::string_view
     if (!fits)
       throw_error<InputError>("{}: token {} must have an integer id from 0 to {}, got {}", where(file),
                               shown_token(spelling), kMaxId, shown_json(id));
-    add_vocabulary_token(spelling, id.get<std::int64_t>(), file);
+    add_token(spelling, id.get<std::int64_t>(), file, Origin::vocabulary);
   }
 }
 
-void DefinitionBuilder::add_vocabulary_token(const std::string& spelling, std::int64_t id, std::string_view file) {
+void DefinitionBuilder::add_token(const std::string& spelling, std::int64_t id, std::string_view file, Origin origin) {
   if (spelling.empty()) throw_error<InputError>("{}: the token of id {} is empty: remove it", where(file), id);
   token_of_spelling_.emplace(spelling, tokens_.size());
   std::optional<std::string> bytes;
-  if (file == vocabulary_file_) bytes = alphabet_.bytes(spelling);
-  tokens_.push_back({spelling, std::move(bytes), id, file});
+  if (origin == Origin::vocabulary) bytes = alphabet_.bytes(spelling);
+  tokens_.push_back({spelling, std::move(bytes), id, file, origin});
 }
 
 /// Where merge `number` stands: a line of merges.txt (from 1), an element of tokenizer.json (from 0).
@@ -316,7 +318,7 @@ void DefinitionBuilder::add_added(AddedToken token, const std::string& place, st
   require<InputError>(!token.content.empty(), "{}: the added token is empty: remove it", place);
   const auto known = token_of_spelling_.find(token.content);
   if (known == token_of_spelling_.end()) {
-    add_vocabulary_token(token.content, token.id, file);
+    add_token(token.content, token.id, file, Origin::added);
   } else {
     const Token& other = tokens_[known->second];
     require<InputError>(other.id == token.id, "{}: token {} has id {} here, but id {} in {}: give it one id", place,
@@ -430,7 +432,7 @@ void DefinitionBuilder::finish_tokens() {
 /// Ids without a token may lie beyond the vocabulary, before added tokens; a gap inside it means that tokens are lost.
 void DefinitionBuilder::check_gaps(const std::vector<const Token*>& by_id) const {
   const auto last = std::ranges::find_if(by_id.rbegin(), by_id.rend(),
-                                         [this](const Token* token) { return token->file == vocabulary_file_; });
+                                         [](const Token* token) { return token->origin == Origin::vocabulary; });
   // The ids differ, so a gap below means an id beyond the last.
   const auto needed = by_id.rend() - last;
   for (std::ptrdiff_t i = 0; i < needed; ++i)

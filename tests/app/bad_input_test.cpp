@@ -58,7 +58,6 @@ TEST_F(BadInput, CommandLines) {
   expect_refused({"trase", path("model")}, "there is no command \"trase\"");
   expect_refused({"predict"}, "model is required");
   expect_refused({"predict", path("model")}, "--prompt");
-  expect_refused({"predict", path("model"), "--prompt", ""}, "--prompt");
   expect_refused({"predict", path("model"), "--prompt", "a", "--prompts", path("records.json")}, "--prompt");
   expect_refused({"predict", path("model"), "--prompt", "a", "--top", "0"}, "--top");
   expect_refused({"predict", path("model"), "--prompt", "a", "--top", "x"}, "--top");
@@ -123,9 +122,11 @@ TEST_F(BadInput, WeightsThatAreNotFinite) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   std::memcpy(weights.data() + weights.size() - sizeof(nan), &nan, sizeof(nan));
   write_file_atomically(folder + "/model.safetensors", weights);
-  expect_refused(eval_with(path("model"), folder), "holds values that are not finite");
-  expect_refused({"info", folder}, "holds values that are not finite");
-  expect_refused({"predict", folder, "--prompt", "a"}, "not finite", 3);
+  const std::string says = folder + "/model.safetensors: tensor \"transformer.ln_f.bias\": element 11 is not finite";
+  expect_refused(eval_with(path("model"), folder), says);
+  expect_refused({"info", folder}, says);
+  expect_refused({"predict", folder, "--prompt", "a"}, says);
+  expect_refused({"generate", folder, "--prompt", "a"}, says);
 }
 
 TEST_F(BadInput, ATokenizerLargerThanItsEmbedding) {
@@ -152,6 +153,31 @@ TEST_F(BadInput, ArgumentsAndFilesThatAreNoText) {
                   path("hparams.json"), "--output", path("out.h5"), "--export", path("unmade")},
                  "absent.json");
   EXPECT_FALSE(exists("unmade"));
+}
+
+TEST_F(BadInput, BinaryFilesWhereTextIsRead) {
+  const std::string parquet("PAR1\x15\x04\x15\0\x15", 9), noise("\x01\0\x02\0\x03", 5), latin("caf\xE9\n");
+  for (const auto& [bytes, says] : std::vector<std::pair<std::string, std::string>>{
+           {parquet, "binary: is a Parquet file, not "}, {noise, "binary: line 1: byte 1 is NUL"}}) {
+    write("binary", bytes);
+    expect_refused({"cov", path("model"), "--text", path("binary"), "--output", path("out.h5")}, says);
+    expect_refused({"tokenize", path("model"), "--text", path("binary"), "--output", path("out.h5")}, says);
+    expect_refused({"trace", path("model"), "--facts", path("binary"), "--output", path("out.h5")}, says);
+    expect_refused({"edit", path("model"), "--requests", path("binary"), "--cov", path("cov.h5"), "--hparams",
+                    path("hparams.json"), "--output", path("out.h5")},
+                   says);
+    expect_refused(eval_with(path("records.json"), path("binary")), says);
+    expect_refused(eval_with(path("hparams.json"), path("binary")), says);
+    expect_refused(eval_with(path("templates.json"), path("binary")), says);
+    expect_refused({"predict", path("model"), "--prompts", path("binary")}, says);
+    write("train.json",
+          fmt::format(R"({{"initial_model": "{}", "text": "{}", "steps": 1}})", path("model"), path("binary")));
+    expect_refused({"train", "--config", path("train.json"), "--output", path("out.h5")}, says);
+  }
+  write("latin", "one\n" + latin);
+  const std::string says = "latin: line 2: byte 7 (0xE9) is not UTF-8";
+  expect_refused({"cov", path("model"), "--text", path("latin"), "--output", path("out.h5")}, says);
+  expect_refused({"tokenize", path("model"), "--text", path("latin"), "--output", path("out.h5")}, says);
 }
 
 TEST_F(BadInput, StandardOutputThatIsFull) {
@@ -350,7 +376,7 @@ TEST_F(BadInput, ThePromptList) {
   refuse("{}", "list");
   refuse("[]", "list");
   refuse("[1]", "prompt 0");
-  refuse("[\"a\", \"\"]", "prompt 1");
+  refuse("[\"a\", 1]", "prompt 1");
   refuse("[{\"text\": \"a\"}]", "\"prompt\"");
   refuse("[\"" + std::string(97, 'x') + "\"]", "97 tokens");
 }

@@ -148,8 +148,7 @@ class Bench:
                  "edit": ["--requests", records, *edits],
                  "eval": ["--dataset", "counterfact", "--records", records, *edits],
                  "cov": ["--text", self.text, "--layers", "1-3", "--unit-tokens", "250", "--checkpoint-seconds", "0"]}[kind]
-        limited = "--max-documents" if kind == "cov" else "--limit"
-        return [self.loci, kind, f"{DATA}/model", *flags, limited, str(limit), "--output", self.path(output), "--threads",
+        return [self.loci, kind, f"{DATA}/model", *flags, "--limit", str(limit), "--output", self.path(output), "--threads",
                 str(threads), *more]
 
     def under_mpirun(self, ranks, command):

@@ -27,8 +27,9 @@ struct Outcome {
   std::string err;
 };
 
-/// Starts the command with its streams in files of `folder`; returns the process id.
-inline pid_t start_loci(const std::vector<std::string>& arguments, const std::filesystem::path& folder) {
+/// Starts the command with its streams in files of `folder`, and `input` on its standard input; returns the process id.
+inline pid_t start_loci(const std::vector<std::string>& arguments, const std::filesystem::path& folder,
+                        const std::string& input = "") {
   std::vector<char*> argv;
   std::string binary = LOCI_BINARY;
   argv.push_back(binary.data());
@@ -36,8 +37,12 @@ inline pid_t start_loci(const std::vector<std::string>& arguments, const std::fi
   for (std::string& argument : copies) argv.push_back(argument.data());
   argv.push_back(nullptr);
   const std::string out = (folder / "stdout.txt").string(), err = (folder / "stderr.txt").string();
+  write_file_atomically(folder / "stdin.txt", input);
+  const std::string in = (folder / "stdin.txt").string();
   const pid_t child = fork();
   if (child != 0) return child;
+  const int in_file = open(in.c_str(), O_RDONLY);
+  if (in_file < 0 || dup2(in_file, 0) < 0) _exit(126);
   const int out_file = open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
   const int err_file = open(err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
   if (out_file < 0 || err_file < 0 || dup2(out_file, 1) < 0 || dup2(err_file, 2) < 0) _exit(126);
@@ -53,9 +58,9 @@ inline Outcome wait_for(pid_t child, const std::filesystem::path& folder) {
 }
 
 /// Runs the command to its end.
-inline Outcome run_loci(const std::vector<std::string>& arguments) {
+inline Outcome run_loci(const std::vector<std::string>& arguments, const std::string& input = "") {
   const TemporaryDir folder;
-  return wait_for(start_loci(arguments, folder.path()), folder.path());
+  return wait_for(start_loci(arguments, folder.path(), input), folder.path());
 }
 
 /// What a summary says about the result, without what this run spent on it.
@@ -66,9 +71,10 @@ inline Json result_of(Json summary) {
   return summary;
 }
 
-/// A Hugging Face folder with a small random model over bytes.
-inline void write_random_model(const std::filesystem::path& dir, unsigned seed, int64_t mlp_width = 20) {
-  GptConfig config = tiny_config(3, 3, 4, mlp_width, 257, 96);
+/// A Hugging Face folder with a small random model over bytes; its embedding has `rows`.
+inline void write_random_model(const std::filesystem::path& dir, unsigned seed, int64_t mlp_width = 20,
+                               int64_t rows = 257) {
+  GptConfig config = tiny_config(3, 3, 4, mlp_width, rows, 96);
   config.bos_token = 256;
   config.eos_tokens = {256};
   Context context({.device = {}, .threads = 1});

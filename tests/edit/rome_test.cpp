@@ -347,6 +347,40 @@ void write_random_checkpoint(Context& context, const GptConfig& config, const st
   write_checkpoint(dir, config, tensors);
 }
 
+/// The checkpoint of a folder once more, with other names of its tensors.
+void rename_tensors(const std::filesystem::path& dir, const std::function<std::string(const std::string&)>& renamed) {
+  const std::string bytes = read_text_file(dir / "model.safetensors");
+  const SafetensorsHeader header = parse_safetensors_header(std::as_bytes(std::span(bytes)), "model.safetensors");
+  std::vector<TensorData> tensors;
+  for (const auto& [name, entry] : header.tensors) {
+    const auto data =
+        std::as_bytes(std::span(bytes)).subspan(header.buffer_offset + entry.begin, entry.end - entry.begin);
+    tensors.push_back({entry.info, data});
+    tensors.back().info.name = renamed(name);
+  }
+  write_safetensors(dir / "model.safetensors", tensors);
+}
+
+TEST_F(Rome, ExportAndRevertKeepTheNamesOfTheCheckpoint) {
+  const TemporaryDir dir;
+  const std::filesystem::path original = dir.path() / "model", edited = dir.path() / "edited",
+                              reverted = dir.path() / "reverted";
+  write_random_checkpoint(context_, model_.config(), original);
+  rename_tensors(original, [](const std::string& name) {
+    return "module." + (name == "transformer.wte.weight" ? "lm_head.weight" : name);
+  });
+  const auto names = SafetensorsFile(original / "model.safetensors").names();
+  const std::string hash = Checkpoint::open(original).weights_sha256();
+  Model model = Model::load(context_, original);
+  apply_edits(context_, model, EditFile{"e.h5", EditMode::sequential, hash, edits(settings())});
+  write_edited_checkpoint(context_, model, {kLayer}, edited, OnExistingCheckpoint::refuse);
+  EXPECT_EQ(SafetensorsFile(edited / "model.safetensors").names(), names);
+  EXPECT_NE(Checkpoint::open(edited).weights_sha256(), hash);
+  write_reverted_checkpoint(edited, reverted, OnExistingCheckpoint::refuse);
+  EXPECT_EQ(SafetensorsFile(reverted / "model.safetensors").names(), names);
+  EXPECT_EQ(Checkpoint::open(reverted).weights_sha256(), hash);
+}
+
 TEST_F(Rome, ExportedEditsAreRevertedBitForBit) {
   const TemporaryDir dir;
   const std::filesystem::path original = dir.path() / "model", edited = dir.path() / "edited",

@@ -270,6 +270,90 @@ TEST_F(CheckpointTest, SeparateUnembedding) {
   expect_refused({"\"lm_head.weight\" is missing"});
 }
 
+TEST_F(CheckpointTest, NamesMayHaveThePrefixesOfWrappers) {
+  write_single();
+  const std::string hash = open().weights_sha256();
+  for (const char* prefix :
+       {"module.transformer.", "_orig_mod.transformer.", "model.", "model.transformer.",
+        "_orig_mod.module.transformer.", "module._orig_mod.", "model.module._orig_mod.transformer.",
+        "_fsdp_wrapped_module.transformer.", "_forward_module.model.transformer."}) {
+    for (auto& [name, tensor] : tensors_) tensor.info.name = prefix + name;
+    write_single();
+    const Checkpoint checkpoint = open();
+    expect_all_values(checkpoint);
+    EXPECT_TRUE(checkpoint.warnings().empty()) << prefix;
+    EXPECT_EQ(checkpoint.weights_sha256(), hash) << prefix;
+    EXPECT_EQ(checkpoint.stored_names().at("h.1.mlp.c_proj.weight"), prefix + std::string("h.1.mlp.c_proj.weight"));
+  }
+  tensors_["twice"] = tensors_.at("ln_f.bias");
+  tensors_["twice"].info.name = "module.ln_f.bias";
+  write_single();
+  expect_refused({"module.ln_f.bias", "ln_f.bias", "also there as"});
+}
+
+TEST_F(CheckpointTest, ATiedModelMayStoreItsEmbeddingAsTheHead) {
+  write_single();
+  const std::string hash = open().weights_sha256();
+  for (const char* name : {"lm_head.weight", "module.lm_head.weight"}) {
+    tensors_.at("wte.weight").info.name = name;
+    write_single();
+    const Checkpoint checkpoint = open();
+    expect_all_values(checkpoint);
+    EXPECT_EQ(checkpoint.weights_sha256(), hash);
+    write_checkpoint(dir_.path() / "out", config_, {values_.begin(), values_.end()}, {}, DType::f32,
+                     checkpoint.stored_names());
+    EXPECT_EQ(SafetensorsFile(dir_.path() / "out/model.safetensors").names(),
+              SafetensorsFile(dir_.path() / "model.safetensors").names());
+  }
+  config_.tied = false;
+  write_config();
+  expect_refused({"wte.weight", "missing"});
+}
+
+TEST_F(CheckpointTest, AnIndexWithoutMetadataIsRead) {
+  Json index = write_sharded();
+  index["metadata"] = nullptr;
+  write_index(index.dump());
+  expect_all_values(open());
+}
+
+TEST_F(CheckpointTest, ValuesThatAreNotFiniteAreNamedByFileAndTensor) {
+  struct Case {
+    DType type;
+    std::vector<std::byte> data;
+  };
+  constexpr double kInfinity = HUGE_VAL;
+  const std::vector<Case> cases = {{DType::f32, bytes_of(std::vector<float>{0, 1, 2, std::nanf(""), 4, HUGE_VALF})},
+                                   {DType::f64, bytes_of(std::vector<double>{0, 1, 2, kInfinity, 4, 5})},
+                                   {DType::f64, bytes_of(std::vector<double>{0, 1, 2, 1e39, 4, 5})},
+                                   {DType::f16, bytes_of(std::vector<uint16_t>{0, 1, 0x7BFF, 0xFC00, 0, 0})},
+                                   {DType::bf16, bytes_of(std::vector<uint16_t>{0, 1, 0x7F7F, 0x7FC0, 0, 0})}};
+  ThreadPool threads(2);
+  for (const Case& item : cases) {
+    tensors_.at("h.1.ln_1.bias").info.dtype = item.type;
+    tensors_.at("h.1.ln_1.bias").data = item.data;
+    write_single();
+    const Checkpoint checkpoint = open();
+    const std::vector<std::string> says = {(dir_.path() / "model.safetensors").string(),
+                                           "tensor \"transformer.h.1.ln_1.bias\": element 3 is not finite"};
+    expect_message(error_of<InputError>([&] { checkpoint.weights_sha256(); }), says);
+    expect_message(error_of<InputError>([&] { checkpoint.require_finite(&threads); }), says);
+  }
+  tensors_.at("h.1.ln_1.bias").data = bytes_of(std::vector<uint16_t>{0, 1, 0x7F7F, 0xFF7F, 0x8000, 0});
+  write_single();
+  open().require_finite();
+}
+
+TEST_F(CheckpointTest, AContextOfAnotherLengthIsNoted) {
+  write_single();
+  Json config = gpt_config_to_json(config_);
+  config["n_ctx"] = 1024;
+  write_file_atomically(dir_.file("config.json"), config.dump());
+  const Checkpoint checkpoint = open();
+  ASSERT_EQ(checkpoint.warnings().size(), 1u);
+  expect_message(checkpoint.warnings()[0], {"config.json", "n_ctx", "1024", "n_positions"});
+}
+
 // ---- refused ----
 
 TEST_F(CheckpointTest, EveryParameterIsRequired) {
@@ -308,16 +392,27 @@ TEST_F(CheckpointTest, WrongTypesAndDoubles) {
   expect_refused({"ln_f.bias", "also there as"});
 }
 
+TEST_F(CheckpointTest, TransposedMatricesAreCalledSo) {
+  auto& shape = tensors_.at("h.0.attn.c_attn.weight").info.shape;
+  std::swap(shape[0], shape[1]);
+  write_single();
+  expect_refused({"h.0.attn.c_attn.weight", "transpose"});
+}
+
 TEST_F(CheckpointTest, FoldersThatAreNoModels) {
   expect_refused({"config.json"});
   write_config();
   expect_refused({"neither model.safetensors"});
   write_file_atomically(dir_.file("pytorch_model.bin"), std::string_view("x"));
   expect_refused({"pytorch_model.bin", "convert"});
+  write_file_atomically(dir_.file("model.safetensors"),
+                        std::string_view("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"));
+  expect_refused({"model.safetensors", "git-lfs pointer", "git lfs pull"});
   write_file_atomically(dir_.file("model.safetensors"), std::string_view("x"));
   expect_refused({"model.safetensors", "1 bytes"});
-  expect_message(error_of<InputError>([&] { Checkpoint::open(dir_.file("none")); }), {dir_.file("none"), "no folder"});
-  expect_message(error_of<InputError>([&] { Checkpoint::open(dir_.file("config.json")); }), {"no folder"});
+  expect_message(error_of<InputError>([&] { Checkpoint::open(dir_.file("none")); }),
+                 {dir_.file("none"), "not a folder"});
+  expect_message(error_of<InputError>([&] { Checkpoint::open(dir_.file("config.json")); }), {"not a folder"});
 }
 
 TEST_F(CheckpointTest, ConfigThatContradictsTheWeights) {
@@ -356,7 +451,7 @@ TEST_F(CheckpointTest, BadIndexes) {
   for (const char* name : {"../model.safetensors", "/etc/passwd", "a/b.safetensors", "..", ".", "", "a\\b", "sub/"}) {
     Json bad = good;
     bad["weight_map"]["transformer.wte.weight"] = name;
-    refused(bad, {index, "transformer.wte.weight", "no file name in the model's folder"});
+    refused(bad, {index, "transformer.wte.weight", "not a file name in the model's folder"});
   }
   Json bad = good;
   bad["weight_map"]["transformer.wte.weight"] = 3;
@@ -458,7 +553,7 @@ TEST_F(CheckpointTest, WriterRefusesWhatIsNoModel) {
   refused(values, "\"ln_f.bias\" has 5 values");
   values = values_;
   values["h.2.ln_1.bias"] = {1};
-  refused(values, "\"h.2.ln_1.bias\" is no parameter");
+  refused(values, "\"h.2.ln_1.bias\" is not a parameter");
   write_sharded();
   expect_message(error_of<InputError>([&] { write_checkpoint(dir_.path(), config_, views(values_)); }), {"sharded"});
 }

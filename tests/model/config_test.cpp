@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 #include <ostream>
 
 #include "runtime/atomic_file.h"
@@ -72,6 +73,42 @@ TEST(GptConfig, RoundTrip) {
   config.mlp_width = 77;
   config.eos_tokens = {3};
   EXPECT_EQ(gpt_config_from_json(gpt_config_to_json(config), "c"), config);
+}
+
+TEST(GptConfig, TextsMayEndInSeveralWays) {
+  Json json = good_config();
+  json["eos_token_id"] = {3, 5};
+  const GptConfig config = gpt_config_from_json(json, "c");
+  EXPECT_EQ(config.eos_tokens, (std::vector<int64_t>{3, 5}));
+  EXPECT_EQ(gpt_config_from_json(gpt_config_to_json(config), "c"), config);
+  const TemporaryDir dir;
+  EXPECT_EQ(read_end_tokens(dir.path(), config), config.eos_tokens) << "there is no generation_config.json";
+  for (const auto& [text, expected] :
+       std::map<std::string, std::vector<int64_t>>{{R"({"eos_token_id": [7, 8]})", {7, 8}},
+                                                   {R"({"eos_token_id": 9})", {9}},
+                                                   {R"({})", {3, 5}},
+                                                   {R"({"eos_token_id": null})", {3, 5}}}) {
+    write_file_atomically(dir.path() / "generation_config.json", text);
+    EXPECT_EQ(read_end_tokens(dir.path(), config), expected) << text;
+  }
+  for (const char* bad : {"\"7\"", "[\"7\"]", "[7, -1]", "1.5", "{}"}) {
+    write_file_atomically(dir.path() / "generation_config.json", fmt::format(R"({{"eos_token_id": {}}})", bad));
+    expect_message(error_of<InputError>([&] { read_end_tokens(dir.path(), config); }),
+                   {"generation_config.json", "eos_token_id"});
+  }
+}
+
+TEST(GptConfig, PositionsCountWhereTheContextSaysOtherwise) {
+  Json json = good_config();
+  std::vector<std::string> notes;
+  json["n_ctx"] = json["n_positions"];
+  gpt_config_from_json(json, "c", &notes);
+  EXPECT_TRUE(notes.empty());
+  const auto positions = json["n_positions"].get<int64_t>();
+  json["n_ctx"] = positions / 2;
+  EXPECT_EQ(gpt_config_from_json(json, "c", &notes).positions, positions);
+  ASSERT_EQ(notes.size(), 1u);
+  expect_message(notes[0], {"c: ", "n_ctx", "n_positions", "counts"});
 }
 
 TEST(GptConfig, CountsParameters) {
@@ -151,13 +188,16 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"upcast_number", "reorder_and_upcast_attn", 0, "true or false"},
         BadConfig{"tie_text", "tie_word_embeddings", "no", "true or false"},
         BadConfig{"cross_attention", "add_cross_attention", true, "cross-attention"},
-        BadConfig{"context_differs", "n_ctx", 161, "n_positions"},
+        BadConfig{"context_text", "n_ctx", "160", "integer"},
         BadConfig{"alias_layers", "num_hidden_layers", 7, "other name"},
         BadConfig{"alias_width", "hidden_size", 97, "other name"},
         BadConfig{"alias_heads", "num_attention_heads", 3, "other name"},
         BadConfig{"alias_positions", "max_position_embeddings", 100, "other name"},
         BadConfig{"bos_outside", "bos_token_id", 50257, "vocab_size"},
-        BadConfig{"eos_outside", "eos_token_id", -2, "vocab_size"},
+        BadConfig{"eos_outside", "eos_token_id", 50257, "vocab_size"},
+        BadConfig{"eos_below", "eos_token_id", -2, "between -1 and"},
+        BadConfig{"eos_of_list_outside", "eos_token_id", Json::array({1, 50257}), "vocab_size"},
+        BadConfig{"eos_list_of_text", "eos_token_id", Json::array({"a"}), "integer"},
         BadConfig{"eos_text", "eos_token_id", "<|endoftext|>", "integer"}),
     [](const auto& param) { return param.param.name; });
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "kernels/sampling.h"
 #include "runtime/error.h"
@@ -92,10 +93,46 @@ TEST_F(GenerationTest, EndsAtTheContextAndAtTheStopToken) {
   const auto whole = generate(executor_, prompts, {.max_tokens = 100, .temperature = 0});
   ASSERT_EQ(whole[0].size(), 4u);
   const auto stop = std::find(whole[0].begin(), whole[0].end(), whole[0][2]);
-  const auto stopped = generate(executor_, prompts, {.max_tokens = 100, .temperature = 0, .stop_tokens = {whole[0][2]}});
+  const auto stopped =
+      generate(executor_, prompts, {.max_tokens = 100, .temperature = 0, .stop_tokens = {whole[0][2]}});
   EXPECT_EQ(stopped[0], std::vector<int32_t>(whole[0].begin(), stop));
   EXPECT_TRUE(generate(executor_, prompts, {.max_tokens = 0})[0].empty());
   EXPECT_TRUE(generate(executor_, {}, {}).empty());
+}
+
+TEST_F(GenerationTest, AnyOfSeveralStopTokensEndsAText) {
+  const std::vector<std::vector<int32_t>> prompts = {random_tokens(3, config_.vocabulary, 12)};
+  const auto whole = generate(executor_, prompts, {.max_tokens = 12, .top_k = 5, .seed = 3});
+  const auto second = std::find(whole[0].begin(), whole[0].end(), whole[0][5]);
+  const auto stopped =
+      generate(executor_, prompts, {.max_tokens = 12, .top_k = 5, .seed = 3, .stop_tokens = {-5, whole[0][5]}});
+  EXPECT_EQ(stopped[0], std::vector<int32_t>(whole[0].begin(), second));
+}
+
+TEST_F(GenerationTest, RowsWithoutATokenAreNeverDrawn) {
+  // A tokenizer of bytes for the first ids, then a gap, then an added token; the rest of the rows is padding.
+  const std::vector<std::vector<int32_t>> prompts(40, random_tokens(4, config_.vocabulary, 13));
+  const auto drawn = [&](const Tokenizer* tokenizer, double temperature) {
+    std::set<int32_t> ids;
+    const GenerationOptions options{.max_tokens = 6, .temperature = temperature, .seed = 4, .tokenizer = tokenizer};
+    for (const auto& text : generate(executor_, prompts, options)) ids.insert(text.begin(), text.end());
+    return ids;
+  };
+  const auto vocabulary = static_cast<int32_t>(config_.vocabulary);
+  const int32_t tokens = vocabulary / 2, added = vocabulary / 2 + 5;
+  TokenizerDefinition definition;
+  definition.token_bytes.resize(static_cast<size_t>(added) + 1);
+  for (int32_t id = 0; id < tokens; ++id) definition.token_bytes[static_cast<size_t>(id)] = "t" + std::to_string(id);
+  definition.token_bytes.back() = "added";
+  definition.added.push_back({.content = "added", .id = added});
+  const Tokenizer tokenizer(std::move(definition));
+
+  const auto is_padding = [&](int32_t id) { return !tokenizer.has_token(id); };
+  EXPECT_TRUE(std::ranges::any_of(drawn(nullptr, 1), is_padding)) << "the test would show nothing";
+  const std::set<int32_t> ids = drawn(&tokenizer, 1);
+  EXPECT_FALSE(std::ranges::any_of(ids, is_padding));
+  EXPECT_TRUE(ids.contains(added)) << "beyond the gap";
+  EXPECT_FALSE(std::ranges::any_of(drawn(&tokenizer, 0), is_padding));
 }
 
 TEST_F(GenerationTest, BadInputIsRefused) {

@@ -139,7 +139,11 @@ std::vector<BadCase> merges_cases() {
       merges("second_version_line", [](std::string& t) { t = "#version: 0.2\n" + t; }, {"line 2"}),
       merges("not_utf8", [](std::string& t) { t += "\xFF \xFE\n"; }, {"line 6"}),
       merges("zero_bytes", [](std::string& t) { t = std::string(64, '\0'); }, {"line 1"}),
-      merges("html", [](std::string& t) { t = std::string("<!DOCTYPE html>\n<html>"); }, {"line 1", "DOCTYPE"}),
+      merges("html", [](std::string& t) { t = std::string("<!DOCTYPE html>\n<html>"); }, {"web page", "not text"}),
+      merges(
+          "lfs_pointer",
+          [](std::string& t) { t = std::string("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"); },
+          {"git-lfs pointer", "git lfs pull"}),
   };
 }
 
@@ -192,6 +196,14 @@ std::vector<BadCase> whole_cases() {
               r["post_processor"] = {{"type", "TemplateProcessing"}};
             },
             {"TemplateProcessing"}),
+      whole("post_processor_with_a_token",
+            [](Json& r) {
+              r["post_processor"] = {
+                  {"type", "TemplateProcessing"},
+                  {"single",
+                   {{{"SpecialToken", {{"id", "<|endoftext|>"}, {"type_id", 0}}}}, {{"Sequence", {{"id", "A"}}}}}}};
+            },
+            {"post_processor", "TemplateProcessing", "a token would be added to every text", "set it to null"}),
       whole("no_vocabulary", [](Json& r) { r["model"].erase("vocab"); }, {"vocab"}),
       whole("vocabulary_is_a_list",
             [](Json& r) {
@@ -255,7 +267,7 @@ std::vector<BadCase> beside_cases() {
       beside("added_list", added, "[]", {"small/added_tokens.json", "object"}),
       beside("added_text_id", added, R"({"<m>": "261"})", {"small/added_tokens.json", "<m>"}),
       beside("added_other_id", added, R"({"<|endoftext|>": 5})", {"small/added_tokens.json", "260"}),
-      beside("added_gap", added, R"({"<m>": 300})", {"small/added_tokens.json", "<m>", "300"}),
+      beside("added_far", added, R"({"<m>": 2000000})", {"small/added_tokens.json", "<m>", "2000000", "262 tokens"}),
       beside("added_duplicate", added, R"({"<m>": 261, "<m>": 262})", {"small/added_tokens.json"}),
       beside("map_broken", map, "nonsense", {"small/special_tokens_map.json"}),
       beside("map_number", map, R"({"eos_token": 5})", {"small/special_tokens_map.json", "eos_token", "number"}),
@@ -275,6 +287,11 @@ std::vector<BadCase> beside_cases() {
              {"id 7", "260"}),
       beside("config_prefix", config, R"({"add_prefix_space": true})",
              {"small/tokenizer_config.json", "add_prefix_space"}),
+      beside(
+          "config_bos", config, R"({"add_bos_token": true})",
+          {"small/tokenizer_config.json", "add_bos_token", "a token would be added to every text", "set it to false"}),
+      beside("config_eos", config, R"({"add_eos_token": true})", {"small/tokenizer_config.json", "add_eos_token"}),
+      beside("config_bos_text", config, R"({"add_bos_token": "yes"})", {"add_bos_token"}),
       beside("config_clean_up", config, R"({"clean_up_tokenization_spaces": "yes"})", {"clean_up_tokenization_spaces"}),
   };
 }
@@ -315,6 +332,94 @@ TEST(TokenizerFiles, TakesWhatHuggingFaceWrites) {
   EXPECT_EQ(tokenizer.encode_ids("<m>", SpecialTokens::as_text).size(), 3u)
       << "named special in special_tokens_map.json";
   EXPECT_EQ(tokenizer.encode_ids("<n>", SpecialTokens::as_text).size(), 1u);
+}
+
+TEST(TokenizerFiles, TakesWhatAddsNoToken) {
+  TokenizerFiles files = small().files();
+  files.tokenizer_config_json = R"({"add_bos_token": false, "add_eos_token": null, "add_prefix_space": false})";
+  const std::string expected = Tokenizer(parse_tokenizer(files)).sha256();
+  const Json alone = {{"type", "TemplateProcessing"}, {"single", {{{"Sequence", {{"id", "A"}, {"type_id", 0}}}}}}};
+  const Json bytes = {{"type", "ByteLevel"}, {"trim_offsets", false}};
+  for (const Json& post : {alone, bytes, Json{{"type", "Sequence"}, {"processors", {bytes, alone}}}}) {
+    Json root = small().tokenizer_json();
+    root["post_processor"] = post;
+    root["truncation"] = {{"max_length", 8}};
+    root["model"].update({{"byte_fallback", false},
+                          {"ignore_merges", false},
+                          {"fuse_unk", false},
+                          {"dropout", nullptr},
+                          {"unk_token", "<|endoftext|>"},
+                          {"continuing_subword_prefix", ""},
+                          {"end_of_word_suffix", ""}});
+    for (Json& merge : root["model"]["merges"]) {  // as newer files have them
+      const std::string pair = merge;
+      merge = {pair.substr(0, pair.find(' ')), pair.substr(pair.find(' ') + 1)};
+    }
+    TokenizerFiles whole;
+    whole.folder = "small";
+    whole.tokenizer_json = root.dump();
+    EXPECT_EQ(Tokenizer(parse_tokenizer(whole)).sha256(), expected) << post;
+  }
+}
+
+TEST(TokenizerFiles, AddedTokensMayLeaveGapsBeforeThem) {
+  TokenizerFiles split = small().files();
+  split.added_tokens_json = R"({"<m>": 300})";
+  TokenizerFiles whole;
+  whole.folder = "small";
+  Json root = small().tokenizer_json();
+  root["added_tokens"].push_back({{"id", 300}, {"content", "<m>"}});
+  whole.tokenizer_json = root.dump();
+  for (const TokenizerFiles& files : {split, whole}) {
+    const Tokenizer tokenizer(parse_tokenizer(files));
+    EXPECT_EQ(tokenizer.vocabulary_size(), 301);
+    EXPECT_EQ(tokenizer.encode_ids("a<m>"), (std::vector<std::int32_t>{'a', 300}));
+    EXPECT_EQ(tokenizer.decode_text(std::vector<std::int32_t>{300}), "<m>");
+    EXPECT_TRUE(tokenizer.has_token(260) && tokenizer.has_token(300));
+    EXPECT_FALSE(tokenizer.has_token(261) || tokenizer.has_token(299) || tokenizer.has_token(301) ||
+                 tokenizer.has_token(-1));
+    EXPECT_THROW(tokenizer.decode_token(270), InputError);
+    EXPECT_EQ(tokenizer.find(""), std::nullopt);
+  }
+}
+
+TEST(TokenizerFiles, AddedTokensStandForTheirCharacters) {
+  Json root = small().tokenizer_json();
+  root["added_tokens"].push_back({{"id", 261}, {"content", "\u00e9\u0120"}});  // both spell bytes in the alphabet
+  TokenizerFiles files;
+  files.folder = "small";
+  files.tokenizer_json = root.dump();
+  const Tokenizer tokenizer(parse_tokenizer(files));
+  EXPECT_EQ(tokenizer.encode_ids("\u00e9\u0120"), std::vector<std::int32_t>{261});
+  EXPECT_EQ(tokenizer.decode(std::vector<std::int32_t>{261}), "\u00e9\u0120");
+}
+
+TEST(TokenizerFiles, AnAddedTokenWithoutARowRefusesOnlyTheTextsThatHoldIt) {
+  TokenizerFiles files = small().files();
+  files.added_tokens_json = R"({"[PAD]": 261})";
+  Tokenizer tokenizer(parse_tokenizer(files));
+  tokenizer.limit_to_embedding(261, "model");
+  EXPECT_EQ(tokenizer.encode_ids("the").size(), 1u);
+  EXPECT_EQ(tokenizer.end_of_text(), 260);
+  EXPECT_TRUE(tokenizer.has_token(261));
+  EXPECT_FALSE(tokenizer.has_row(261));
+  const auto message_of = [](const auto& run) -> std::string {
+    try {
+      run();
+    } catch (const InputError& error) {
+      return error.what();
+    }
+    return "accepted";
+  };
+  for (const std::string& message :
+       {message_of([&] { tokenizer.encode_ids("a [PAD]"); }), message_of([&] { tokenizer.encode("a [PAD]"); })})
+    for (const char* part : {"\"a [PAD]\"", "\"[PAD]\" (id 261)", "261 rows"})
+      EXPECT_NE(message.find(part), std::string::npos) << message;
+  tokenizer.limit_to_embedding(260, "model");
+  EXPECT_EQ(tokenizer.end_of_text(), std::nullopt) << "it has no row either";
+  EXPECT_NE(message_of([&] { tokenizer.limit_to_embedding(259, "model"); }).find("model: the tokenizer has 262 tokens"),
+            std::string::npos)
+      << "a token of the vocabulary itself";
 }
 
 TEST(TokenizerFiles, EndOfTextIsTheEosTokenWhereTheVocabularyHasNoOther) {

@@ -13,9 +13,9 @@
 
 #include "model/pretokenizer.h"
 #include "model/unicode_tables.h"
-#include "runtime/utf8.h"
 #include "runtime/atomic_file.h"
 #include "runtime/error.h"
+#include "runtime/utf8.h"
 #include "tests/model/tokenizer_support.h"
 #include "tests/support/paths.h"
 
