@@ -19,11 +19,13 @@ constexpr int64_t kMaxPositions = 1 << 24;
 constexpr int64_t kMaxVocabulary = 1 << 26;
 constexpr int64_t kMaxMlpWidth = 1 << 21;
 
-constexpr std::array<std::pair<std::string_view, Activation>, 5> kActivations{
+constexpr std::array<std::pair<std::string_view, Activation>, 7> kActivations{
     {{"gelu_new", Activation::gelu_new},
      {"gelu_fast", Activation::gelu_new},
      {"gelu_pytorch_tanh", Activation::gelu_new},
+     {"gelu_accurate", Activation::gelu_new},
      {"gelu", Activation::gelu},
+     {"gelu_python", Activation::gelu},
      {"relu", Activation::relu}}};
 
 /// A field that may go by two names: both may be given if they agree. -1 if neither is.

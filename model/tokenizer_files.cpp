@@ -101,7 +101,8 @@ class DefinitionBuilder {
   void read_special_fields(const Json& object, std::string_view file);
   AddedToken added_token(const Json& object, const std::string& place) const;
   void add_added(AddedToken token, const std::string& place, std::string_view file);
-  void mark_special(const Json& value, const std::string& place);
+  void mark_special(const Json& value, const std::string& place, std::string_view file);
+  std::int64_t highest_id() const;
   void mark_end_of_text();
   void finish_tokens();
   void check_gaps(const std::vector<const Token*>& by_id) const;
@@ -364,7 +365,9 @@ void DefinitionBuilder::read_added_decoder(const Json& decoder) {
   }
 }
 
-void DefinitionBuilder::mark_special(const Json& value, const std::string& place) {
+std::int64_t DefinitionBuilder::highest_id() const { return std::ranges::max(tokens_, {}, &Token::id).id; }
+
+void DefinitionBuilder::mark_special(const Json& value, const std::string& place, std::string_view file) {
   AddedToken token;
   if (value.is_string()) {
     token.content = value.get<std::string>();
@@ -374,23 +377,24 @@ void DefinitionBuilder::mark_special(const Json& value, const std::string& place
     token = added_token(value, place);
   }
   const auto known = token_of_spelling_.find(token.content);
-  require<InputError>(known != token_of_spelling_.end(),
-                      "{}: token {} has no id: add it to added_tokens.json or remove the field", place,
+  // A special token that no file gives an id gets the next one, as in transformers.
+  const std::int64_t id = known == token_of_spelling_.end() ? highest_id() + 1 : tokens_[known->second].id;
+  require<InputError>(id <= kMaxId, "{}: token {} has no id, and no higher one is left", place,
                       shown_token(token.content));
-  token.id = static_cast<std::int32_t>(tokens_[known->second].id);
+  token.id = static_cast<std::int32_t>(id);
   token.special = true;
-  add_added(std::move(token), place, "");
+  add_added(std::move(token), place, file);
 }
 
 void DefinitionBuilder::read_special_fields(const Json& object, std::string_view file) {
   for (const std::string_view field : kSpecialFields) {
     if (json_has(object, field))
-      mark_special(json_field(object, field, where(file)), fmt::format("{}: {}", where(file), field));
+      mark_special(json_field(object, field, where(file)), fmt::format("{}: {}", where(file), field), file);
   }
   if (json_has(object, "additional_special_tokens")) {
     const Json& list = json_array(object, "additional_special_tokens", where(file));
     for (std::size_t i = 0; i < list.size(); ++i)
-      mark_special(list[i], fmt::format("{}: additional_special_tokens[{}]", where(file), i));
+      mark_special(list[i], fmt::format("{}: additional_special_tokens[{}]", where(file), i), file);
   }
   if (json_has(object, "eos_token") && !end_of_sequence_) {
     const Json& value = json_field(object, "eos_token", where(file));

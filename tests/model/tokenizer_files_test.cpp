@@ -271,11 +271,9 @@ std::vector<BadCase> beside_cases() {
       beside("added_duplicate", added, R"({"<m>": 261, "<m>": 262})", {"small/added_tokens.json"}),
       beside("map_broken", map, "nonsense", {"small/special_tokens_map.json"}),
       beside("map_number", map, R"({"eos_token": 5})", {"small/special_tokens_map.json", "eos_token", "number"}),
-      beside("map_unknown", map, R"({"pad_token": "[PAD]"})", {"small/special_tokens_map.json", "pad_token", "[PAD]"}),
       beside("map_no_content", map, R"({"eos_token": {"lstrip": true}})", {"small/special_tokens_map.json", "content"}),
       beside("map_list", map, R"({"additional_special_tokens": "<m>"})", {"additional_special_tokens"}),
-      beside("map_list_unknown", map, R"({"additional_special_tokens": ["<m>"]})",
-             {"additional_special_tokens[0]", "<m>"}),
+      beside("map_empty", map, R"({"pad_token": ""})", {"small/special_tokens_map.json", "pad_token", "empty"}),
       beside("config_broken", config, "{\"a\":}", {"small/tokenizer_config.json"}),
       beside("config_key", config, R"({"added_tokens_decoder": {"x": {"content": "<m>"}}})",
              {"added_tokens_decoder", "\"x\""}),
@@ -381,6 +379,15 @@ TEST(TokenizerFiles, AddedTokensMayLeaveGapsBeforeThem) {
     EXPECT_THROW(tokenizer.decode_token(270), InputError);
     EXPECT_EQ(tokenizer.find(""), std::nullopt);
   }
+}
+
+TEST(TokenizerFiles, SpecialTokensWithoutAnIdGetTheNext) {
+  TokenizerFiles files = small().files();
+  files.added_tokens_json = R"({"<m>": 270})";
+  files.special_tokens_map_json = R"({"pad_token": "[PAD]", "additional_special_tokens": ["<a>", "<m>"]})";
+  files.tokenizer_config_json = R"({"pad_token": "[PAD]", "cls_token": {"content": "[CLS]"}})";
+  const Tokenizer tokenizer(parse_tokenizer(files));
+  EXPECT_EQ(tokenizer.encode_ids("[PAD]<a>[CLS]<m>"), (std::vector<std::int32_t>{271, 272, 273, 270}));
 }
 
 TEST(TokenizerFiles, AddedTokensStandForTheirCharacters) {
