@@ -282,9 +282,8 @@ void Checkpoint::check_tied_head(const Place& head) const {
   const auto differing = same_kind ? std::ranges::mismatch(ours, theirs).in1 - ours.begin() : 0;
   if (same_kind && differing == std::ssize(ours)) return;
   throw_error<InputError>(
-      "{}: tensor \"{}\" ({} {}) differs from \"{}\" ({} {}){} although field \"tie_word_embeddings\" of config.json "
-      "is "
-      "true; set it to false if the unembedding is separate",
+      "{}: tensor \"{}\" ({} {}) differs from \"{}\" ({} {}){} although field \"tie_word_embeddings\" of "
+      "config.json is true; set it to false if the unembedding is separate",
       files_[head.file].path().string(), head.stored_name, dtype_name(info.dtype), shape_text(info.shape),
       embedding.stored_name, dtype_name(wte.dtype), shape_text(wte.shape),
       same_kind ? fmt::format(" from row {} on", differing / dtype_size(info.dtype) / config_.width) : "");

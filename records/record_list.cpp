@@ -6,8 +6,10 @@
 #include <memory>
 
 #include "records/subject.h"
+#include "runtime/file_kind.h"
 #include "runtime/input_stream.h"
 #include "runtime/sha256.h"
+#include "runtime/standard_input.h"
 
 namespace loci {
 namespace {
@@ -59,6 +61,9 @@ std::string read_record_text(const std::filesystem::path& path) {
     got = stream->read(text.data() + size, text.size() - size);
     if (got == 0) text.resize(size);
   }
+  const std::string_view first = std::string_view(text).substr(0, kFileKindBytes);
+  refuse_other_kind(first, input_name(path), kJson, stream->is_compressed() ? "holds" : "is");
+  refuse_binary(first, input_name(path));
   return text;
 }
 

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "model/unicode_tables.h"
-#include "runtime/utf8.h"
 #include "runtime/shown_text.h"
+#include "runtime/utf8.h"
 
 namespace loci {
 namespace {
