@@ -1,27 +1,31 @@
 #include "app/prompts.h"
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <sstream>
 
-#include "runtime/atomic_file.h"
+#include "records/record_list.h"
+#include "records/subject.h"
 #include "runtime/error.h"
 #include "runtime/file_kind.h"
-#include "runtime/json.h"
 #include "runtime/standard_input.h"
 
 namespace loci::app {
 namespace {
 
-std::vector<std::string> prompts_of_json(const Json& json, const std::string& name) {
-  require<InputError>(json.is_array() && !json.empty(), "{}: the file must hold a list of prompts", name);
+std::vector<std::string> prompts_of_json(const std::string& text, const std::string& name) {
   std::vector<std::string> texts;
-  for (size_t i = 0; i < json.size(); ++i) {
-    const std::string where = fmt::format("{}: prompt {}", name, i);
-    require<InputError>(json[i].is_string() || json[i].is_object(),
+  RecordReader reader(text, name, "");
+  for (Record record; reader.next_value(record);) {
+    const Json& value = record.value;
+    const std::string where = fmt::format("{}: prompt {}", name, record.index);
+    require<InputError>(value.is_string() || value.is_object(),
                         "{}: must be a text or an object with the field \"prompt\"", where);
-    texts.push_back(json[i].is_string() ? json[i].get<std::string>() : json_string(json[i], "prompt", where));
+    texts.push_back(value.is_string() ? value.get<std::string>() : json_string(value, "prompt", where));
   }
+  require<InputError>(!texts.empty(), "{}: the file must hold a list of prompts", name);
   return texts;
 }
 
@@ -38,12 +42,14 @@ std::vector<std::string> lines_of(const std::string& text, const std::string& na
   return lines;
 }
 
-/// Objects with a field `prompt`, one per line.
-std::vector<std::string> prompts_of_json_lines(const std::string& text, const std::string& name) {
-  Json list = Json::array();
-  for (const std::string& line : lines_of(text, name))
-    list.push_back(parse_json(line, fmt::format("{}: object {}", name, list.size())));
-  return prompts_of_json(list, name);
+/// A model goes on with a word that brings its own space, so a space before it is rarely meant.
+void warn_of_final_spaces(std::span<const Prompt> prompts) {
+  const auto found = std::ranges::count_if(prompts, [](const Prompt& prompt) {
+    return !prompt.text.ends_with('\n') && strip_end(prompt.text).size() < prompt.text.size();
+  });
+  if (found > 0)
+    spdlog::warn("{} in white space, which changes what comes next: words bring their own space",
+                 found == 1 ? "a prompt ends" : fmt::format("{} prompts end", found));
 }
 
 }  // namespace
@@ -51,12 +57,11 @@ std::vector<std::string> prompts_of_json_lines(const std::string& text, const st
 std::vector<std::string> PromptOptions::read() const {
   if (file.empty()) return texts;
   const std::string name = input_name(file);
-  const std::string text = read_text_file(file);
+  const std::string text = read_record_text(file);
   const std::string_view start = without_byte_order_mark(text);
   const size_t first = start.find_first_not_of(" \t\r\n");
   const char kind = first == start.npos ? '\0' : start[first];
-  if (kind == '{' && !file.ends_with(".json")) return prompts_of_json_lines(text, name);
-  if (kind == '[' || file.ends_with(".json")) return prompts_of_json(parse_json(text, name), name);
+  if (kind == '[' || kind == '{' || file.ends_with(".json")) return prompts_of_json(text, name);
   return lines_of(text, name);
 }
 
@@ -95,6 +100,7 @@ std::vector<Prompt> encode_prompts(const PromptOptions& options, const Tokenizer
                         config.positions);
     prompts.push_back(std::move(prompt));
   }
+  warn_of_final_spaces(prompts);
   return prompts;
 }
 

@@ -9,6 +9,7 @@
 #include "records/subject.h"
 #include "runtime/error.h"
 #include "runtime/json.h"
+#include "runtime/wording.h"
 
 namespace loci {
 namespace {
@@ -51,8 +52,7 @@ std::vector<std::string> read_context_templates(const std::filesystem::path& pat
     trimmed += templates.back() != text;
   }
   if (trimmed > 0)
-    spdlog::info("{}: white space at the end of {} {} is left out", path.string(), trimmed,
-                 trimmed == 1 ? "template" : "templates");
+    spdlog::info("{}: white space at the end of {} is left out", path.string(), count(trimmed, "template"));
   check_context_templates(templates, path.string());
   return templates;
 }

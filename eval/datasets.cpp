@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "runtime/error.h"
+#include "runtime/standard_input.h"
 
 namespace loci {
 namespace {
@@ -122,14 +123,14 @@ std::string_view prompt_kind_name(PromptKind kind) {
 
 LoadedRecords read_records(const std::filesystem::path& path, const RecordOptions& options, const Tokenizer& tokenizer,
                            const GptConfig& config) {
-  const std::string text = read_record_text(path);
+  const std::string text = read_record_text(path), name = input_name(path);
   LoadedRecords loaded;
-  loaded.records = read_all_records(text, path.string(), "case_id", options.on_invalid, loaded, [&](Record& record) {
+  loaded.records = read_all_records(text, name, "case_id", options.on_invalid, loaded, [&](Record& record) {
     EvalRecord made = read_record(record, options);
     check_lengths(made, record.where, tokenizer, config);
     return made;
   });
-  require<InputError>(!loaded.records.empty(), "{}: the file holds no valid record", path.string());
+  require<InputError>(!loaded.records.empty(), "{}: the file holds no valid record", name);
   if (options.limit > 0 && std::ssize(loaded.records) > options.limit)
     loaded.records.erase(loaded.records.begin() + options.limit, loaded.records.end());
   return loaded;

@@ -4,6 +4,7 @@
 
 #include "runtime/error.h"
 #include "runtime/shown_text.h"
+#include "runtime/standard_input.h"
 
 namespace loci {
 namespace {
@@ -93,7 +94,7 @@ LoadedRequests parse_requests(std::string_view text, const std::string& name, co
 
 LoadedRequests read_requests(const std::filesystem::path& path, const Tokenizer& tokenizer, const GptConfig& config,
                              OnInvalid on_invalid, ZsreTarget zsre_target) {
-  return parse_requests(read_record_text(path), path.string(), tokenizer, config, on_invalid, zsre_target);
+  return parse_requests(read_record_text(path), input_name(path), tokenizer, config, on_invalid, zsre_target);
 }
 
 }  // namespace loci

@@ -1,9 +1,11 @@
 #include "records/facts.h"
 
+#include <algorithm>
+
 #include "runtime/error.h"
 #include "runtime/json.h"
-#include "runtime/sha256.h"
 #include "runtime/shown_text.h"
+#include "runtime/standard_input.h"
 
 namespace loci {
 namespace {
@@ -15,10 +17,11 @@ ByteRange place_by_mark(std::string_view prompt, std::string_view subject, std::
   require<InputError>(marks == 1, "{}: field \"template\" must hold exactly one {{}} for the subject, got {}", where,
                       marks);
   const std::string begin = fill_subject(marked, subject);
-  require<InputError>(prompt.starts_with(begin),
+  const auto differs = static_cast<size_t>(std::ranges::mismatch(begin, prompt).in1 - begin.begin());
+  require<InputError>(differs == begin.size(),
                       "{}: field \"template\" with its subject gives {}, but the field \"prompt\" is {}; make them "
                       "agree or leave the template out",
-                      where, shown(begin), shown(prompt));
+                      where, show_from(begin, differs), show_from(prompt, differs));
   const auto at = static_cast<int64_t>(marked.find(kSubjectMark));
   return {at, at + std::ssize(subject)};
 }
@@ -29,7 +32,7 @@ ByteRange place_by_search(Record& record, const Fact& fact, SubjectChoice choice
   require<InputError>(place.candidates > 0, "{}: field \"subject\": {} does not occur in the prompt {}", record.where,
                       shown(fact.subject), shown(fact.prompt));
   const std::string at = show_place(fact.prompt, place.bytes);
-  const char* const fix = choice == SubjectChoice::whole_word ? "; a field \"template\" marks its place" : "";
+  const char* const fix = choice == SubjectChoice::whole_word ? "; mark its place by {}" : "";
   if (place.is_clear()) return place.bytes;
   record.warnings.push_back(
       place.whole_word
@@ -41,12 +44,9 @@ ByteRange place_by_search(Record& record, const Fact& fact, SubjectChoice choice
 ByteRange place_subject(Record& record, Fact& fact, SubjectChoice choice) {
   const std::string untrimmed = json_string(record.value, "subject", record.where);
   std::string marked = record.prompt_or_empty(record.value, "template", record.where);
-  if (count_occurrences(fact.prompt, kSubjectMark) == 1 &&
-      !find_subject(fact.prompt, fact.subject, SubjectChoice::whole_word).whole_word) {
-    if (marked.empty()) marked = fact.prompt;
-    fact.prompt = fill_subject(keep_words_apart(fact.prompt, untrimmed), fact.subject);
-  }
-  marked = keep_words_apart(std::move(marked), untrimmed);
+  const bool prompt_is_marked = marked.empty() && count_occurrences(fact.prompt, kSubjectMark) == 1;
+  marked = keep_words_apart(prompt_is_marked ? fact.prompt : std::move(marked), untrimmed);
+  if (prompt_is_marked) fact.prompt = fill_subject(marked, fact.subject);
   if (marked.empty()) return place_by_search(record, fact, choice);
   const ByteRange place = place_by_mark(fact.prompt, fact.subject, marked, record.where);
   if (choice == SubjectChoice::whole_word) return place;
@@ -102,7 +102,7 @@ FactFile parse_facts(std::string_view text, const std::string& name, const Token
 
 FactFile read_facts(const std::filesystem::path& path, const Tokenizer& tokenizer, int64_t max_tokens,
                     OnInvalid on_invalid, SubjectChoice choice) {
-  return parse_facts(read_record_text(path), path.string(), tokenizer, max_tokens, on_invalid, choice);
+  return parse_facts(read_record_text(path), input_name(path), tokenizer, max_tokens, on_invalid, choice);
 }
 
 }  // namespace loci

@@ -34,9 +34,9 @@ struct FactFile : RecordReport {
 /// `relation_id`, as a list, a single object, or JSON Lines (RecordReader). White space at the ends of texts is left
 /// out (Record). A record without `known_id` gets its place in the file; one without `attribute` expects nothing.
 ///
-/// `template` says where the subject stands: with the subject at its `{}` the prompt begins. A prompt without the
-/// subject may hold the `{}` itself. Without either mark, find_subject() decides, and there is a warning where it had a
-/// choice or found the subject inside another word. SubjectChoice::first_occurrence passes over the template, with a
+/// `template` says where the subject stands: with the subject at its `{}` the prompt begins. Without a template, the
+/// prompt may hold the `{}` itself. Without either mark, find_subject() decides, and there is a warning where it had a
+/// choice or found the subject inside another word. SubjectChoice::first_occurrence passes over the mark, with a
 /// warning where that makes a difference.
 ///
 /// InputError naming file, record and field for a missing or doubled value, a subject that is not in its prompt, a

@@ -10,11 +10,11 @@
 #include "runtime/input_stream.h"
 #include "runtime/sha256.h"
 #include "runtime/standard_input.h"
+#include "runtime/wording.h"
 
 namespace loci {
 namespace {
 
-constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 constexpr std::string_view kJsonSpace = " \t\r\n";
 
 bool is_blank(std::string_view line) { return line.find_first_not_of(kJsonSpace) == line.npos; }
@@ -110,8 +110,9 @@ std::vector<std::string> Record::prompts(const Json& object, std::string_view ke
 // --- RecordReader ----------------------------------------------------------------------------------------------------
 
 RecordReader::RecordReader(std::string_view text, std::string name, std::string_view id_field)
-    : text_(text), name_(std::move(name)), id_field_(id_field) {
-  if (text_.starts_with(kByteOrderMark)) text_.remove_prefix(kByteOrderMark.size());
+    : text_(without_byte_order_mark(text)), name_(std::move(name)), id_field_(id_field) {
+  refuse_other_kind(text.substr(0, kFileKindBytes), name_, kJson);
+  refuse_binary(text.substr(0, kFileKindBytes), name_);
   lines_ = is_json_lines(text_, name_);
   if (lines_) return;
   list_ = parse_json(text_, name_);
@@ -134,23 +135,23 @@ bool RecordReader::next(Record& record) {
 }
 
 bool RecordReader::next_value(Record& record) {
-  if (!lines_) {
-    record.index = index_++;
-    if (record.index >= std::ssize(list_)) return false;
-    record.place = fmt::format("record {}", record.index);
-    record.value = std::move(list_[record.index]);
-    return true;
-  }
+  record = {};
+  std::string_view line;
+  if (lines_ ? !next_line(line) : index_ >= std::ssize(list_)) return false;
+  record.index = index_++;
+  record.place = lines_ ? fmt::format("line {}", line_) : fmt::format("record {}", record.index);
+  record.where = fmt::format("{}: {}", name_, record.place);
+  record.value = lines_ ? parse_json(line, record.where) : std::move(list_[record.index]);
+  return true;
+}
+
+bool RecordReader::next_line(std::string_view& line) {
   while (next_byte_ < text_.size()) {
     const size_t end = std::min(text_.find('\n', next_byte_), text_.size());
-    const std::string_view line = text_.substr(next_byte_, end - next_byte_);
+    line = text_.substr(next_byte_, end - next_byte_);
     next_byte_ = end + 1;
     ++line_;
-    if (is_blank(line)) continue;
-    record.index = index_++;
-    record.place = fmt::format("line {}", line_);
-    record.value = parse_json(line, fmt::format("{}: {}", name_, record.place));
-    return true;
+    if (!is_blank(line)) return true;
   }
   return false;
 }
@@ -176,8 +177,8 @@ void RecordLog::accept(const Record& record) {
 void RecordLog::finish(std::string_view text) {
   report_.sha256 = sha256_hex(text);
   if (trimmed_ > 0)
-    report_.trimmed = fmt::format("{}: white space at the ends of {} {} is left out (first: {})", name_, trimmed_,
-                                  trimmed_ == 1 ? "text" : "texts", first_trimmed_);
+    report_.trimmed = fmt::format("{}: white space at the ends of {} is left out (first: {})", name_,
+                                  count(trimmed_, "text"), first_trimmed_);
 }
 
 }  // namespace loci

@@ -69,9 +69,11 @@ class RecordReader {
   /// The next record; false after the last. Throws InputError for a line that is not JSON and for a record that is not
   /// an object; the next call goes on after it.
   bool next(Record& record);
+  /// The same for lists whose entries need not be objects.
+  bool next_value(Record& record);
 
  private:
-  bool next_value(Record& record);
+  bool next_line(std::string_view& line);
 
   std::string_view text_;
   std::string name_, id_field_;

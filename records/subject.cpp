@@ -137,9 +137,18 @@ SubjectPlace find_subject(std::string_view prompt, std::string_view subject, Sub
   return place;
 }
 
+std::string show_from(std::string_view text, size_t at) {
+  constexpr size_t kBefore = 40;
+  if (at <= kBefore) return shown(text);
+  size_t begin = at - kBefore;
+  while (begin < at && (static_cast<unsigned char>(text[begin]) & 0xC0) == 0x80) ++begin;
+  return "..." + shown(text.substr(begin));
+}
+
 std::string show_place(std::string_view text, ByteRange bytes) {
   const auto begin = static_cast<size_t>(bytes.begin), end = static_cast<size_t>(bytes.end);
-  return shown(fmt::format("{}[{}]{}", text.substr(0, begin), text.substr(begin, end - begin), text.substr(end)));
+  return show_from(fmt::format("{}[{}]{}", text.substr(0, begin), text.substr(begin, end - begin), text.substr(end)),
+                   begin);
 }
 
 TokenRange token_range(const Encoding& encoding, ByteRange bytes) {

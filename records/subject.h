@@ -55,8 +55,10 @@ struct SubjectPlace {
 /// subject.
 SubjectPlace find_subject(std::string_view prompt, std::string_view subject, SubjectChoice choice);
 
-/// For messages: the text with brackets around these bytes, "[Art]hur admires Art".
+/// For messages: the text with brackets around these bytes, "[Art]hur admires Art", with dots where much is left out.
 std::string show_place(std::string_view text, ByteRange bytes);
+/// For messages: "text" from a little before byte `at` on, with dots where something is left out.
+std::string show_from(std::string_view text, size_t at);
 
 /// The tokens that hold one of these bytes of the encoded text, which must not be empty.
 TokenRange token_range(const Encoding& encoding, ByteRange bytes);

@@ -373,7 +373,9 @@ TEST_F(BadInput, ThePromptList) {
     write("prompts.json", text);
     expect_refused({"predict", path("model"), "--prompts", path("prompts.json")}, part);
   };
-  refuse("{}", "list");
+  refuse("{}", "\"prompt\"");
+  refuse("3", "list");
+  refuse("{\"prompt\": \"a\"}\n{\"prompt\": 1}", "prompt 1");
   refuse("[]", "list");
   refuse("[1]", "prompt 0");
   refuse("[\"a\", 1]", "prompt 1");

@@ -67,6 +67,9 @@ TEST_F(TextCommands, PromptsComeFromFilesAndStandardInput) {
   }
   const std::vector<std::string> lines = {"predict", path("model"), "--prompts", "-", "--json"};
   EXPECT_EQ(prompts_of(json_of(run_loci(lines, "one\n two\n"))), expected);
+  const Outcome spaced = run_loci(lines, "one \n two\n");
+  EXPECT_EQ(prompts_of(json_of(spaced)), (std::vector<std::string>{"one ", " two"}));
+  EXPECT_TRUE(has(spaced.err, "a prompt ends in white space")) << spaced.err;
   const Outcome empty = run_loci(lines, "");
   EXPECT_EQ(empty.exit_code, 2);
   EXPECT_TRUE(has(empty.err, "standard input: holds no prompts")) << empty.err;

@@ -140,7 +140,8 @@ TEST_F(FactFiles, TheTemplateSaysWhereTheSubjectIs) {
 
   // A prompt may mark the place itself.
   EXPECT_EQ(parse(record(1, "Art", "Arthur admires {}").dump()).facts[0].prompt, prompt);
-  EXPECT_EQ(parse(record(1, "Art", "if () {} Art").dump()).facts[0].prompt, "if () {} Art");
+  EXPECT_EQ(parse(record(1, "Ann", "Ann meets {}").dump()).facts[0].prompt, "Ann meets Ann");
+  EXPECT_EQ(parse(record(1, "Art", "{} {} Art").dump()).facts[0].prompt, "{} {} Art");
 }
 
 TEST_F(FactFiles, AnAmbiguousPlaceIsAWarning) {
@@ -150,7 +151,7 @@ TEST_F(FactFiles, AnAmbiguousPlaceIsAWarning) {
   EXPECT_TRUE(warnings_of("Ann", "Ann meets Anna").empty());
   ASSERT_EQ(warnings_of("Ann", "Ann meets Ann").size(), 1u);
   expect_message(warnings_of("Ann", "Ann meets Ann")[0],
-                 {"facts.json: record 1 (known_id 2)", "2 times", "\"[Ann] meets Ann\"", "template"});
+                 {"facts.json: record 1 (known_id 2)", "2 times", "\"[Ann] meets Ann\"", "by {}"});
   ASSERT_EQ(warnings_of("Ann", "We meet Anna").size(), 1u);
   expect_message(warnings_of("Ann", "We meet Anna")[0], {"record 1", "inside another word", "\"We meet [Ann]a\""});
 }
@@ -159,6 +160,9 @@ TEST_F(FactFiles, ATemplateOfAnotherPromptIsRefused) {
   Json fact = record(1, "Vietnam", "In Vietnam they");
   fact["template"] = "In {} we";
   expect_refused(Json::array({fact}), {"record 0", "\"template\"", "\"In Vietnam we\"", "\"In Vietnam they\""});
+  fact["prompt"] = "In Vietnam " + std::string(100, 'x') + " they";
+  fact["template"] = "In {} " + std::string(100, 'x') + " we";
+  expect_refused(Json::array({fact}), {"...\"xxx", "x we\"", "x they\""});
   fact["template"] = "In Vietnam they";
   expect_refused(Json::array({fact}), {"record 0", "\"template\"", "exactly one {}", "got 0"});
   fact["template"] = "{} and {}";

@@ -51,6 +51,8 @@ TEST(RecordList, BadFilesAreRefused) {
   refused("\xEF\xBB\xBF", {"r.json", "empty"});
   refused("3", {"r.json", "list", "JSON Lines"});
   refused("\"a\"", {"r.json", "list", "JSON Lines"});
+  refused("PAR1 \x15", {"r.json", "Parquet"});
+  refused("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", {"r.jsonl", "git-lfs"}, "r.jsonl");
   refused("[{\"t\": \"a\"},", {"r.json", "line 1"});
   refused("{\"t\": \"a\"", {"r.json", "line 1"});
   refused("{\n\"t\": \"a\"\n}\n{\n\"t\": \"b\"\n}", {"r.json", "line 4"});

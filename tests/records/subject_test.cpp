@@ -112,6 +112,8 @@ TEST(KeepWordsApart, WhiteSpaceOfASubjectMaySeparateWords) {
 
 TEST(ShowPlace, BracketsThePlace) {
   EXPECT_EQ(show_place("Arthur", {0, 3}), "\"[Art]hur\"");
+  const std::string lead(300, 'x');
+  EXPECT_EQ(show_place(lead + "é Art", {303, 306}), "...\"" + std::string(37, 'x') + "é [Art]\"");
 }
 
 }  // namespace
