@@ -1,8 +1,8 @@
 #!/usr/bin/python3
-"""Runs the Python snippets of docs/results_in_python.md on small results that loci makes, and compares what they print.
+"""Runs the commands of README.md and the Python snippets of docs/results_in_python.md, and compares what they print.
 
-    run_snippets.py LOCI             checks; numbers may differ, words and their places may not
-    run_snippets.py LOCI --update    writes what the snippets print into the page
+    run_snippets.py LOCI             checks; numbers may differ, words and their order may not
+    run_snippets.py LOCI --update    writes what is printed into the pages
 """
 import os
 import re
@@ -11,13 +11,16 @@ import sys
 import tempfile
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
-PAGE = os.path.join(ROOT, "docs/results_in_python.md")
 WORLD = os.path.join(ROOT, "data/world")
-SNIPPET = re.compile(r"```python\n(.*?)```\n\n```text\n(.*?)```\n", re.DOTALL)
-NUMBER = re.compile(r"-?\d+(\.\d*)?(e[-+]\d+)?")
+SNIPPET = re.compile(r"(?P<head>```python\n(?P<code>.*?)```\n\n```text\n)(?P<output>.*?)(?P<tail>```\n)", re.DOTALL)
+# In README.md: a JSON block belongs to the file that the text before it names last.
+FILE = re.compile(r"`(?P<name>\w+\.json)`(?:(?!`\w+\.json`).)*?```json\n(?P<text>.*?)```\n", re.DOTALL)
+COMMAND = re.compile(r"(?P<head>^\$ (?P<code>[^\n]*)\n)(?P<output>(?:(?!\$ |```).*\n)*)(?P<tail>)", re.MULTILINE)
+NUMBER = re.compile(r"-?\d+(\.\d*)?(e[-+]?\d+)?")
 
 
 def make_results(loci, folder):
+    """The files that the snippets read."""
     def run(*arguments):
         subprocess.run([loci, *arguments], cwd=folder, check=True, stdout=subprocess.DEVNULL)
 
@@ -33,10 +36,28 @@ def make_results(loci, folder):
     run("tokenize", "model", "--text", "valid.jsonl", "--output", "tokens.h5")
 
 
-def printed(code, folder):
-    result = subprocess.run([sys.executable, "-"], input=code, cwd=folder, capture_output=True, text=True)
+def make_checkout(loci, folder):
+    """A folder like a checkout's root, with `loci` in the search path of its commands; the JSON files of README.md."""
+    for name in "data", "scripts":
+        os.symlink(os.path.join(ROOT, name), os.path.join(folder, name))
+    os.mkdir(os.path.join(folder, "out"))
+    os.mkdir(os.path.join(folder, "bin"))
+    os.symlink(loci, os.path.join(folder, "bin/loci"))
+    for match in FILE.finditer(read("README.md")):
+        with open(os.path.join(folder, match["name"]), "w") as file:
+            file.write(match["text"])
+
+
+def read(page):
+    with open(os.path.join(ROOT, page)) as file:
+        return file.read()
+
+
+def printed(command, code, folder):
+    path = {"PATH": f"{folder}/bin:{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
+    result = subprocess.run(command, input=code, cwd=folder, capture_output=True, text=True, env={**os.environ, **path})
     if result.returncode != 0:
-        sys.exit(f"this snippet fails:\n{code}\n{result.stderr}")
+        sys.exit(f"this fails:\n{code}\n{result.stderr}")
     return result.stdout
 
 
@@ -45,26 +66,29 @@ def shape(text):
     return " ".join(NUMBER.sub("0", text).split())
 
 
+def check_page(page, pattern, command, prepare, loci, update):
+    text = read(page)
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(loci, folder)
+        parts = [(match, printed(command, match["code"], folder)) for match in pattern.finditer(text)]
+    if not parts or pattern is SNIPPET and len(parts) != text.count("```python"):
+        sys.exit(f"{page}: has no snippet, or one without its output after it")
+    if update:
+        outputs = iter(output for _, output in parts)
+        with open(os.path.join(ROOT, page), "w") as file:
+            file.write(pattern.sub(lambda match: match["head"] + next(outputs) + match["tail"], text))
+        return
+    for match, output in parts:
+        if shape(output) != shape(match["output"]):
+            sys.exit(f"{page}: prints something else now (run this script with --update):\n{match['code']}\nexpected:\n"
+                     f"{match['output']}\nprinted:\n{output}")
+    print(f"{page}: {len(parts)} snippets print what the page says")
+
+
 def main():
     loci, update = os.path.abspath(sys.argv[1]), sys.argv[2:] == ["--update"]
-    with open(PAGE) as file:
-        page = file.read()
-    snippets = SNIPPET.findall(page)
-    if len(snippets) != page.count("```python"):
-        sys.exit(f"{PAGE}: a Python snippet has no ```text block with its output after it")
-    with tempfile.TemporaryDirectory() as folder:
-        make_results(loci, folder)
-        outputs = [printed(code, folder) for code, _ in snippets]
-    if update:
-        fresh = iter(outputs)
-        with open(PAGE, "w") as file:
-            file.write(SNIPPET.sub(lambda match: f"```python\n{match[1]}```\n\n```text\n{next(fresh)}```\n", page))
-        return
-    for (code, expected), output in zip(snippets, outputs):
-        if not output or shape(output) != shape(expected):
-            sys.exit(f"{PAGE}: a snippet prints something else (run this script with --update).\n{code}\nexpected:\n{expected}\n"
-                     f"printed:\n{output}")
-    print(f"{len(snippets)} snippets print what the page says")
+    check_page("README.md", COMMAND, ["bash"], make_checkout, loci, update)
+    check_page("docs/results_in_python.md", SNIPPET, [sys.executable, "-"], make_results, loci, update)
 
 
 if __name__ == "__main__":
