@@ -1,9 +1,11 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <set>
 
 #include "app/common.h"
+#include "app/counted.h"
 #include "app/edit_options.h"
 #include "app/edit_shards.h"
 #include "app/ranks.h"
@@ -44,7 +46,7 @@ struct EditCommand {
 
 // --- Making edits ----------------------------------------------------------------------------------------------------
 
-struct EditOutcome {
+struct JobOutcome {
   int64_t before = 0;  ///< requests that earlier runs have done
   Spending spending;
 };
@@ -72,7 +74,7 @@ class EditJob {
     config_ = job_configuration(app, prepared.config, loaded.sha256);
   }
 
-  EditOutcome run() {
+  JobOutcome run() {
     const int64_t before = run_units(
         ranks_, command_.output, config_,
         {.name = "edit",
@@ -121,8 +123,9 @@ class EditJob {
 
   WriteShard run_unit(int64_t unit) {
     const auto requests = units().slice(std::span<const EditRequest>(requests_), unit);
-    EditUnit made = command_.sequential ? make_edits_in_sequence(executor_, model_, tokenizer_, settings_, requests)
-                                        : make_edits(executor_, tokenizer_, settings_, requests);
+    EditUnit made = command_.sequential
+                        ? make_edits_in_sequence(executor_, model_, tokenizer_, settings_, requests, Outcomes::score)
+                        : make_edits(executor_, tokenizer_, settings_, requests, Outcomes::score);
     return write_edit_unit(std::move(made), units().first(unit));
   }
 
@@ -132,13 +135,20 @@ class EditJob {
     for (const Edit& edit : done.edits) apply_edit(context_, model_, edit);
   }
 
-  void describe(H5File& output) const {
+  void describe(H5File& output) {
     write_provenance(output, config_, job_provenance(app_, context_, model_, ranks_.communicator.size()));
     write_attribute(output, "/", "kind", "edits");
     write_attribute(output, "/", "mode", edit_mode_name(command_.mode()));
     write_skipped_records(output, skipped_);
     write_strings(output, "/context_templates", settings_.templates, {static_cast<int64_t>(settings_.templates.size())},
                   {.units = "", .long_name = "texts that the prompts were put behind"});
+    if (command_.sequential) describe_end(output);
+  }
+
+  /// After the last of sequential edits the model has them all.
+  void describe_end(H5File& output) {
+    const std::vector<PromptAnswer> answers = answer_bare_prompts(executor_, tokenizer_, requests_);
+    for (size_t i = 0; i < answers.size(); ++i) write_answer_with_all(output, fmt::format("/edits/{}", i), answers[i]);
   }
 
   void cut_unit(const H5File& output, int64_t unit, H5File& shard) const {
@@ -186,30 +196,88 @@ void export_edits(const EditCommand& command, const GivenEdits& edits, FileOrigi
 
 // --- The command -----------------------------------------------------------------------------------------------------
 
-Json edit_json(const Edit& edit) {
-  return {{"case_id", edit.request.case_id},           {"subject", edit.request.subject},
-          {"target_new", edit.request.target_new},     {"layer", edit.layer},
-          {"steps", edit.loss_curve.size()},           {"first_loss", edit.loss_curve.front().total},
-          {"last_loss", edit.loss_curve.back().total}, {"update_norm", update_norm(edit)}};
+std::string edit_name(const EditReport& edit) {
+  return fmt::format("case {}: {} -> {}", edit.request.case_id, edit.request.subject, edit.request.target_new);
 }
 
-void report(const EditCommand& command, const EditOutcome& outcome) {
-  const EditFile file = read_edit_file(command.output.path, FileOrigin::own_output);
-  Json edits = Json::array();
-  for (const Edit& edit : file.edits) {
-    edits.push_back(edit_json(edit));
-    if (!command.common.json)
-      fmt::print("case {}: {} -> {}: layer {}, loss {:.3f} -> {:.3f} in {} steps, |update| {:.4g}\n",
-                 edit.request.case_id, edit.request.subject, edit.request.target_new, edit.layer,
-                 edit.loss_curve.front().total, edit.loss_curve.back().total, edit.loss_curve.size(),
-                 update_norm(edit));
+Json edit_json(const EditReport& edit) {
+  Json json = edit.outcome ? outcome_to_json(*edit.outcome) : Json::object();
+  json.update({{"case_id", edit.request.case_id},
+               {"subject", edit.request.subject},
+               {"target_new", edit.request.target_new},
+               {"layer", edit.layer},
+               {"steps", edit.steps},
+               {"first_loss", edit.first_loss.total},
+               {"last_loss", edit.last_loss.total},
+               {"update_norm", edit.update_norm}});
+  return json;
+}
+
+void print_edit(const EditReport& edit) {
+  fmt::print("{}: layer {}, loss {:.3f} -> {:.3f} in {}, |update| {:.4g}\n", edit_name(edit), edit.layer,
+             edit.first_loss.total, edit.last_loss.total, counted(edit.steps, "step"), edit.update_norm);
+  if (!edit.outcome) return;
+  fmt::print("  {}: {}\n", edit.outcome->took() ? "took" : "did not take",
+             describe_change(edit.outcome->before, edit.outcome->after));
+  if (edit.outcome->with_all)
+    fmt::print("  with all edits: {}\n", describe_change(edit.outcome->after, *edit.outcome->with_all));
+}
+
+/// Failed edits that are named one by one; the others are counted.
+constexpr int64_t kNamedFailures = 10;
+
+void warn_of_failure(const EditReport& edit) {
+  const PromptAnswer& after = edit.outcome->after;
+  const bool first_wins = after.target_new.first == after.most_likely_probability;
+  spdlog::warn("{}: the edit did not take: {}, and {} has a probability of {:.3g}", edit_name(edit),
+               first_wins ? "the model begins the new target but continues it with other tokens"
+                          : fmt::format("after it the most likely token is {} ({:.3g})", Json(after.most_likely).dump(),
+                                        after.most_likely_probability),
+               Json(edit.request.target_new).dump(), after.target_new.whole);
+}
+
+/// Names the edits that did not take, and says what to try. Returns their number.
+int64_t warn_of_failures(const std::vector<EditReport>& edits) {
+  int64_t failed = 0, forgotten = 0;
+  for (const EditReport& edit : edits) {
+    if (!edit.outcome) continue;
+    forgotten += edit.outcome->took() && edit.outcome->with_all && !edit.outcome->with_all->says_new;
+    if (edit.outcome->took()) continue;
+    if (++failed <= kNamedFailures) warn_of_failure(edit);
   }
-  if (!command.common.json) return print_done_before(outcome.before, std::ssize(file.edits), "requests");
+  if (forgotten > 0)
+    spdlog::warn("edit: {} of {} took, but not with all edits together: later edits undid them", forgotten,
+                 counted(std::ssize(edits), "edit"));
+  if (failed > 0)
+    spdlog::warn(
+        "edit: {} of {} did not take; try a larger \"v_lr\", \"clamp_norm_factor\" or \"v_num_grad_steps\" in "
+        "--hparams, or another --layer (docs/troubleshooting.md)",
+        failed, counted(std::ssize(edits), "edit"));
+  return failed;
+}
+
+/// What the output holds, whether it was made now or before.
+void report(const EditCommand& command, const JobOutcome& outcome) {
+  const H5File file = H5File::open_read(command.output.path);
+  std::vector<EditReport> edits;
+  for (int64_t i = 0; i < std::ssize(group_members(file, "/edits")); ++i) edits.push_back(read_edit_report(file, i));
+  if (!command.common.json)
+    for (const EditReport& edit : edits) print_edit(edit);
+  const int64_t failed = warn_of_failures(edits);
+  if (!command.common.json) {
+    if (failed > 0)
+      fmt::print("{} of {} did not take\n", failed, counted(std::ssize(edits), "edit"));
+    else if (std::ranges::all_of(edits, [](const EditReport& edit) { return edit.outcome.has_value(); }))
+      fmt::print("{} took\n", counted(std::ssize(edits), "edit"));
+    return print_done_before(outcome.before, std::ssize(edits), "requests");
+  }
   Json summary = {{"output", command.output.path},
                   {"done_before", outcome.before},
-                  {"mode", edit_mode_name(file.mode)},
-                  {"skipped", file.skipped.size()},
-                  {"edits", std::move(edits)}};
+                  {"mode", read_string_attribute(file, "/", "mode")},
+                  {"skipped", read_skipped_records(file).size()},
+                  {"did_not_take", failed},
+                  {"edits", Json::array()}};
+  for (const EditReport& edit : edits) summary["edits"].push_back(edit_json(edit));
   add_spending(summary, outcome.spending);
   print_json(summary);
 }
@@ -230,7 +298,7 @@ void check_command(const EditCommand& command, const CLI::App& app) {
 void run(const Ranks& ranks, const CLI::App& app, const EditCommand& command) {
   check_command(command, app);
   if (command.sequential && ranks.is_root()) warn_of_sequential_edits(command.edit);
-  const EditOutcome outcome = command.requests.empty() ? EditOutcome{} : EditJob(ranks, app, command).run();
+  const JobOutcome outcome = command.requests.empty() ? JobOutcome{} : EditJob(ranks, app, command).run();
   if (!ranks.is_root()) return;  // the rest is quick
   if (command.revert) {
     write_reverted_checkpoint(command.common.model, command.export_dir, command.on_existing_checkpoint());

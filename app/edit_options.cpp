@@ -17,6 +17,11 @@ RomeHparams resolve_hparams(const EditOptions& options, const GptConfig& config)
   RomeHparams hparams = options.hparams.empty() ? RomeHparams() : read_hparams(options.hparams);
   if (!hparams.without_effect.empty())
     spdlog::info("{}: without effect here: {}", options.hparams, fmt::join(hparams.without_effect, ", "));
+  if (hparams.method)
+    require<InputError>(*hparams.method == options.method,
+                        "{}: the hyper-parameters are made for {}, but --method is {}; give --method {}, or remove the "
+                        "fields that say so (\"alg_name\", \"original_implementation\", \"enable_...\")",
+                        options.hparams, *hparams.method, options.method, *hparams.method);
   if (options.layer >= 0) hparams.layer = options.layer;
   require<InputError>(hparams.layer >= 0, "no layer to edit is given; set \"layers\" in --hparams, or --layer");
   require<InputError>(hparams.layer < config.layers, "layer {} cannot be edited: the model has the layers 0 to {}",

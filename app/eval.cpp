@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "app/common.h"
+#include "app/counted.h"
 #include "app/edit_options.h"
 #include "app/edit_shards.h"
 #include "app/ranks.h"
@@ -147,7 +148,8 @@ class EvalJob {
   }
 
   WriteShard edit_unit(int64_t unit) {
-    EditUnit made = make_edits_in_sequence(edited_executor_, edited_, tokenizer_, settings_, requests_of(unit));
+    EditUnit made = make_edits_in_sequence(edited_executor_, edited_, tokenizer_, settings_, requests_of(unit),
+                                           Outcomes::leave_out);
     note(made);
     return write_edit_unit(std::move(made), units().first(unit));
   }
@@ -180,7 +182,7 @@ class EvalJob {
   }
 
   std::vector<RecordResult> scores_of_own_edits(int64_t unit) {
-    const EditUnit made = make_edits(executor_, tokenizer_, settings_, requests_of(unit));
+    const EditUnit made = make_edits(executor_, tokenizer_, settings_, requests_of(unit), Outcomes::leave_out);
     std::vector<RecordResult> results = evaluate_own_edits(
         executor_, tokenizer_, forcing(), units().slice(std::span<const EvalRecord>(records_), unit), made.edits);
     for (RecordResult& result : results) result.edit_seconds = made.seconds;
@@ -243,6 +245,12 @@ void report(const EvalCommand& command, const EvalOutcome& outcome) {
   }
   const auto records = static_cast<double>(results.size());
   const int64_t peak = read_int_attribute(file, "/", "peak_memory_bytes");
+  const int64_t failed = command.edits ? 0 : edits_that_did_not_take(results);
+  if (failed > 0)
+    spdlog::warn(
+        "eval: {} of {} did not take: on the rewrite prompt the new target is not what the model says "
+        "(docs/troubleshooting.md)",
+        failed, counted(std::ssize(results), "edit"));
   if (command.common.json) {
     Json printed = {{"output", command.output.path},
                     {"dataset", command.dataset},
@@ -253,12 +261,15 @@ void report(const EvalCommand& command, const EvalOutcome& outcome) {
                     {"score_seconds_per_record", score_seconds / records},
                     {"peak_memory_bytes", peak},
                     {"summary", summary_to_json(summary)}};
+    if (!command.edits) printed["did_not_take"] = failed;
     add_spending(printed, outcome.spending);
     return print_json(printed);
   }
   fmt::print("{}", format_summary(summary));
-  fmt::print("{} records; a record: edit {:.4f} s, scores before and after {:.4f} s; peak memory {:.0f} MiB\n",
-             results.size(), edit_seconds / records, score_seconds / records, static_cast<double>(peak) / 1048576);
+  if (!command.edits) fmt::print("{} of {} did not take\n", failed, counted(std::ssize(results), "edit"));
+  fmt::print("{}; per record: edit {:.4f} s, scores before and after {:.4f} s; peak memory {:.0f} MiB\n",
+             counted(std::ssize(results), "record"), edit_seconds / records, score_seconds / records,
+             static_cast<double>(peak) / 1048576);
   print_done_before(outcome.before, std::ssize(results), "records");
 }
 

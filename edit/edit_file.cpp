@@ -39,6 +39,20 @@ std::vector<LossRow> read_loss_curve(const H5File& file, const std::string& path
   return rows;
 }
 
+EditRequest read_request(const H5File& file, const std::string& group) {
+  return {.case_id = read_int_attribute(file, group, "case_id"),
+          .prompt = read_string_attribute(file, group, "prompt"),
+          .subject = read_string_attribute(file, group, "subject"),
+          .target_new = read_string_attribute(file, group, "target_new"),
+          .target_true = read_string_attribute(file, group, "target_true")};
+}
+
+int64_t read_layer(const H5File& file, const std::string& group) {
+  const int64_t layer = read_int_attribute(file, group, "layer");
+  require<InputError>(layer >= 0, "{}: attribute \"layer\" of {} is {}", file.path().string(), group, layer);
+  return layer;
+}
+
 }  // namespace
 
 std::string_view edit_mode_name(EditMode mode) { return mode == EditMode::sequential ? "sequential" : "independent"; }
@@ -72,6 +86,21 @@ void write_edit(H5File& file, int64_t index, const Edit& edit) {
   write_attribute(file, group, "target_true", edit.request.target_true);
   write_attribute(file, group, "method", edit.method);
   write_attribute(file, group, "layer", edit.layer);
+  write_attribute(file, group, "update_norm", update_norm(edit));
+  if (edit.outcome) write_outcome(file, group, *edit.outcome);
+}
+
+EditReport read_edit_report(const H5File& file, int64_t index) {
+  const std::string group = group_of(index);
+  const std::vector<LossRow> curve = read_loss_curve(file, group + "/loss_curve");
+  return {.request = read_request(file, group),
+          .layer = read_layer(file, group),
+          .update_norm = has_attribute(file, group, "update_norm") ? read_double_attribute(file, group, "update_norm")
+                                                                   : update_norm(read_edit(file, index)),
+          .steps = std::ssize(curve),
+          .first_loss = curve.front(),
+          .last_loss = curve.back(),
+          .outcome = read_outcome(file, group)};
 }
 
 Edit read_edit(const H5File& file, int64_t index) {
@@ -88,14 +117,10 @@ Edit read_edit(const H5File& file, int64_t index) {
   require_width(file, group, "value_before", edit.value_before.size(), edit.v.size());
   require_width(file, group, "value_star", edit.value_star.size(), edit.v.size());
   edit.loss_curve = read_loss_curve(file, group + "/loss_curve");
-  edit.request.case_id = read_int_attribute(file, group, "case_id");
-  edit.request.prompt = read_string_attribute(file, group, "prompt");
-  edit.request.subject = read_string_attribute(file, group, "subject");
-  edit.request.target_new = read_string_attribute(file, group, "target_new");
-  edit.request.target_true = read_string_attribute(file, group, "target_true");
+  edit.request = read_request(file, group);
   edit.method = read_string_attribute(file, group, "method");
-  edit.layer = read_int_attribute(file, group, "layer");
-  require<InputError>(edit.layer >= 0, "{}: attribute \"layer\" of {} is {}", file.path().string(), group, edit.layer);
+  edit.layer = read_layer(file, group);
+  edit.outcome = read_outcome(file, group);
   return edit;
 }
 

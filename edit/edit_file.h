@@ -24,7 +24,8 @@ std::string_view edit_mode_name(EditMode mode);
 
 /// A file of edits: root attributes `kind` = "edits", `mode`, `weights_sha256` of the model they belong to,
 /// provenance; data set /skipped_records; groups /edits/{i} in request order with datasets u, v, k_mean, k_bare,
-/// value_before, value_star, loss_curve [steps, 5] and the request, method and layer as attributes.
+/// value_before, value_star, loss_curve [steps, 5] and the request, method, layer, update_norm and outcome as
+/// attributes.
 struct EditFile {
   std::filesystem::path path;
   EditMode mode = EditMode::independent;
@@ -35,6 +36,18 @@ struct EditFile {
 
 /// Writes one edit as the group `/edits/{index}`.
 void write_edit(H5File& file, int64_t index, const Edit& edit);
+/// What is told of an edit: all but its vectors.
+struct EditReport {
+  EditRequest request;
+  int64_t layer = 0;
+  double update_norm = 0;
+  int64_t steps = 0;
+  LossRow first_loss, last_loss;
+  std::optional<EditOutcome> outcome;
+};
+/// Reads it from the group `/edits/{index}`.
+EditReport read_edit_report(const H5File& file, int64_t index);
+
 /// Reads the group `/edits/{index}`; InputError for what is missing, not finite, or of a shape that contradicts itself.
 Edit read_edit(const H5File& file, int64_t index);
 

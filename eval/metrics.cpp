@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <functional>
@@ -194,6 +195,13 @@ std::vector<MetricSummary> summarize(Dataset dataset, std::span<const RecordResu
   score.after = harmonic({values[1][0], values[1][1], values[1][2]});
   summary.push_back(std::move(score));
   return summary;
+}
+
+int64_t edits_that_did_not_take(std::span<const RecordResult> records) {
+  const PromptMetric took = all_tokens(0);
+  return std::ranges::count_if(records, [&](const RecordResult& record) {
+    return record_mean(record, PromptKind::rewrite, Phase::after, took) < 1;
+  });
 }
 
 std::string format_summary(std::span<const MetricSummary> summary) {

@@ -59,6 +59,9 @@ struct MetricSummary {
 /// token accuracies EA, PA, NA, their harmonic mean, and locality.
 std::vector<MetricSummary> summarize(Dataset dataset, std::span<const RecordResult> records);
 
+/// Records whose edit did not take: on the rewrite prompt, some token of the new target is not the most likely one.
+int64_t edits_that_did_not_take(std::span<const RecordResult> records);
+
 /// The summary as a table for people.
 std::string format_summary(std::span<const MetricSummary> summary);
 

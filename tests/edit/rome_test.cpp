@@ -266,6 +266,64 @@ TEST_F(Rome, SettingsThatDoNotFitAreRefused) {
                  {"case 3", "orthogonal"});
 }
 
+// --- Outcomes --------------------------------------------------------------------------------------------------------
+
+/// The product of a target's probabilities, from a whole forward pass and fp64 softmax; and the first token's arg max.
+struct PlainAnswer {
+  double whole = 1, first = 0, best_probability = 0;
+  int32_t best = 0;
+};
+PlainAnswer plain_answer(Context& context, const Model& model, std::vector<int32_t> tokens,
+                         const std::vector<int32_t>& target) {
+  PlainAnswer answer;
+  for (size_t t = 0; t < target.size(); ++t) {
+    Executor executor(context, model);
+    const std::vector<float> logits = last_logits(executor, tokens, nullptr);
+    const auto best = std::max_element(logits.begin(), logits.end());
+    double sum = 0;
+    for (const float logit : logits) sum += std::exp(double{logit} - double{*best});
+    const double probability = std::exp(double{logits[static_cast<size_t>(target[t])]} - double{*best}) / sum;
+    answer.whole *= probability;
+    if (t == 0) answer = {probability, probability, 1 / sum, static_cast<int32_t>(best - logits.begin())};
+    tokens.push_back(target[t]);
+  }
+  return answer;
+}
+
+TEST_F(Rome, OutcomesAreThoseOfWholeForwardPasses) {
+  const std::vector<Edit> made = edits(settings());
+  Executor executor(context_, model_);
+  const std::vector<EditOutcome> outcomes = score_outcomes(executor, tokenizer_, made);
+  ASSERT_EQ(outcomes.size(), made.size());
+  const auto expect_equal = [&](const PromptAnswer& answer, const Model& model, const EditRequest& request) {
+    const auto prompt = tokenizer_.encode_ids(bare_prompt(request));
+    const PlainAnswer expected =
+        plain_answer(context_, model, prompt, tokenizer_.encode_ids(spaced_target(request.target_new)));
+    // Logits differ by less than 1e-4 in another order of sums.
+    EXPECT_NEAR(answer.target_new.whole / expected.whole, 1, 1e-3);
+    EXPECT_NEAR(answer.target_new.first / expected.first, 1, 1e-3);
+    EXPECT_NEAR(answer.most_likely_probability / expected.best_probability, 1, 1e-3);
+    EXPECT_EQ(answer.most_likely, tokenizer_.decode_text(std::span(&expected.best, 1)));
+    EXPECT_EQ(answer.target_true.has_value(), !request.target_true.empty());
+    if (!answer.target_true) return;
+    const PlainAnswer of_true =
+        plain_answer(context_, model, prompt, tokenizer_.encode_ids(spaced_target(request.target_true)));
+    EXPECT_NEAR(answer.target_true->whole / of_true.whole, 1, 1e-3);
+  };
+  for (size_t i = 0; i < made.size(); ++i) {
+    SCOPED_TRACE(i);
+    Model edited = random_model(context_, model_.config(), 3);
+    apply_edit(context_, edited, made[i]);
+    expect_equal(outcomes[i].before, model_, made[i].request);
+    expect_equal(outcomes[i].after, edited, made[i].request);
+    Executor changed(context_, edited);
+    const PromptAnswer alone = answer_bare_prompts(changed, tokenizer_, std::span(&made[i].request, 1))[0];
+    EXPECT_NEAR(alone.target_new.whole / outcomes[i].after.target_new.whole, 1, 1e-3);
+    EXPECT_EQ(alone.most_likely, outcomes[i].after.most_likely);
+    EXPECT_FALSE(outcomes[i].took());  // this random model does not say a space
+  }
+}
+
 // --- Edit files ------------------------------------------------------------------------------------------------------
 
 void write_edits(const std::filesystem::path& path, const std::vector<Edit>& edits, const std::string& weights,
@@ -299,7 +357,45 @@ TEST_F(Rome, EditFilesComeBack) {
     EXPECT_TRUE(identical(file.edits[i].value_star, made[i].value_star));
     ASSERT_EQ(file.edits[i].loss_curve.size(), made[i].loss_curve.size());
     EXPECT_EQ(file.edits[i].loss_curve.back().total, made[i].loss_curve.back().total);
+    EXPECT_FALSE(file.edits[i].outcome);
+    const EditReport report = read_edit_report(H5File::open_read(dir.file("e.h5")), static_cast<int64_t>(i));
+    EXPECT_EQ(report.request, made[i].request);
+    EXPECT_EQ(report.layer, kLayer);
+    EXPECT_EQ(report.update_norm, update_norm(made[i]));
+    EXPECT_EQ(report.steps, std::ssize(made[i].loss_curve));
+    EXPECT_EQ(report.first_loss.total, made[i].loss_curve.front().total);
+    EXPECT_EQ(report.last_loss.total, made[i].loss_curve.back().total);
   }
+}
+
+TEST_F(Rome, OutcomesComeBackWithTheirFile) {
+  const TemporaryDir dir;
+  std::vector<Edit> made = edits(settings(), std::span(kRequests).first(2));
+  made[0].outcome = EditOutcome{{{0.25, 0.5, 2}, TargetProbability{0.125, 0.75, 3}, " a", 0.75, false},
+                                {{0.5, 0.625, 2}, TargetProbability{0.0625, 0.25, 3}, " é", 0.625, true},
+                                PromptAnswer{{0.1, 0.2, 2}, TargetProbability{0.3, 0.4, 3}, "", 0.5, false}};
+  made[1].outcome = EditOutcome{{{0.25, 0.25, 1}, {}, "\"", 0.5, false}, {{0.3, 0.3, 1}, {}, "\n", 0.4, false}, {}};
+  write_edits(dir.file("e.h5"), made, "abc");
+  const EditFile file = read_edit_file(dir.file("e.h5"));
+  for (size_t i = 0; i < made.size(); ++i) {
+    ASSERT_TRUE(file.edits[i].outcome);
+    EXPECT_EQ(outcome_to_json(*file.edits[i].outcome), outcome_to_json(*made[i].outcome));
+    EXPECT_EQ(file.edits[i].outcome->after.target_new.tokens, made[i].outcome->after.target_new.tokens);
+    EXPECT_EQ(file.edits[i].outcome->took(), i == 0);
+  }
+  EXPECT_EQ(file.edits[0].outcome->with_all->target_true->tokens, 3);
+  EXPECT_FALSE(file.edits[1].outcome->with_all);
+  EXPECT_EQ(outcome_to_json(*made[0].outcome),
+            Json::parse(R"({"took": true,
+              "before": {"p_new": 0.25, "p_new_first_token": 0.5, "p_true": 0.125, "p_true_first_token": 0.75,
+                         "most_likely": {"text": " a", "probability": 0.75}, "says_new": false},
+              "after": {"p_new": 0.5, "p_new_first_token": 0.625, "p_true": 0.0625, "p_true_first_token": 0.25,
+                        "most_likely": {"text": " é", "probability": 0.625}, "says_new": true},
+              "with_all_edits": {"p_new": 0.1, "p_new_first_token": 0.2, "p_true": 0.3, "p_true_first_token": 0.4,
+                                 "most_likely": {"text": "", "probability": 0.5}, "says_new": false}})"));
+  EXPECT_EQ(describe_change(made[0].outcome->before, made[0].outcome->after),
+            "p(new) 0.25 -> 0.5 (its first token 0.5 -> 0.625), p(true) 0.125 -> 0.0625 (its first token 0.75 -> 0.25), "
+            "most likely \" a\" 0.75 -> \" é\" 0.625");
 }
 
 TEST_F(Rome, DamagedEditFilesAreRefused) {
