@@ -2,10 +2,8 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <set>
 
 #include "app/common.h"
-#include "app/counted.h"
 #include "app/edit_options.h"
 #include "app/edit_shards.h"
 #include "app/ranks.h"
@@ -18,6 +16,7 @@
 #include "records/edit_requests.h"
 #include "runtime/error.h"
 #include "runtime/unit_store.h"
+#include "runtime/wording.h"
 
 namespace loci::app {
 namespace {
@@ -60,6 +59,7 @@ class EditJob {
         command_(command),
         context_(make_rank_context(ranks, command.common)),
         loaded_(load_rank_model(ranks, context_, command.common)),
+        base_(apply_given_edits(context_, model_, command.edits)),
         executor_(context_, model_) {
     if (!command.export_dir.empty())
       require_free_folder(command.export_dir, command.common.model, command.on_existing_checkpoint());
@@ -67,7 +67,7 @@ class EditJob {
         read_requests(command.requests, tokenizer_, model_.config(), command.on_invalid(), command.zsre_answer());
     log_records(ranks, loaded);
     skipped_ = std::move(loaded.skipped);
-    PreparedEdits prepared = prepare_edits(command.common, command.edit, executor_, tokenizer_);
+    PreparedEdits prepared = prepare_edits(command.common, command.edit, executor_, tokenizer_, base_.on(model_));
     settings_ = std::move(prepared.settings);
     choose_requests(loaded.requests);
     log_skipped(ranks, skipped_);
@@ -95,7 +95,8 @@ class EditJob {
  private:
   Json job_configuration(const CLI::App& app, const Json& prepared, const std::string& requests_sha256) const {
     Json config = resolved_configuration(app, command_.common);
-    for (const char* option : {"requests", "export", "revert", "edits", "edit"}) config.erase(option);
+    for (const char* option : {"requests", "export", "revert"}) config.erase(option);
+    note_base_edits(config, base_);
     merge_edit_config(config, prepared);
     config["requests_sha256"] = requests_sha256;
     config["weights_sha256"] = model_.checkpoint().weights_sha256();
@@ -136,7 +137,8 @@ class EditJob {
   }
 
   void describe(H5File& output) {
-    write_provenance(output, config_, job_provenance(app_, context_, model_, ranks_.communicator.size()));
+    write_provenance(output, config_,
+                     job_provenance(app_, context_, model_, ranks_.communicator.size(), base_.sha256()));
     write_attribute(output, "/", "kind", "edits");
     write_attribute(output, "/", "mode", edit_mode_name(command_.mode()));
     write_skipped_records(output, skipped_);
@@ -168,6 +170,7 @@ class EditJob {
   LoadedModel loaded_;
   Model& model_ = loaded_.model;
   const Tokenizer& tokenizer_ = loaded_.tokenizer;
+  EditChain base_;  // --edits: what the model had before
   Executor executor_;
   std::vector<EditRequest> requests_;
   std::vector<std::string> skipped_;  // one sentence each
@@ -177,20 +180,11 @@ class EditJob {
 
 // --- Edited checkpoints ----------------------------------------------------------------------------------------------
 
-std::set<int64_t> edited_layers(const EditFile& file, int64_t index) {
-  std::set<int64_t> layers;
-  for (size_t i = 0; i < file.edits.size(); ++i)
-    if (index < 0 || static_cast<int64_t>(i) == index) layers.insert(file.edits[i].layer);
-  return layers;
-}
-
 void export_edits(const EditCommand& command, const GivenEdits& edits, FileOrigin origin) {
   Context context = command.common.make_context();
   Model model = Model::load(context, command.common.model);
-  const EditFile file = read_edit_file(edits.path, origin);
-  apply_edits(context, model, file, edits.index >= 0 ? std::optional(edits.index) : std::nullopt);
-  write_edited_checkpoint(context, model, edited_layers(file, edits.index), command.export_dir,
-                          command.on_existing_checkpoint());
+  const EditChain chain = apply_given_edits(context, model, edits, origin);
+  write_edited_checkpoint(context, model, chain, command.export_dir, command.on_existing_checkpoint());
   spdlog::info("edit: the edited model is in {}", command.export_dir);
 }
 
@@ -215,7 +209,7 @@ Json edit_json(const EditReport& edit) {
 
 void print_edit(const EditReport& edit) {
   fmt::print("{}: layer {}, loss {:.3f} -> {:.3f} in {}, |update| {:.4g}\n", edit_name(edit), edit.layer,
-             edit.first_loss.total, edit.last_loss.total, counted(edit.steps, "step"), edit.update_norm);
+             edit.first_loss.total, edit.last_loss.total, count(edit.steps, "step"), edit.update_norm);
   if (!edit.outcome) return;
   fmt::print("  {}: {}\n", edit.outcome->took() ? "took" : "did not take",
              describe_change(edit.outcome->before, edit.outcome->after));
@@ -247,12 +241,12 @@ int64_t warn_of_failures(const std::vector<EditReport>& edits) {
   }
   if (forgotten > 0)
     spdlog::warn("edit: {} of {} took, but not with all edits together: later edits undid them", forgotten,
-                 counted(std::ssize(edits), "edit"));
+                 count(std::ssize(edits), "edit"));
   if (failed > 0)
     spdlog::warn(
         "edit: {} of {} did not take; try a larger \"v_lr\", \"clamp_norm_factor\" or \"v_num_grad_steps\" in "
         "--hparams, or another --layer (docs/troubleshooting.md)",
-        failed, counted(std::ssize(edits), "edit"));
+        failed, count(std::ssize(edits), "edit"));
   return failed;
 }
 
@@ -266,9 +260,9 @@ void report(const EditCommand& command, const JobOutcome& outcome) {
   const int64_t failed = warn_of_failures(edits);
   if (!command.common.json) {
     if (failed > 0)
-      fmt::print("{} of {} did not take\n", failed, counted(std::ssize(edits), "edit"));
+      fmt::print("{} of {} did not take\n", failed, count(std::ssize(edits), "edit"));
     else if (std::ranges::all_of(edits, [](const EditReport& edit) { return edit.outcome.has_value(); }))
-      fmt::print("{} took\n", counted(std::ssize(edits), "edit"));
+      fmt::print("{} took\n", count(std::ssize(edits), "edit"));
     return print_done_before(outcome.before, std::ssize(edits), "requests");
   }
   Json summary = {{"output", command.output.path},
@@ -284,13 +278,17 @@ void report(const EditCommand& command, const JobOutcome& outcome) {
 
 void check_command(const EditCommand& command, const CLI::App& app) {
   const bool makes = !command.requests.empty();
-  require<InputError>(makes + command.revert + static_cast<bool>(command.edits) == 1,
-                      "give one of --requests FILE (make edits), --edits FILE (export edits made before) and --revert");
+  require<InputError>(makes || command.revert || command.edits,
+                      "give one of --requests FILE (make edits), --edits FILE (export the model with these edits) and "
+                      "--revert");
+  require<InputError>(!command.revert || !(makes || command.edits),
+                      "--revert takes out all edits of an exported model; leave --requests and --edits out");
   require<InputError>(makes == !command.output.path.empty(), "--output FILE.h5 belongs to --requests FILE{}",
                       makes ? " and is missing" : "");
   require<InputError>(makes || !command.export_dir.empty(), "--export DIR is missing: the folder for the checkpoint");
-  for (const char* flag : {"--method", "--cov", "--hparams", "--context-templates", "--layer", "--ridge", "--limit",
-                           "--sequential", "--skip-invalid", "--zsre-target"})
+  std::vector<std::string> flags(std::begin(kEditFlags), std::end(kEditFlags));
+  flags.insert(flags.end(), {"--method", "--limit", "--sequential", "--skip-invalid", "--zsre-target"});
+  for (const std::string& flag : flags)
     require<InputError>(makes || app.get_option(flag)->count() == 0,
                         "{} is for --requests FILE, which makes edits; leave it out", flag);
 }
@@ -310,7 +308,8 @@ void run(const Ranks& ranks, const CLI::App& app, const EditCommand& command) {
     if (command.common.json) print_json({{"export", command.export_dir}});
     return;
   }
-  if (!command.export_dir.empty()) export_edits(command, {command.output.path, -1}, FileOrigin::own_output);
+  if (!command.export_dir.empty())
+    export_edits(command, command.edits.then(command.output.path), FileOrigin::own_output);
   report(command, outcome);
 }
 

@@ -137,6 +137,8 @@ EditFile read_edit_file(const std::filesystem::path& path, FileOrigin origin) {
                       path.string(), mode);
   made.mode = mode == "sequential" ? EditMode::sequential : EditMode::independent;
   made.weights_sha256 = read_string_attribute(file, "/", "weights_sha256");
+  if (has_attribute(file, "/", "base_edits_sha256"))
+    made.base_edits_sha256 = read_string_attribute(file, "/", "base_edits_sha256");
   made.skipped = read_skipped_records(file);
   const auto count = static_cast<int64_t>(group_members(file, "/edits").size());
   require<InputError>(count > 0, "{}: holds no edit", path.string());
@@ -147,18 +149,30 @@ EditFile read_edit_file(const std::filesystem::path& path, FileOrigin origin) {
   return made;
 }
 
-void check_edits_fit(const EditFile& file, const GptConfig& config, const std::string& weights_sha256) {
-  require<InputError>(file.weights_sha256 == weights_sha256,
+void check_edits_fit(const EditFile& file, const GptConfig& config, const ModelState& state) {
+  const std::string path = file.path.string();
+  require<InputError>(file.weights_sha256 == state.weights_sha256,
                       "{}: the edits were made for another model (weights {:.12}, this model's are {:.12}); give the "
                       "model that they were made for",
-                      file.path.string(), file.weights_sha256, weights_sha256);
+                      path, file.weights_sha256, state.weights_sha256);
+  require<InputError>(file.base_edits_sha256.empty() || !state.edits_sha256.empty(),
+                      "{}: the edits were made on top of others (content {:.12}); name the file with those first, "
+                      "--edits FIRST.h5,{}",
+                      path, file.base_edits_sha256, path);
+  require<InputError>(!file.base_edits_sha256.empty() || state.edits_sha256.empty(),
+                      "{}: the edits were made for the model without other edits; leave the files before it out of "
+                      "--edits",
+                      path);
+  require<InputError>(file.base_edits_sha256 == state.edits_sha256,
+                      "{}: the edits were made on top of others (content {:.12}) than those before it in --edits "
+                      "(content {:.12})",
+                      path, file.base_edits_sha256, state.edits_sha256);
   for (size_t i = 0; i < file.edits.size(); ++i) {
     const Edit& edit = file.edits[i];
     const bool fits = edit.layer < config.layers && static_cast<int64_t>(edit.u.size()) == config.mlp_width &&
                       static_cast<int64_t>(edit.v.size()) == config.width;
-    require<InputError>(fits, "{}: edit {} (layer {}, {} x {}) does not fit the model ({} layers, {} x {})",
-                        file.path.string(), i, edit.layer, edit.u.size(), edit.v.size(), config.layers,
-                        config.mlp_width, config.width);
+    require<InputError>(fits, "{}: edit {} (layer {}, {} x {}) does not fit the model ({} layers, {} x {})", path, i,
+                        edit.layer, edit.u.size(), edit.v.size(), config.layers, config.mlp_width, config.width);
   }
 }
 
@@ -166,8 +180,8 @@ void apply_edit(Context& context, Model& model, const Edit& edit) {
   model.add_rank_one(context, edit.layer, edit.u, edit.v);
 }
 
-void apply_edits(Context& context, Model& model, const EditFile& file, std::optional<int64_t> index) {
-  check_edits_fit(file, model.config(), model.checkpoint().weights_sha256());
+void apply_edits(Context& context, Model& model, const EditFile& file, EditChain& chain, std::optional<int64_t> index) {
+  check_edits_fit(file, model.config(), {model.checkpoint().weights_sha256(), chain.sha256()});
   const auto count = static_cast<int64_t>(file.edits.size());
   if (index) {
     require<InputError>(*index >= 0 && *index < count, "{}: there is no edit {}, only 0 to {}", file.path.string(),
@@ -176,12 +190,13 @@ void apply_edits(Context& context, Model& model, const EditFile& file, std::opti
                         "{}: the edits are sequential, one of them alone was never made; apply all, or remake the file "
                         "without --sequential",
                         file.path.string());
-    apply_edit(context, model, file.edits[static_cast<size_t>(*index)]);
-    return;
   }
-  if (count > 1 && file.mode == EditMode::independent)
+  const std::span<const Edit> chosen =
+      index ? std::span(file.edits).subspan(static_cast<size_t>(*index), 1) : std::span(file.edits);
+  if (chosen.size() > 1 && file.mode == EditMode::independent)
     spdlog::warn("{}: {} edits, each made from the original model, are applied together", file.path.string(), count);
-  for (const Edit& edit : file.edits) apply_edit(context, model, edit);
+  for (const Edit& edit : chosen) apply_edit(context, model, edit);
+  chain.add(chosen);
 }
 
 }  // namespace loci

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "edit/lineage.h"
 #include "edit/rome.h"
 #include "model/model.h"
 #include "runtime/hdf5.h"
@@ -23,15 +24,16 @@ enum class EditMode {
 std::string_view edit_mode_name(EditMode mode);
 
 /// A file of edits: root attributes `kind` = "edits", `mode`, `weights_sha256` of the model they belong to,
-/// provenance; data set /skipped_records; groups /edits/{i} in request order with datasets u, v, k_mean, k_bare,
-/// value_before, value_star, loss_curve [steps, 5] and the request, method, layer, update_norm and outcome as
-/// attributes.
+/// `base_edits_sha256` where that model had edits already, provenance; data set /skipped_records; groups /edits/{i} in
+/// request order with datasets u, v, k_mean, k_bare, value_before, value_star, loss_curve [steps, 5] and the request,
+/// method, layer, update_norm and outcome as attributes.
 struct EditFile {
   std::filesystem::path path;
   EditMode mode = EditMode::independent;
   std::string weights_sha256;
   std::vector<Edit> edits;
   std::vector<std::string> skipped = {};  ///< one sentence for each request left out
+  std::string base_edits_sha256 = {};     ///< of the edits that the model had when these were made; empty: none
 };
 
 /// Writes one edit as the group `/edits/{index}`.
@@ -57,15 +59,16 @@ enum class FileOrigin { handed_in, own_output };
 /// Reads a whole edit file. Throws InputError naming it and the object for a file of another kind, or a damaged one.
 EditFile read_edit_file(const std::filesystem::path& path, FileOrigin origin = FileOrigin::handed_in);
 
-/// Throws InputError unless the edits were made for a model with these weights, and fit its shape.
-void check_edits_fit(const EditFile& file, const GptConfig& config, const std::string& weights_sha256);
+/// Throws InputError unless the edits were made for a model with these weights and edits, and fit its shape.
+void check_edits_fit(const EditFile& file, const GptConfig& config, const ModelState& state);
 
 /// W += u v^T for one edit.
 void apply_edit(Context& context, Model& model, const Edit& edit);
 
-/// Applies edit `index`, or all of them in order, to a model loaded from the checkpoint they were made for (checked by
-/// the hash of its weights; InputError otherwise). Several independent edits applied together are added up, which none
-/// of them was computed for: a warning says so.
-void apply_edits(Context& context, Model& model, const EditFile& file, std::optional<int64_t> index = std::nullopt);
+/// Applies edit `index`, or all of them in order, to the model that they were made for: a checkpoint with the edits of
+/// `chain`, to which they are added (checked by their hashes; InputError otherwise). Several independent edits applied
+/// together are added up, which none of them was computed for: a warning says so.
+void apply_edits(Context& context, Model& model, const EditFile& file, EditChain& chain,
+                 std::optional<int64_t> index = std::nullopt);
 
 }  // namespace loci
