@@ -7,6 +7,7 @@
 #include "app/common.h"
 #include "app/edit_options.h"
 #include "app/edit_shards.h"
+#include "app/model_name.h"
 #include "app/ranks.h"
 #include "app/unit_runner.h"
 #include "edit/edit_file.h"
@@ -230,6 +231,7 @@ class EvalJob {
                      job_provenance(app_, context_, model_, ranks_.communicator.size(), base_.sha256()));
     write_attribute(output, "/", "kind", "eval");
     write_attribute(output, "/", "dataset", command_.dataset);
+    write_attribute(output, "/", "model_name", model_name(command_.common.model));
     write_skipped_records(output, skipped_);
     write_attribute(output, "/", "peak_memory_bytes", peak_bytes(context_));
     write_records(output, results_);

@@ -127,23 +127,22 @@ std::string json_text_at(const Json& json, const char* key) {
 }
 
 Caption caption_of(const H5File& file) {
-  const std::string path = file.path().string();
-  const auto attribute = [&](const char* name) {
-    return has_attribute(file, "/", name) ? parse_json(read_string_attribute(file, "/", name), path + ": " + name)
-                                          : Json::object();
+  const auto text = [&](const char* name) {
+    return has_attribute(file, "/", name) ? read_string_attribute(file, "/", name) : std::string();
   };
-  const Json config = attribute("config"), inputs = attribute("inputs");
+  const Json config = has_attribute(file, "/", "config")
+                          ? parse_json(text("config"), file.path().string() + ": attribute \"config\"")
+                          : Json::object();
   std::string method = json_text_at(config.contains("edit") ? config["edit"] : config, "method");
   if (config.contains("edits_sha256")) method = "given edits";
-  const std::filesystem::path model = json_text_at(inputs, "model");
-  const std::filesystem::path folder = model.has_filename() ? model : model.parent_path();
-  return {folder.filename().string(), read_string_attribute(file, "/", "dataset"), method.empty() ? "none" : method};
+  const std::string model = text("model_name");
+  return {model.empty() ? "model" : model, text("dataset"), method.empty() ? "none" : method};
 }
 
 /// How a table is written in one markup language.
 struct Markup {
   std::string (*escaped)(const std::string& text);
-  std::string_view plus_minus;
+  std::string_view value;  ///< with places for a mean and its interval
 };
 
 /// The rows of a table as cells: metric, before, after (where there was an edit), records, meaning.
@@ -151,7 +150,7 @@ std::vector<std::vector<std::string>> table_cells(std::span<const MetricSummary>
   const bool edited = has_after(summary);
   const auto value = [&](const Estimate& one) {
     if (one.records == 0) return std::string("--");
-    return fmt::format("{} {} {}", percent_text(one.mean), markup.plus_minus, percent_text(one.interval));
+    return fmt::format(fmt::runtime(markup.value), percent_text(one.mean), percent_text(one.interval));
   };
   std::vector<std::vector<std::string>> rows;
   for (const MetricSummary& row : summary) {
@@ -198,7 +197,7 @@ std::string markdown_table(const Caption& caption, std::span<const MetricSummary
                                  escaped_for_markdown(caption.dataset), escaped_for_markdown(caption.method), "%");
   text += edited ? "\n\n| metric | before | after | n | meaning |\n|---|---:|---:|---:|---|\n"
                  : "\n\n| metric | value | n | meaning |\n|---|---:|---:|---|\n";
-  for (const auto& cells : table_cells(summary, {escaped_for_markdown, "±"}))
+  for (const auto& cells : table_cells(summary, {escaped_for_markdown, "{} ± {}"}))
     text += fmt::format("| {} |\n", fmt::join(cells, " | "));
   return text;
 }
@@ -209,7 +208,7 @@ std::string latex_table(const Caption& caption, std::span<const MetricSummary> s
   text += fmt::format("\\begin{{tabular}}{{l{}rl}}\n\\toprule\n", edited ? "rr" : "r");
   text += edited ? "metric & before & after & $n$ & meaning \\\\\n\\midrule\n"
                  : "metric & value & $n$ & meaning \\\\\n\\midrule\n";
-  for (const auto& cells : table_cells(summary, {escaped_for_latex, "$\\pm$"}))
+  for (const auto& cells : table_cells(summary, {escaped_for_latex, "${} \\pm {}$"}))
     text += fmt::format("{} \\\\\n", fmt::join(cells, " & "));
   text += "\\bottomrule\n\\end{tabular}\n\\caption{";
   text += fmt::format(fmt::runtime(kCaption), escaped_for_latex(caption.model), escaped_for_latex(caption.dataset),

@@ -37,20 +37,25 @@ std::string token_text(const Tokenizer& tokenizer, int32_t token) {
                                              : fmt::format("<token {}>", token);
 }
 
-/// All but the probability of the most likely token, which is asked for next.
+/// The probability of the most likely token is known where that begins a target; else it is asked for next.
+constexpr double kAskNext = -1;
+
 PromptAnswer answer_of(const PromptScore& score, const ScoredPrompt& prompt, const Tokenizer& tokenizer) {
   PromptAnswer answer;
   answer.target_new = probability_of(score.at(0));
   if (score.size() > 1) answer.target_true = probability_of(score[1]);
   answer.says_new = score[0].best == prompt.targets[0];
-  answer.most_likely = token_text(tokenizer, score[0].best.at(0));
+  const int32_t best = score[0].best.at(0);
+  answer.most_likely = token_text(tokenizer, best);
+  answer.most_likely_probability = kAskNext;
+  for (size_t t = score.size(); t-- > 0;)
+    if (prompt.targets[t][0] == best) answer.most_likely_probability = probability_of(score[t]).first;
   return answer;
 }
 
-/// The most likely token may be the new target's first: then the two numbers are the same.
-void set_most_likely(PromptAnswer& answer, int32_t token, const ScoredPrompt& prompt, const TargetScore& score) {
-  const bool is_target = token == prompt.targets[0][0];
-  answer.most_likely_probability = is_target ? answer.target_new.first : probability_of(score).first;
+/// With the probability of the most likely token, if it was not known.
+void complete(PromptAnswer& answer, const TargetScore& most_likely) {
+  if (answer.most_likely_probability < 0) answer.most_likely_probability = probability_of(most_likely).first;
 }
 
 void write_target(H5File& file, const std::string& group, const std::string& which, const std::string& when,
@@ -106,43 +111,46 @@ std::string target_change(std::string_view name, const TargetProbability& before
 }  // namespace
 
 std::vector<EditOutcome> score_outcomes(Executor& executor, const Tokenizer& tokenizer, std::span<const Edit> edits) {
-  const int64_t positions = executor.model().config().positions;
-  std::vector<EditedPrompts> groups, best;
+  std::vector<EditedPrompts> groups;
   for (const Edit& edit : edits)
-    groups.push_back({{{edit.layer, edit.u, edit.v}}, {question_of(edit.request, tokenizer, positions)}});
+    groups.push_back(
+        {{{edit.layer, edit.u, edit.v}}, {question_of(edit.request, tokenizer, executor.model().config().positions)}});
   const std::vector<BeforeAfter> scores = score_edits(executor, groups);
   std::vector<EditOutcome> outcomes(edits.size());
+  std::vector<EditedPrompts> best;  // questions about the most likely tokens
+  std::vector<EditOutcome*> asking;
   for (size_t i = 0; i < edits.size(); ++i) {
+    const ScoredPrompt& prompt = groups[i].prompts[0];
     const PromptScore &before = scores[i].before[0], &after = scores[i].after[0];
-    outcomes[i].before = answer_of(before, groups[i].prompts[0], tokenizer);
-    outcomes[i].after = answer_of(after, groups[i].prompts[0], tokenizer);
-    best.push_back({groups[i].terms, {{groups[i].prompts[0].tokens, {{before[0].best[0]}, {after[0].best[0]}}}}});
+    outcomes[i] = {answer_of(before, prompt, tokenizer), answer_of(after, prompt, tokenizer), {}};
+    if (outcomes[i].before.most_likely_probability >= 0 && outcomes[i].after.most_likely_probability >= 0) continue;
+    best.push_back({groups[i].terms, {{prompt.tokens, {{before[0].best[0]}, {after[0].best[0]}}}}});
+    asking.push_back(&outcomes[i]);
   }
-  const std::vector<BeforeAfter> of_best = score_edits(executor, best);
-  for (size_t i = 0; i < edits.size(); ++i) {
-    const ScoredPrompt& asked = groups[i].prompts[0];
-    const auto& tokens = best[i].prompts[0].targets;
-    set_most_likely(outcomes[i].before, tokens[0][0], asked, of_best[i].before[0][0]);
-    set_most_likely(outcomes[i].after, tokens[1][0], asked, of_best[i].after[0][1]);
+  const std::vector<BeforeAfter> answers = score_edits(executor, best);
+  for (size_t i = 0; i < asking.size(); ++i) {
+    complete(asking[i]->before, answers[i].before[0][0]);
+    complete(asking[i]->after, answers[i].after[0][1]);
   }
   return outcomes;
 }
 
 std::vector<PromptAnswer> answer_bare_prompts(Executor& executor, const Tokenizer& tokenizer,
                                               std::span<const EditRequest> requests) {
-  std::vector<ScoredPrompt> prompts;
+  std::vector<ScoredPrompt> prompts, best;
   for (const EditRequest& request : requests)
     prompts.push_back(question_of(request, tokenizer, executor.model().config().positions));
   const std::vector<PromptScore> scores = score_prompts(executor, prompts);
   std::vector<PromptAnswer> answers;
-  std::vector<ScoredPrompt> best;
+  std::vector<size_t> asking;
   for (size_t i = 0; i < requests.size(); ++i) {
     answers.push_back(answer_of(scores[i], prompts[i], tokenizer));
+    if (answers[i].most_likely_probability >= 0) continue;
     best.push_back({prompts[i].tokens, {{scores[i][0].best[0]}}});
+    asking.push_back(i);
   }
   const std::vector<PromptScore> of_best = score_prompts(executor, best);
-  for (size_t i = 0; i < requests.size(); ++i)
-    set_most_likely(answers[i], best[i].targets[0][0], prompts[i], of_best[i][0]);
+  for (size_t i = 0; i < asking.size(); ++i) complete(answers[asking[i]], of_best[i][0]);
   return answers;
 }
 

@@ -422,7 +422,7 @@ TEST_F(Commands, CounterFactExports) {
   EXPECT_NE(markdown.find(" | " + es + " ± "), std::string::npos) << markdown;
   EXPECT_NE(markdown.find("p(new) \\> p(true)"), std::string::npos) << markdown;
   EXPECT_NE(latex.find("ES & "), std::string::npos) << latex;
-  EXPECT_NE(latex.find(" & " + es + " $\\pm$ "), std::string::npos) << latex;
+  EXPECT_NE(latex.find(" & $" + es + " \\pm "), std::string::npos) << latex;
   EXPECT_NE(latex.find("p(new) $>$ p(true) \\\\\n"), std::string::npos) << latex;
   EXPECT_NE(latex.find("\\end{table}"), std::string::npos) << latex;
 }
