@@ -293,21 +293,23 @@ void check_command(const EditCommand& command, const CLI::App& app) {
                         "{} is for --requests FILE, which makes edits; leave it out", flag);
 }
 
+/// Without requests: an edited model, or the one that it was made from.
+void write_model(const EditCommand& command) {
+  if (command.revert) {
+    write_reverted_checkpoint(command.common.model, command.export_dir, command.on_existing_checkpoint());
+    spdlog::info("edit: the original model is in {}", command.export_dir);
+  } else {
+    export_edits(command, command.edits, FileOrigin::handed_in);
+  }
+  if (command.common.json) print_json({{"export", command.export_dir}});
+}
+
 void run(const Ranks& ranks, const CLI::App& app, const EditCommand& command) {
   check_command(command, app);
   if (command.sequential && ranks.is_root()) warn_of_sequential_edits(command.edit);
   const JobOutcome outcome = command.requests.empty() ? JobOutcome{} : EditJob(ranks, app, command).run();
   if (!ranks.is_root()) return;  // the rest is quick
-  if (command.revert) {
-    write_reverted_checkpoint(command.common.model, command.export_dir, command.on_existing_checkpoint());
-    spdlog::info("edit: the original model is in {}", command.export_dir);
-  } else if (command.edits) {
-    export_edits(command, command.edits, FileOrigin::handed_in);
-  }
-  if (command.requests.empty()) {
-    if (command.common.json) print_json({{"export", command.export_dir}});
-    return;
-  }
+  if (command.requests.empty()) return write_model(command);
   if (!command.export_dir.empty())
     export_edits(command, command.edits.then(command.output.path), FileOrigin::own_output);
   report(command, outcome);
