@@ -190,7 +190,8 @@ nlohmann::json named_inputs(const CLI::App& command) {
     const std::string type = option->get_type_name();
     const bool names_files = type.starts_with("FILE") || type.starts_with("DIR") || type == "REQUESTS.json";
     if (names_files && option->count() > 0 && !kNotRead.contains(option->get_single_name()))
-      inputs[option->get_single_name()] = option->results().front();
+      inputs[option->get_single_name()] =
+          option->results().size() > 1 ? nlohmann::json(option->results()) : nlohmann::json(option->results().front());
   }
   return inputs;
 }
@@ -198,12 +199,14 @@ nlohmann::json named_inputs(const CLI::App& command) {
 void check_named_files(const CLI::App& command, const OutputOptions& output) {
   const nlohmann::json inputs = named_inputs(command);
   std::error_code absent;
-  for (const auto& [option, path] : inputs.items()) {
-    const std::filesystem::path name = path.get<std::string>();
-    require<InputError>(!std::filesystem::equivalent(name, output.path, absent),
-                        "--output {}: is the file of --{}; choose another output", output.path, option);
-    const bool is_hdf5 = option == "tokens" || option == "edits" || (option == "cov" && name.extension() != ".npz");
-    if (is_hdf5) probe_hdf5(name);
+  for (const auto& [option, paths] : inputs.items()) {
+    for (const auto& path : paths.is_array() ? paths : nlohmann::json::array({paths})) {
+      const std::filesystem::path name = path.get<std::string>();
+      require<InputError>(!std::filesystem::equivalent(name, output.path, absent),
+                          "--output {}: is the file of --{}; choose another output", output.path, option);
+      const bool is_hdf5 = option == "tokens" || option == "edits" || (option == "cov" && name.extension() != ".npz");
+      if (is_hdf5) probe_hdf5(name);
+    }
   }
   if (output.overwrite || !std::filesystem::exists(output.path, absent)) return;
   try {
@@ -213,12 +216,14 @@ void check_named_files(const CLI::App& command, const OutputOptions& output) {
   }
 }
 
-Provenance job_provenance(const CLI::App& command, const Context& context, const Model& model, int64_t ranks) {
+Provenance job_provenance(const CLI::App& command, const Context& context, const Model& model, int64_t ranks,
+                          const std::string& base_edits_sha256) {
   Provenance provenance = current_provenance();
   provenance.inputs = named_inputs(command);
   for (std::string& library : numeric_libraries(context)) provenance.libraries.push_back(std::move(library));
   provenance.world_size = ranks;
   provenance.weights_sha256 = model.checkpoint().weights_sha256();
+  provenance.base_edits_sha256 = base_edits_sha256;
   return provenance;
 }
 

@@ -103,15 +103,18 @@ struct ReadyModel {
 /// Throws InputError naming file and tensor, or field.
 ReadyModel load_model(Context& context, const CommonOptions& options);
 
-/// The files and folders that the options of a subcommand name, but for its output: Provenance::inputs.
+/// The files and folders that the options of a subcommand name, but for its output: Provenance::inputs. A list where an
+/// option names several.
 nlohmann::json named_inputs(const CLI::App& command);
 
 /// Looks through the HDF5 files that a job reads and the output that an earlier run may have left, before several ranks
 /// use the library. Throws InputError for a damaged one, and for an output that is one of the inputs.
 void check_named_files(const CLI::App& command, const OutputOptions& output);
 
-/// Where a result made with this model on this context's device, by so many ranks, comes from.
-Provenance job_provenance(const CLI::App& command, const Context& context, const Model& model, int64_t ranks = 1);
+/// Where a result made with this model, with these edits in memory, on this context's device, by so many ranks, comes
+/// from.
+Provenance job_provenance(const CLI::App& command, const Context& context, const Model& model, int64_t ranks = 1,
+                          const std::string& base_edits_sha256 = {});
 
 class Launcher;  // app/ranks.h
 

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "app/common.h"
+#include "app/edit_options.h"
 #include "app/ranks.h"
 #include "app/unit_runner.h"
 #include "edit/document_source.h"
@@ -22,6 +23,7 @@ struct CovCommand {
   CommonOptions common;
   OutputOptions output;
   RankOptions ranks;
+  GivenEdits edits;
   std::string text;
   std::string tokens;
   std::string layers = "all";
@@ -154,14 +156,16 @@ void run(const Ranks& ranks, const CLI::App& app, const CovCommand& command) {
   require<InputError>(command.text != kStandardInput || ranks.communicator.size() == 1,
                       "--text -: one rank alone can read standard input; write the text to a file");
   Context context = make_rank_context(ranks, command.common);
-  const LoadedModel loaded = load_rank_model(ranks, context, command.common);
+  LoadedModel loaded = load_rank_model(ranks, context, command.common);
+  const EditChain edits = apply_given_edits(context, loaded.model, command.edits);
   const Model& model = loaded.model;
   const Tokenizer& tokenizer = loaded.tokenizer;
   SecondMomentOptions options = moment_options(command, model.config());
   const std::vector<PreparedRequest> probe = read_probe(command, tokenizer, model.config());
   options.until = command.until;
   options.probe = probe;
-  const Json config = job_configuration(app, command, options, tokenizer, model.checkpoint().weights_sha256());
+  Json config = job_configuration(app, command, options, tokenizer, model.checkpoint().weights_sha256());
+  note_base_edits(config, edits);
   JobStore jobs(ranks, command.output, config);
   if (!jobs.complete()) {
     Executor executor(context, model);
@@ -173,7 +177,7 @@ void run(const Ranks& ranks, const CLI::App& app, const CovCommand& command) {
                                   : text_documents(context, tokenizer, command.text, on_invalid, skipped);
     const SecondMomentRanks all{ranks.communicator, ranks.is_root() ? &jobs.store() : nullptr, &ranks.interruption};
     collect_second_moments(executor, next, options, all, config,
-                           job_provenance(app, context, model, ranks.communicator.size()));
+                           job_provenance(app, context, model, ranks.communicator.size(), edits.sha256()));
     log_skipped(ranks, skipped);
   }
   const Spending spending = spending_of_all(ranks, context, loaded);
@@ -189,6 +193,7 @@ void add_cov(CLI::App& app, Launcher& launcher) {
   add_common_options(*command, options->common);
   add_output_options(*command, options->output);
   add_rank_options(*command, options->ranks);
+  add_given_edits(*command, options->edits);
   command
       ->add_option("--text", options->text,
                    "documents: one per line, or JSON lines, plain or compressed (.gz, .bz2, .zst); -: standard input")

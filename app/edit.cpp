@@ -1,7 +1,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
-#include <set>
+#include <algorithm>
 
 #include "app/common.h"
 #include "app/edit_options.h"
@@ -16,6 +16,7 @@
 #include "records/edit_requests.h"
 #include "runtime/error.h"
 #include "runtime/unit_store.h"
+#include "runtime/wording.h"
 
 namespace loci::app {
 namespace {
@@ -44,7 +45,7 @@ struct EditCommand {
 
 // --- Making edits ----------------------------------------------------------------------------------------------------
 
-struct EditOutcome {
+struct JobOutcome {
   int64_t before = 0;  ///< requests that earlier runs have done
   Spending spending;
 };
@@ -58,6 +59,7 @@ class EditJob {
         command_(command),
         context_(make_rank_context(ranks, command.common)),
         loaded_(load_rank_model(ranks, context_, command.common)),
+        base_(apply_given_edits(context_, model_, command.edits)),
         executor_(context_, model_) {
     if (!command.export_dir.empty())
       require_free_folder(command.export_dir, command.common.model, command.on_existing_checkpoint());
@@ -65,14 +67,14 @@ class EditJob {
         read_requests(command.requests, tokenizer_, model_.config(), command.on_invalid(), command.zsre_answer());
     log_records(ranks, loaded);
     skipped_ = std::move(loaded.skipped);
-    PreparedEdits prepared = prepare_edits(command.common, command.edit, executor_, tokenizer_);
+    PreparedEdits prepared = prepare_edits(command.common, command.edit, executor_, tokenizer_, base_.on(model_));
     settings_ = std::move(prepared.settings);
     choose_requests(loaded.requests);
     log_skipped(ranks, skipped_);
     config_ = job_configuration(app, prepared.config, loaded.sha256);
   }
 
-  EditOutcome run() {
+  JobOutcome run() {
     const int64_t before = run_units(
         ranks_, command_.output, config_,
         {.name = "edit",
@@ -93,7 +95,8 @@ class EditJob {
  private:
   Json job_configuration(const CLI::App& app, const Json& prepared, const std::string& requests_sha256) const {
     Json config = resolved_configuration(app, command_.common);
-    for (const char* option : {"requests", "export", "revert", "edits", "edit"}) config.erase(option);
+    for (const char* option : {"requests", "export", "revert"}) config.erase(option);
+    note_base_edits(config, base_);
     merge_edit_config(config, prepared);
     config["requests_sha256"] = requests_sha256;
     config["weights_sha256"] = model_.checkpoint().weights_sha256();
@@ -121,8 +124,9 @@ class EditJob {
 
   WriteShard run_unit(int64_t unit) {
     const auto requests = units().slice(std::span<const EditRequest>(requests_), unit);
-    EditUnit made = command_.sequential ? make_edits_in_sequence(executor_, model_, tokenizer_, settings_, requests)
-                                        : make_edits(executor_, tokenizer_, settings_, requests);
+    EditUnit made = command_.sequential
+                        ? make_edits_in_sequence(executor_, model_, tokenizer_, settings_, requests, Outcomes::score)
+                        : make_edits(executor_, tokenizer_, settings_, requests, Outcomes::score);
     return write_edit_unit(std::move(made), units().first(unit));
   }
 
@@ -132,13 +136,21 @@ class EditJob {
     for (const Edit& edit : done.edits) apply_edit(context_, model_, edit);
   }
 
-  void describe(H5File& output) const {
-    write_provenance(output, config_, job_provenance(app_, context_, model_, ranks_.communicator.size()));
+  void describe(H5File& output) {
+    write_provenance(output, config_,
+                     job_provenance(app_, context_, model_, ranks_.communicator.size(), base_.sha256()));
     write_attribute(output, "/", "kind", "edits");
     write_attribute(output, "/", "mode", edit_mode_name(command_.mode()));
     write_skipped_records(output, skipped_);
     write_strings(output, "/context_templates", settings_.templates, {static_cast<int64_t>(settings_.templates.size())},
                   {.units = "", .long_name = "texts that the prompts were put behind"});
+    if (command_.sequential) describe_end(output);
+  }
+
+  /// After the last of sequential edits the model has them all.
+  void describe_end(H5File& output) {
+    const std::vector<PromptAnswer> answers = answer_bare_prompts(executor_, tokenizer_, requests_);
+    for (size_t i = 0; i < answers.size(); ++i) write_answer_with_all(output, fmt::format("/edits/{}", i), answers[i]);
   }
 
   void cut_unit(const H5File& output, int64_t unit, H5File& shard) const {
@@ -158,6 +170,7 @@ class EditJob {
   LoadedModel loaded_;
   Model& model_ = loaded_.model;
   const Tokenizer& tokenizer_ = loaded_.tokenizer;
+  EditChain base_;  // --edits: what the model had before
   Executor executor_;
   std::vector<EditRequest> requests_;
   std::vector<std::string> skipped_;  // one sentence each
@@ -167,82 +180,138 @@ class EditJob {
 
 // --- Edited checkpoints ----------------------------------------------------------------------------------------------
 
-std::set<int64_t> edited_layers(const EditFile& file, int64_t index) {
-  std::set<int64_t> layers;
-  for (size_t i = 0; i < file.edits.size(); ++i)
-    if (index < 0 || static_cast<int64_t>(i) == index) layers.insert(file.edits[i].layer);
-  return layers;
-}
-
 void export_edits(const EditCommand& command, const GivenEdits& edits, FileOrigin origin) {
   Context context = command.common.make_context();
   Model model = Model::load(context, command.common.model);
-  const EditFile file = read_edit_file(edits.path, origin);
-  apply_edits(context, model, file, edits.index >= 0 ? std::optional(edits.index) : std::nullopt);
-  write_edited_checkpoint(context, model, edited_layers(file, edits.index), command.export_dir,
-                          command.on_existing_checkpoint());
+  const EditChain chain = apply_given_edits(context, model, edits, origin);
+  write_edited_checkpoint(context, model, chain, command.export_dir, command.on_existing_checkpoint());
   spdlog::info("edit: the edited model is in {}", command.export_dir);
 }
 
 // --- The command -----------------------------------------------------------------------------------------------------
 
-Json edit_json(const Edit& edit) {
-  return {{"case_id", edit.request.case_id},           {"subject", edit.request.subject},
-          {"target_new", edit.request.target_new},     {"layer", edit.layer},
-          {"steps", edit.loss_curve.size()},           {"first_loss", edit.loss_curve.front().total},
-          {"last_loss", edit.loss_curve.back().total}, {"update_norm", update_norm(edit)}};
+std::string edit_name(const EditReport& edit) {
+  return fmt::format("case {}: {} -> {}", edit.request.case_id, edit.request.subject, edit.request.target_new);
 }
 
-void report(const EditCommand& command, const EditOutcome& outcome) {
-  const EditFile file = read_edit_file(command.output.path, FileOrigin::own_output);
-  Json edits = Json::array();
-  for (const Edit& edit : file.edits) {
-    edits.push_back(edit_json(edit));
-    if (!command.common.json)
-      fmt::print("case {}: {} -> {}: layer {}, loss {:.3f} -> {:.3f} in {} steps, |update| {:.4g}\n",
-                 edit.request.case_id, edit.request.subject, edit.request.target_new, edit.layer,
-                 edit.loss_curve.front().total, edit.loss_curve.back().total, edit.loss_curve.size(),
-                 update_norm(edit));
+Json edit_json(const EditReport& edit) {
+  Json json = edit.outcome ? outcome_to_json(*edit.outcome) : Json::object();
+  json.update({{"case_id", edit.request.case_id},
+               {"subject", edit.request.subject},
+               {"target_new", edit.request.target_new},
+               {"layer", edit.layer},
+               {"steps", edit.steps},
+               {"first_loss", edit.first_loss.total},
+               {"last_loss", edit.last_loss.total},
+               {"update_norm", edit.update_norm}});
+  return json;
+}
+
+void print_edit(const EditReport& edit) {
+  fmt::print("{}: layer {}, loss {:.3f} -> {:.3f} in {}, |update| {:.4g}\n", edit_name(edit), edit.layer,
+             edit.first_loss.total, edit.last_loss.total, count(edit.steps, "step"), edit.update_norm);
+  if (!edit.outcome) return;
+  fmt::print("  {}: {}\n", edit.outcome->took() ? "took" : "did not take",
+             describe_change(edit.outcome->before, edit.outcome->after));
+  if (edit.outcome->with_all)
+    fmt::print("  with all edits: {}\n", describe_change(edit.outcome->after, *edit.outcome->with_all));
+}
+
+/// Failed edits that are named one by one; the others are counted.
+constexpr int64_t kNamedFailures = 10;
+
+void warn_of_failure(const EditReport& edit) {
+  const PromptAnswer& after = edit.outcome->after;
+  const bool first_wins = after.target_new.first == after.most_likely_probability;
+  spdlog::warn("{}: the edit did not take: {}, and {} has a probability of {:.3g}", edit_name(edit),
+               first_wins ? "the model begins the new target but continues it with other tokens"
+                          : fmt::format("after it the most likely token is {} ({:.3g})", Json(after.most_likely).dump(),
+                                        after.most_likely_probability),
+               Json(edit.request.target_new).dump(), after.target_new.whole);
+}
+
+/// Names the edits that did not take, and says what to try. Returns their number.
+int64_t warn_of_failures(const std::vector<EditReport>& edits) {
+  int64_t failed = 0, forgotten = 0;
+  for (const EditReport& edit : edits) {
+    if (!edit.outcome) continue;
+    forgotten += edit.outcome->took() && edit.outcome->with_all && !edit.outcome->with_all->says_new;
+    if (edit.outcome->took()) continue;
+    if (++failed <= kNamedFailures) warn_of_failure(edit);
   }
-  if (!command.common.json) return print_done_before(outcome.before, std::ssize(file.edits), "requests");
+  if (forgotten > 0)
+    spdlog::warn("edit: {} of {} took, but not with all edits together: later edits undid them", forgotten,
+                 count(std::ssize(edits), "edit"));
+  if (failed > 0)
+    spdlog::warn(
+        "edit: {} of {} did not take; try a larger \"v_lr\", \"clamp_norm_factor\" or \"v_num_grad_steps\" in "
+        "--hparams, or another --layer (docs/troubleshooting.md)",
+        failed, count(std::ssize(edits), "edit"));
+  return failed;
+}
+
+/// What the output holds, whether it was made now or before.
+void report(const EditCommand& command, const JobOutcome& outcome) {
+  const H5File file = H5File::open_read(command.output.path);
+  std::vector<EditReport> edits;
+  for (int64_t i = 0; i < std::ssize(group_members(file, "/edits")); ++i) edits.push_back(read_edit_report(file, i));
+  if (!command.common.json)
+    for (const EditReport& edit : edits) print_edit(edit);
+  const int64_t failed = warn_of_failures(edits);
+  if (!command.common.json) {
+    if (failed > 0)
+      fmt::print("{} of {} did not take\n", failed, count(std::ssize(edits), "edit"));
+    else if (std::ranges::all_of(edits, [](const EditReport& edit) { return edit.outcome.has_value(); }))
+      fmt::print("{} took\n", count(std::ssize(edits), "edit"));
+    return print_done_before(outcome.before, std::ssize(edits), "requests");
+  }
   Json summary = {{"output", command.output.path},
                   {"done_before", outcome.before},
-                  {"mode", edit_mode_name(file.mode)},
-                  {"skipped", file.skipped.size()},
-                  {"edits", std::move(edits)}};
+                  {"mode", read_string_attribute(file, "/", "mode")},
+                  {"skipped", read_skipped_records(file).size()},
+                  {"did_not_take", failed},
+                  {"edits", Json::array()}};
+  for (const EditReport& edit : edits) summary["edits"].push_back(edit_json(edit));
   add_spending(summary, outcome.spending);
   print_json(summary);
 }
 
 void check_command(const EditCommand& command, const CLI::App& app) {
   const bool makes = !command.requests.empty();
-  require<InputError>(makes + command.revert + static_cast<bool>(command.edits) == 1,
-                      "give one of --requests FILE (make edits), --edits FILE (export edits made before) and --revert");
+  require<InputError>(makes || command.revert || command.edits,
+                      "give one of --requests FILE (make edits), --edits FILE (export the model with these edits) and "
+                      "--revert");
+  require<InputError>(!command.revert || !(makes || command.edits),
+                      "--revert takes out all edits of an exported model; leave --requests and --edits out");
   require<InputError>(makes == !command.output.path.empty(), "--output FILE.h5 belongs to --requests FILE{}",
                       makes ? " and is missing" : "");
   require<InputError>(makes || !command.export_dir.empty(), "--export DIR is missing: the folder for the checkpoint");
-  for (const char* flag : {"--method", "--cov", "--hparams", "--context-templates", "--layer", "--ridge", "--limit",
-                           "--sequential", "--skip-invalid", "--zsre-target"})
+  std::vector<std::string> flags(std::begin(kEditFlags), std::end(kEditFlags));
+  flags.insert(flags.end(), {"--method", "--limit", "--sequential", "--skip-invalid", "--zsre-target"});
+  for (const std::string& flag : flags)
     require<InputError>(makes || app.get_option(flag)->count() == 0,
                         "{} is for --requests FILE, which makes edits; leave it out", flag);
+}
+
+/// Without requests: an edited model, or the one that it was made from.
+void write_model(const EditCommand& command) {
+  if (command.revert) {
+    write_reverted_checkpoint(command.common.model, command.export_dir, command.on_existing_checkpoint());
+    spdlog::info("edit: the original model is in {}", command.export_dir);
+  } else {
+    export_edits(command, command.edits, FileOrigin::handed_in);
+  }
+  if (command.common.json) print_json({{"export", command.export_dir}});
 }
 
 void run(const Ranks& ranks, const CLI::App& app, const EditCommand& command) {
   check_command(command, app);
   if (command.sequential && ranks.is_root()) warn_of_sequential_edits(command.edit);
-  const EditOutcome outcome = command.requests.empty() ? EditOutcome{} : EditJob(ranks, app, command).run();
+  const JobOutcome outcome = command.requests.empty() ? JobOutcome{} : EditJob(ranks, app, command).run();
   if (!ranks.is_root()) return;  // the rest is quick
-  if (command.revert) {
-    write_reverted_checkpoint(command.common.model, command.export_dir, command.on_existing_checkpoint());
-    spdlog::info("edit: the original model is in {}", command.export_dir);
-  } else if (command.edits) {
-    export_edits(command, command.edits, FileOrigin::handed_in);
-  }
-  if (command.requests.empty()) {
-    if (command.common.json) print_json({{"export", command.export_dir}});
-    return;
-  }
-  if (!command.export_dir.empty()) export_edits(command, {command.output.path, -1}, FileOrigin::own_output);
+  if (command.requests.empty()) return write_model(command);
+  if (!command.export_dir.empty())
+    export_edits(command, command.edits.then(command.output.path), FileOrigin::own_output);
   report(command, outcome);
 }
 

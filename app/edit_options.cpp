@@ -3,12 +3,15 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <charconv>
 #include <future>
+#include <optional>
 
 #include "edit/context_templates.h"
 #include "edit/second_moments.h"
 #include "runtime/error.h"
 #include "runtime/sha256.h"
+#include "runtime/wording.h"
 
 namespace loci::app {
 namespace {
@@ -17,6 +20,11 @@ RomeHparams resolve_hparams(const EditOptions& options, const GptConfig& config)
   RomeHparams hparams = options.hparams.empty() ? RomeHparams() : read_hparams(options.hparams);
   if (!hparams.without_effect.empty())
     spdlog::info("{}: without effect here: {}", options.hparams, fmt::join(hparams.without_effect, ", "));
+  if (hparams.method)
+    require<InputError>(*hparams.method == options.method,
+                        "{}: the hyper-parameters are made for {}, but --method is {}; give --method {}, or remove the "
+                        "fields that say so (\"alg_name\", \"original_implementation\", \"enable_...\")",
+                        options.hparams, *hparams.method, options.method, *hparams.method);
   if (options.layer >= 0) hparams.layer = options.layer;
   require<InputError>(hparams.layer >= 0, "no layer to edit is given; set \"layers\" in --hparams, or --layer");
   require<InputError>(hparams.layer < config.layers, "layer {} cannot be edited: the model has the layers 0 to {}",
@@ -24,27 +32,42 @@ RomeHparams resolve_hparams(const EditOptions& options, const GptConfig& config)
   return hparams;
 }
 
+/// Notes in `config` where the statistics come from another model.
 std::shared_ptr<const Cholesky> factor_given_moment(const EditOptions& options, const RomeHparams& hparams,
-                                                    Executor& executor) {
+                                                    Executor& executor, const Lineage& lineage,
+                                                    nlohmann::json& config) {
   if (!hparams.uses_second_moment) {
     require<InputError>(options.cov.empty(), "--cov {} contradicts \"mom2_adjustment\": false in --hparams",
                         options.cov);
+    require<InputError>(!options.cov_of_other_model, "--cov-of-other-model belongs to --cov FILE, which is not given");
     return nullptr;
   }
   require<InputError>(!options.cov.empty(),
                       "second moments are needed: give --cov FILE, or set \"mom2_adjustment\" to false in --hparams");
-  const Model& model = executor.model();
   SecondMomentMatrix matrix =
-      read_second_moment(options.cov, hparams.layer, model.config().mlp_width, model.checkpoint().weights_sha256());
+      read_second_moment(options.cov, hparams.layer, executor.model().config().mlp_width, lineage,
+                         options.cov_of_other_model ? OtherModels::accept : OtherModels::refuse);
+  if (matrix.origin == MomentOrigin::ancestor || matrix.origin == MomentOrigin::other_model)
+    config["cov_collected_on"] = {{"model", moment_origin_name(matrix.origin)},
+                                  {"weights_sha256", matrix.collected_on.weights_sha256},
+                                  {"base_edits_sha256", matrix.collected_on.edits_sha256}};
   return factor_second_moment(executor.context(), std::move(matrix), options.ridge,
                               fmt::format("{}: the second moment of layer {}", options.cov, hparams.layer));
 }
 
+int64_t edit_number(const std::string& text) {
+  int64_t number = -1;
+  const auto result = std::from_chars(text.data(), text.data() + text.size(), number);
+  require<InputError>(result.ec == std::errc() && result.ptr == text.data() + text.size(),
+                      "--edit {}: is not the number of an edit", text);
+  return number;
+}
+
 }  // namespace
 
-void add_edit_options(CLI::App& command, EditOptions& options) {
+void add_edit_options(CLI::App& command, EditOptions& options, const std::vector<std::string>& methods) {
   command.add_option("--method", options.method, "rome, r-rome (mean key throughout) or p-rome (bare key throughout)")
-      ->check(CLI::IsMember({"rome", "r-rome", "p-rome"}))
+      ->check(CLI::IsMember(methods))
       ->capture_default_str();
   command.add_option("--cov", options.cov, "second moments: as loci cov wrote them, or the reference's .npz")
       ->type_name("FILE");
@@ -58,6 +81,10 @@ void add_edit_options(CLI::App& command, EditOptions& options) {
   command.add_option("--ridge", options.ridge, "added to the diagonal of C = E[k k^T]")
       ->check(not_negative)
       ->capture_default_str();
+  command.add_flag(
+      "--cov-of-other-model", options.cov_of_other_model,
+      "take second moments that were collected on another model (such as the one before fine-tuning) where "
+      "their shape fits");
 }
 
 void add_zsre_target(CLI::App& command, std::string& name) {
@@ -78,7 +105,7 @@ void warn_of_sequential_edits(const EditOptions& options) {
 }
 
 PreparedEdits prepare_edits(const CommonOptions& common, const EditOptions& options, Executor& executor,
-                            const Tokenizer& tokenizer) {
+                            const Tokenizer& tokenizer, const Lineage& lineage) {
   PreparedEdits prepared;
   // Hashed while it is read and factored.
   std::future<std::string> cov_sha256 =
@@ -87,7 +114,8 @@ PreparedEdits prepare_edits(const CommonOptions& common, const EditOptions& opti
   settings.method = rome_method_from_name(options.method);
   settings.hparams = resolve_hparams(options, executor.model().config());
   settings.forcing = common.rome() ? TeacherForcing::text : TeacherForcing::tokens;
-  settings.second_moment = factor_given_moment(options, settings.hparams, executor);
+  nlohmann::json cov = nlohmann::json::object();
+  settings.second_moment = factor_given_moment(options, settings.hparams, executor, lineage, cov);
   settings.templates = options.context_templates.empty()
                            ? sample_context_templates(executor, tokenizer, settings.hparams.samples, common.seed)
                            : read_context_templates(options.context_templates);
@@ -97,12 +125,14 @@ PreparedEdits prepare_edits(const CommonOptions& common, const EditOptions& opti
                      {"hparams", hparams_to_json(settings.hparams)},
                      {"context_templates", settings.templates},
                      {"cov_sha256", cov_sha256.get()}};
+  prepared.config.update(cov);
   if (options.context_templates.empty()) prepared.config["seed"] = common.seed;
   return prepared;
 }
 
 void erase_edit_options(nlohmann::json& resolved) {
-  for (const char* option : {"method", "cov", "hparams", "context-templates", "layer", "ridge", "seed"})
+  for (const char* option :
+       {"method", "cov", "hparams", "context-templates", "layer", "ridge", "cov-of-other-model", "seed"})
     resolved.erase(option);
 }
 
@@ -111,19 +141,52 @@ void merge_edit_config(nlohmann::json& resolved, const nlohmann::json& prepared)
   resolved["edit"] = prepared;
 }
 
+GivenEdits GivenEdits::then(const std::string& path) const {
+  GivenEdits longer = *this;
+  if (longer.numbers.empty()) longer.numbers.assign(paths.size(), "all");
+  longer.paths.push_back(path);
+  longer.numbers.emplace_back("all");
+  return longer;
+}
+
 void add_given_edits(CLI::App& command, GivenEdits& given) {
-  CLI::Option* path = command.add_option("--edits", given.path, "apply the edits of this file to the model first")
-                          ->type_name("FILE.h5")
+  CLI::Option* path = command
+                          .add_option("--edits", given.paths,
+                                      "use the model with these edits; of several files, each was made on top of those "
+                                      "before it")
+                          ->delimiter(',')
+                          ->allow_extra_args(false)
+                          ->type_name("FILE.h5[,...]")
                           ->check(not_empty);
-  command.add_option("--edit", given.index, "only the edit of this number, from 0 (default: all, in order)")
-      ->check(not_negative)
+  command
+      .add_option(
+          "--edit", given.numbers,
+          "take only this edit of --edits, from 0; for several files, a number or \"all\" per file (default: all, "
+          "in order)")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->type_name("N[,...]")
+      ->check([](const std::string& text) { return text == "all" ? "" : not_negative(text); })
       ->needs(path);
 }
 
-void apply_given_edits(Context& context, Model& model, const GivenEdits& given) {
-  if (!given) return;
-  const EditFile file = read_edit_file(given.path);
-  apply_edits(context, model, file, given.index >= 0 ? std::optional(given.index) : std::nullopt);
+EditChain apply_given_edits(Context& context, Model& model, const GivenEdits& given, FileOrigin last) {
+  EditChain chain;
+  if (!given) return chain;
+  require<InputError>(given.numbers.empty() || given.numbers.size() == given.paths.size(),
+                      "--edit gives {} for {} of --edits; give a number or \"all\" per file",
+                      count(std::ssize(given.numbers), "number"), count(std::ssize(given.paths), "file"));
+  for (size_t i = 0; i < given.paths.size(); ++i) {
+    const EditFile file = read_edit_file(given.paths[i], i + 1 == given.paths.size() ? last : FileOrigin::handed_in);
+    const bool all = given.numbers.empty() || given.numbers[i] == "all";
+    apply_edits(context, model, file, chain, all ? std::nullopt : std::optional(edit_number(given.numbers[i])));
+  }
+  return chain;
+}
+
+void note_base_edits(nlohmann::json& config, const EditChain& edits) {
+  for (const char* option : {"edits", "edit"}) config.erase(option);
+  if (!edits.empty()) config["base_edits_sha256"] = edits.sha256();
 }
 
 }  // namespace loci::app

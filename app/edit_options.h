@@ -2,9 +2,11 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "app/common.h"
 #include "edit/edit_file.h"
+#include "edit/lineage.h"
 #include "edit/rome.h"
 #include "records/edit_requests.h"
 
@@ -19,10 +21,16 @@ struct EditOptions {
   std::string context_templates;
   int64_t layer = -1;  ///< overrides `layers` of the hyper-parameters
   double ridge = 0;
+  bool cov_of_other_model = false;
 };
 
-/// Adds --method, --cov, --hparams, --context-templates, --layer and --ridge.
-void add_edit_options(CLI::App& command, EditOptions& options);
+/// The flags of EditOptions but --method: what only those who make edits may give.
+inline constexpr const char* kEditFlags[] = {"--cov",   "--hparams", "--context-templates",
+                                             "--layer", "--ridge",   "--cov-of-other-model"};
+
+/// Adds --method (one of `methods`) and kEditFlags.
+void add_edit_options(CLI::App& command, EditOptions& options,
+                      const std::vector<std::string>& methods = {"rome", "r-rome", "p-rome"});
 
 /// Adds --zsre-target: which answer zsRE's records are edited towards.
 void add_zsre_target(CLI::App& command, std::string& name);
@@ -39,28 +47,35 @@ struct PreparedEdits {
   nlohmann::json config;
 };
 
-/// Reads the files, samples context templates where none are given, and factors C once. Throws InputError for files
-/// that do not fit the model or each other, NumericalError for a singular C.
+/// Reads the files, samples context templates where none are given, and factors C once. `lineage` is that of the
+/// executor's model. Throws InputError for files that do not fit the model or each other, NumericalError for a singular
+/// C.
 PreparedEdits prepare_edits(const CommonOptions& common, const EditOptions& options, Executor& executor,
-                            const Tokenizer& tokenizer);
+                            const Tokenizer& tokenizer, const Lineage& lineage);
 
 /// Removes the options of EditOptions, and --seed, which serves them alone, from a resolved configuration.
 void erase_edit_options(nlohmann::json& resolved);
 /// The same, and adds what `config` of PreparedEdits holds for them.
 void merge_edit_config(nlohmann::json& resolved, const nlohmann::json& prepared);
 
-/// A file of edits made before, to run with.
+/// Edits made before: everywhere, --edits stands for the model with these edits.
 struct GivenEdits {
-  std::string path;    ///< empty: none
-  int64_t index = -1;  ///< -1: all edits of the file
+  std::vector<std::string> paths;    ///< each file made on top of those before it
+  std::vector<std::string> numbers;  ///< per file, the number of the only edit to take, or "all"; empty: all
 
-  explicit operator bool() const { return !path.empty(); }
+  explicit operator bool() const { return !paths.empty(); }
+  /// The same, and then all edits of another file.
+  GivenEdits then(const std::string& path) const;
 };
 
-/// Adds `--edits FILE.h5` and `--edit N`.
+/// Adds `--edits FILE.h5[,...]` and `--edit N[,...]`.
 void add_given_edits(CLI::App& command, GivenEdits& given);
 
-/// Applies the edits, if any, to a model loaded from its checkpoint: apply_edits().
-void apply_given_edits(Context& context, Model& model, const GivenEdits& given);
+/// Applies the edits, if any, to a model loaded from its checkpoint: apply_edits(). `last` is where the last file comes
+/// from; the others are handed in.
+EditChain apply_given_edits(Context& context, Model& model, const GivenEdits& given,
+                            FileOrigin last = FileOrigin::handed_in);
+/// Adds `base_edits_sha256` to the configuration of a job that runs on a model with edits.
+void note_base_edits(nlohmann::json& config, const EditChain& edits);
 
 }  // namespace loci::app

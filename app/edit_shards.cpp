@@ -14,28 +14,35 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
+void add_outcomes(Executor& executor, const Tokenizer& tokenizer, std::span<Edit> edits) {
+  std::vector<EditOutcome> outcomes = score_outcomes(executor, tokenizer, edits);
+  for (size_t i = 0; i < edits.size(); ++i) edits[i].outcome = std::move(outcomes[i]);
+}
+
 std::string edit_group(int64_t index) { return fmt::format("/edits/{}", index); }
 
 }  // namespace
 
 EditUnit make_edits(Executor& executor, const Tokenizer& tokenizer, const RomeSettings& settings,
-                    std::span<const EditRequest> requests) {
+                    std::span<const EditRequest> requests, Outcomes outcomes) {
   const auto start = Clock::now();
   EditUnit unit{.edits = compute_edits(executor, tokenizer, settings, requests)};
   unit.seconds = seconds_since(start) / static_cast<double>(requests.size());
+  if (outcomes == Outcomes::score) add_outcomes(executor, tokenizer, unit.edits);
   return unit;
 }
 
 EditUnit make_edits_in_sequence(Executor& executor, Model& model, const Tokenizer& tokenizer,
-                                const RomeSettings& settings, std::span<const EditRequest> requests) {
+                                const RomeSettings& settings, std::span<const EditRequest> requests,
+                                Outcomes outcomes) {
   require<ShapeError>(&executor.model() == &model, "the model to edit is not the one that the executor runs");
-  const auto start = Clock::now();
   EditUnit unit;
   for (const EditRequest& request : requests) {
-    unit.edits.push_back(compute_edits(executor, tokenizer, settings, std::span(&request, 1)).at(0));
-    apply_edit(executor.context(), model, unit.edits.back());
+    EditUnit one = make_edits(executor, tokenizer, settings, std::span(&request, 1), outcomes);
+    apply_edit(executor.context(), model, one.edits.at(0));
+    unit.edits.push_back(std::move(one.edits[0]));
+    unit.seconds += one.seconds / static_cast<double>(requests.size());
   }
-  unit.seconds = seconds_since(start) / static_cast<double>(requests.size());
   return unit;
 }
 

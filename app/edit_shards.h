@@ -21,12 +21,15 @@ struct EditUnit {
   double seconds = 0;  ///< each of them took
 };
 
+/// Whether edits are scored on their bare prompts once they are made: Edit::outcome.
+enum class Outcomes { leave_out, score };
+
 /// Makes edits, each of the model as it is. Throws what compute_edits() does, here and below.
 EditUnit make_edits(Executor& executor, const Tokenizer& tokenizer, const RomeSettings& settings,
-                    std::span<const EditRequest> requests);
+                    std::span<const EditRequest> requests, Outcomes outcomes);
 /// Applies each edit to `model`, which `executor` runs, before the next one is made.
 EditUnit make_edits_in_sequence(Executor& executor, Model& model, const Tokenizer& tokenizer,
-                                const RomeSettings& settings, std::span<const EditRequest> requests);
+                                const RomeSettings& settings, std::span<const EditRequest> requests, Outcomes outcomes);
 
 /// Writes them as `/edits/{first}`, `/edits/{first + 1}`, .. with the attribute `seconds`.
 WriteShard write_edit_unit(EditUnit unit, int64_t first);

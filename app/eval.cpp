@@ -7,6 +7,7 @@
 #include "app/common.h"
 #include "app/edit_options.h"
 #include "app/edit_shards.h"
+#include "app/model_name.h"
 #include "app/ranks.h"
 #include "app/unit_runner.h"
 #include "edit/edit_file.h"
@@ -18,9 +19,17 @@
 #include "model/tokenizer.h"
 #include "runtime/error.h"
 #include "runtime/sha256.h"
+#include "runtime/wording.h"
 
 namespace loci::app {
 namespace {
+
+/// What the records are scored with.
+enum class Scored {
+  model,        ///< as it is
+  given_edits,  ///< the model without the edits of --edits, and with them
+  own_edits,    ///< each record's own edit, or all of them in sequence
+};
 
 struct EvalCommand {
   CommonOptions common;
@@ -34,7 +43,9 @@ struct EvalCommand {
   int64_t limit = 0;
   bool sequential = false;
   bool skip_invalid = false;
+  Scored scored = Scored::model;
 
+  bool makes_edits() const { return scored == Scored::own_edits; }
   RecordOptions record_options() const {
     return {.dataset = dataset_from_name(dataset),
             .zsre_target = zsre_target_from_name(zsre_target),
@@ -65,6 +76,7 @@ class EvalJob {
         command_(command),
         context_(make_rank_context(ranks, command.common)),
         loaded_(load_rank_model(ranks, context_, command.common)),
+        base_(command.makes_edits() ? apply_given_edits(context_, loaded_.model, command.edits) : EditChain()),
         executor_(context_, loaded_.model),
         edited_(loaded_.model),
         edited_executor_(context_, edited_) {
@@ -73,11 +85,12 @@ class EvalJob {
     records_ = std::move(loaded.records);
     skipped_ = std::move(loaded.skipped);
     config_ = resolved_configuration(app, command_.common);
-    for (const char* option : {"records", "edits"}) config_.erase(option);
-    if (command.edits)
-      read_given_edits();
-    else
+    config_.erase("records");
+    note_base_edits(config_, base_);
+    if (command.makes_edits())
       prepare_own_edits();
+    else
+      read_given_edits();
     log_skipped(ranks, skipped_);
     config_["records_sha256"] = loaded.sha256;
     config_["weights_sha256"] = model_.checkpoint().weights_sha256();
@@ -107,15 +120,17 @@ class EvalJob {
   }
 
  private:
-  /// --edits: every record is scored with these, together.
+  /// --edits: every record is scored with these, together. Without them the model is scored as it is.
   void read_given_edits() {
-    apply_given_edits(context_, edited_, command_.edits);
     erase_edit_options(config_);
-    config_["edits_sha256"] = sha256_file(command_.edits.path);
+    if (command_.edits)
+      config_["edits_sha256"] = apply_given_edits(context_, edited_, command_.edits).sha256();
+    else
+      config_["method"] = "none";
   }
 
   void prepare_own_edits() {
-    PreparedEdits prepared = prepare_edits(command_.common, command_.edit, executor_, tokenizer_);
+    PreparedEdits prepared = prepare_edits(command_.common, command_.edit, executor_, tokenizer_, base_.on(model_));
     settings_ = std::move(prepared.settings);
     merge_edit_config(config_, prepared.config);
     std::vector<EvalRecord> valid;
@@ -147,7 +162,8 @@ class EvalJob {
   }
 
   WriteShard edit_unit(int64_t unit) {
-    EditUnit made = make_edits_in_sequence(edited_executor_, edited_, tokenizer_, settings_, requests_of(unit));
+    EditUnit made = make_edits_in_sequence(edited_executor_, edited_, tokenizer_, settings_, requests_of(unit),
+                                           Outcomes::leave_out);
     note(made);
     return write_edit_unit(std::move(made), units().first(unit));
   }
@@ -163,14 +179,26 @@ class EvalJob {
   }
 
   WriteShard score_unit(int64_t unit) {
-    return [results = command_.sequential || command_.edits ? scores_of_joint_edits(unit) : scores_of_own_edits(unit)](
-               H5File& shard) { write_records(shard, results); };
+    return [results = scores_of(unit)](H5File& shard) { write_records(shard, results); };
   }
 
-  std::vector<RecordResult> scores_of_joint_edits(int64_t unit) {
-    std::vector<RecordResult> results = evaluate_joint_edits(
-        executor_, edited_executor_, tokenizer_, forcing(), units().slice(std::span<const EvalRecord>(records_), unit));
-    if (command_.edits) return results;
+  std::vector<RecordResult> scores_of(int64_t unit) {
+    const auto records = units().slice(std::span<const EvalRecord>(records_), unit);
+    if (command_.sequential) return scores_of_sequential_edits(unit, records);
+    switch (command_.scored) {
+      case Scored::model:
+        return evaluate_model(executor_, tokenizer_, forcing(), records);
+      case Scored::given_edits:
+        return evaluate_joint_edits(executor_, edited_executor_, tokenizer_, forcing(), records);
+      case Scored::own_edits:
+        break;
+    }
+    return scores_of_own_edits(unit, records);
+  }
+
+  std::vector<RecordResult> scores_of_sequential_edits(int64_t unit, std::span<const EvalRecord> records) {
+    std::vector<RecordResult> results =
+        evaluate_joint_edits(executor_, edited_executor_, tokenizer_, forcing(), records);
     for (size_t r = 0; r < results.size(); ++r) {
       const SequentialEdit& edit = sequential_[static_cast<size_t>(units().first(unit)) + r];
       results[r].update_norm = edit.update_norm;
@@ -179,10 +207,9 @@ class EvalJob {
     return results;
   }
 
-  std::vector<RecordResult> scores_of_own_edits(int64_t unit) {
-    const EditUnit made = make_edits(executor_, tokenizer_, settings_, requests_of(unit));
-    std::vector<RecordResult> results = evaluate_own_edits(
-        executor_, tokenizer_, forcing(), units().slice(std::span<const EvalRecord>(records_), unit), made.edits);
+  std::vector<RecordResult> scores_of_own_edits(int64_t unit, std::span<const EvalRecord> records) {
+    const EditUnit made = make_edits(executor_, tokenizer_, settings_, requests_of(unit), Outcomes::leave_out);
+    std::vector<RecordResult> results = evaluate_own_edits(executor_, tokenizer_, forcing(), records, made.edits);
     for (RecordResult& result : results) result.edit_seconds = made.seconds;
     return results;
   }
@@ -200,9 +227,11 @@ class EvalJob {
   void write_results(H5File& output) const {
     require<ShapeError>(results_.size() == records_.size(), "{} results of {} records", results_.size(),
                         records_.size());
-    write_provenance(output, config_, job_provenance(app_, context_, model_, ranks_.communicator.size()));
+    write_provenance(output, config_,
+                     job_provenance(app_, context_, model_, ranks_.communicator.size(), base_.sha256()));
     write_attribute(output, "/", "kind", "eval");
     write_attribute(output, "/", "dataset", command_.dataset);
+    write_attribute(output, "/", "model_name", model_name(command_.common.model));
     write_skipped_records(output, skipped_);
     write_attribute(output, "/", "peak_memory_bytes", peak_bytes(context_));
     write_records(output, results_);
@@ -216,8 +245,9 @@ class EvalJob {
   LoadedModel loaded_;
   const Model& model_ = loaded_.model;
   const Tokenizer& tokenizer_ = loaded_.tokenizer;
+  EditChain base_;  // --edits with a method: what the model had before the records' edits
   Executor executor_;
-  Model edited_;  // all edits together, with --edits or --sequential
+  Model edited_;  // all edits together, with --edits alone or --sequential
   Executor edited_executor_;
   std::vector<EvalRecord> records_;
   std::vector<std::string> skipped_;
@@ -243,32 +273,63 @@ void report(const EvalCommand& command, const EvalOutcome& outcome) {
   }
   const auto records = static_cast<double>(results.size());
   const int64_t peak = read_int_attribute(file, "/", "peak_memory_bytes");
+  const int64_t failed = command.makes_edits() ? edits_that_did_not_take(results) : 0;
+  if (failed > 0)
+    spdlog::warn(
+        "eval: {} of {} did not take: on the rewrite prompt the new target is not what the model says "
+        "(docs/troubleshooting.md)",
+        failed, count(std::ssize(results), "edit"));
   if (command.common.json) {
     Json printed = {{"output", command.output.path},
                     {"dataset", command.dataset},
                     {"records", results.size()},
                     {"done_before", outcome.before},
                     {"skipped", read_skipped_records(file).size()},
-                    {"edit_seconds_per_record", edit_seconds / records},
                     {"score_seconds_per_record", score_seconds / records},
                     {"peak_memory_bytes", peak},
                     {"summary", summary_to_json(summary)}};
+    if (command.scored != Scored::model) printed["edit_seconds_per_record"] = edit_seconds / records;
+    if (command.makes_edits()) printed["did_not_take"] = failed;
     add_spending(printed, outcome.spending);
     return print_json(printed);
   }
   fmt::print("{}", format_summary(summary));
-  fmt::print("{} records; a record: edit {:.4f} s, scores before and after {:.4f} s; peak memory {:.0f} MiB\n",
-             results.size(), edit_seconds / records, score_seconds / records, static_cast<double>(peak) / 1048576);
+  if (command.makes_edits()) fmt::print("{} of {} did not take\n", failed, count(std::ssize(results), "edit"));
+  const std::string editing = command.makes_edits() ? fmt::format("edit {:.4f} s, ", edit_seconds / records) : "";
+  fmt::print("{}; per record: {}scores {:.4f} s; peak memory {:.0f} MiB\n", count(std::ssize(results), "record"),
+             editing, score_seconds / records, static_cast<double>(peak) / 1048576);
   print_done_before(outcome.before, std::ssize(results), "records");
 }
 
-void check_command(const EvalCommand& command, const CLI::App& app) {
-  if (command.edits) {
-    for (const char* flag : {"--method", "--cov", "--hparams", "--context-templates", "--layer", "--ridge"}) {
-      require<InputError>(app.get_option(flag)->count() == 0, "--edits gives edits that are already made; leave {} out",
-                          flag);
-    }
-    require<InputError>(!command.sequential, "--edits gives edits that are already made; leave --sequential out");
+/// Without a word about a method, a model is scored as it is, or with and without the edits of --edits.
+Scored what_is_scored(const EvalCommand& command, const CLI::App& app) {
+  const auto given = [&](const char* flag) { return app.get_option(flag)->count() > 0; };
+  const bool wants_edits = given("--method") ? command.edit.method != "none" : given("--cov") || given("--hparams");
+  if (wants_edits) return Scored::own_edits;
+  return command.edits ? Scored::given_edits : Scored::model;
+}
+
+void say_what_is_scored(const EvalCommand& command) {
+  switch (command.scored) {
+    case Scored::model:
+      return spdlog::info("eval: no edits are made or given, so the model is scored as it is");
+    case Scored::given_edits:
+      return spdlog::info("eval: the model is scored without the edits of --edits, and with them");
+    case Scored::own_edits:
+      if (command.edits) spdlog::info("eval: the records are edited on top of the edits of --edits");
+  }
+}
+
+void check_command(EvalCommand& command, const CLI::App& app) {
+  command.scored = what_is_scored(command, app);
+  if (!command.makes_edits()) {
+    std::vector<std::string> flags(std::begin(kEditFlags), std::end(kEditFlags));
+    flags.emplace_back("--sequential");
+    for (const std::string& flag : flags)
+      require<InputError>(app.get_option(flag)->count() == 0,
+                          "{} is for making edits, and none are made: leave {} out, or say how by --method, --cov and "
+                          "--hparams",
+                          flag, flag);
   }
   require<InputError>(command.dataset == "zsre" || app.get_option("--zsre-target")->count() == 0,
                       "--zsre-target is for --dataset zsre");
@@ -278,7 +339,8 @@ void check_command(const EvalCommand& command, const CLI::App& app) {
 
 void add_eval(CLI::App& app, Launcher& launcher) {
   auto options = std::make_shared<EvalCommand>();
-  CLI::App* command = app.add_subcommand("eval", "edit every record of a data set and score it before and after");
+  CLI::App* command = app.add_subcommand(
+      "eval", "edit every record of a data set and score it before and after, or score a model as it is");
   add_common_options(*command, options->common);
   command->add_option("--dataset", options->dataset, "counterfact or zsre")
       ->check(CLI::IsMember({"counterfact", "zsre"}))
@@ -286,7 +348,7 @@ void add_eval(CLI::App& app, Launcher& launcher) {
   command->add_option("--records", options->records, "records of the data set, in its own or EasyEdit's form")
       ->type_name("FILE.json")
       ->required();
-  add_edit_options(*command, options->edit);
+  add_edit_options(*command, options->edit, {"rome", "r-rome", "p-rome", "none"});
   add_given_edits(*command, options->edits);
   add_output_options(*command, options->output);
   add_rank_options(*command, options->ranks);
@@ -305,6 +367,7 @@ void add_eval(CLI::App& app, Launcher& launcher) {
     check_command(*options, *command);
     check_named_files(*command, options->output);
     launcher.run(options->ranks, [&](const Ranks& ranks) {
+      if (ranks.is_root()) say_what_is_scored(*options);
       if (options->sequential && ranks.is_root()) warn_of_sequential_edits(options->edit);
       const EvalOutcome outcome = EvalJob(ranks, *command, *options).run();
       if (ranks.is_root()) report(*options, outcome);

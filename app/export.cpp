@@ -11,6 +11,7 @@
 #include "runtime/error.h"
 #include "runtime/hdf5.h"
 #include "runtime/hdf5_probe.h"
+#include "runtime/wording.h"
 
 namespace loci::app {
 namespace {
@@ -55,7 +56,7 @@ void run(const ExportCommand& command) {
   if (command.json)
     print_json({{"files", files}, {"output", command.folder}});
   else
-    spdlog::info("export: {} files in {}", files, command.folder);
+    spdlog::info("export: {} in {}", count(files, "file"), command.folder);
 }
 
 }  // namespace
@@ -66,9 +67,9 @@ void add_export(CLI::App& app) {
   command->add_option("file", options->path, "result file (HDF5)")->required()->type_name("FILE.h5");
   command
       ->add_option("--format", options->format,
-                   "npz (traces, second moments), cases (evaluations) or csv (traces, evaluations); default: the "
-                   "published code's")
-      ->check(CLI::IsMember({"npz", "cases", "csv"}));
+                   "npz (traces, second moments), cases (evaluations), csv (traces, evaluations), markdown or latex "
+                   "(evaluations: a table for a paper); default: the published code's")
+      ->check(CLI::IsMember({"npz", "cases", "csv", "markdown", "latex"}));
   command->add_option("--output", options->folder, "folder to write to")->required()->type_name("DIR");
   command->add_flag("--json", options->json, "print one JSON object on standard output");
   command->add_option("--device", options->device,

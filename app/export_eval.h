@@ -9,9 +9,9 @@
 namespace loci::app {
 
 /// Writes an evaluation (kind `eval`) into `folder`, which exists; files of the same names are replaced. `cases`: the
-/// reference's `case_{id}.json`, one a record, with `pre` and `post`. `csv`: `prompts.csv` (one line a prompt and
-/// target) and `summary.csv`. Returns the number of files. Throws InputError for another format and for a malformed
-/// evaluation.
+/// reference's `case_{id}.json`, one per record, with `pre` and, after an edit, `post`. `csv`: `prompts.csv` (one line
+/// per prompt and target) and `summary.csv`. `markdown`, `latex`: the summary as a table for a paper, `summary.md` or
+/// `summary.tex`. Returns the number of files. Throws InputError for another format and for a malformed evaluation.
 int64_t export_eval(const H5File& file, const std::string& format, const std::filesystem::path& folder);
 
 }  // namespace loci::app

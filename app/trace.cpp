@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "app/common.h"
+#include "app/edit_options.h"
 #include "app/figure.h"
 #include "app/model_name.h"
 #include "app/nothing_to_do.h"
@@ -31,6 +32,7 @@ struct TraceCommand {
   CommonOptions common;
   RankOptions ranks;
   OutputOptions output;
+  GivenEdits edits;
   std::string facts;
   std::string prompt, subject, attribute;  // instead of a file of facts
   std::string figure;
@@ -299,7 +301,8 @@ int64_t report(const TraceCommand& command, const TraceOptions& options, const F
 void run(const Ranks& ranks, const CLI::App& app, const TraceCommand& command) {
   check_command(command);
   Context context = make_rank_context(ranks, command.common);
-  const LoadedModel loaded = load_rank_model(ranks, context, command.common);
+  LoadedModel loaded = load_rank_model(ranks, context, command.common);
+  const EditChain edits = apply_given_edits(context, loaded.model, command.edits);
   const Model& model = loaded.model;
   const Tokenizer& tokenizer = loaded.tokenizer;
   const FactFile facts = read_input(command, tokenizer, model.config().positions);
@@ -308,7 +311,8 @@ void run(const Ranks& ranks, const CLI::App& app, const TraceCommand& command) {
   if (ranks.is_root()) warn_of_wide_window(command, model.config().layers);
   const TraceOptions options = trace_options(command, measure_noise(command, facts, context, model, tokenizer));
   spdlog::info("trace: noise {} of level {:.6g}", command.noise, options.noise.level);
-  const Json config = job_configuration(app, command, options, facts, model.checkpoint().weights_sha256());
+  Json config = job_configuration(app, command, options, facts, model.checkpoint().weights_sha256());
+  note_base_edits(config, edits);
   std::span<const Fact> chosen = facts.facts;
   if (command.limit > 0) chosen = chosen.first(std::min(chosen.size(), static_cast<size_t>(command.limit)));
   Executor executor(context, model);
@@ -325,7 +329,8 @@ void run(const Ranks& ranks, const CLI::App& app, const TraceCommand& command) {
                  .finish =
                      [&](H5File& output) {
                        merge.finish(output);
-                       write_provenance(output, config, job_provenance(app, context, model, ranks.communicator.size()));
+                       write_provenance(output, config,
+                                        job_provenance(app, context, model, ranks.communicator.size(), edits.sha256()));
                      }},
        .count_items = [](const H5File& output) { return std::ssize(group_members(output, "/facts")); },
        .cut_unit =
@@ -366,6 +371,7 @@ void add_trace(CLI::App& app, Launcher& launcher) {
                    "also draw the prompt's trace, or the averages of the facts (.png, .svg or .pdf; needs Python with "
                    "h5py and matplotlib)")
       ->type_name("IMAGE");
+  add_given_edits(*command, options->edits);
   command->add_option("--kinds", options->kinds, "what is restored: state,mlp,attn")
       ->delimiter(',')
       ->check(CLI::IsMember({"state", "mlp", "attn"}))

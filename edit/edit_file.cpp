@@ -39,6 +39,20 @@ std::vector<LossRow> read_loss_curve(const H5File& file, const std::string& path
   return rows;
 }
 
+EditRequest read_request(const H5File& file, const std::string& group) {
+  return {.case_id = read_int_attribute(file, group, "case_id"),
+          .prompt = read_string_attribute(file, group, "prompt"),
+          .subject = read_string_attribute(file, group, "subject"),
+          .target_new = read_string_attribute(file, group, "target_new"),
+          .target_true = read_string_attribute(file, group, "target_true")};
+}
+
+int64_t read_layer(const H5File& file, const std::string& group) {
+  const int64_t layer = read_int_attribute(file, group, "layer");
+  require<InputError>(layer >= 0, "{}: attribute \"layer\" of {} is {}", file.path().string(), group, layer);
+  return layer;
+}
+
 }  // namespace
 
 std::string_view edit_mode_name(EditMode mode) { return mode == EditMode::sequential ? "sequential" : "independent"; }
@@ -72,6 +86,21 @@ void write_edit(H5File& file, int64_t index, const Edit& edit) {
   write_attribute(file, group, "target_true", edit.request.target_true);
   write_attribute(file, group, "method", edit.method);
   write_attribute(file, group, "layer", edit.layer);
+  write_attribute(file, group, "update_norm", update_norm(edit));
+  if (edit.outcome) write_outcome(file, group, *edit.outcome);
+}
+
+EditReport read_edit_report(const H5File& file, int64_t index) {
+  const std::string group = group_of(index);
+  const std::vector<LossRow> curve = read_loss_curve(file, group + "/loss_curve");
+  return {.request = read_request(file, group),
+          .layer = read_layer(file, group),
+          .update_norm = has_attribute(file, group, "update_norm") ? read_double_attribute(file, group, "update_norm")
+                                                                   : update_norm(read_edit(file, index)),
+          .steps = std::ssize(curve),
+          .first_loss = curve.front(),
+          .last_loss = curve.back(),
+          .outcome = read_outcome(file, group)};
 }
 
 Edit read_edit(const H5File& file, int64_t index) {
@@ -88,14 +117,10 @@ Edit read_edit(const H5File& file, int64_t index) {
   require_width(file, group, "value_before", edit.value_before.size(), edit.v.size());
   require_width(file, group, "value_star", edit.value_star.size(), edit.v.size());
   edit.loss_curve = read_loss_curve(file, group + "/loss_curve");
-  edit.request.case_id = read_int_attribute(file, group, "case_id");
-  edit.request.prompt = read_string_attribute(file, group, "prompt");
-  edit.request.subject = read_string_attribute(file, group, "subject");
-  edit.request.target_new = read_string_attribute(file, group, "target_new");
-  edit.request.target_true = read_string_attribute(file, group, "target_true");
+  edit.request = read_request(file, group);
   edit.method = read_string_attribute(file, group, "method");
-  edit.layer = read_int_attribute(file, group, "layer");
-  require<InputError>(edit.layer >= 0, "{}: attribute \"layer\" of {} is {}", file.path().string(), group, edit.layer);
+  edit.layer = read_layer(file, group);
+  edit.outcome = read_outcome(file, group);
   return edit;
 }
 
@@ -112,6 +137,8 @@ EditFile read_edit_file(const std::filesystem::path& path, FileOrigin origin) {
                       path.string(), mode);
   made.mode = mode == "sequential" ? EditMode::sequential : EditMode::independent;
   made.weights_sha256 = read_string_attribute(file, "/", "weights_sha256");
+  if (has_attribute(file, "/", "base_edits_sha256"))
+    made.base_edits_sha256 = read_string_attribute(file, "/", "base_edits_sha256");
   made.skipped = read_skipped_records(file);
   const auto count = static_cast<int64_t>(group_members(file, "/edits").size());
   require<InputError>(count > 0, "{}: holds no edit", path.string());
@@ -122,18 +149,30 @@ EditFile read_edit_file(const std::filesystem::path& path, FileOrigin origin) {
   return made;
 }
 
-void check_edits_fit(const EditFile& file, const GptConfig& config, const std::string& weights_sha256) {
-  require<InputError>(file.weights_sha256 == weights_sha256,
+void check_edits_fit(const EditFile& file, const GptConfig& config, const ModelState& state) {
+  const std::string path = file.path.string();
+  require<InputError>(file.weights_sha256 == state.weights_sha256,
                       "{}: the edits were made for another model (weights {:.12}, this model's are {:.12}); give the "
                       "model that they were made for",
-                      file.path.string(), file.weights_sha256, weights_sha256);
+                      path, file.weights_sha256, state.weights_sha256);
+  require<InputError>(file.base_edits_sha256.empty() || !state.edits_sha256.empty(),
+                      "{}: the edits were made on top of others (content {:.12}); name the file with those first, "
+                      "--edits FIRST.h5,{}",
+                      path, file.base_edits_sha256, path);
+  require<InputError>(!file.base_edits_sha256.empty() || state.edits_sha256.empty(),
+                      "{}: the edits were made for the model without other edits; leave the files before it out of "
+                      "--edits",
+                      path);
+  require<InputError>(file.base_edits_sha256 == state.edits_sha256,
+                      "{}: the edits were made on top of others (content {:.12}) than those before it in --edits "
+                      "(content {:.12})",
+                      path, file.base_edits_sha256, state.edits_sha256);
   for (size_t i = 0; i < file.edits.size(); ++i) {
     const Edit& edit = file.edits[i];
     const bool fits = edit.layer < config.layers && static_cast<int64_t>(edit.u.size()) == config.mlp_width &&
                       static_cast<int64_t>(edit.v.size()) == config.width;
-    require<InputError>(fits, "{}: edit {} (layer {}, {} x {}) does not fit the model ({} layers, {} x {})",
-                        file.path.string(), i, edit.layer, edit.u.size(), edit.v.size(), config.layers,
-                        config.mlp_width, config.width);
+    require<InputError>(fits, "{}: edit {} (layer {}, {} x {}) does not fit the model ({} layers, {} x {})", path, i,
+                        edit.layer, edit.u.size(), edit.v.size(), config.layers, config.mlp_width, config.width);
   }
 }
 
@@ -141,8 +180,8 @@ void apply_edit(Context& context, Model& model, const Edit& edit) {
   model.add_rank_one(context, edit.layer, edit.u, edit.v);
 }
 
-void apply_edits(Context& context, Model& model, const EditFile& file, std::optional<int64_t> index) {
-  check_edits_fit(file, model.config(), model.checkpoint().weights_sha256());
+void apply_edits(Context& context, Model& model, const EditFile& file, EditChain& chain, std::optional<int64_t> index) {
+  check_edits_fit(file, model.config(), {model.checkpoint().weights_sha256(), chain.sha256()});
   const auto count = static_cast<int64_t>(file.edits.size());
   if (index) {
     require<InputError>(*index >= 0 && *index < count, "{}: there is no edit {}, only 0 to {}", file.path.string(),
@@ -151,12 +190,13 @@ void apply_edits(Context& context, Model& model, const EditFile& file, std::opti
                         "{}: the edits are sequential, one of them alone was never made; apply all, or remake the file "
                         "without --sequential",
                         file.path.string());
-    apply_edit(context, model, file.edits[static_cast<size_t>(*index)]);
-    return;
   }
-  if (count > 1 && file.mode == EditMode::independent)
+  const std::span<const Edit> chosen =
+      index ? std::span(file.edits).subspan(static_cast<size_t>(*index), 1) : std::span(file.edits);
+  if (chosen.size() > 1 && file.mode == EditMode::independent)
     spdlog::warn("{}: {} edits, each made from the original model, are applied together", file.path.string(), count);
-  for (const Edit& edit : file.edits) apply_edit(context, model, edit);
+  for (const Edit& edit : chosen) apply_edit(context, model, edit);
+  chain.add(chosen);
 }
 
 }  // namespace loci

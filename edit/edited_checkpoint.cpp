@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -58,6 +60,16 @@ void write_originals(const Checkpoint& checkpoint, const std::set<int64_t>& laye
                     {{"weights_sha256", checkpoint.weights_sha256()}, {"stored_types", checkpoint.stored_types()}});
 }
 
+/// Of the model that one with `lineage` was made from: weights `original`, which have the hash `restored` in fp32.
+Lineage reverted_lineage(const Lineage& lineage, const std::string& original, const std::string& restored) {
+  Lineage made{{restored, ""}};
+  const auto at = std::ranges::find(lineage.ancestors, ModelState{original, ""}, &Ancestor::state);
+  if (at == lineage.ancestors.end()) return made;
+  if (restored != original) made.ancestors.push_back({{original, ""}, {}});
+  made.ancestors.insert(made.ancestors.end(), at + 1, lineage.ancestors.end());
+  return made;
+}
+
 std::vector<float> copy_floats(std::span<const std::byte> bytes) {
   std::vector<float> values(bytes.size() / sizeof(float));
   std::memcpy(values.data(), bytes.data(), values.size() * sizeof(float));
@@ -85,10 +97,11 @@ void require_free_folder(const fs::path& dir, const fs::path& source, OnExisting
                       dir.string());
 }
 
-void write_edited_checkpoint(Context& context, const Model& model, const std::set<int64_t>& layers, const fs::path& dir,
+void write_edited_checkpoint(Context& context, const Model& model, const EditChain& chain, const fs::path& dir,
                              OnExistingCheckpoint on_existing) {
   const Checkpoint& checkpoint = model.checkpoint();
   require_free_folder(dir, checkpoint.dir(), on_existing);
+  const std::set<int64_t> layers = chain.layers();
   std::map<std::string, std::vector<float>> edited;
   for (const int64_t layer : layers)
     edited[down_name(layer)] = to_host(context, model.parameters().blocks[static_cast<size_t>(layer)].down_weight);
@@ -97,6 +110,10 @@ void write_edited_checkpoint(Context& context, const Model& model, const std::se
   require_free_folder(dir, checkpoint.dir(), on_existing);  // still
   // First, so that a folder with an edited model always knows the way back.
   write_originals(checkpoint, layers, dir / kOriginalsFile);
+  const Lineage before = chain.on(model);
+  Lineage after{{weights_sha256_of(checkpoint.config(), weights.tensors, dir), ""}, {{before.state, {}}}};
+  after.ancestors.insert(after.ancestors.end(), before.ancestors.begin(), before.ancestors.end());
+  write_lineage(dir, after);
   write_checkpoint(dir, checkpoint.config(), weights.tensors, checkpoint.dir(), DType::f32, checkpoint.stored_names());
 }
 
@@ -119,8 +136,8 @@ void write_reverted_checkpoint(const fs::path& edited_dir, const fs::path& dir, 
   const HostWeights weights(checkpoint, std::move(restored));
   // Weights of other types were widened to fp32, so their hash says nothing here.
   const std::string expected = metadata_of(originals, "weights_sha256");
+  const std::string found = weights_sha256_of(checkpoint.config(), weights.tensors, edited_dir);
   if (metadata_of(originals, "stored_types") == "F32") {
-    const std::string found = weights_sha256_of(checkpoint.config(), weights.tensors, edited_dir);
     require<InputError>(found == expected,
                         "{}: the model was changed after its export (restored weights {:.12}, original {:.12}), so it "
                         "cannot be reverted",
@@ -128,6 +145,7 @@ void write_reverted_checkpoint(const fs::path& edited_dir, const fs::path& dir, 
   }
   const OutputLock lock(dir / kLockFile, dir);
   require_free_folder(dir, edited_dir, on_existing);
+  write_lineage(dir, reverted_lineage(read_lineage(edited_dir, checkpoint.weights_sha256()), expected, found));
   write_checkpoint(dir, checkpoint.config(), weights.tensors, edited_dir, DType::f32, checkpoint.stored_names());
 }
 

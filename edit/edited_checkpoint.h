@@ -1,8 +1,8 @@
 #pragma once
 
 #include <filesystem>
-#include <set>
 
+#include "edit/lineage.h"
 #include "model/model.h"
 #include "runtime/context.h"
 
@@ -19,10 +19,10 @@ enum class OnExistingCheckpoint { refuse, replace };
 void require_free_folder(const std::filesystem::path& dir, const std::filesystem::path& source,
                          OnExistingCheckpoint on_existing);
 
-/// Writes the model, whose down projections of `layers` were edited, as a directory that transformers loads, together
-/// with kOriginalsFile. The model must have been loaded from a checkpoint. Throws InputError for a folder that holds a
-/// model already or is the original's own.
-void write_edited_checkpoint(Context& context, const Model& model, const std::set<int64_t>& layers,
+/// Writes the model, to which the edits of `chain` were added, as a directory that transformers loads, together with
+/// kOriginalsFile and kLineageFile. The model must have been loaded from a checkpoint. Throws InputError for a folder
+/// that holds a model already or is the original's own.
+void write_edited_checkpoint(Context& context, const Model& model, const EditChain& chain,
                              const std::filesystem::path& dir, OnExistingCheckpoint on_existing);
 
 /// Writes the model that `edited_dir`, a folder of write_edited_checkpoint, was made from to `dir`: the same weights

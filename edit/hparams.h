@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -47,11 +48,14 @@ struct RomeHparams {
   bool uses_second_moment = true;                             ///< `mom2_adjustment`: u = C^-1 k / |..|, else k / |k|
   std::vector<TemplateSample> samples = {{5, 10}, {10, 10}};  ///< `context_template_length_params`
   std::vector<std::string> without_effect;                    ///< keys of the file that are accepted and change nothing
+  /// "rome", "r-rome" or "p-rome", where keys of the published code or of EasyEdit say which one the file was made for.
+  std::optional<std::string> method;
 };
 
 /// Reads the reference's keys; those left out keep their defaults. Throws InputError "{where}: ..." for an unknown key,
-/// a wrong type, a value out of range, several layers. `v_loss_layer`, `mom2_dataset`, `mom2_n_samples`, `mom2_dtype`
-/// and the module names have no effect (in the reference neither, or they name what the other flags give).
+/// a wrong type, a value out of range, several layers. `v_loss_layer`, `mom2_dataset`, the module names and EasyEdit's
+/// `device` and the like have no effect (in the reference neither, or they name what the other flags give), nor does an
+/// unknown key that is switched off: false, null, 0, "none", or empty.
 RomeHparams hparams_from_json(const Json& json, std::string_view where);
 RomeHparams read_hparams(const std::filesystem::path& path);
 

@@ -10,6 +10,7 @@
 
 #include "edit/edit_prompts.h"
 #include "edit/hparams.h"
+#include "edit/outcome.h"
 #include "edit/value_optimizer.h"
 #include "kernels/cholesky.h"
 #include "model/executor.h"
@@ -41,6 +42,7 @@ struct Edit {
   std::vector<float> value_before;  ///< [d] MLP output at the fact token of the bare prompt
   std::vector<float> value_star;    ///< [d] v*, the value wanted there
   std::vector<LossRow> loss_curve;
+  std::optional<EditOutcome> outcome = {};  ///< where it was scored: score_outcomes()
 };
 
 /// Everything that edits of one model share.

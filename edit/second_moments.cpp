@@ -494,20 +494,56 @@ SecondMomentMatrix read_npz_moment(const std::filesystem::path& path, int64_t la
                       "{}: mom2.mom2 is {}, but the model's keys are {} wide", path.string(),
                       fmt::format("[{}]", fmt::join(matrix.shape, ", ")), mlp_width);
   const auto tokens = npz_at(arrays, "mom2.count", path).scalar<int64_t>();
-  return made_mean(matrix.as<double>(), layer, mlp_width, tokens, path.string());
+  SecondMomentMatrix made = made_mean(matrix.as<double>(), layer, mlp_width, tokens, path.string());
+  made.origin = MomentOrigin::unknown;
+  return made;
+}
+
+/// Whether keys of `layer` collected on `other` are those of the model: no earlier layer was edited in between.
+bool has_same_keys(const Lineage& model, const ModelState& other, int64_t layer) {
+  const std::set<int64_t> edited = model.edited_since(other);
+  return edited.empty() || layer <= *edited.begin();
+}
+
+/// Of statistics of `layer` that were collected on `other`. Refuses those of other models unless they are accepted.
+MomentOrigin origin_of(const std::string& path, int64_t layer, const Lineage& model, const ModelState& other,
+                       OtherModels others) {
+  const bool related = model.includes(other);
+  if (other == model.state) return MomentOrigin::this_model;
+  if (related && has_same_keys(model, other, layer)) {
+    spdlog::info(
+        "{}: the second moments are of a model that this one was made from, by edits that leave the keys of layer {} "
+        "as "
+        "they were",
+        path, layer);
+    return MomentOrigin::ancestor;
+  }
+  const std::string difference =
+      related ? fmt::format(
+                    "of the model that this one was made from, and the edit of layer {} changed the keys of layer "
+                    "{}",
+                    *model.edited_since(other).begin(), layer)
+              : fmt::format("of another model (weights {:.12}{}, this model's are {:.12}{})", other.weights_sha256,
+                            other.edits_sha256.empty() ? "" : " with edits", model.state.weights_sha256,
+                            model.state.edits_sha256.empty() ? "" : " with edits");
+  require<InputError>(others == OtherModels::accept,
+                      "{}: the statistics are {}; collect them again with loci cov, or take them as they are with "
+                      "--cov-of-other-model",
+                      path, difference);
+  spdlog::warn("{}: the statistics are {}; they are taken because of --cov-of-other-model", path, difference);
+  return MomentOrigin::other_model;
 }
 
 SecondMomentMatrix read_hdf5_moment(const std::filesystem::path& path, int64_t layer, int64_t mlp_width,
-                                    const std::string& weights_sha256) {
+                                    const Lineage& model, OtherModels others) {
   probe_hdf5(path);
   const H5File file = H5File::open_read(path);
   const bool known = has_attribute(file, "/", "kind") && read_string_attribute(file, "/", "kind") == "second_moments";
   require<InputError>(known, "{}: is no file of second moments; give one that loci cov wrote", path.string());
-  const std::string made_with = read_string_attribute(file, "/", "weights_sha256");
-  require<InputError>(made_with == weights_sha256,
-                      "{}: the statistics are of another model (weights {:.12}, this model's are {:.12}); collect them "
-                      "again with loci cov",
-                      path.string(), made_with, weights_sha256);
+  ModelState collected_on{read_string_attribute(file, "/", "weights_sha256"), ""};
+  if (has_attribute(file, "/", "base_edits_sha256"))
+    collected_on.edits_sha256 = read_string_attribute(file, "/", "base_edits_sha256");
+  const MomentOrigin origin = origin_of(path.string(), layer, model, collected_on, others);
   const std::string dataset = layer_group(layer) + "/sum";
   require<InputError>(h5_exists(file, dataset), "{}: holds the layers {}, but layer {} is edited", path.string(),
                       fmt::join(group_members(file, "/layers"), ", "), layer);
@@ -515,8 +551,11 @@ SecondMomentMatrix read_hdf5_moment(const std::filesystem::path& path, int64_t l
   require<InputError>(shape == std::vector<int64_t>({mlp_width, mlp_width}),
                       "{}: {} is [{}], but the model's keys are {} wide", path.string(), dataset,
                       fmt::join(shape, ", "), mlp_width);
-  return made_mean(read_dataset<double>(file, dataset).values, layer, mlp_width,
-                   read_int_attribute(file, "/", "tokens"), path.string());
+  SecondMomentMatrix made = made_mean(read_dataset<double>(file, dataset).values, layer, mlp_width,
+                                      read_int_attribute(file, "/", "tokens"), path.string());
+  made.origin = origin;
+  made.collected_on = std::move(collected_on);
+  return made;
 }
 
 }  // namespace
@@ -533,10 +572,24 @@ std::optional<int64_t> layer_in_file_name(const std::filesystem::path& path) {
   return layer;
 }
 
+std::string_view moment_origin_name(MomentOrigin origin) {
+  switch (origin) {
+    case MomentOrigin::this_model:
+      return "this model";
+    case MomentOrigin::ancestor:
+      return "ancestor";
+    case MomentOrigin::other_model:
+      return "other model";
+    case MomentOrigin::unknown:
+      break;
+  }
+  return "unknown";
+}
+
 SecondMomentMatrix read_second_moment(const std::filesystem::path& path, int64_t layer, int64_t mlp_width,
-                                      const std::string& weights_sha256) {
+                                      const Lineage& model, OtherModels others) {
   return path.extension() == ".npz" ? read_npz_moment(path, layer, mlp_width)
-                                    : read_hdf5_moment(path, layer, mlp_width, weights_sha256);
+                                    : read_hdf5_moment(path, layer, mlp_width, model, others);
 }
 
 std::shared_ptr<const Cholesky> factor_second_moment(Context& context, SecondMomentMatrix matrix, double ridge,

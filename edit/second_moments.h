@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "edit/edit_prompts.h"
+#include "edit/lineage.h"
 #include "kernels/cholesky.h"
 #include "kernels/symmetric_update.h"
 #include "model/executor.h"
@@ -95,19 +96,36 @@ struct SecondMomentRanks {
 void collect_second_moments(Executor& executor, const NextDocument& next, const SecondMomentOptions& options,
                             const SecondMomentRanks& ranks, const Json& config, const Provenance& provenance);
 
+/// Which model second moments were collected on.
+enum class MomentOrigin {
+  this_model,
+  ancestor,     ///< one that this model was made from by edits that leave the keys of the layer as they were
+  other_model,  ///< another one: accepted because it was asked for
+  unknown,      ///< the reference's .npz does not say
+};
+/// "this model", "ancestor", ...
+std::string_view moment_origin_name(MomentOrigin origin);
+
+/// Whether second moments of other models are refused, or taken where their shape fits.
+enum class OtherModels { refuse, accept };
+
 /// C = E[k k^T] of one layer.
 struct SecondMomentMatrix {
   int64_t layer = 0;
   int64_t width = 0;
   int64_t tokens = 0;
   std::vector<double> mean;  ///< [width * width]
+  MomentOrigin origin = MomentOrigin::this_model;
+  ModelState collected_on = {};  ///< empty where the file does not say
 };
 
-/// Reads the statistics of one layer of a model: a file of collect_second_moments, made with these weights, or the
-/// reference's .npz (`transformer.h.{l}.mlp.c_proj_float32_mom2.npz`: its layer stands in its name only, its model
-/// nowhere). Throws InputError in one sentence for another model's, layer's or shape's, and for a damaged file.
+/// Reads the statistics of one layer of a model: a file of collect_second_moments, or the reference's .npz
+/// (`transformer.h.{l}.mlp.c_proj_float32_mom2.npz`: its layer stands in its name only, its model nowhere). Those of a
+/// model that this one was made from are right up to the lowest layer that was edited since: an edit of the down
+/// projection of layer L changes no key of layers up to L. Throws InputError in one sentence for another model's
+/// (unless they are accepted: then a warning), layer's or shape's, and for a damaged file.
 SecondMomentMatrix read_second_moment(const std::filesystem::path& path, int64_t layer, int64_t mlp_width,
-                                      const std::string& weights_sha256);
+                                      const Lineage& model, OtherModels others = OtherModels::refuse);
 
 /// The layer in a file name of the reference; nothing where there is none.
 std::optional<int64_t> layer_in_file_name(const std::filesystem::path& path);

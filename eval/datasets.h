@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "edit/edit_prompts.h"
-#include "eval/scoring.h"
+#include "edit/scoring.h"
 #include "model/config.h"
 #include "model/tokenizer.h"
 #include "records/edit_requests.h"

@@ -41,13 +41,15 @@ void add_target(Tables& tables, const PromptResult& prompt, size_t t) {
   tables.targets.prompt.push_back(size_of(tables.prompts.record) - 1);
   tables.targets.text.push_back(prompt.targets.at(t));
   tables.targets.nll_before.push_back(mean_nll(prompt.before.at(t)));
-  tables.targets.nll_after.push_back(mean_nll(prompt.after.at(t)));
+  const bool edited = !prompt.after.empty();
+  if (edited) tables.targets.nll_after.push_back(mean_nll(prompt.after.at(t)));
   for (size_t j = 0; j < prompt.target_tokens[t].size(); ++j) {
     tables.tokens.target.push_back(size_of(tables.targets.prompt) - 1);
     tables.tokens.id.push_back(prompt.target_tokens[t][j]);
     tables.tokens.log_probability_before.push_back(prompt.before[t].log_probabilities.at(j));
-    tables.tokens.log_probability_after.push_back(prompt.after[t].log_probabilities.at(j));
     tables.tokens.best_before.push_back(prompt.before[t].best.at(j));
+    if (!edited) continue;
+    tables.tokens.log_probability_after.push_back(prompt.after[t].log_probabilities.at(j));
     tables.tokens.best_after.push_back(prompt.after[t].best.at(j));
   }
 }
@@ -124,17 +126,21 @@ std::vector<PromptResult*> all_prompts(std::vector<RecordResult>& records) {
   return prompts;
 }
 
+/// Whether the records were scored after an edit as well.
+bool holds_after(const H5File& file) { return h5_exists(file, "/tokens/best_after"); }
+
 std::vector<TargetPlace> read_targets(const H5File& file, std::vector<PromptResult*> prompts) {
   const int64_t rows = table_rows(file, "/targets/prompt");
   const auto parent = column<int64_t>(file, "/targets/prompt", rows);
   auto text = text_column(file, "/targets/text", rows);
+  const bool edited = holds_after(file);
   std::vector<TargetPlace> places;
   for (size_t t = 0; t < parent.size(); ++t) {
     PromptResult* prompt = parent_of(file, "/targets/prompt", prompts, parent, t);
     prompt->targets.push_back(std::move(text[t]));
     prompt->target_tokens.emplace_back();
     prompt->before.emplace_back();
-    prompt->after.emplace_back();
+    if (edited) prompt->after.emplace_back();
     places.push_back({prompt, prompt->targets.size() - 1});
   }
   return places;
@@ -145,17 +151,19 @@ void read_tokens(const H5File& file, std::vector<TargetPlace> targets) {
   const auto parent = column<int64_t>(file, "/tokens/target", rows);
   const auto id = column<int32_t>(file, "/tokens/id", rows);
   const auto before = column<float>(file, "/tokens/log_probability_before", rows);
-  const auto after = column<float>(file, "/tokens/log_probability_after", rows);
   const auto best_before = column<int32_t>(file, "/tokens/best_before", rows);
-  const auto best_after = column<int32_t>(file, "/tokens/best_after", rows);
+  const bool edited = holds_after(file);
+  const auto after = edited ? column<float>(file, "/tokens/log_probability_after", rows) : std::vector<float>();
+  const auto best_after = edited ? column<int32_t>(file, "/tokens/best_after", rows) : std::vector<int32_t>();
   for (size_t k = 0; k < parent.size(); ++k) {
     const TargetPlace place = parent_of(file, "/tokens/target", targets, parent, k);
     place.prompt->target_tokens[place.target].push_back(id[k]);
     TargetScore& score_before = place.prompt->before[place.target];
-    TargetScore& score_after = place.prompt->after[place.target];
     score_before.log_probabilities.push_back(before[k]);
-    score_after.log_probabilities.push_back(after[k]);
     score_before.best.push_back(best_before[k]);
+    if (!edited) continue;
+    TargetScore& score_after = place.prompt->after[place.target];
+    score_after.log_probabilities.push_back(after[k]);
     score_after.best.push_back(best_after[k]);
   }
 }
@@ -168,12 +176,15 @@ void write_records(H5File& file, std::span<const RecordResult> records) {
   const int64_t n = size_of(r.case_id);
   write_dataset(file, "/records/case_id", r.case_id, {n}, {.units = "1", .long_name = "id of the record in its file"});
   write_strings(file, "/records/request", r.request, {n}, {.long_name = "what was edited, JSON (requested_rewrite)"});
-  write_dataset(file, "/records/update_norm", r.update_norm, {n},
-                {.units = "1", .long_name = "Frobenius norm of the weight update"});
-  write_dataset(file, "/records/edit_seconds", r.edit_seconds, {n},
-                {.units = "s", .long_name = "time of the edit; edits made together share theirs equally"});
+  const bool edited = scored_after(records);
+  if (edited) {
+    write_dataset(file, "/records/update_norm", r.update_norm, {n},
+                  {.units = "1", .long_name = "Frobenius norm of the weight update"});
+    write_dataset(file, "/records/edit_seconds", r.edit_seconds, {n},
+                  {.units = "s", .long_name = "time of the edit; edits made together share theirs equally"});
+  }
   write_dataset(file, "/records/score_seconds", r.score_seconds, {n},
-                {.units = "s", .long_name = "time of scoring before and after, shared as above"});
+                {.units = "s", .long_name = "time of scoring; records scored together share theirs equally"});
   const PromptTable& p = tables.prompts;
   const int64_t prompts = size_of(p.record);
   write_dataset(file, "/prompts/record", p.record, {prompts}, {.units = "1", .long_name = "row of /records"});
@@ -186,18 +197,20 @@ void write_records(H5File& file, std::span<const RecordResult> records) {
   write_strings(file, "/targets/text", t.text, {targets}, {.long_name = "continuation that was scored"});
   write_dataset(file, "/targets/nll_before", t.nll_before, {targets},
                 {.units = "nat", .long_name = "mean over tokens of -log p, unedited model"});
-  write_dataset(file, "/targets/nll_after", t.nll_after, {targets},
-                {.units = "nat", .long_name = "mean over tokens of -log p, edited model"});
+  if (edited)
+    write_dataset(file, "/targets/nll_after", t.nll_after, {targets},
+                  {.units = "nat", .long_name = "mean over tokens of -log p, edited model"});
   const TokenTable& k = tables.tokens;
   const int64_t tokens = size_of(k.target);
   write_dataset(file, "/tokens/target", k.target, {tokens}, {.units = "1", .long_name = "row of /targets"});
   write_dataset(file, "/tokens/id", k.id, {tokens}, {.units = "1", .long_name = "token id"});
   write_dataset(file, "/tokens/log_probability_before", k.log_probability_before, {tokens},
                 {.units = "nat", .long_name = "log p of the token, unedited model"});
-  write_dataset(file, "/tokens/log_probability_after", k.log_probability_after, {tokens},
-                {.units = "nat", .long_name = "log p of the token, edited model"});
   write_dataset(file, "/tokens/best_before", k.best_before, {tokens},
                 {.units = "1", .long_name = "most probable token, unedited model"});
+  if (!edited) return;
+  write_dataset(file, "/tokens/log_probability_after", k.log_probability_after, {tokens},
+                {.units = "nat", .long_name = "log p of the token, edited model"});
   write_dataset(file, "/tokens/best_after", k.best_after, {tokens},
                 {.units = "1", .long_name = "most probable token, edited model"});
 }
@@ -206,8 +219,10 @@ std::vector<RecordResult> read_records(const H5File& file) {
   const int64_t rows = table_rows(file, "/records/case_id");
   const auto case_id = column<int64_t>(file, "/records/case_id", rows);
   const auto request = text_column(file, "/records/request", rows);
-  const auto norm = column<double>(file, "/records/update_norm", rows);
-  const auto edit_seconds = column<double>(file, "/records/edit_seconds", rows);
+  const auto of_edits = [&](const std::string& path) {
+    return holds_after(file) ? column<double>(file, path, rows) : std::vector<double>(case_id.size());
+  };
+  const auto norm = of_edits("/records/update_norm"), edit_seconds = of_edits("/records/edit_seconds");
   const auto score_seconds = column<double>(file, "/records/score_seconds", rows);
   std::vector<RecordResult> records(case_id.size());
   for (size_t r = 0; r < records.size(); ++r) {
@@ -239,7 +254,7 @@ void write_summary(H5File& file, std::span<const MetricSummary> summary) {
     before_interval.push_back(row.before.interval);
     after.push_back(row.after.mean);
     after_interval.push_back(row.after.interval);
-    records.push_back(row.after.records);
+    records.push_back(row.before.records);
   }
   const std::vector<int64_t> shape = {size_of(name)};
   const DatasetOptions value{.units = "1", .long_name = "mean over records"};
@@ -248,8 +263,10 @@ void write_summary(H5File& file, std::span<const MetricSummary> summary) {
   write_strings(file, "/summary/long_name", long_name, shape, {.long_name = "what the metric says"});
   write_dataset(file, "/summary/before", before, shape, value);
   write_dataset(file, "/summary/before_interval", before_interval, shape, interval);
-  write_dataset(file, "/summary/after", after, shape, value);
-  write_dataset(file, "/summary/after_interval", after_interval, shape, interval);
+  if (has_after(summary)) {
+    write_dataset(file, "/summary/after", after, shape, value);
+    write_dataset(file, "/summary/after_interval", after_interval, shape, interval);
+  }
   write_dataset(file, "/summary/records", records, shape, {.units = "1", .long_name = "records that have the metric"});
 }
 

@@ -12,6 +12,7 @@
 ///   /targets: prompt, text, nll_before, nll_after                                                         [targets]
 ///   /tokens:  target, id, log_probability_before, log_probability_after, best_before, best_after          [tokens]
 ///   /summary: name, long_name, before, before_interval, after, after_interval, records                    [metrics]
+/// Of a model scored as it is there is nothing of `after`, and neither update_norm nor edit_seconds.
 namespace loci {
 
 /// Writes the four tables of records.

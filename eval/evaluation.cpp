@@ -38,9 +38,11 @@ RecordResult make_result(const EvalRecord& record, const PreparedRecord& prepare
     const EvalPrompt& prompt = record.prompts[p];
     const PreparedPrompt& tokens = prepared.prompts[p];
     const size_t count = tokens.parts.size();
-    result.prompts.push_back({prompt.kind, prompt.text, prompt.targets, tokens.target_tokens,
-                              tokens.join(std::span(scores.before).subspan(first, count)),
-                              tokens.join(std::span(scores.after).subspan(first, count))});
+    const auto join = [&](const std::vector<PromptScore>& parts) {
+      return parts.empty() ? PromptScore() : tokens.join(std::span(parts).subspan(first, count));
+    };
+    result.prompts.push_back(
+        {prompt.kind, prompt.text, prompt.targets, tokens.target_tokens, join(scores.before), join(scores.after)});
     first += count;
   }
   return result;
@@ -69,8 +71,11 @@ std::vector<RecordResult> evaluate_own_edits(Executor& executor, const Tokenizer
   return results;
 }
 
-std::vector<RecordResult> evaluate_joint_edits(Executor& original, Executor& edited, const Tokenizer& tokenizer,
-                                               TeacherForcing forcing, std::span<const EvalRecord> records) {
+namespace {
+
+/// Records scored with one model, or with two.
+std::vector<RecordResult> evaluate_models(Executor& before, Executor* after, const Tokenizer& tokenizer,
+                                          TeacherForcing forcing, std::span<const EvalRecord> records) {
   const auto start = Clock::now();
   std::vector<PreparedRecord> prepared;
   std::vector<ScoredPrompt> prompts;
@@ -78,20 +83,32 @@ std::vector<RecordResult> evaluate_joint_edits(Executor& original, Executor& edi
     prepared.push_back(prepare(record, tokenizer, forcing));
     for (ScoredPrompt& part : prepared.back().parts()) prompts.push_back(std::move(part));
   }
-  const std::vector<PromptScore> before = score_prompts(original, prompts);
-  const std::vector<PromptScore> after = score_prompts(edited, prompts);
+  const BeforeAfter all{score_prompts(before, prompts),
+                        after ? score_prompts(*after, prompts) : std::vector<PromptScore>()};
   const double seconds = seconds_since(start) / static_cast<double>(records.size());
   std::vector<RecordResult> results;
   auto first = std::ptrdiff_t{0};
   for (size_t r = 0; r < records.size(); ++r) {
     const auto end = first + static_cast<std::ptrdiff_t>(prepared[r].parts().size());
-    const BeforeAfter scores{{before.begin() + first, before.begin() + end},
-                             {after.begin() + first, after.begin() + end}};
+    BeforeAfter scores{{all.before.begin() + first, all.before.begin() + end}, {}};
+    if (after) scores.after.assign(all.after.begin() + first, all.after.begin() + end);
     results.push_back(make_result(records[r], prepared[r], scores));
     results.back().score_seconds = seconds;
     first = end;
   }
   return results;
+}
+
+}  // namespace
+
+std::vector<RecordResult> evaluate_model(Executor& executor, const Tokenizer& tokenizer, TeacherForcing forcing,
+                                         std::span<const EvalRecord> records) {
+  return evaluate_models(executor, nullptr, tokenizer, forcing, records);
+}
+
+std::vector<RecordResult> evaluate_joint_edits(Executor& original, Executor& edited, const Tokenizer& tokenizer,
+                                               TeacherForcing forcing, std::span<const EvalRecord> records) {
+  return evaluate_models(original, &edited, tokenizer, forcing, records);
 }
 
 }  // namespace loci

@@ -15,6 +15,10 @@ namespace loci {
 std::vector<RecordResult> evaluate_own_edits(Executor& executor, const Tokenizer& tokenizer, TeacherForcing forcing,
                                              std::span<const EvalRecord> records, std::span<const Edit> edits);
 
+/// Scores each record with the executor's model as it is: `after` of the results is empty.
+std::vector<RecordResult> evaluate_model(Executor& executor, const Tokenizer& tokenizer, TeacherForcing forcing,
+                                         std::span<const EvalRecord> records);
+
 /// Scores each record with two models: the original one, and one that has many edits in its weights. update_norm is
 /// left 0.
 std::vector<RecordResult> evaluate_joint_edits(Executor& original, Executor& edited, const Tokenizer& tokenizer,

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <functional>
@@ -9,12 +10,14 @@
 #include <optional>
 
 #include "runtime/error.h"
+#include "runtime/wording.h"
 
 namespace loci {
 namespace {
 
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 constexpr double kNormal95 = 1.96;
+constexpr Estimate kNoEstimate{kNone, kNone, 0};
 
 const PromptScore& score_of(const PromptResult& prompt, Phase phase) {
   return phase == Phase::before ? prompt.before : prompt.after;
@@ -154,7 +157,7 @@ Estimate harmonic(const std::array<std::span<const double>, 3>& values) {
 
 std::string percent(const Estimate& one) {
   if (one.records == 0) return "          -";
-  return fmt::format("{:6.2f} ±{:5.2f}", 100 * one.mean, 100 * one.interval);
+  return fmt::format("{:>6} ±{:>5}", percent_text(one.mean), percent_text(one.interval));
 }
 
 Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
@@ -175,13 +178,24 @@ std::vector<bool> correct_tokens(const TargetScore& score, std::span<const int32
   return correct;
 }
 
+bool scored_after(std::span<const RecordResult> records) {
+  return std::ranges::any_of(records, [](const RecordResult& record) {
+    return std::ranges::any_of(record.prompts, [](const PromptResult& prompt) { return !prompt.after.empty(); });
+  });
+}
+
 std::vector<MetricSummary> summarize(Dataset dataset, std::span<const RecordResult> records) {
-  const std::vector<MetricSpec> specs = dataset == Dataset::counterfact ? counterfact_metrics() : zsre_metrics();
+  std::vector<MetricSpec> specs = dataset == Dataset::counterfact ? counterfact_metrics() : zsre_metrics();
+  std::vector<Phase> phases = {Phase::before};
+  if (scored_after(records))
+    phases.push_back(Phase::after);
+  else
+    std::erase_if(specs, [](const MetricSpec& spec) { return std::string_view(spec.name) == "locality"; });
   std::vector<MetricSummary> summary;
   std::array<std::vector<std::vector<double>>, 2> values;  // [phase][metric][record]
   for (const MetricSpec& spec : specs) {
-    MetricSummary row{spec.name, spec.long_name, {}, {}};
-    for (const Phase phase : {Phase::before, Phase::after}) {
+    MetricSummary row{spec.name, spec.long_name, {}, kNoEstimate};
+    for (const Phase phase : phases) {
       std::vector<double> column;
       for (const RecordResult& record : records) column.push_back(record_mean(record, spec.kind, phase, spec.metric));
       (phase == Phase::before ? row.before : row.after) = estimate(column);
@@ -189,32 +203,51 @@ std::vector<MetricSummary> summarize(Dataset dataset, std::span<const RecordResu
     }
     summary.push_back(std::move(row));
   }
-  MetricSummary score{"score", "harmonic mean of efficacy, paraphrase and neighborhood", {}, {}};
+  MetricSummary score{"score", "harmonic mean of efficacy, paraphrase and neighborhood", {}, kNoEstimate};
   score.before = harmonic({values[0][0], values[0][1], values[0][2]});
-  score.after = harmonic({values[1][0], values[1][1], values[1][2]});
+  if (phases.size() > 1) score.after = harmonic({values[1][0], values[1][1], values[1][2]});
   summary.push_back(std::move(score));
   return summary;
 }
 
+int64_t edits_that_did_not_take(std::span<const RecordResult> records) {
+  const PromptMetric took = all_tokens(0);
+  return std::ranges::count_if(records, [&](const RecordResult& record) {
+    return record_mean(record, PromptKind::rewrite, Phase::after, took) < 1;
+  });
+}
+
+bool has_after(std::span<const MetricSummary> summary) {
+  return std::ranges::any_of(summary, [](const MetricSummary& row) { return row.after.records > 0; });
+}
+
 std::string format_summary(std::span<const MetricSummary> summary) {
-  std::string table =
-      fmt::format("{:<15} {:>14} {:>14} {:>8}  {}\n", "metric", "before [%]", "after [%]", "records", "");
-  for (const MetricSummary& row : summary) {
-    table += fmt::format("{:<15} {:>14} {:>14} {:>8}  {}\n", row.name, percent(row.before), percent(row.after),
-                         row.after.records, row.long_name);
-  }
+  const bool after = has_after(summary);
+  const auto line = [&](const std::string& name, const std::string& before_text, const std::string& after_text,
+                        const std::string& records, const std::string& long_name) {
+    return fmt::format("{:<15} {:>14} {}{:>8}  {}\n", name, before_text,
+                       after ? fmt::format("{:>14} ", after_text) : std::string(), records, long_name);
+  };
+  std::string table = line("metric", after ? "before [%]" : "model [%]", "after [%]", "records", "");
+  for (const MetricSummary& row : summary)
+    table += line(row.name, percent(row.before), percent(row.after), std::to_string(row.before.records), row.long_name);
   return table;
 }
+
+std::string percent_text(double share) { return fixed(100 * share, 2); }
 
 Json summary_to_json(std::span<const MetricSummary> summary) {
   Json object = Json::object();
   for (const MetricSummary& row : summary) {
-    object[row.name] = {{"long_name", row.long_name},
-                        {"before", number(row.before.mean)},
-                        {"before_interval", number(row.before.interval)},
-                        {"after", number(row.after.mean)},
-                        {"after_interval", number(row.after.interval)},
-                        {"records", row.after.records}};
+    Json& entry = object[row.name];
+    entry = {{"long_name", row.long_name},
+             {"before", number(row.before.mean)},
+             {"before_interval", number(row.before.interval)},
+             {"records", row.before.records}};
+    if (has_after(summary)) {
+      entry["after"] = number(row.after.mean);
+      entry["after_interval"] = number(row.after.interval);
+    }
   }
   return object;
 }

@@ -11,7 +11,7 @@
 /// Wang et al. 2024, EasyEdit, for reliability, generalization and locality)
 namespace loci {
 
-/// A scored prompt. `before` and `after` follow target_tokens.
+/// A scored prompt. `before` and `after` follow target_tokens; `after` is empty where the model was scored as it is.
 struct PromptResult {
   PromptKind kind;
   std::string text;
@@ -30,6 +30,9 @@ struct RecordResult {
   double score_seconds = 0;
   std::vector<PromptResult> prompts;
 };
+
+/// Whether the records were scored after an edit as well, and not only with the model as it is.
+bool scored_after(std::span<const RecordResult> records);
 
 enum class Phase { before, after };
 
@@ -56,11 +59,21 @@ struct MetricSummary {
 /// CounterFact: success (ES, PS, NS), magnitude (EM, PM, NM), accuracy (EA, PA, NA: every target token is the arg max),
 /// the harmonic mean of the three successes (score), and EasyEdit's reliability, generalization (share of the new
 /// target's tokens that are the arg max) and locality (share of neighborhood positions whose arg max stays). zsRE:
-/// token accuracies EA, PA, NA, their harmonic mean, and locality.
+/// token accuracies EA, PA, NA, their harmonic mean, and locality. Of a model scored as it is, `after` has no records,
+/// and there is no locality.
 std::vector<MetricSummary> summarize(Dataset dataset, std::span<const RecordResult> records);
+
+/// Records whose edit did not take: on the rewrite prompt, some token of the new target is not the most likely one.
+int64_t edits_that_did_not_take(std::span<const RecordResult> records);
+
+/// Whether it holds scores after an edit.
+bool has_after(std::span<const MetricSummary> summary);
 
 /// The summary as a table for people.
 std::string format_summary(std::span<const MetricSummary> summary);
+
+/// A mean or an interval in per cent with two decimals, never "-0.00".
+std::string percent_text(double share);
 
 /// {"ES": {"before": .., "before_interval": .., "after": .., ...}}; null for what is not a number.
 Json summary_to_json(std::span<const MetricSummary> summary);

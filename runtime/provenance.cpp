@@ -55,6 +55,8 @@ void write_provenance(H5File& file, const Json& config, const Provenance& proven
   write_attribute(file, "/", "world_size", provenance.world_size);
   write_attribute(file, "/", "inputs", canonical_json(provenance.inputs));
   if (!provenance.weights_sha256.empty()) write_attribute(file, "/", "weights_sha256", provenance.weights_sha256);
+  if (!provenance.base_edits_sha256.empty())
+    write_attribute(file, "/", "base_edits_sha256", provenance.base_edits_sha256);
 }
 
 void write_skipped_records(H5File& file, std::span<const std::string> sentences) {

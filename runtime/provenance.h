@@ -24,16 +24,18 @@ struct Provenance {
   int64_t world_size = 1;
   /// Of the model the result belongs to; Checkpoint::weights_sha256(). Empty if there is none.
   std::string weights_sha256;
+  /// Of the edits that this model had on top of its weights, by content. Empty if there were none.
+  std::string base_edits_sha256 = {};
   /// The files and folders that were read, as they were named, by the option that named them. What identifies them is
   /// their hashes, in the configuration.
   Json inputs = Json::object();
 };
 
-/// Everything but weights_sha256 and inputs, for this process.
+/// Everything but the hashes and inputs, for this process.
 Provenance current_provenance();
 
 /// Root attributes `config` (canonical JSON), `loci_version`, `git_commit`, `libraries`, `hostname`, `date`,
-/// `world_size`, `inputs` (canonical JSON), and `weights_sha256` where there is one.
+/// `world_size`, `inputs` (canonical JSON), and `weights_sha256` and `base_edits_sha256` where there are such.
 void write_provenance(H5File& file, const Json& config, const Provenance& provenance);
 
 /// The data set `skipped_records`: one sentence for each record that was left out.

@@ -324,14 +324,19 @@ TEST_F(BadInput, EditFilesAndExports) {
   expect_refused(with_edits("cov.h5"), "cov.h5");  // of another kind
   expect_refused(with_edits("text.txt"), "text.txt");
   expect_refused(with_edits("absent.h5"), "absent.h5");
-  expect_refused(with_edits("cov.h5", {"--cov", path("cov.h5")}), "leave --cov out");
+  expect_refused(with_edits("cov.h5", {"--cov", path("cov.h5")}), "cov.h5");  // edits on top of that: of another kind
+  for (const char* flag : {"--ridge", "--layer"}) expect_refused(with_edits("cov.h5", {flag, "1"}), flag);
   expect_refused(with_edits("cov.h5", {"--sequential"}), "--sequential");
+  expect_refused(with_edits("cov.h5", {"--method", "none", "--cov", path("cov.h5")}), "leave --cov out");
   ASSERT_EQ(
       run_loci({"edit", path("model"), "--requests", path("records.json"), "--cov", path("cov.h5"), "--hparams",
                 path("hparams.json"), "--context-templates", path("templates.json"), "--output", path("edits.h5")})
           .exit_code,
       0);
   expect_refused(with_edits("edits.h5", {"--edit", "3"}), "there is no edit 3");
+  expect_refused(with_edits("edits.h5", {"--edit", "first"}), "--edit");
+  expect_refused(with_edits("edits.h5", {"--edit", "1,2"}), "2 numbers for 1 file of");
+  expect_refused(with_edits("edits.h5", {"--edit", "1.5"}), "--edit 1.5");
   expect_refused({"edit", path("model"), "--edits", path("edits.h5"), "--export", path("x"), "--ridge", "3"},
                  "--ridge");
   write_random_model(path("stranger"), 99);
@@ -343,7 +348,8 @@ TEST_F(BadInput, EditFilesAndExports) {
   expect_refused({"export", path("absent.h5"), "--output", path("x")}, "absent.h5");
   expect_refused({"export", path("cov.h5"), "--format", "xml", "--output", path("x")}, "--format");
   ASSERT_EQ(run_loci(eval_command("fine.h5")).exit_code, 0);
-  expect_refused({"export", path("fine.h5"), "--format", "npz", "--output", path("x")}, "cases or csv");
+  expect_refused({"export", path("fine.h5"), "--format", "npz", "--output", path("x")},
+                 "cases, csv, markdown or latex");
   expect_refused({"export", path("fine.h5"), "--format", "cases", "--output", path("text.txt")}, "text.txt");
   const std::string whole = read_text_file(path("fine.h5"));
   write("cut.h5", whole.substr(0, whole.size() * 2 / 3));

@@ -409,6 +409,58 @@ TEST_F(Commands, CounterFactExports) {
   const std::string lines = read_text_file(path("csv/prompts.csv"));
   EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 1 + 3 * 4 * 2);
   EXPECT_NE(read_text_file(path("csv/summary.csv")).find("\nscore,"), std::string::npos);
+
+  for (const char* format : {"markdown", "latex"})
+    ASSERT_EQ(run_loci({"export", path("export.h5"), "--format", format, "--output", path("paper")}).exit_code, 0);
+  const std::string es = percent_text(summarize(Dataset::counterfact, records)[0].after.mean);
+  const std::string markdown = read_text_file(path("paper/summary.md")),
+                    latex = read_text_file(path("paper/summary.tex"));
+  EXPECT_NE(markdown.find("model, counterfact, method rome. Per cent: mean over n records with its 95 % confidence"),
+            std::string::npos)
+      << markdown;
+  EXPECT_NE(markdown.find("| metric | before | after | n | meaning |\n"), std::string::npos) << markdown;
+  EXPECT_NE(markdown.find(" | " + es + " ± "), std::string::npos) << markdown;
+  EXPECT_NE(markdown.find("p(new) \\> p(true)"), std::string::npos) << markdown;
+  EXPECT_NE(latex.find("ES & "), std::string::npos) << latex;
+  EXPECT_NE(latex.find(" & $" + es + " \\pm "), std::string::npos) << latex;
+  EXPECT_NE(latex.find("p(new) $>$ p(true) \\\\\n"), std::string::npos) << latex;
+  EXPECT_NE(latex.find("\\end{table}"), std::string::npos) << latex;
+}
+
+TEST_F(Commands, EvalWithoutAMethodScoresTheModelAsItIs) {
+  const auto eval = [&](const std::string& output, const std::vector<std::string>& more) {
+    std::vector<std::string> command = {"eval",      path("model"),        "--dataset", "counterfact",
+                                        "--records", path("records.json"), "--output",  path(output)};
+    command.insert(command.end(), more.begin(), more.end());
+    return run_loci(command);
+  };
+  const Outcome plain = eval("plain.h5", {"--json"});
+  EXPECT_NE(plain.err.find("the model is scored as it is"), std::string::npos) << plain.err;
+  const Json told = json_of(plain);
+  EXPECT_FALSE(told["summary"]["ES"].contains("after"));
+  EXPECT_FALSE(told.contains("did_not_take"));
+  EXPECT_FALSE(told["summary"].contains("locality"));
+  ASSERT_EQ(eval("none.h5", {"--method", "none"}).exit_code, 0);
+  ASSERT_EQ(run_loci(eval_command("edited.h5")).exit_code, 0);
+  const auto a = read_records(H5File::open_read(path("plain.h5"))),
+             b = read_records(H5File::open_read(path("none.h5")));
+  const auto edited = read_records(H5File::open_read(path("edited.h5")));
+  ASSERT_EQ(a.size(), edited.size());
+  for (size_t r = 0; r < a.size(); ++r) {
+    for (size_t p = 0; p < a[r].prompts.size(); ++p) {
+      EXPECT_TRUE(a[r].prompts[p].after.empty());
+      EXPECT_EQ(mean_nll(a[r].prompts[p].before[0]), mean_nll(b[r].prompts[p].before[0]));
+      EXPECT_NEAR(mean_nll(a[r].prompts[p].before[0]), mean_nll(edited[r].prompts[p].before[0]), 1e-5);
+    }
+  }
+  for (const char* format : {"cases", "csv", "markdown", "latex"})
+    ASSERT_EQ(run_loci({"export", path("plain.h5"), "--format", format, "--output", path("plain")}).exit_code, 0);
+  const Json record = parse_json_file(path("plain/case_0.json"));
+  EXPECT_EQ(record["pre"]["rewrite_prompts_probs"].size(), 1u);
+  EXPECT_FALSE(record.contains("post"));
+  EXPECT_NE(read_text_file(path("plain/summary.md")).find("| metric | value | n | meaning |"), std::string::npos);
+  EXPECT_EQ(read_text_file(path("plain/summary.tex")).find("after"), std::string::npos);
+  EXPECT_EQ(eval("bad.h5", {"--layer", "1"}).exit_code, 2);
 }
 
 TEST_F(Commands, SkippedRecordsAreCounted) {

@@ -23,7 +23,7 @@ class GoldenEdit : public GoldenModelTest {
     const int64_t layer = made.hparams.layer;
     const auto file = golden_ / "cov" / fmt::format("transformer.h.{}.mlp.c_proj_float32_mom2.npz", layer);
     made.second_moment =
-        factor_second_moment(*context_, read_second_moment(file, layer, model_->config().mlp_width, ""), 0, "C");
+        factor_second_moment(*context_, read_second_moment(file, layer, model_->config().mlp_width, {}), 0, "C");
     return made;
   }
   std::vector<float> golden_vector(int64_t case_id, const std::string& name) {

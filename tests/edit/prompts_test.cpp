@@ -33,10 +33,47 @@ TEST(Hparams, ReferenceKeys) {
   EXPECT_EQ(hparams_from_json(hparams_to_json(hparams), "again").value.steps, 25);
 }
 
+// The keys that the published files of r-ROME and of EasyEdit (converted to JSON) hold beside the reference's.
+TEST(Hparams, WhatIsSwitchedOffIsPassedOver) {
+  const RomeHparams r_rome = hparams_from_json(
+      Json::parse(R"({"layers": [17], "bias_update": false, "dynamic": false, "dropout": 0, "schedule": null,
+                      "regulariser": "none", "extra_layers": [], "options": {}, "original_implementation": false,
+                      "enable_random_prefix_keys": true, "enable_prompt_keys": false})"),
+      "h.json");
+  EXPECT_EQ(r_rome.method, "r-rome");
+  EXPECT_EQ(r_rome.without_effect, (std::vector<std::string>{"bias_update", "dropout", "dynamic", "extra_layers",
+                                                             "options", "regulariser", "schedule"}));
+  const RomeHparams easy_edit = hparams_from_json(
+      Json::parse(R"({"alg_name": "ROME", "model_name": "./hugging_cache/gpt2-xl", "stats_dir": "./data/stats",
+                      "device": 0, "layers": [17], "fact_token": "subject_last", "v_num_grad_steps": 20, "v_lr": 5e-1,
+                      "v_loss_layer": 47, "v_weight_decay": 0.5, "clamp_norm_factor": 4, "kl_factor": 0.0625,
+                      "mom2_adjustment": true, "context_template_length_params": [[5, 10], [10, 10]],
+                      "rewrite_module_tmp": "transformer.h.{}.mlp.c_proj", "layer_module_tmp": "transformer.h.{}",
+                      "mlp_module_tmp": "transformer.h.{}.mlp", "attn_module_tmp": "transformer.h.{}.attn",
+                      "ln_f_module": "transformer.ln_f", "lm_head_module": "transformer.wte",
+                      "mom2_dataset": "wikipedia", "mom2_n_samples": 100000, "mom2_dtype": "float32",
+                      "batch_size": 1, "max_length": 40, "model_parallel": true, "fp16": false})"),
+      "h.json");
+  EXPECT_EQ(easy_edit.layer, 17);
+  EXPECT_EQ(easy_edit.method, "rome");
+  const auto method = [](const char* text) { return hparams_from_json(Json::parse(text), "h.json").method; };
+  EXPECT_EQ(method(R"({"original_implementation": true, "enable_random_prefix_keys": true})"), "rome");
+  EXPECT_EQ(method(R"({"enable_prompt_keys": true})"), "p-rome");
+  EXPECT_EQ(method(R"({"alg_name": "R-ROME"})"), "r-rome");
+  EXPECT_EQ(method(R"({"layers": [1]})"), std::nullopt);
+}
+
 TEST(Hparams, BadInputIsRefusedInOneSentence) {
   const std::vector<std::pair<std::string, std::vector<std::string>>> cases = {
       {"[]", {"h.json", "object"}},
       {R"({"v_learning_rate": 1})", {"v_learning_rate"}},
+      {R"({"bias_update": true})", {"\"bias_update\"", "true", "set it to false"}},
+      {R"({"fp16": true})", {"\"fp16\""}},
+      {R"({"dynamic": "yes"})", {"\"dynamic\"", "yes"}},
+      {R"({"mom2_update_weight": 15000})", {"\"mom2_update_weight\"", "15000"}},
+      {R"({"v_weigth_decay": 0})", {"\"v_weigth_decay\"", "did you mean \"v_weight_decay\""}},
+      {R"({"mom2_adjustement": false})", {"did you mean \"mom2_adjustment\""}},
+      {R"({"alg_name": "MEMIT"})", {"\"alg_name\"", "MEMIT"}},
       {R"({"layers": 3})", {"\"layers\""}},
       {R"({"layers": []})", {"\"layers\"", "exactly one", "got 0"}},
       {R"({"layers": [3, 4]})", {"\"layers\"", "exactly one", "got 2"}},

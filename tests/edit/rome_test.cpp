@@ -266,6 +266,64 @@ TEST_F(Rome, SettingsThatDoNotFitAreRefused) {
                  {"case 3", "orthogonal"});
 }
 
+// --- Outcomes --------------------------------------------------------------------------------------------------------
+
+/// The product of a target's probabilities, from a whole forward pass and fp64 softmax; and the first token's arg max.
+struct PlainAnswer {
+  double whole = 1, first = 0, best_probability = 0;
+  int32_t best = 0;
+};
+PlainAnswer plain_answer(Context& context, const Model& model, std::vector<int32_t> tokens,
+                         const std::vector<int32_t>& target) {
+  PlainAnswer answer;
+  for (size_t t = 0; t < target.size(); ++t) {
+    Executor executor(context, model);
+    const std::vector<float> logits = last_logits(executor, tokens, nullptr);
+    const auto best = std::max_element(logits.begin(), logits.end());
+    double sum = 0;
+    for (const float logit : logits) sum += std::exp(double{logit} - double{*best});
+    const double probability = std::exp(double{logits[static_cast<size_t>(target[t])]} - double{*best}) / sum;
+    answer.whole *= probability;
+    if (t == 0) answer = {probability, probability, 1 / sum, static_cast<int32_t>(best - logits.begin())};
+    tokens.push_back(target[t]);
+  }
+  return answer;
+}
+
+TEST_F(Rome, OutcomesAreThoseOfWholeForwardPasses) {
+  const std::vector<Edit> made = edits(settings());
+  Executor executor(context_, model_);
+  const std::vector<EditOutcome> outcomes = score_outcomes(executor, tokenizer_, made);
+  ASSERT_EQ(outcomes.size(), made.size());
+  const auto expect_equal = [&](const PromptAnswer& answer, const Model& model, const EditRequest& request) {
+    const auto prompt = tokenizer_.encode_ids(bare_prompt(request));
+    const PlainAnswer expected =
+        plain_answer(context_, model, prompt, tokenizer_.encode_ids(spaced_target(request.target_new)));
+    // Logits differ by less than 1e-4 in another order of sums.
+    EXPECT_NEAR(answer.target_new.whole / expected.whole, 1, 1e-3);
+    EXPECT_NEAR(answer.target_new.first / expected.first, 1, 1e-3);
+    EXPECT_NEAR(answer.most_likely_probability / expected.best_probability, 1, 1e-3);
+    EXPECT_EQ(answer.most_likely, tokenizer_.decode_text(std::span(&expected.best, 1)));
+    EXPECT_EQ(answer.target_true.has_value(), !request.target_true.empty());
+    if (!answer.target_true) return;
+    const PlainAnswer of_true =
+        plain_answer(context_, model, prompt, tokenizer_.encode_ids(spaced_target(request.target_true)));
+    EXPECT_NEAR(answer.target_true->whole / of_true.whole, 1, 1e-3);
+  };
+  for (size_t i = 0; i < made.size(); ++i) {
+    SCOPED_TRACE(i);
+    Model edited = random_model(context_, model_.config(), 3);
+    apply_edit(context_, edited, made[i]);
+    expect_equal(outcomes[i].before, model_, made[i].request);
+    expect_equal(outcomes[i].after, edited, made[i].request);
+    Executor changed(context_, edited);
+    const PromptAnswer alone = answer_bare_prompts(changed, tokenizer_, std::span(&made[i].request, 1))[0];
+    EXPECT_NEAR(alone.target_new.whole / outcomes[i].after.target_new.whole, 1, 1e-3);
+    EXPECT_EQ(alone.most_likely, outcomes[i].after.most_likely);
+    EXPECT_FALSE(outcomes[i].took());  // this random model does not say a space
+  }
+}
+
 // --- Edit files ------------------------------------------------------------------------------------------------------
 
 void write_edits(const std::filesystem::path& path, const std::vector<Edit>& edits, const std::string& weights,
@@ -299,7 +357,45 @@ TEST_F(Rome, EditFilesComeBack) {
     EXPECT_TRUE(identical(file.edits[i].value_star, made[i].value_star));
     ASSERT_EQ(file.edits[i].loss_curve.size(), made[i].loss_curve.size());
     EXPECT_EQ(file.edits[i].loss_curve.back().total, made[i].loss_curve.back().total);
+    EXPECT_FALSE(file.edits[i].outcome);
+    const EditReport report = read_edit_report(H5File::open_read(dir.file("e.h5")), static_cast<int64_t>(i));
+    EXPECT_EQ(report.request, made[i].request);
+    EXPECT_EQ(report.layer, kLayer);
+    EXPECT_EQ(report.update_norm, update_norm(made[i]));
+    EXPECT_EQ(report.steps, std::ssize(made[i].loss_curve));
+    EXPECT_EQ(report.first_loss.total, made[i].loss_curve.front().total);
+    EXPECT_EQ(report.last_loss.total, made[i].loss_curve.back().total);
   }
+}
+
+TEST_F(Rome, OutcomesComeBackWithTheirFile) {
+  const TemporaryDir dir;
+  std::vector<Edit> made = edits(settings(), std::span(kRequests).first(2));
+  made[0].outcome = EditOutcome{{{0.25, 0.5, 2}, TargetProbability{0.125, 0.75, 3}, " a", 0.75, false},
+                                {{0.5, 0.625, 2}, TargetProbability{0.0625, 0.25, 3}, " é", 0.625, true},
+                                PromptAnswer{{0.1, 0.2, 2}, TargetProbability{0.3, 0.4, 3}, "", 0.5, false}};
+  made[1].outcome = EditOutcome{{{0.25, 0.25, 1}, {}, "\"", 0.5, false}, {{0.3, 0.3, 1}, {}, "\n", 0.4, false}, {}};
+  write_edits(dir.file("e.h5"), made, "abc");
+  const EditFile file = read_edit_file(dir.file("e.h5"));
+  for (size_t i = 0; i < made.size(); ++i) {
+    ASSERT_TRUE(file.edits[i].outcome);
+    EXPECT_EQ(outcome_to_json(*file.edits[i].outcome), outcome_to_json(*made[i].outcome));
+    EXPECT_EQ(file.edits[i].outcome->after.target_new.tokens, made[i].outcome->after.target_new.tokens);
+    EXPECT_EQ(file.edits[i].outcome->took(), i == 0);
+  }
+  EXPECT_EQ(file.edits[0].outcome->with_all->target_true->tokens, 3);
+  EXPECT_FALSE(file.edits[1].outcome->with_all);
+  EXPECT_EQ(outcome_to_json(*made[0].outcome), Json::parse(R"({"took": true,
+              "before": {"p_new": 0.25, "p_new_first_token": 0.5, "p_true": 0.125, "p_true_first_token": 0.75,
+                         "most_likely": {"text": " a", "probability": 0.75}, "says_new": false},
+              "after": {"p_new": 0.5, "p_new_first_token": 0.625, "p_true": 0.0625, "p_true_first_token": 0.25,
+                        "most_likely": {"text": " é", "probability": 0.625}, "says_new": true},
+              "with_all_edits": {"p_new": 0.1, "p_new_first_token": 0.2, "p_true": 0.3, "p_true_first_token": 0.4,
+                                 "most_likely": {"text": "", "probability": 0.5}, "says_new": false}})"));
+  EXPECT_EQ(
+      describe_change(made[0].outcome->before, made[0].outcome->after),
+      "p(new) 0.25 -> 0.5 (its first token 0.5 -> 0.625), p(true) 0.125 -> 0.0625 (its first token 0.75 -> 0.25), "
+      "most likely \" a\" 0.75 -> \" é\" 0.625");
 }
 
 TEST_F(Rome, DamagedEditFilesAreRefused) {
@@ -326,13 +422,52 @@ TEST_F(Rome, DamagedEditFilesAreRefused) {
   expect_message(error_of<InputError>([&] { read_edit_file(path); }), {"e.h5"});
 }
 
+TEST_F(Rome, EditsBelongToTheEditsThatTheyWereMadeOn) {
+  EditFile first{"a.h5", EditMode::independent, "abc", edits(settings(), std::span(kRequests).first(1))};
+  EditChain chain;
+  EXPECT_EQ(chain.sha256(), "");
+  chain.add(first.edits);
+  const std::string base = chain.sha256();
+  const auto refusal = [&](const std::string& wanted, const std::string& found) {
+    EditFile second = first;
+    second.path = "b.h5";
+    second.base_edits_sha256 = wanted;
+    return error_of<InputError>([&] { check_edits_fit(second, model_.config(), {"abc", found}); });
+  };
+  expect_message(refusal(base, ""), {"b.h5", "on top of others", "--edits FIRST.h5,b.h5"});
+  expect_message(refusal("", base), {"b.h5", "without other edits"});
+  expect_message(refusal("other", base), {"b.h5", "than those before it"});
+  first.base_edits_sha256 = base;
+  check_edits_fit(first, model_.config(), {"abc", base});
+  // By content: in one step or two, but in this order, and every value counts.
+  std::vector<Edit> two = edits(settings(), std::span(kRequests).first(2));
+  EditChain once, twice, swapped;
+  once.add(two);
+  for (const size_t i : {0u, 1u}) twice.add(std::span(two).subspan(i, 1));
+  for (const size_t i : {1u, 0u}) swapped.add(std::span(two).subspan(i, 1));
+  EXPECT_EQ(once.sha256(), twice.sha256());
+  EXPECT_NE(once.sha256(), swapped.sha256());
+  two[1].v[0] = std::nextafter(two[1].v[0], 1.0f);
+  EditChain changed;
+  changed.add(two);
+  EXPECT_NE(once.sha256(), changed.sha256());
+  two[1].layer += 2;
+  changed.add(two);
+  EXPECT_EQ(changed.layers(), (std::set<int64_t>{kLayer, kLayer + 2}));
+}
+
 TEST_F(Rome, EditsOfAnotherModelAreRefused) {
   EditFile file{"e.h5", EditMode::independent, "abc", edits(settings(), std::span(kRequests).first(1))};
-  check_edits_fit(file, model_.config(), "abc");
-  expect_message(error_of<InputError>([&] { check_edits_fit(file, model_.config(), "def"); }),
+  check_edits_fit(file, model_.config(), {"abc", ""});
+  expect_message(error_of<InputError>([&] {
+                   check_edits_fit(file, model_.config(), {"def", ""});
+                 }),
                  {"e.h5", "another model"});
   file.edits[0].layer = 9;
-  expect_message(error_of<InputError>([&] { check_edits_fit(file, model_.config(), "abc"); }), {"e.h5", "layer 9"});
+  expect_message(error_of<InputError>([&] {
+                   check_edits_fit(file, model_.config(), {"abc", ""});
+                 }),
+                 {"e.h5", "layer 9"});
 }
 
 /// A checkpoint of random weights.
@@ -389,21 +524,22 @@ TEST_F(Rome, ExportedEditsAreRevertedBitForBit) {
   const std::string hash = Checkpoint::open(original).weights_sha256();
   const EditFile file{"e.h5", EditMode::sequential, hash, edits(settings())};
   Model model = Model::load(context_, original);
-  apply_edits(context_, model, file);
-  write_edited_checkpoint(context_, model, {kLayer}, edited, OnExistingCheckpoint::refuse);
+  EditChain chain;
+  apply_edits(context_, model, file, chain);
+  write_edited_checkpoint(context_, model, chain, edited, OnExistingCheckpoint::refuse);
   const Model loaded = Model::load(context_, edited);
   EXPECT_NE(loaded.checkpoint().weights_sha256(), hash);
   EXPECT_TRUE(identical(to_host(context_, loaded.parameters().blocks[kLayer].down_weight),
                         to_host(context_, model.parameters().blocks[kLayer].down_weight)));
   expect_message(error_of<InputError>(
-                     [&] { write_edited_checkpoint(context_, model, {kLayer}, edited, OnExistingCheckpoint::refuse); }),
+                     [&] { write_edited_checkpoint(context_, model, chain, edited, OnExistingCheckpoint::refuse); }),
                  {"--export", "--overwrite"});
-  expect_message(error_of<InputError>([&] {
-                   write_edited_checkpoint(context_, model, {kLayer}, original, OnExistingCheckpoint::replace);
-                 }),
+  expect_message(error_of<InputError>(
+                     [&] { write_edited_checkpoint(context_, model, chain, original, OnExistingCheckpoint::replace); }),
                  {"--export", "the model itself"});
   write_reverted_checkpoint(edited, reverted, OnExistingCheckpoint::refuse);
   EXPECT_EQ(Checkpoint::open(reverted).weights_sha256(), hash);
+  EXPECT_FALSE(std::filesystem::exists(reverted / kLineageFile));  // the original was not made from another
   expect_message(error_of<InputError>(
                      [&] { write_reverted_checkpoint(original, dir.path() / "other", OnExistingCheckpoint::refuse); }),
                  {kOriginalsFile});
@@ -416,6 +552,57 @@ TEST_F(Rome, ExportedEditsAreRevertedBitForBit) {
       error_of<InputError>([&] { write_reverted_checkpoint(edited, reverted, OnExistingCheckpoint::replace); }),
       {"was changed after its export"});
   EXPECT_EQ(Checkpoint::open(reverted).weights_sha256(), hash);
+}
+
+// Edits of layer 2, exported; then edits of layer 1 of that, exported; and one more in memory.
+TEST_F(Rome, CheckpointsKnowWhatTheyWereMadeFrom) {
+  const TemporaryDir dir;
+  const std::filesystem::path original = dir.path() / "a", second = dir.path() / "b", third = dir.path() / "c",
+                              back = dir.path() / "back";
+  write_random_checkpoint(context_, model_.config(), original);
+  const auto hash_of = [](const std::filesystem::path& folder) { return Checkpoint::open(folder).weights_sha256(); };
+  const auto edits_of = [&](int64_t layer) {
+    RomeSettings made = settings();
+    made.hparams.layer = layer;
+    return edits(made, std::span(kRequests).first(1));
+  };
+  const auto edited = [&](const std::filesystem::path& folder, int64_t layer, EditChain& chain) {
+    Model model = Model::load(context_, folder);
+    apply_edits(context_, model, {"e.h5", EditMode::independent, hash_of(folder), edits_of(layer)}, chain);
+    return model;
+  };
+  EditChain to_second, to_third, in_memory;
+  const Model b = edited(original, 2, to_second);
+  write_edited_checkpoint(context_, b, to_second, second, OnExistingCheckpoint::refuse);
+  const Model c = edited(second, 1, to_third);
+  write_edited_checkpoint(context_, c, to_third, third, OnExistingCheckpoint::refuse);
+  const Model d = edited(third, 3, in_memory);
+
+  const ModelState a_state{hash_of(original), ""}, b_state{hash_of(second), ""}, c_state{hash_of(third), ""};
+  const Lineage lineage = in_memory.on(d);
+  EXPECT_EQ(lineage.state, (ModelState{c_state.weights_sha256, in_memory.sha256()}));
+  const std::vector<Ancestor> expected = {{c_state, {3}},
+                                          {{b_state.weights_sha256, to_third.sha256()}, {}},
+                                          {b_state, {1}},
+                                          {{a_state.weights_sha256, to_second.sha256()}, {}},
+                                          {a_state, {2}}};
+  EXPECT_EQ(lineage.ancestors, expected);
+  EXPECT_EQ(lineage.edited_since(lineage.state), std::set<int64_t>());
+  EXPECT_EQ(lineage.edited_since(c_state), (std::set<int64_t>{3}));
+  EXPECT_EQ(lineage.edited_since(b_state), (std::set<int64_t>{1, 3}));
+  EXPECT_EQ(lineage.edited_since(a_state), (std::set<int64_t>{1, 2, 3}));
+  EXPECT_TRUE(lineage.includes(a_state));
+  EXPECT_FALSE(lineage.includes({"other", ""}));
+  EXPECT_THROW(lineage.edited_since({"other", ""}), Error);
+
+  write_reverted_checkpoint(third, back, OnExistingCheckpoint::refuse);
+  EXPECT_EQ(hash_of(back), b_state.weights_sha256);
+  EXPECT_EQ(read_lineage(back, b_state.weights_sha256).ancestors, read_lineage(second, hash_of(second)).ancestors);
+  // The file speaks of other weights once the model is changed; a damaged file is refused.
+  EXPECT_TRUE(read_lineage(third, "other").ancestors.empty());
+  write_file_atomically(third / kLineageFile, R"({"weights_sha256": ")" + c_state.weights_sha256 + R"("})");
+  expect_message(error_of<InputError>([&] { read_lineage(third, c_state.weights_sha256); }),
+                 {kLineageFile, "made_from"});
 }
 
 }  // namespace

@@ -76,8 +76,9 @@ class SecondMoments : public ::testing::Test {
     SelfCommunicator self;
     collect_second_moments(executor_, next, options, {self, &store}, config(), provenance);
   }
+  static Lineage of_model(const std::string& weights) { return {{weights, ""}}; }
   SecondMomentMatrix read(const std::filesystem::path& path, int64_t layer = 2) {
-    return read_second_moment(path, layer, model_.config().mlp_width, "abc");
+    return read_second_moment(path, layer, model_.config().mlp_width, of_model("abc"));
   }
   std::string refusal(const std::filesystem::path& path, int64_t layer = 2) {
     return error_of<InputError>([&] { read(path, layer); });
@@ -388,13 +389,52 @@ TEST_F(SecondMoments, OthersStatisticsAreRefused) {
   collect(source_of(random_documents(20, 64, 2)), {.layers = {0, 2}}, path);
   EXPECT_EQ(read(path).layer, 2);
   expect_message(refusal(path, 1), {"c.h5", "layers 0, 2", "layer 1"});
-  expect_message(error_of<InputError>([&] { read_second_moment(path, 2, 50, "def"); }), {"c.h5", "another model"});
-  expect_message(error_of<InputError>([&] { read_second_moment(path, 2, 51, "abc"); }), {"c.h5", "50", "51"});
+  expect_message(error_of<InputError>([&] { read_second_moment(path, 2, 50, of_model("def")); }),
+                 {"c.h5", "another model"});
+  expect_message(error_of<InputError>([&] { read_second_moment(path, 2, 51, of_model("abc")); }), {"c.h5", "50", "51"});
   expect_message(refusal(dir_.file("missing.h5")), {"missing.h5"});
   write_file_atomically(dir_.file("text.h5"), "text");
   expect_message(refusal(dir_.file("text.h5")), {"text.h5"});
   write_hdf5_atomically(dir_.file("t.h5"), [](H5File& file) { write_attribute(file, "/", "kind", "trace"); });
   expect_message(refusal(dir_.file("t.h5")), {"t.h5", "no file of second moments"});
+}
+
+// An edit of layer L changes no key of layers up to L: its export takes the original's statistics up to there.
+TEST_F(SecondMoments, ThoseOfAnAncestorServeUpToTheEditedLayer) {
+  const std::string path = dir_.file("c.h5");
+  collect(source_of(random_documents(20, 64, 2)), {.layers = {0, 1, 2}}, path);
+  const auto edited = [](std::set<int64_t> layers) {
+    return Lineage{{"new", ""}, {{{"abc", "edits"}, {}}, {{"abc", ""}, std::move(layers)}}};
+  };
+  const auto origin = [&](int64_t layer, const Lineage& model, OtherModels others = OtherModels::refuse) {
+    return read_second_moment(path, layer, 50, model, others).origin;
+  };
+  EXPECT_EQ(origin(1, of_model("abc")), MomentOrigin::this_model);
+  EXPECT_EQ(origin(0, edited({1})), MomentOrigin::ancestor);
+  EXPECT_EQ(origin(1, edited({1})), MomentOrigin::ancestor);
+  EXPECT_EQ(origin(1, edited({1, 2})), MomentOrigin::ancestor);
+  const SecondMomentMatrix matrix = read_second_moment(path, 1, 50, edited({1}));
+  EXPECT_EQ(matrix.collected_on, (ModelState{"abc", ""}));
+  EXPECT_EQ(matrix.mean, read(path, 1).mean);
+  expect_message(error_of<InputError>([&] { origin(2, edited({1})); }),
+                 {"c.h5", "edit of layer 1", "keys of layer 2", "--cov-of-other-model"});
+  EXPECT_EQ(origin(2, edited({1}), OtherModels::accept), MomentOrigin::other_model);
+  expect_message(error_of<InputError>([&] { origin(0, of_model("def")); }), {"another model", "--cov-of-other-model"});
+  EXPECT_EQ(origin(0, of_model("def"), OtherModels::accept), MomentOrigin::other_model);
+  // Edits in memory make another model, as far as keys above them go.
+  Lineage in_memory = of_model("abc");
+  in_memory.state.edits_sha256 = "edits";
+  in_memory.ancestors = {{{"abc", ""}, {1}}};
+  EXPECT_EQ(origin(1, in_memory), MomentOrigin::ancestor);
+  EXPECT_THROW(origin(2, in_memory), InputError);
+  // Statistics collected with edits in memory are not the original's, but those of the export of these edits.
+  {
+    H5File file = H5File::open_readwrite(path);
+    write_attribute(file, "/", "base_edits_sha256", "edits");
+  }
+  EXPECT_EQ(origin(2, in_memory), MomentOrigin::this_model);
+  EXPECT_EQ(origin(2, edited({1})), MomentOrigin::ancestor);
+  EXPECT_THROW(origin(0, of_model("abc")), InputError);
 }
 
 void write_npz(const std::string& path, const std::vector<float>& sum, const std::vector<int64_t>& shape,

@@ -55,6 +55,28 @@ TEST(EvalFile, TablesComeBackAsTheyWere) {
   }
 }
 
+TEST(EvalFile, AModelScoredAsItIsComesBack) {
+  const TemporaryDir dir;
+  auto records = some_records();
+  for (RecordResult& record : records)
+    for (PromptResult& prompt : record.prompts) prompt.after.clear();
+  write_hdf5_atomically(dir.file("a.h5"), [&](H5File& file) {
+    write_records(file, records);
+    write_summary(file, summarize(Dataset::counterfact, std::span(records).first(1)));
+  });
+  const H5File file = H5File::open_read(dir.file("a.h5"));
+  for (const char* absent :
+       {"/records/update_norm", "/records/edit_seconds", "/targets/nll_after", "/tokens/log_probability_after",
+        "/tokens/best_after", "/summary/after", "/summary/after_interval"})
+    EXPECT_FALSE(h5_exists(file, absent)) << absent;
+  EXPECT_EQ(read_dataset<int64_t>(file, "/summary/records").values[0], 1);
+  const auto back = read_records(file);
+  ASSERT_EQ(back.size(), records.size());
+  EXPECT_FALSE(scored_after(back));
+  EXPECT_EQ(back[0].prompts[0].before[0].best, records[0].prompts[0].before[0].best);
+  EXPECT_EQ(back[0].prompts[0].before[0].log_probabilities, records[0].prompts[0].before[0].log_probabilities);
+}
+
 /// Files whose tables contradict each other: one column replaced.
 void expect_refused(const std::string& path, const std::vector<int64_t>& values) {
   SCOPED_TRACE(path);

@@ -105,6 +105,53 @@ TEST(Metrics, ZsreAveragesTokens) {
   expect_near(find(summary, "score").after.mean, 3 / (1 + 1 + 2.0));
 }
 
+TEST(Metrics, AModelScoredAsItIsHasNothingAfter) {
+  std::vector<RecordResult> records = two_records();
+  const auto edited = summarize(Dataset::counterfact, records);
+  EXPECT_TRUE(scored_after(records));
+  for (RecordResult& record : records)
+    for (PromptResult& prompt : record.prompts) prompt.after.clear();
+  EXPECT_FALSE(scored_after(records));
+  const auto summary = summarize(Dataset::counterfact, records);
+  EXPECT_TRUE(has_after(edited));
+  EXPECT_FALSE(has_after(summary));
+  EXPECT_EQ(summary.size() + 1, edited.size());
+  EXPECT_THROW(find(summary, "locality"), std::runtime_error);  // nothing could have changed
+  for (const MetricSummary& row : summary) {
+    SCOPED_TRACE(row.name);
+    EXPECT_EQ(row.before.mean, find(edited, row.name).before.mean);
+    EXPECT_EQ(row.before.interval, find(edited, row.name).before.interval);
+    EXPECT_EQ(row.after.records, 0);
+  }
+  const Json json = summary_to_json(summary);
+  EXPECT_EQ(json["PS"]["before"], 0.5);
+  EXPECT_EQ(json["PS"]["records"], 2);
+  EXPECT_FALSE(json["PS"].contains("after"));
+  const std::string table = format_summary(summary);
+  EXPECT_EQ(table.find("after"), std::string::npos) << table;
+  EXPECT_NE(format_summary(edited).find("after [%]"), std::string::npos);
+}
+
+TEST(Metrics, EditsThatDidNotTakeAreCounted) {
+  using enum PromptKind;
+  // Every arg max is token 0: the new target of the first record is that token, of the second it is not.
+  RecordResult took, failed;
+  took.prompts = {make_prompt(rewrite, {3, 1}, {0.5f, 2}, {0, 1}), make_prompt(paraphrase, {3, 1}, {0.5f, 2})};
+  failed.prompts = {make_prompt(rewrite, {3, 1}, {0.5f, 2}), make_prompt(paraphrase, {3, 1}, {0.5f, 2}, {0, 1})};
+  EXPECT_EQ(edits_that_did_not_take(std::vector{took, failed, failed}), 2);
+  EXPECT_EQ(edits_that_did_not_take(std::vector{took}), 0);
+}
+
+TEST(Metrics, PercentHaveNoNegativeZero) {
+  EXPECT_EQ(percent_text(-0.00001), "0.00");
+  EXPECT_EQ(percent_text(-0.0001), "-0.01");
+  EXPECT_EQ(percent_text(0.12345), "12.35");
+  RecordResult record;
+  record.prompts = {make_prompt(PromptKind::rewrite, {1.00001f, 1}, {1.00001f, 1})};
+  const std::string table = format_summary(summarize(Dataset::counterfact, std::vector{record}));
+  EXPECT_EQ(table.find("-0.00"), std::string::npos) << table;
+}
+
 TEST(Metrics, NllIsTheMeanOverTokens) { expect_near(mean_nll({{-1, -2, -6}, {0, 0, 0}}), 3); }
 
 TEST(Metrics, ScoresOfAnotherLengthAreRefused) {

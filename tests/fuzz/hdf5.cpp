@@ -137,7 +137,7 @@ void read_evaluation(const std::filesystem::path& path) {
 }
 
 void read_moments(const std::filesystem::path& path) {
-  const SecondMomentMatrix matrix = read_second_moment(path, kLayer, kWidth, kWeights);
+  const SecondMomentMatrix matrix = read_second_moment(path, kLayer, kWidth, {{kWeights, ""}});
   expect(std::ssize(matrix.mean) == kWidth * kWidth && matrix.tokens > 0, "a matrix is whole");
 }
 

@@ -1,5 +1,5 @@
 // Batched scoring against the plain way: one full forward pass for each prompt, target and model.
-#include "eval/scoring.h"
+#include "edit/scoring.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "eval/scoring.h"
+#include "edit/scoring.h"
 
 #include <algorithm>
 #include <set>

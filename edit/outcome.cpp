@@ -1,0 +1,193 @@
+#include "edit/outcome.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "edit/rome.h"
+#include "edit/scoring.h"
+
+namespace loci {
+namespace {
+
+/// The published code's stand-in for an unknown object.
+constexpr std::string_view kUnknownTarget = "<|endoftext|>";
+
+/// The bare prompt with the new target and, where it is known and fits the context, the true one.
+ScoredPrompt question_of(const EditRequest& request, const Tokenizer& tokenizer, int64_t positions) {
+  ScoredPrompt prompt{tokenizer.encode_ids(bare_prompt(request)),
+                      {tokenizer.encode_ids(spaced_target(request.target_new))}};
+  if (request.target_true.empty() || request.target_true == kUnknownTarget) return prompt;
+  std::vector<int32_t> target = tokenizer.encode_ids(spaced_target(request.target_true));
+  const bool fits = static_cast<int64_t>(prompt.tokens.size() + target.size()) <= positions + 1;
+  if (!target.empty() && fits) prompt.targets.push_back(std::move(target));
+  return prompt;
+}
+
+TargetProbability probability_of(const TargetScore& score) {
+  double sum = 0;
+  for (const float log_probability : score.log_probabilities) sum += static_cast<double>(log_probability);
+  return {std::exp(sum), std::exp(static_cast<double>(score.log_probabilities.at(0))),
+          std::ssize(score.log_probabilities)};
+}
+
+/// Rows that pad a vocabulary belong to no token.
+std::string token_text(const Tokenizer& tokenizer, int32_t token) {
+  return token < tokenizer.vocabulary_size() ? tokenizer.decode_text(std::span(&token, 1))
+                                             : fmt::format("<token {}>", token);
+}
+
+/// The probability of the most likely token is known where that begins a target; else it is asked for next.
+constexpr double kAskNext = -1;
+
+PromptAnswer answer_of(const PromptScore& score, const ScoredPrompt& prompt, const Tokenizer& tokenizer) {
+  PromptAnswer answer;
+  answer.target_new = probability_of(score.at(0));
+  if (score.size() > 1) answer.target_true = probability_of(score[1]);
+  answer.says_new = score[0].best == prompt.targets[0];
+  const int32_t best = score[0].best.at(0);
+  answer.most_likely = token_text(tokenizer, best);
+  answer.most_likely_probability = kAskNext;
+  for (size_t t = score.size(); t-- > 0;)
+    if (prompt.targets[t][0] == best) answer.most_likely_probability = probability_of(score[t]).first;
+  return answer;
+}
+
+/// With the probability of the most likely token, if it was not known.
+void complete(PromptAnswer& answer, const TargetScore& most_likely) {
+  if (answer.most_likely_probability < 0) answer.most_likely_probability = probability_of(most_likely).first;
+}
+
+void write_target(H5File& file, const std::string& group, const std::string& which, const std::string& when,
+                  const TargetProbability& target) {
+  write_attribute(file, group, fmt::format("probability_{}_{}", which, when), target.whole);
+  write_attribute(file, group, fmt::format("first_token_probability_{}_{}", which, when), target.first);
+}
+
+void write_answer(H5File& file, const std::string& group, const std::string& when, const PromptAnswer& answer) {
+  write_target(file, group, "new", when, answer.target_new);
+  if (answer.target_true) write_target(file, group, "true", when, *answer.target_true);
+  write_attribute(file, group, "most_likely_" + when, answer.most_likely);
+  write_attribute(file, group, "most_likely_probability_" + when, answer.most_likely_probability);
+  write_attribute(file, group, "says_new_" + when, static_cast<int64_t>(answer.says_new));
+}
+
+TargetProbability read_target(const H5File& file, const std::string& group, const std::string& which,
+                              const std::string& when) {
+  return {read_double_attribute(file, group, fmt::format("probability_{}_{}", which, when)),
+          read_double_attribute(file, group, fmt::format("first_token_probability_{}_{}", which, when)),
+          read_int_attribute(file, group, fmt::format("target_{}_tokens", which))};
+}
+
+PromptAnswer read_answer(const H5File& file, const std::string& group, const std::string& when) {
+  PromptAnswer answer;
+  answer.target_new = read_target(file, group, "new", when);
+  if (has_attribute(file, group, "probability_true_" + when))
+    answer.target_true = read_target(file, group, "true", when);
+  answer.most_likely = read_string_attribute(file, group, "most_likely_" + when);
+  answer.most_likely_probability = read_double_attribute(file, group, "most_likely_probability_" + when);
+  answer.says_new = read_int_attribute(file, group, "says_new_" + when) != 0;
+  return answer;
+}
+
+Json answer_to_json(const PromptAnswer& answer) {
+  Json json = {{"p_new", answer.target_new.whole},
+               {"p_new_first_token", answer.target_new.first},
+               {"most_likely", {{"text", answer.most_likely}, {"probability", answer.most_likely_probability}}},
+               {"says_new", answer.says_new}};
+  if (answer.target_true) {
+    json["p_true"] = answer.target_true->whole;
+    json["p_true_first_token"] = answer.target_true->first;
+  }
+  return json;
+}
+
+std::string target_change(std::string_view name, const TargetProbability& before, const TargetProbability& after) {
+  std::string text = fmt::format("p({}) {:.3g} -> {:.3g}", name, before.whole, after.whole);
+  if (after.tokens > 1) text += fmt::format(" (its first token {:.3g} -> {:.3g})", before.first, after.first);
+  return text;
+}
+
+}  // namespace
+
+std::vector<EditOutcome> score_outcomes(Executor& executor, const Tokenizer& tokenizer, std::span<const Edit> edits) {
+  std::vector<EditedPrompts> groups;
+  for (const Edit& edit : edits)
+    groups.push_back(
+        {{{edit.layer, edit.u, edit.v}}, {question_of(edit.request, tokenizer, executor.model().config().positions)}});
+  const std::vector<BeforeAfter> scores = score_edits(executor, groups);
+  std::vector<EditOutcome> outcomes(edits.size());
+  std::vector<EditedPrompts> best;  // questions about the most likely tokens
+  std::vector<EditOutcome*> asking;
+  for (size_t i = 0; i < edits.size(); ++i) {
+    const ScoredPrompt& prompt = groups[i].prompts[0];
+    const PromptScore &before = scores[i].before[0], &after = scores[i].after[0];
+    outcomes[i] = {answer_of(before, prompt, tokenizer), answer_of(after, prompt, tokenizer), {}};
+    if (outcomes[i].before.most_likely_probability >= 0 && outcomes[i].after.most_likely_probability >= 0) continue;
+    best.push_back({groups[i].terms, {{prompt.tokens, {{before[0].best[0]}, {after[0].best[0]}}}}});
+    asking.push_back(&outcomes[i]);
+  }
+  const std::vector<BeforeAfter> answers = score_edits(executor, best);
+  for (size_t i = 0; i < asking.size(); ++i) {
+    complete(asking[i]->before, answers[i].before[0][0]);
+    complete(asking[i]->after, answers[i].after[0][1]);
+  }
+  return outcomes;
+}
+
+std::vector<PromptAnswer> answer_bare_prompts(Executor& executor, const Tokenizer& tokenizer,
+                                              std::span<const EditRequest> requests) {
+  std::vector<ScoredPrompt> prompts, best;
+  for (const EditRequest& request : requests)
+    prompts.push_back(question_of(request, tokenizer, executor.model().config().positions));
+  const std::vector<PromptScore> scores = score_prompts(executor, prompts);
+  std::vector<PromptAnswer> answers;
+  std::vector<size_t> asking;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    answers.push_back(answer_of(scores[i], prompts[i], tokenizer));
+    if (answers[i].most_likely_probability >= 0) continue;
+    best.push_back({prompts[i].tokens, {{scores[i][0].best[0]}}});
+    asking.push_back(i);
+  }
+  const std::vector<PromptScore> of_best = score_prompts(executor, best);
+  for (size_t i = 0; i < asking.size(); ++i) complete(answers[asking[i]], of_best[i][0]);
+  return answers;
+}
+
+void write_outcome(H5File& file, const std::string& group, const EditOutcome& outcome) {
+  write_attribute(file, group, "target_new_tokens", outcome.after.target_new.tokens);
+  if (outcome.after.target_true) write_attribute(file, group, "target_true_tokens", outcome.after.target_true->tokens);
+  write_answer(file, group, "before", outcome.before);
+  write_answer(file, group, "after", outcome.after);
+  if (outcome.with_all) write_answer_with_all(file, group, *outcome.with_all);
+  write_attribute(file, group, "took", static_cast<int64_t>(outcome.took()));
+}
+
+void write_answer_with_all(H5File& file, const std::string& group, const PromptAnswer& answer) {
+  write_answer(file, group, "with_all", answer);
+}
+
+std::optional<EditOutcome> read_outcome(const H5File& file, const std::string& group) {
+  if (!has_attribute(file, group, "took")) return std::nullopt;
+  EditOutcome outcome{read_answer(file, group, "before"), read_answer(file, group, "after"), {}};
+  if (has_attribute(file, group, "says_new_with_all")) outcome.with_all = read_answer(file, group, "with_all");
+  return outcome;
+}
+
+Json outcome_to_json(const EditOutcome& outcome) {
+  Json json = {
+      {"before", answer_to_json(outcome.before)}, {"after", answer_to_json(outcome.after)}, {"took", outcome.took()}};
+  if (outcome.with_all) json["with_all_edits"] = answer_to_json(*outcome.with_all);
+  return json;
+}
+
+std::string describe_change(const PromptAnswer& before, const PromptAnswer& after) {
+  std::string text = target_change("new", before.target_new, after.target_new);
+  if (before.target_true && after.target_true)
+    text += ", " + target_change("true", *before.target_true, *after.target_true);
+  return text + fmt::format(", most likely {} {:.3g} -> {} {:.3g}", Json(before.most_likely).dump(),
+                            before.most_likely_probability, Json(after.most_likely).dump(),
+                            after.most_likely_probability);
+}
+
+}  // namespace loci
