@@ -80,8 +80,8 @@ TEST_F(GoldenEdit, EveryStageOfEveryCase) {
 TEST_F(GoldenEdit, SecondMoments) {
   SecondMomentCollector collector(*executor_, {0, 1, 2, 3, 4, 5});
   std::vector<std::string> skipped;
-  const NextDocument next = text_documents(*context_, *tokenizer_, golden_ / "documents.jsonl",
-                                           model_->config().positions, OnInvalid::refuse, skipped);
+  const NextDocument next =
+      text_documents(*context_, *tokenizer_, golden_ / "documents.jsonl", OnInvalid::refuse, skipped);
   std::vector<std::vector<int32_t>> documents;
   for (std::vector<int32_t> document; next(document);)
     if (!document.empty()) documents.push_back(document);

@@ -500,8 +500,7 @@ TEST_F(SecondMoments, TextAndTokenFilesGiveTheSameDocuments) {
     return documents;
   };
   std::vector<std::string> skipped;
-  const Documents from_text =
-      all(text_documents(context_, tokenizer, dir_.file("t.txt"), 10, OnInvalid::refuse, skipped));
+  const Documents from_text = all(text_documents(context_, tokenizer, dir_.file("t.txt"), OnInvalid::refuse, skipped));
   EXPECT_EQ(from_text.size(), 3u);
   EXPECT_EQ(from_text, all(token_file_documents(tokenizer, dir_.file("t.h5"))));
 }
@@ -513,7 +512,7 @@ TEST_F(SecondMoments, LinesThatAreNoDocumentsAreRefusedOrLeftOut) {
     text += i == 700 || i == 1499 ? std::string("{\"tex\n") : fmt::format("{{\"text\": \"{}\"}}\n", i);
   write_file_atomically(dir_.file("bad.jsonl"), text);
   const auto count = [&](OnInvalid on_invalid, std::vector<std::string>& skipped) {
-    const NextDocument next = text_documents(context_, tokenizer, dir_.file("bad.jsonl"), 10, on_invalid, skipped);
+    const NextDocument next = text_documents(context_, tokenizer, dir_.file("bad.jsonl"), on_invalid, skipped);
     int64_t documents = 0;
     for (std::vector<int32_t> document; next(document); ++documents)
       EXPECT_TRUE(documents != 700 || document == tokenizer.encode_ids("701"));  // what follows the bad line
