@@ -324,6 +324,19 @@ TEST_F(Rome, OutcomesAreThoseOfWholeForwardPasses) {
   }
 }
 
+TEST_F(Rome, ATrueTargetThatDoesNotFitIsLeftOut) {
+  Executor executor(context_, model_);
+  EditRequest request = kRequests[0];
+  const auto has_true = [&](std::string target) {
+    request.target_true = std::move(target);
+    return answer_bare_prompts(executor, tokenizer_, std::span(&request, 1))[0].target_true.has_value();
+  };
+  // "Rome, the" takes 9 of the 64 positions; a target's last token is only predicted, and a space comes before it.
+  EXPECT_TRUE(has_true(std::string(55, 'x')));
+  EXPECT_FALSE(has_true(std::string(56, 'x')));
+  EXPECT_FALSE(has_true("<|endoftext|>"));  // stands for an unknown one
+}
+
 // --- Edit files ------------------------------------------------------------------------------------------------------
 
 void write_edits(const std::filesystem::path& path, const std::vector<Edit>& edits, const std::string& weights,
