@@ -520,8 +520,9 @@ TEST_F(Rome, ExportAndRevertKeepTheNamesOfTheCheckpoint) {
   const auto names = SafetensorsFile(original / "model.safetensors").names();
   const std::string hash = Checkpoint::open(original).weights_sha256();
   Model model = Model::load(context_, original);
-  apply_edits(context_, model, EditFile{"e.h5", EditMode::sequential, hash, edits(settings())});
-  write_edited_checkpoint(context_, model, {kLayer}, edited, OnExistingCheckpoint::refuse);
+  EditChain chain;
+  apply_edits(context_, model, EditFile{"e.h5", EditMode::sequential, hash, edits(settings())}, chain);
+  write_edited_checkpoint(context_, model, chain, edited, OnExistingCheckpoint::refuse);
   EXPECT_EQ(SafetensorsFile(edited / "model.safetensors").names(), names);
   EXPECT_NE(Checkpoint::open(edited).weights_sha256(), hash);
   write_reverted_checkpoint(edited, reverted, OnExistingCheckpoint::refuse);
