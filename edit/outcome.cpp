@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "edit/rome.h"
@@ -13,13 +14,14 @@ namespace {
 /// The published code's stand-in for an unknown object.
 constexpr std::string_view kUnknownTarget = "<|endoftext|>";
 
-/// The bare prompt with the new target and, where it is known and fits the context, the true one.
-ScoredPrompt question_of(const EditRequest& request, const Tokenizer& tokenizer, int64_t positions) {
+/// The bare prompt with the new target and, where it is known and the model can say it there, the true one.
+ScoredPrompt question_of(const EditRequest& request, const Tokenizer& tokenizer, const GptConfig& config) {
   ScoredPrompt prompt{tokenizer.encode_ids(bare_prompt(request)),
                       {tokenizer.encode_ids(spaced_target(request.target_new))}};
   if (request.target_true.empty() || request.target_true == kUnknownTarget) return prompt;
   std::vector<int32_t> target = tokenizer.encode_ids(spaced_target(request.target_true));
-  const bool fits = static_cast<int64_t>(prompt.tokens.size() + target.size()) <= positions + 1;
+  const bool fits = static_cast<int64_t>(prompt.tokens.size() + target.size()) <= config.positions + 1 &&
+                    std::ranges::all_of(target, [&](int32_t token) { return token < config.vocabulary; });
   if (!target.empty() && fits) prompt.targets.push_back(std::move(target));
   return prompt;
 }
@@ -114,7 +116,7 @@ std::vector<EditOutcome> score_outcomes(Executor& executor, const Tokenizer& tok
   std::vector<EditedPrompts> groups;
   for (const Edit& edit : edits)
     groups.push_back(
-        {{{edit.layer, edit.u, edit.v}}, {question_of(edit.request, tokenizer, executor.model().config().positions)}});
+        {{{edit.layer, edit.u, edit.v}}, {question_of(edit.request, tokenizer, executor.model().config())}});
   const std::vector<BeforeAfter> scores = score_edits(executor, groups);
   std::vector<EditOutcome> outcomes(edits.size());
   std::vector<EditedPrompts> best;  // questions about the most likely tokens
@@ -139,7 +141,7 @@ std::vector<PromptAnswer> answer_bare_prompts(Executor& executor, const Tokenize
                                               std::span<const EditRequest> requests) {
   std::vector<ScoredPrompt> prompts, best;
   for (const EditRequest& request : requests)
-    prompts.push_back(question_of(request, tokenizer, executor.model().config().positions));
+    prompts.push_back(question_of(request, tokenizer, executor.model().config()));
   const std::vector<PromptScore> scores = score_prompts(executor, prompts);
   std::vector<PromptAnswer> answers;
   std::vector<size_t> asking;

@@ -324,6 +324,19 @@ TEST_F(Rome, OutcomesAreThoseOfWholeForwardPasses) {
   }
 }
 
+TEST_F(Rome, ATrueTargetThatDoesNotFitIsLeftOut) {
+  Executor executor(context_, model_);
+  EditRequest request = kRequests[0];
+  const auto has_true = [&](std::string target) {
+    request.target_true = std::move(target);
+    return answer_bare_prompts(executor, tokenizer_, std::span(&request, 1))[0].target_true.has_value();
+  };
+  // "Rome, the" takes 9 of the 64 positions; a target's last token is only predicted, and a space comes before it.
+  EXPECT_TRUE(has_true(std::string(55, 'x')));
+  EXPECT_FALSE(has_true(std::string(56, 'x')));
+  EXPECT_FALSE(has_true("<|endoftext|>"));  // stands for an unknown one
+}
+
 // --- Edit files ------------------------------------------------------------------------------------------------------
 
 void write_edits(const std::filesystem::path& path, const std::vector<Edit>& edits, const std::string& weights,
@@ -507,8 +520,9 @@ TEST_F(Rome, ExportAndRevertKeepTheNamesOfTheCheckpoint) {
   const auto names = SafetensorsFile(original / "model.safetensors").names();
   const std::string hash = Checkpoint::open(original).weights_sha256();
   Model model = Model::load(context_, original);
-  apply_edits(context_, model, EditFile{"e.h5", EditMode::sequential, hash, edits(settings())});
-  write_edited_checkpoint(context_, model, {kLayer}, edited, OnExistingCheckpoint::refuse);
+  EditChain chain;
+  apply_edits(context_, model, EditFile{"e.h5", EditMode::sequential, hash, edits(settings())}, chain);
+  write_edited_checkpoint(context_, model, chain, edited, OnExistingCheckpoint::refuse);
   EXPECT_EQ(SafetensorsFile(edited / "model.safetensors").names(), names);
   EXPECT_NE(Checkpoint::open(edited).weights_sha256(), hash);
   write_reverted_checkpoint(edited, reverted, OnExistingCheckpoint::refuse);
