@@ -122,12 +122,18 @@ std::string shape_string(std::span<const int64_t> shape) {
   return text + "]";
 }
 
+void require_absolute(const H5File& file, const std::string& path) {
+  require<ShapeError>(path.starts_with('/'), "{}: the path {} must start with /", file.path().string(), path);
+}
+
 H5Handle open_object(const H5File& file, const std::string& object) {
   silence_hdf5();
-  require<InputError>(h5_exists(file, object), "{}: {} is missing", file.path().string(), object);
-  file.verify(object);
+  require_absolute(file, object);
   H5Handle handle(H5Oopen(file.id(), object.c_str(), H5P_DEFAULT), H5Oclose);
-  checked<InputError>(handle.get(), name_of(file, object), "opening it");
+  const std::string cause = handle ? "" : last_cause();
+  require<InputError>(handle || h5_exists(file, object), "{}: {} is missing", file.path().string(), object);
+  require<InputError>(static_cast<bool>(handle), "{}: opening it failed: {}", name_of(file, object), cause);
+  file.verify(object);
   return handle;
 }
 
@@ -390,13 +396,14 @@ void write_hdf5_atomically(const std::filesystem::path& path, const std::functio
 
 bool h5_exists(const H5File& file, const std::string& path) {
   silence_hdf5();
-  require<ShapeError>(path.starts_with('/'), "{}: the path {} must start with /", file.path().string(), path);
+  require_absolute(file, path);
   // Negative, not zero, where a parent or the link itself is missing.
   return path == "/" || H5Oexists_by_name(file.id(), path.c_str(), H5P_DEFAULT) > 0;
 }
 
 bool h5_is_group(const H5File& file, const std::string& path) {
-  if (!h5_exists(file, path)) return false;
+  silence_hdf5();
+  require_absolute(file, path);
   const H5Handle handle(H5Oopen(file.id(), path.c_str(), H5P_DEFAULT), H5Oclose);
   return handle && H5Iget_type(handle.get()) == H5I_GROUP;
 }
