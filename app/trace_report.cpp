@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "records/subject.h"
 #include "runtime/wording.h"
 
 namespace loci::app {
@@ -45,6 +46,12 @@ Json not_traced_json(const TraceResult& result) {
   return facts;
 }
 
+/// Whether the model predicted the first token of an attribute that has several.
+bool is_beginning(const StoredTrace& fact) {
+  const std::string_view answer = strip(fact.answer);
+  return !answer.empty() && fact.attribute.starts_with(answer);
+}
+
 void print_not_traced(const TraceResult& result) {
   const auto facts = not_traced(result);
   if (facts.empty()) return;
@@ -52,8 +59,9 @@ void print_not_traced(const TraceResult& result) {
   for (size_t i = 0; i < std::min(facts.size(), kNamedFacts); ++i) {
     const StoredTrace& fact = *facts[i];
     const std::string name = result.of_prompt ? "" : fmt::format("fact {}: ", fact.known_id);
-    fmt::print("  {}{}: expected {}, predicted {} ({})\n", name, quoted(fact.prompt), quoted(fact.attribute),
-               quoted(fact.answer), decimals(static_cast<double>(fact.trace.high_score)));
+    fmt::print("  {}{}: expected {}, predicted {} ({}){}\n", name, quoted(fact.prompt), quoted(fact.attribute),
+               quoted(fact.answer), decimals(static_cast<double>(fact.trace.high_score)),
+               is_beginning(fact) ? ", which is only its beginning" : "");
   }
   if (facts.size() > kNamedFacts)
     fmt::print("  and {} more, listed in {} (facts whose correct_prediction is 0)\n", facts.size() - kNamedFacts,
