@@ -125,7 +125,9 @@ const Registration kRecords("records", records);
 
 bool hparams(std::string_view input) {
   return accepted("hparams.json", [&] {
-    const Json resolved = hparams_to_json(hparams_from_json(parse_json(input, "hparams.json"), "hparams.json"));
+    RomeHparams hparams = hparams_from_json(parse_json(input, "hparams.json"), "hparams.json");
+    if (hparams.layer < 0) hparams.layer = 0;  // a file may leave it to --layer
+    const Json resolved = hparams_to_json(hparams);
     expect(hparams_to_json(hparams_from_json(resolved, "again")) == resolved,
            "hyper-parameters come back as they were");
   });

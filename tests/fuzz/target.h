@@ -2,7 +2,6 @@
 
 #include <filesystem>
 #include <map>
-#include <source_location>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -29,7 +28,7 @@ struct Registration {
 };
 
 /// Throws std::logic_error that says which promise of the reader is broken.
-void expect(bool holds, std::string_view promise, std::source_location place = std::source_location::current());
+void expect(bool holds, std::string_view promise);
 
 /// Runs a reader that may refuse its input. Only an InputError of one line whose message starts with `name` is a
 /// refusal. Returns whether the input was accepted.
