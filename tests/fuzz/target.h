@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <filesystem>
 #include <map>
 #include <stdexcept>
@@ -40,7 +41,8 @@ bool accepted(std::string_view name, const Read& read) {
   } catch (const InputError& error) {
     const std::string_view message = error.what();
     expect(message.starts_with(name), "the message starts with the name of the file: " + std::string(message));
-    expect(message.find('\n') == message.npos, "the message is one line: " + std::string(message));
+    const bool plain = std::ranges::none_of(message, [](unsigned char c) { return c < 0x20 || c == 0x7F; });
+    expect(plain, "the message is one line without control characters: " + std::string(message));
     return false;
   }
 }
