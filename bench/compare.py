@@ -44,6 +44,8 @@ LATER_PROMPT = "They say that now {} plays the sport of basketball in"
 TOKENS = 12
 SUBJECT = "Michael Jordan"
 PEER_RECORDS = 2
+# Everything is in the model's folder; where nothing can be reached the hub's client would wait for an answer.
+PEER_ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 SHORT_RUNS = 5
 TEMPLATES = ["{}"] + [f"{text}. {{}}" for text in (
     "The first of the", "In the end he", "A new report from", "It was not the", "They said that it",
@@ -122,7 +124,7 @@ class Comparison(Workplace):
     def peer(self, *command):
         """What one of the peers printed; {"error": ...} where it failed: another version of its libraries, say."""
         try:
-            return json.loads(run([self.a.peer_python, *command, "--device", self.a.device])[2].strip().splitlines()[-1])
+            return json.loads(run([self.a.peer_python, *command, "--device", self.a.device], env=PEER_ENVIRONMENT)[2].strip().splitlines()[-1])
         except RuntimeError as error:  # ours is still measured
             return {"error": str(error)[-1000:]}
 
@@ -174,7 +176,7 @@ class Comparison(Workplace):
         made = {}
         for label in labels if self.a.peer_python else []:
             _, peak, out = run([self.a.peer_python, f"{HERE}/peers/forward.py", self.model, *shapes, "--device", self.a.device,
-                                "--precision", label])
+                                "--precision", label], env=PEER_ENVIRONMENT)
             out = json.loads(out)
             self.versions |= {k: out[k] for k in ("torch", "transformers")}
             made["PyTorch " + label] = {r["shape"]: r["seconds"] for r in out["results"]}, out.get("peak_device_bytes", peak)

@@ -4,15 +4,21 @@
 
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 
 namespace loci {
+
+/// `text` on one line that a terminal shows as it is: control characters, which files hold and messages quote, are
+/// written as \n, \t or \x1b; those at its end are left out.
+std::string on_one_line(std::string_view text);
 
 /// Base of everything loci throws on purpose. `what()` is one sentence for the user: it names the file, the field and
 /// the mend. The command prints it and ends with `exit_code()`.
 class Error : public std::runtime_error {
  public:
-  explicit Error(const std::string& message, int exit_code = 1) : std::runtime_error(message), exit_code_(exit_code) {}
+  explicit Error(std::string_view message, int exit_code = 1)
+      : std::runtime_error(on_one_line(message)), exit_code_(exit_code) {}
   int exit_code() const { return exit_code_; }
 
  private:

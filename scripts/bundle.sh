@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
 # Makes a folder that runs on a machine with a GPU and without the project's dependencies: loci, the GPU tests, the benchmarks
 # and the libraries they need. CUDA's own libraries, the C and the C++ library are those of that machine.
-#   scripts/bundle.sh [--architectures 90-real] [--golden DIR] [--tokenizer DIR] [--without-nccl] [--archive] DIR
-# --golden takes the reference's outputs in, --tokenizer a vocab.json and merges.txt for the benchmark's model; --without-nccl is for
-# a machine that has no NCCL (PyTorch brings it). --archive also writes DIR.tar.xz. There: python3 -m tarfile -e DIR.tar.xz . && scripts/gpu_report.sh --bundle DIR
+#   scripts/bundle.sh [--architectures 90-real] [--golden DIR] [--tokenizer DIR] [--rome CHECKOUT] [--without-nccl] [--archive] DIR
+# --golden takes the reference's outputs in, --tokenizer a vocab.json and merges.txt for the benchmark's model, --rome the reference's
+# sources; --without-nccl is for a machine that has no NCCL (PyTorch brings it). --archive also writes DIR.tar.xz, which travels.
+# There: scripts/gpu_report.sh --bundle DIR.tar.xz --time-limit 500
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build=$root/build/bundle
-architectures=90-real golden='' tokenizer='' nccl=AUTO archive=no target=''
+architectures=90-real golden='' tokenizer='' rome='' nccl=AUTO archive=no target=''
 
 while [ $# -gt 0 ]; do
   case "$1" in
     --architectures) architectures=$2; shift ;;
     --golden) golden=$2; shift ;;
     --tokenizer) tokenizer=$2; shift ;;
+    --rome) rome=$2; shift ;;
     --without-nccl) nccl=OFF ;;
     --archive) archive=yes ;;
     -*) echo "bundle.sh: unknown flag $1" >&2; exit 2 ;;
@@ -97,6 +99,10 @@ fi
 if [ -n "$tokenizer" ]; then
   mkdir "$target/tokenizer"
   cp "$tokenizer/vocab.json" "$tokenizer/merges.txt" "$target/tokenizer/"
+fi
+if [ -n "$rome" ]; then
+  mkdir "$target/rome"
+  (cd "$rome" && find . -name '*.py' -o -name globals.yml -o -name LICENSE) | tar -C "$rome" -c -T - | tar -C "$target/rome" -x
 fi
 du -sh "$target"
 if [ "$archive" = yes ]; then

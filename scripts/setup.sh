@@ -12,7 +12,7 @@ build=(
 )
 plot=(python3 python3-numpy python3-h5py python3-matplotlib)
 test=(
-  ccache libgtest-dev libboost-context-dev libicu-dev libbenchmark-dev
+  ccache clang libclang-rt-14-dev libgtest-dev libboost-context-dev libicu-dev libbenchmark-dev
   libopenmpi-dev openmpi-bin slurmctld slurmd slurm-client
   python3-regex python3-mwparserfromhell zstd
 )

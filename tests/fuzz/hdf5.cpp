@@ -18,10 +18,13 @@
 
 #include "edit/document_source.h"
 #include "edit/edit_file.h"
+#include "edit/lineage.h"
 #include "edit/second_moments.h"
 #include "eval/eval_file.h"
 #include "model/token_stream.h"
 #include "runtime/atomic_file.h"
+#include "runtime/hdf5_checksums.h"
+#include "runtime/hdf5_probe.h"
 #include "runtime/provenance.h"
 #include "runtime/unit_store.h"
 #include "tests/fuzz/target.h"
@@ -49,6 +52,7 @@ void write_edits(H5File& file) {
   write_skipped_records(file, std::vector<std::string>{"a record was left out"});
   const EditRequest request = {
       .case_id = 7, .prompt = "{} is in", .subject = "Rome", .target_new = "Japan", .target_true = "Italy"};
+  const PromptAnswer answer = {.target_new = {0.25, 0.5, 2}, .most_likely = " Japan", .most_likely_probability = 0.5};
   write_edit(file, 0,
              {.request = request,
               .layer = kLayer,
@@ -58,7 +62,8 @@ void write_edits(H5File& file) {
               .k_bare = {3, 2, 1},
               .value_before = {0, 1},
               .value_star = {1, 1},
-              .loss_curve = {{3, 2, 0.5, 0.5, 0.1}, {1, 0.5, 0.25, 0.25, 0.5}}});
+              .loss_curve = {{3, 2, 0.5, 0.5, 0.1}, {1, 0.5, 0.25, 0.25, 0.5}},
+              .outcome = EditOutcome{answer, answer, {}}});
 }
 
 void write_evaluation(H5File& file) {
@@ -118,6 +123,7 @@ void read_edits(const std::filesystem::path& path) {
     expect(edit.k_mean.size() == edit.u.size() && edit.value_star.size() == edit.v.size(), "vectors fit each other");
     expect(!edit.loss_curve.empty(), "there is a loss");
   }
+  read_edit_report(H5File::open_read(path), 0);
 }
 
 /// As `loci export` does.
@@ -190,12 +196,18 @@ std::vector<T> numbers_of(std::span<const std::string> words) {
   return numbers;
 }
 
-void create_zeros(H5File& file, const std::string& path, const std::string& type, const std::vector<int64_t>& shape) {
-  if (type == "float") create_dataset<float>(file, path, shape);
-  if (type == "double") create_dataset<double>(file, path, shape);
-  if (type == "int") create_dataset<int32_t>(file, path, shape);
-  if (type == "long") create_dataset<int64_t>(file, path, shape);
-  if (type == "byte") create_dataset<uint8_t>(file, path, shape);
+void create_zeros(H5File& file, const std::string& path, const std::string& type, const std::vector<uint64_t>& shape) {
+  const std::map<std::string, hid_t> types = {{"float", H5T_NATIVE_FLOAT},
+                                              {"double", H5T_NATIVE_DOUBLE},
+                                              {"int", H5T_NATIVE_INT32},
+                                              {"long", H5T_NATIVE_INT64},
+                                              {"byte", H5T_NATIVE_UINT8}};
+  const auto found = types.find(type);
+  if (found == types.end()) return;
+  const std::vector<hsize_t> extents(shape.begin(), shape.end());
+  const H5Handle space(H5Screate_simple(static_cast<int>(extents.size()), extents.data(), nullptr), H5Sclose);
+  const H5Handle made(
+      H5Dcreate2(file.id(), path.c_str(), found->second, space.get(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), H5Dclose);
 }
 
 void set_attribute(H5File& file, std::span<const std::string> words) {
@@ -217,7 +229,7 @@ void change_object(H5File& file, const std::vector<std::string>& words) {
   if (verb != "delete" && verb != "dataset" && verb != "strings") return;
   H5Ldelete(file.id(), path.c_str(), H5P_DEFAULT);
   if (words.size() < 3) return;
-  if (verb == "dataset") create_zeros(file, path, words[2], numbers_of<int64_t>(std::span(words).subspan(3)));
+  if (verb == "dataset") create_zeros(file, path, words[2], numbers_of<uint64_t>(std::span(words).subspan(3)));
   if (verb == "strings") write_strings(file, path, std::span(words).subspan(2), {std::ssize(words) - 2});
 }
 
@@ -229,37 +241,36 @@ void change_bytes(std::string& bytes, const std::vector<std::string>& words) {
   if (words[0] == "cut") bytes.resize(numbers[0] % bytes.size());
 }
 
-const std::string& whole_file(const Folder& folder, const Kind& kind) {
-  static std::map<std::string_view, std::string> made;
-  std::string& bytes = made[kind.name];
-  if (bytes.empty()) {
-    const std::filesystem::path path = folder.path() / "whole.h5";
-    write_hdf5_atomically(path, kind.write);
-    bytes = read_text_file(path);
-  }
-  return bytes;
+bool changes_bytes(const std::vector<std::string>& words) {
+  return !words.empty() && (words[0] == "byte" || words[0] == "cut");
+}
+
+/// The file with the changes that the library makes in it; its checksums are right.
+std::string file_with(const Folder& folder, const Kind& kind, const std::vector<std::vector<std::string>>& changes) {
+  const std::filesystem::path path = folder.path() / "made.h5";
+  write_hdf5_atomically(path, [&](H5File& file) {
+    kind.write(file);
+    for (const auto& words : changes) try {
+        change_object(file, words);
+      } catch (const Error&) {  // a change that cannot be made
+      }
+    seal_result(file);
+  });
+  return read_text_file(path);
 }
 
 std::string changed_file(const Folder& folder, const Kind& kind, std::string_view changes) {
   constexpr int kMostChanges = 64;
-  std::vector<std::vector<std::string>> lines;
-  bool has_objects = false;
-  while (!changes.empty() && std::ssize(lines) < kMostChanges) {
-    lines.push_back(words_of(take_line(changes)));
-    has_objects |= !lines.back().empty() && lines.back()[0] != "byte" && lines.back()[0] != "cut";
+  static std::map<std::string_view, std::string> unchanged;
+  std::vector<std::vector<std::string>> in_objects, in_bytes;
+  for (int i = 0; i < kMostChanges && !changes.empty(); ++i) {
+    std::vector<std::string> words = words_of(take_line(changes));
+    (changes_bytes(words) ? in_bytes : in_objects).push_back(std::move(words));
   }
-  std::string bytes = whole_file(folder, kind);
-  if (has_objects) {
-    const std::filesystem::path path = folder.write("changing.h5", bytes);
-    H5File file = H5File::open_readwrite(path);
-    for (const auto& words : lines) try {
-        change_object(file, words);
-      } catch (const Error&) {  // a change that cannot be made
-      }
-    file.close();
-    bytes = read_text_file(path);
-  }
-  for (const auto& words : lines) change_bytes(bytes, words);
+  std::string bytes = unchanged[kind.name];
+  if (bytes.empty() || !in_objects.empty()) bytes = file_with(folder, kind, in_objects);
+  if (in_objects.empty()) unchanged[kind.name] = bytes;
+  for (const auto& words : in_bytes) change_bytes(bytes, words);
   return bytes;
 }
 

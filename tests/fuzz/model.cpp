@@ -1,4 +1,5 @@
 // The files of a model folder but for its tokenizer, and a training job's.
+#include "edit/lineage.h"
 #include "model/checkpoint.h"
 #include "model/config.h"
 #include "model/training_config.h"
@@ -53,6 +54,20 @@ bool checkpoint(std::string_view input) {
   });
 }
 const Registration kCheckpoint("checkpoint", checkpoint);
+
+/// What an exported checkpoint says of the models that it was made from.
+bool lineage(std::string_view input) {
+  static const Folder folder;
+  folder.write(kLineageFile, input);
+  return accepted(folder.path().string(), [&] {
+    const Lineage lineage = read_lineage(folder.path(), "1");
+    for (const Ancestor& ancestor : lineage.ancestors)
+      expect(lineage.includes(ancestor.state), "a lineage includes its ancestors");
+    write_lineage(folder.path(), lineage);
+    expect(read_lineage(folder.path(), "1").ancestors == lineage.ancestors, "a lineage comes back as it was");
+  });
+}
+const Registration kLineage("lineage", lineage);
 
 bool training(std::string_view input) {
   return accepted("job.json", [&] {

@@ -1,4 +1,6 @@
 // What people write by hand or take from data sets: facts, edit requests, records to score, hyper-parameters, prompts.
+#include <array>
+#include <cmath>
 #include <set>
 #include <span>
 
@@ -7,6 +9,7 @@
 #include "eval/datasets.h"
 #include "records/edit_requests.h"
 #include "records/facts.h"
+#include "records/record_list.h"
 #include "tests/fuzz/target.h"
 #include "tests/support/byte_tokenizer.h"
 #include "trace/noise.h"
@@ -123,9 +126,21 @@ bool records(std::string_view input) {
 }
 const Registration kRecords("records", records);
 
+/// Lists whose entries need not be objects, as prompts.
+bool list(std::string_view input) {
+  return accepted("fuzz.json", [&] {
+    RecordReader reader(input, "fuzz.json", "id");
+    Record entry;
+    for (int64_t index = 0; reader.next_value(entry); ++index) expect(entry.index == index, "entries are numbered");
+  });
+}
+const Registration kList("list", list);
+
 bool hparams(std::string_view input) {
   return accepted("hparams.json", [&] {
-    const Json resolved = hparams_to_json(hparams_from_json(parse_json(input, "hparams.json"), "hparams.json"));
+    RomeHparams hparams = hparams_from_json(parse_json(input, "hparams.json"), "hparams.json");
+    if (hparams.layer < 0) hparams.layer = 0;  // a file may leave it to --layer
+    const Json resolved = hparams_to_json(hparams);
     expect(hparams_to_json(hparams_from_json(resolved, "again")) == resolved,
            "hyper-parameters come back as they were");
   });

@@ -26,8 +26,8 @@ Registration::Registration(std::string_view name, bool (*run)(std::string_view i
   registered().push_back({name, run});
 }
 
-void expect(bool holds, std::string_view promise, std::source_location place) {
-  if (!holds) throw std::logic_error(fmt::format("{}:{}: not so: {}", place.file_name(), place.line(), promise));
+void expect(bool holds, std::string_view promise) {
+  if (!holds) throw std::logic_error(fmt::format("not so: {}", promise));
 }
 
 Folder::Folder() {

@@ -1,8 +1,8 @@
 #pragma once
 
+#include <algorithm>
 #include <filesystem>
 #include <map>
-#include <source_location>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -29,7 +29,7 @@ struct Registration {
 };
 
 /// Throws std::logic_error that says which promise of the reader is broken.
-void expect(bool holds, std::string_view promise, std::source_location place = std::source_location::current());
+void expect(bool holds, std::string_view promise);
 
 /// Runs a reader that may refuse its input. Only an InputError of one line whose message starts with `name` is a
 /// refusal. Returns whether the input was accepted.
@@ -41,7 +41,8 @@ bool accepted(std::string_view name, const Read& read) {
   } catch (const InputError& error) {
     const std::string_view message = error.what();
     expect(message.starts_with(name), "the message starts with the name of the file: " + std::string(message));
-    expect(message.find('\n') == message.npos, "the message is one line: " + std::string(message));
+    const bool plain = std::ranges::none_of(message, [](unsigned char c) { return c < 0x20 || c == 0x7F; });
+    expect(plain, "the message is one line without control characters: " + std::string(message));
     return false;
   }
 }

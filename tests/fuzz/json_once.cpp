@@ -1,0 +1,3 @@
+#include "tests/fuzz/headers.h"
+
+template class nlohmann::basic_json<>;
