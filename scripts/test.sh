@@ -48,5 +48,7 @@ else
   # What has threads of its own, and the kernels, whose emulated threads race where a barrier is missing.
   build tsan '' runtime_tests nccl_tests ranks_tests kernels_tests model_tests emulation_tests kernels_emulation_tests
   run tsan --label-regex '^(runtime|ranks|kernels|model|emulation|emulation\.kernels)$'
+  echo "== fuzz: build and 5 s of each target (after $SECONDS s)"
+  scripts/fuzz.sh 5
 fi
 echo "== all tests passed (after $SECONDS s)"
