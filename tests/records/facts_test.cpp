@@ -174,7 +174,8 @@ TEST_F(FactFiles, ATemplateOfAnotherPromptIsRefused) {
 TEST_F(FactFiles, TextsThatLookTheSameAreShownEscaped) {
   expect_refused(Json::array({record(1, "New\u00A0York", "In New York they")}),
                  {"record 0", "New\\u00a0York", "\"In New York they\""});
-  expect_refused(Json::array({record(1, "Zu\u0308rich", "In Z\u00FCrich they")}), {"u\\u0308", "Z\\u00fcrich"});
+  expect_refused(Json::array({record(1, "Zu\u0308rich", "In Z\u00FCrich they")}),
+                 {"Zu\\u0308rich", "\"In Zürich they\""});
   Json fact = record(1, "Rome", "In Rome we");
   fact["template"] = "In\u00A0{} we";
   expect_refused(Json::array({fact}), {"\"template\"", "In\\u00a0Rome we"});
