@@ -64,9 +64,7 @@ std::vector<float> direction(std::span<const double> x, std::string_view name) {
 class Editor {
  public:
   Editor(Executor& executor, const Tokenizer& tokenizer, const RomeSettings& settings)
-      : executor_(executor),
-        settings_(settings),
-        prefixes_(executor, tokenizer, settings.templates) {}
+      : executor_(executor), settings_(settings), prefixes_(executor, tokenizer, settings.templates) {}
 
   void edit_wave(std::span<const EditRequest> requests, std::span<const PreparedRequest> prepared,
                  std::vector<Edit>& edits) const {

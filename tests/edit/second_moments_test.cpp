@@ -69,10 +69,12 @@ class SecondMoments : public ::testing::Test {
     return sum;
   }
   Json config() const { return {{"job", "test"}}; }
-  void collect(const NextDocument& next, SecondMomentOptions options, const std::filesystem::path& path) {
+  void collect(const NextDocument& next, SecondMomentOptions options, const std::filesystem::path& path,
+               const std::string& base_edits = {}) {
     UnitStore store(path, config(), OnExisting::resume);
     Provenance provenance = current_provenance();
     provenance.weights_sha256 = "abc";
+    provenance.base_edits_sha256 = base_edits;
     SelfCommunicator self;
     collect_second_moments(executor_, next, options, {self, &store}, config(), provenance);
   }
@@ -401,7 +403,7 @@ TEST_F(SecondMoments, OthersStatisticsAreRefused) {
 
 // An edit of layer L changes no key of layers up to L: its export takes the original's statistics up to there.
 TEST_F(SecondMoments, ThoseOfAnAncestorServeUpToTheEditedLayer) {
-  const std::string path = dir_.file("c.h5");
+  std::string path = dir_.file("c.h5");
   collect(source_of(random_documents(20, 64, 2)), {.layers = {0, 1, 2}}, path);
   const auto edited = [](std::set<int64_t> layers) {
     return Lineage{{"new", ""}, {{{"abc", "edits"}, {}}, {{"abc", ""}, std::move(layers)}}};
@@ -428,10 +430,8 @@ TEST_F(SecondMoments, ThoseOfAnAncestorServeUpToTheEditedLayer) {
   EXPECT_EQ(origin(1, in_memory), MomentOrigin::ancestor);
   EXPECT_THROW(origin(2, in_memory), InputError);
   // Statistics collected with edits in memory are not the original's, but those of the export of these edits.
-  {
-    H5File file = H5File::open_readwrite(path);
-    write_attribute(file, "/", "base_edits_sha256", "edits");
-  }
+  path = dir_.file("edited.h5");
+  collect(source_of(random_documents(20, 64, 2)), {.layers = {0, 1, 2}}, path, "edits");
   EXPECT_EQ(origin(2, in_memory), MomentOrigin::this_model);
   EXPECT_EQ(origin(2, edited({1})), MomentOrigin::ancestor);
   EXPECT_THROW(origin(0, of_model("abc")), InputError);
