@@ -58,13 +58,17 @@ int run_command(std::vector<std::string> command, Messages messages) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
+/// Looks for the modules without loading them, which takes a second.
+constexpr const char* kHasModules =
+    "import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, ('h5py', 'matplotlib', 'numpy'))))";
+
 /// The first Python that has what the scripts need; empty where none has.
 std::string find_python() {
   const char* chosen = std::getenv("LOCI_PYTHON");
   std::vector<std::string> candidates = {"python3", "/usr/bin/python3"};
   if (chosen != nullptr && *chosen != '\0') candidates = {chosen};
   for (const std::string& python : candidates)
-    if (run_command({python, "-c", "import h5py, matplotlib, numpy"}, Messages::hidden) == 0) return python;
+    if (run_command({python, "-c", kHasModules}, Messages::hidden) == 0) return python;
   return "";
 }
 
