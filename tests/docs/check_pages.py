@@ -64,11 +64,12 @@ class Commands:
         code = [block for language, block in BLOCK.findall(text) if language in ("sh", "console")]
         code += [" ".join(span.split()) for span in SPAN.findall(BLOCK.sub("", text))]
         for name, arguments in COMMAND.findall("\n".join(code).replace("\\\n", " ")):
-            if name not in self.names:
+            flags = FLAG.findall(arguments)
+            if name not in self.names or not flags:
                 continue
             if name not in self.flags:
                 self.flags[name] = set(FLAG.findall(self.help(name)))
-            for flag in FLAG.findall(arguments):
+            for flag in flags:
                 if flag not in self.flags[name]:
                     yield f"loci {name} has no flag {flag}"
 
