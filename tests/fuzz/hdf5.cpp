@@ -52,7 +52,10 @@ void write_edits(H5File& file) {
   write_skipped_records(file, std::vector<std::string>{"a record was left out"});
   const EditRequest request = {
       .case_id = 7, .prompt = "{} is in", .subject = "Rome", .target_new = "Japan", .target_true = "Italy"};
-  const PromptAnswer answer = {.target_new = {0.25, 0.5, 2}, .most_likely = " Japan", .most_likely_probability = 0.5};
+  PromptAnswer answer;
+  answer.target_new = {0.25, 0.5, 2};
+  answer.most_likely = " Japan";
+  answer.most_likely_probability = 0.5;
   write_edit(file, 0,
              {.request = request,
               .layer = kLayer,
@@ -89,25 +92,30 @@ void write_moments(H5File& file) {
 }
 
 void write_tokens(H5File& file) {
-  write_token_stream(file, {.tokens = {72, 105, 33}, .document_offsets = {0, 2, 3}});
+  TokenStream stream;
+  stream.tokens = {72, 105, 33};
+  stream.document_offsets = {0, 2, 3};
+  write_token_stream(file, stream);
   write_provenance(file, Json::object(), current_provenance());
 }
 
 void write_traces(H5File& file) {
   describe(file, "trace");
   write_dataset<int64_t>(file, "/layer", {0, 1}, {2});
-  StoredTrace stored = {.known_id = 7,
-                        .record = 0,
-                        .subject = "Rome",
-                        .attribute = "Italy",
-                        .prompt = "Rome is in",
-                        .relation_id = "",
-                        .input_ids = {1, 2, 3},
-                        .input_tokens = {"Rome", " is", " in"},
-                        .subject_range = {0, 1},
-                        .answer = " Italy",
-                        .window = 1,
-                        .trace = {.answer = 4, .correct = true, .high_score = 0.5f, .low_score = 0.1}};
+  StoredTrace stored;
+  stored.known_id = 7;
+  stored.subject = "Rome";
+  stored.attribute = "Italy";
+  stored.prompt = "Rome is in";
+  stored.input_ids = {1, 2, 3};
+  stored.input_tokens = {"Rome", " is", " in"};
+  stored.subject_range = {0, 1};
+  stored.answer = " Italy";
+  stored.window = 1;
+  stored.trace.answer = 4;
+  stored.trace.correct = true;
+  stored.trace.high_score = 0.5f;
+  stored.trace.low_score = 0.1;
   for (const TraceKind kind : kTraceKinds) stored.trace.of(kind) = {0.1f, 0.2f, 0.3f, 0.4f, 0.5f, 0.6f};
   stored.trace.severed = SeveredTrace{{0.1f, 0.2f}, {0.1f, 0.2f}, {}};
   write_trace(file, stored);

@@ -22,8 +22,16 @@ constexpr std::array kOnInvalid = {OnInvalid::refuse, OnInvalid::skip};
 constexpr std::array kZsreTargets = {ZsreTarget::answer, ZsreTarget::alternative};
 
 const GptConfig& model_config() {
-  static const GptConfig config = {
-      .layers = 2, .width = 4, .heads = 2, .positions = kMostTokens, .vocabulary = 300, .mlp_width = 8};
+  static const GptConfig config = [] {
+    GptConfig made;
+    made.layers = 2;
+    made.width = 4;
+    made.heads = 2;
+    made.positions = kMostTokens;
+    made.vocabulary = 300;
+    made.mlp_width = 8;
+    return made;
+  }();
   return config;
 }
 

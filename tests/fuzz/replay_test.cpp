@@ -36,14 +36,14 @@ TEST_P(FuzzReplay, KeepsItsPromises) {
     const std::string bytes = read_text_file(folder / name);
     bool accepted = false;
     EXPECT_NO_THROW(accepted = target.run(bytes));
-    if (name.starts_with("good_")) EXPECT_TRUE(accepted);
+    EXPECT_TRUE(accepted || !name.starts_with("good_"));
     for (size_t size = 0; size < bytes.size(); size += 1 + bytes.size() / 8)
       EXPECT_NO_THROW(target.run(std::string_view(bytes).substr(0, size))) << "cut to " << size << " bytes";
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Corpus, FuzzReplay, testing::ValuesIn(fuzz::targets()),
-                         [](const auto& info) { return std::string(info.param.name); });
+                         [](const auto& target) { return std::string(target.param.name); });
 
 TEST(FuzzReplay, EveryCorpusHasATarget) {
   std::vector<std::string> names;
