@@ -4,40 +4,15 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <cmath>
-#include <set>
 
 #include "kernels/libraries.h"
 #include "runtime/error.h"
 #include "runtime/hdf5_probe.h"
 #include "runtime/json.h"
+#include "runtime/processors.h"
+#include "runtime/wording.h"
 
 namespace loci::app {
-namespace {
-
-/// A configuration value as it would stand on the command line; booleans are flags.
-void append_flag(const std::string& path, const std::string& key, const nlohmann::json& value,
-                 std::vector<std::string>& arguments) {
-  require<InputError>(!value.is_object() && !value.is_null(), "{}: field \"{}\" must be a value or a list", path, key);
-  if (value.is_boolean()) {
-    if (value.get<bool>()) arguments.push_back("--" + key);
-    return;
-  }
-  for (const auto& one : value.is_array() ? value : nlohmann::json::array({value})) {
-    require<InputError>(one.is_string() || one.is_number(), "{}: field \"{}\" must hold texts or numbers", path, key);
-    const std::string text = one.is_string() ? one.get<std::string>() : one.dump();
-    arguments.push_back(fmt::format("--{}={}", key, text));
-  }
-}
-
-/// Whether a flag is given, as `--key value` or `--key=value`.
-bool is_given(const std::vector<std::string>& arguments, const std::string& key) {
-  return std::any_of(arguments.begin(), arguments.end(), [&](const std::string& argument) {
-    return argument == "--" + key || argument.starts_with("--" + key + "=");
-  });
-}
-
-}  // namespace
 
 Device CommonOptions::resolved_device() const { return device == "auto" ? Device::best() : Device::parse(device); }
 
@@ -49,82 +24,102 @@ Precision CommonOptions::resolved_precision() const {
 ContextOptions CommonOptions::context_options() const {
   return {.device = resolved_device(),
           .precision = resolved_precision(),
-          .threads = threads,
+          .threads = usable_threads(),
           .memory_budget = static_cast<int64_t>(memory_gib * 1024 * 1024 * 1024)};
 }
 
 Context CommonOptions::make_context() const { return Context(context_options()); }
 
-void add_machine_options(CLI::App& command, CommonOptions& options) {
-  command.add_option("--device", options.device, "cpu, cuda, cuda:INDEX; auto: the first GPU where there is one")
-      ->envname("LOCI_DEVICE")
-      ->capture_default_str();
-  command
-      .add_option("--precision", options.precision,
-                  "arithmetic of matrix products; auto: tf32 on a GPU, fp32 on the CPU")
-      ->check(CLI::IsMember({"auto", "fp32", "tf32", "bf16"}))
-      ->envname("LOCI_PRECISION")
-      ->capture_default_str();
-  command.add_option("--threads", options.threads, "CPU threads (0: all cores, shared by the ranks of a machine)")
-      ->check(CLI::Range(0, 4096));
-  command.add_option("--memory", options.memory_gib, "GiB that one wave may use (0: half of what is free)")
-      ->check(not_negative);
+int CommonOptions::usable_threads() const {
+  const int usable = usable_processors();
+  if (threads <= usable) return threads;
+  spdlog::warn("--threads {}: this process may use {}, so it runs as many threads; more would only slow it down",
+               threads, count(usable, "processor"));
+  return usable;
 }
 
-void add_common_options(CLI::App& command, CommonOptions& options) {
-  // --model is for configurations, whose flags come behind those of the command line: the first one counts.
-  command.add_option("model,--model", options.model, "Hugging Face model directory")
-      ->required()
-      ->type_name("DIR")
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeFirst);
-  add_machine_options(command, options);
-  command.add_option("--compat", options.compat, "rome: reproduce the published code where it differs from the paper")
-      ->check(CLI::IsMember({"none", "rome"}))
-      ->capture_default_str();
-  command.add_option("--seed", options.seed, "seed of what is drawn: context templates, generated text")
-      ->check(not_negative)
-      ->capture_default_str();
-  command.add_flag("--json", options.json, "print one JSON object on standard output");
-  command.add_option("--config", options.config, "JSON file with the same keys as the flags; flags given here win")
-      ->type_name("FILE.json")
-      ->check(not_empty);
+void add_machine_options(Command& command, CommonOptions& options, const CommonUse& use) {
+  const auto role = [](bool used) { return used ? Role::setting : Role::no_effect; };
+  command.add({.name = "device",
+               .value = &options.device,
+               .type = "cpu|cuda|cuda:N|auto",
+               .help = "where to compute; auto: the first GPU where there is one",
+               .role = role(use.device),
+               .group = Group::machine,
+               .hidden = !use.device,
+               .environment = "LOCI_DEVICE"});
+  command.add({.name = "precision",
+               .value = &options.precision,
+               .help = "arithmetic of matrix products; auto: tf32 on a GPU, fp32 on the CPU",
+               .role = role(use.device),
+               .group = Group::machine,
+               .hidden = !use.device,
+               .choices = {"auto", "fp32", "tf32", "bf16"},
+               .environment = "LOCI_PRECISION"});
+  command.add({.name = "threads",
+               .value = &options.threads,
+               .type = "N",
+               .help = "CPU threads; 0: one per processor that the process may use, shared by the ranks of a machine",
+               .role = Role::no_effect,
+               .group = Group::machine,
+               .hidden = !use.threads,
+               .min = 0,
+               .environment = "LOCI_THREADS"});
+  command.add({.name = "memory",
+               .value = &options.memory_gib,
+               .type = "GIB",
+               .help = "GiB that one wave of work may use; 0: half of what is free",
+               .role = Role::no_effect,
+               .group = Group::machine,
+               .hidden = !use.device,
+               .min = 0,
+               .max = 1 << 20});
 }
 
-std::vector<std::string> with_configuration(std::vector<std::string> arguments) {
-  if (!arguments.empty() && arguments[0] == "train") return arguments;  // its --config is the training itself
-  std::string path;
-  for (size_t i = 0; i < arguments.size(); ++i) {
-    if (arguments[i] == "--config" && i + 1 < arguments.size()) path = arguments[i + 1];
-    if (arguments[i].starts_with("--config=")) path = arguments[i].substr(std::string("--config=").size());
-  }
-  if (path.empty()) return arguments;
-  const nlohmann::json object = parse_json_file(path);
-  require<InputError>(object.is_object(), "{}: the file must hold one JSON object of flags and values", path);
-  std::vector<std::string> added;
-  for (const auto& [key, value] : object.items()) {
-    require<InputError>(key != "config", "{}: field \"config\": a configuration cannot name another one", path);
-    if (!is_given(arguments, key)) append_flag(path, key, value, added);
-  }
-  arguments.insert(arguments.end(), added.begin(), added.end());
-  return arguments;
+void add_common_options(Command& command, CommonOptions& options, const CommonUse& use) {
+  command.add({.name = "model",
+               .value = &options.model,
+               .type = "DIR",
+               .help = "model: a Hugging Face folder",
+               .role = Role::input,
+               .names = Names::folder,
+               .required = true,
+               .positional = true});
+  add_machine_options(command, options, use);
+  command.add({.name = "compat",
+               .value = &options.compat,
+               .help = "rome: do as the published code does where it differs from the paper",
+               .role = use.compat ? Role::setting : Role::no_effect,
+               .group = Group::method,
+               .hidden = !use.compat,
+               .choices = {"none", "rome"}});
+  command.add({.name = "seed",
+               .value = &options.seed,
+               .type = "N",
+               .help = "seed of what is drawn: context templates, generated text",
+               .role = use.seed ? Role::setting : Role::no_effect,
+               .group = Group::method,
+               .hidden = !use.seed});
+  add_json_option(command, options.json);
+  command.add({.name = "config",
+               .value = &options.config,
+               .type = "FILE.json",
+               .help = "JSON object whose keys are options without dashes; options on the command line win",
+               .role = Role::no_effect,
+               .names = Names::file,
+               .is_configuration = true,
+               .not_empty = true});
 }
 
-std::string not_negative(const std::string& text) {
-  double value = 0;
-  const bool is_number = CLI::detail::lexical_cast(text, value) && std::isfinite(value);
-  return is_number && value >= 0 ? "" : fmt::format("{} is no number from 0 on", text);
+void add_json_option(Command& command, bool& json) {
+  command.add({.name = "json",
+               .value = &json,
+               .help = "print one JSON object on standard output, and nothing else",
+               .role = Role::no_effect});
 }
-
-std::string positive(const std::string& text) {
-  double value = 0;
-  const bool is_number = CLI::detail::lexical_cast(text, value) && std::isfinite(value);
-  return is_number && value > 0 ? "" : fmt::format("{} is no number above 0", text);
-}
-
-std::string not_empty(const std::string& text) { return text.empty() ? "the name is empty" : ""; }
 
 UnitStore OutputOptions::open(const nlohmann::json& config, std::optional<UnitGrowth> growth) const {
-  spdlog::info("configuration: {}", config.dump());
+  spdlog::debug("configuration: {}", config.dump());
   return UnitStore(path, config, overwrite ? OnExisting::overwrite : OnExisting::resume, std::move(growth));
 }
 
@@ -134,45 +129,47 @@ bool is_complete(const UnitStore& store, const nlohmann::json& config) {
   return store.complete();
 }
 
-void add_output_options(CLI::App& command, OutputOptions& options) {
-  command.add_option("--output", options.path, "result file (HDF5)")->required()->type_name("FILE.h5");
-  command.add_flag("--overwrite", options.overwrite, "start anew where the output exists");
+void add_output_options(Command& command, OutputOptions& options) {
+  command.add({.name = "output",
+               .value = &options.path,
+               .type = "FILE.h5",
+               .help = "result file (HDF5); an interrupted job continues there",
+               .role = Role::output,
+               .names = Names::file,
+               .required = true});
+  add_overwrite_option(command, options.overwrite);
+}
+
+void add_overwrite_option(Command& command, bool& overwrite) {
+  command.add({.name = "overwrite",
+               .value = &overwrite,
+               .help = "overwrite an existing output",
+               .role = Role::no_effect,
+               .group = Group::output});
 }
 
 Progress start_progress(const std::string& job, const std::string& items, const Units& units, const UnitStore& store) {
   const int64_t all = units.passes * units.items;
   int64_t done = 0;
   for (const int64_t unit : store.done_units()) done += units.size(unit);
-  if (done > 0) spdlog::info("{}: {} of {} {} were done before", job, done, all, items);
+  if (done > 0) spdlog::info("{}: {} of {} {} {} done before", job, done, all, items, done == 1 ? "was" : "were");
   return Progress(job, items, all, done);
 }
 
 void print_done_before(int64_t before, int64_t all, const std::string& items) {
-  if (before > 0) fmt::print("{} of {} {} were done before\n", before, all, items);
+  if (before > 0) fmt::print("{} of {} {} {} done before\n", before, all, items, before == 1 ? "was" : "were");
 }
 
-nlohmann::json resolved_configuration(const CLI::App& command, const CommonOptions& options) {
-  static const std::set<std::string> kWithoutEffect = {"threads",           "memory", "json",  "output", "config",
-                                                       "overwrite",         "help",   "model", "ranks",  "rank-timeout",
-                                                       "checkpoint-seconds"};
-  nlohmann::json resolved = {{"command", command.get_name()}};
-  for (const CLI::Option* option : command.get_options()) {
-    const std::string name = option->get_single_name();
-    if (kWithoutEffect.contains(name)) continue;
-    if (option->get_items_expected_max() == 0) {
-      resolved[name] = option->count() > 0;
-    } else if (option->count() > 0) {
-      const auto values = option->results();
-      if (values.size() == 1)
-        resolved[name] = values[0];
-      else
-        resolved[name] = values;
-    } else {
-      resolved[name] = option->get_default_str();
-    }
+nlohmann::json resolved_configuration(const Command& command, const CommonOptions& options) {
+  nlohmann::json resolved = {{"command", command.name()}};
+  for (const Option& option : command.options()) {
+    if (option.role != Role::setting) continue;
+    if (const std::optional<nlohmann::json> value = option.json()) resolved[option.name] = *value;
   }
-  resolved["device"] = options.resolved_device().type == DeviceType::cpu ? "cpu" : "cuda";
-  resolved["precision"] = precision_name(options.resolved_precision());
+  if (resolved.contains("device")) {
+    resolved["device"] = options.resolved_device().type == DeviceType::cpu ? "cpu" : "cuda";
+    resolved["precision"] = precision_name(options.resolved_precision());
+  }
   return resolved;
 }
 
@@ -183,29 +180,24 @@ ReadyModel load_model(Context& context, const CommonOptions& options) {
   return ready;
 }
 
-nlohmann::json named_inputs(const CLI::App& command) {
-  static const std::set<std::string> kNotRead = {"output", "export", "config"};
+nlohmann::json named_inputs(const Command& command) {
   nlohmann::json inputs = nlohmann::json::object();
-  for (const CLI::Option* option : command.get_options()) {
-    const std::string type = option->get_type_name();
-    const bool names_files = type.starts_with("FILE") || type.starts_with("DIR") || type == "REQUESTS.json";
-    if (names_files && option->count() > 0 && !kNotRead.contains(option->get_single_name()))
-      inputs[option->get_single_name()] =
-          option->results().size() > 1 ? nlohmann::json(option->results()) : nlohmann::json(option->results().front());
-  }
+  for (const Option& option : command.options())
+    if (option.role == Role::input && option.given) {
+      const std::vector<std::string> paths = option.texts();
+      inputs[option.name] = paths.size() == 1 ? nlohmann::json(paths.front()) : nlohmann::json(paths);
+    }
   return inputs;
 }
 
-void check_named_files(const CLI::App& command, const OutputOptions& output) {
-  const nlohmann::json inputs = named_inputs(command);
+void check_named_files(const Command& command, const OutputOptions& output) {
   std::error_code absent;
-  for (const auto& [option, paths] : inputs.items()) {
-    for (const auto& path : paths.is_array() ? paths : nlohmann::json::array({paths})) {
-      const std::filesystem::path name = path.get<std::string>();
+  for (const Option& option : command.options()) {
+    if (option.role != Role::input || !option.given) continue;
+    for (const std::filesystem::path name : option.texts()) {
       require<InputError>(!std::filesystem::equivalent(name, output.path, absent),
-                          "--output {}: is the file of --{}; choose another output", output.path, option);
-      const bool is_hdf5 = option == "tokens" || option == "edits" || (option == "cov" && name.extension() != ".npz");
-      if (is_hdf5) probe_hdf5(name);
+                          "--output {}: is the file of {}; choose another output", output.path, option.flag());
+      if (option.names == Names::hdf5_file && name.extension() != ".npz") probe_hdf5(name);
     }
   }
   if (output.overwrite || !std::filesystem::exists(output.path, absent)) return;
@@ -216,7 +208,7 @@ void check_named_files(const CLI::App& command, const OutputOptions& output) {
   }
 }
 
-Provenance job_provenance(const CLI::App& command, const Context& context, const Model& model, int64_t ranks,
+Provenance job_provenance(const Command& command, const Context& context, const Model& model, int64_t ranks,
                           const std::string& base_edits_sha256) {
   Provenance provenance = current_provenance();
   provenance.inputs = named_inputs(command);

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdint>
 #include <memory>
@@ -10,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "app/command.h"
 #include "model/model.h"
 #include "model/tokenizer.h"
 #include "runtime/context.h"
@@ -39,16 +39,25 @@ struct CommonOptions {
   ContextOptions context_options() const;
   /// Throws InputError where the device or the precision is not to be had.
   Context make_context() const;
+  /// --threads, but no more than this process may use, of which a warning tells; 0 stays 0.
+  int usable_threads() const;
 };
 
-/// Adds MODEL and the common flags to a subcommand.
-void add_common_options(CLI::App& command, CommonOptions& options);
-/// Adds only those of the common flags that say where a job runs: --device, --precision, --threads, --memory.
-void add_machine_options(CLI::App& command, CommonOptions& options);
+/// Which of the common options change what a command does. The others are accepted, because scripts give them to every
+/// command, but help does not show them.
+struct CommonUse {
+  bool device = true;  ///< --device, --precision and --memory
+  bool threads = true;
+  bool compat = false;
+  bool seed = false;
+};
 
-/// The command line (without the program's name) with the flags of its `--config FILE.json` put in, where they are not
-/// given. Throws InputError for a file that is no object of values.
-std::vector<std::string> with_configuration(std::vector<std::string> arguments);
+/// Adds MODEL and the common options to a command.
+void add_common_options(Command& command, CommonOptions& options, const CommonUse& use);
+/// Adds only those of the common options that say where a job runs: --device, --precision, --threads, --memory.
+void add_machine_options(Command& command, CommonOptions& options, const CommonUse& use = {});
+/// Adds --json.
+void add_json_option(Command& command, bool& json);
 
 /// Adds `--output FILE` (required) and `--overwrite`.
 struct OutputOptions {
@@ -58,7 +67,8 @@ struct OutputOptions {
   /// The job's results so far. Logs the resolved configuration, with which they must have been made.
   UnitStore open(const nlohmann::json& config, std::optional<UnitGrowth> growth = std::nullopt) const;
 };
-void add_output_options(CLI::App& command, OutputOptions& options);
+void add_output_options(Command& command, OutputOptions& options);
+void add_overwrite_option(Command& command, bool& overwrite);
 /// Whether nothing is left to do, which is logged.
 bool is_complete(const UnitStore& store, const nlohmann::json& config);
 
@@ -84,16 +94,10 @@ Progress start_progress(const std::string& job, const std::string& items, const 
 /// A line of a summary; nothing where no earlier run has done any.
 void print_done_before(int64_t before, int64_t all, const std::string& items);
 
-/// Checks of options, for CLI::Option::check: a finite number from 0 on, or above 0; a name that is not empty, as that
-/// of an unset variable would be.
-std::string not_negative(const std::string& text);
-std::string positive(const std::string& text);
-std::string not_empty(const std::string& text);
-
-/// Every option of a subcommand with its value, given or default: what is printed and stored in result files. Options
-/// that cannot change a result (--threads, --memory, --json, --output, --overwrite, --config, --ranks, --rank-timeout,
-/// the index of a GPU) are left out.
-nlohmann::json resolved_configuration(const CLI::App& command, const CommonOptions& options);
+/// The options of a command that are settings, with their values, given or default: what identifies a result and is
+/// stored with it. Options with neither value nor default are left out. The device is "cpu" or "cuda", without an
+/// index.
+nlohmann::json resolved_configuration(const Command& command, const CommonOptions& options);
 
 /// Ready to compute with: a model whose weights are finite, and its tokenizer, which knows the model's embedding.
 struct ReadyModel {
@@ -103,33 +107,32 @@ struct ReadyModel {
 /// Throws InputError naming file and tensor, or field.
 ReadyModel load_model(Context& context, const CommonOptions& options);
 
-/// The files and folders that the options of a subcommand name, but for its output: Provenance::inputs. A list where an
-/// option names several.
-nlohmann::json named_inputs(const CLI::App& command);
+/// The files and folders that a command reads, by the option that names them: Provenance::inputs. A list where
+/// an option names several.
+nlohmann::json named_inputs(const Command& command);
 
 /// Looks through the HDF5 files that a job reads and the output that an earlier run may have left, before several ranks
 /// use the library. Throws InputError for a damaged one, and for an output that is one of the inputs.
-void check_named_files(const CLI::App& command, const OutputOptions& output);
+void check_named_files(const Command& command, const OutputOptions& output);
 
 /// Where a result made with this model, with these edits in memory, on this context's device, by so many ranks, comes
 /// from.
-Provenance job_provenance(const CLI::App& command, const Context& context, const Model& model, int64_t ranks = 1,
+Provenance job_provenance(const Command& command, const Context& context, const Model& model, int64_t ranks = 1,
                           const std::string& base_edits_sha256 = {});
 
 class Launcher;  // app/ranks.h
 
-/// One function per subcommand: makes it, with its flags, and its callback that runs it; with a launcher, as several
-/// ranks.
-void add_info(CLI::App& app);
-void add_predict(CLI::App& app);
-void add_generate(CLI::App& app);
-void add_tokenize(CLI::App& app);
-void add_cov(CLI::App& app, Launcher& launcher);
-void add_trace(CLI::App& app, Launcher& launcher);
-void add_edit(CLI::App& app, Launcher& launcher);
-void add_eval(CLI::App& app, Launcher& launcher);
-void add_train(CLI::App& app, Launcher& launcher);
-void add_export(CLI::App& app);
+/// One function per command: describes it, its options and what it runs; with a launcher, as several ranks.
+void add_info(Commands& commands);
+void add_predict(Commands& commands);
+void add_generate(Commands& commands);
+void add_tokenize(Commands& commands);
+void add_cov(Commands& commands, Launcher& launcher);
+void add_trace(Commands& commands, Launcher& launcher);
+void add_edit(Commands& commands, Launcher& launcher);
+void add_eval(Commands& commands, Launcher& launcher);
+void add_train(Commands& commands, Launcher& launcher);
+void add_export(Commands& commands);
 
 /// What long documents lost because they keep `limit` tokens, for people.
 std::string cut_sentence(int64_t cut_documents, int64_t documents, int64_t cut_tokens, int64_t kept_tokens,

@@ -83,12 +83,9 @@ SecondMomentOptions moment_options(const CovCommand& command, const GptConfig& c
 }
 
 /// What the result depends on; the name of the text does not matter, its contents do.
-Json job_configuration(const CLI::App& app, const CovCommand& command, const SecondMomentOptions& options,
+Json job_configuration(const Command& app, const CovCommand& command, const SecondMomentOptions& options,
                        const Tokenizer& tokenizer, const std::string& weights_sha256) {
   Json config = resolved_configuration(app, command.common);
-  for (const char* option : {"text", "tokens", "probe", "seed", "compat"}) config.erase(option);
-  // What was computed without it is the same with it, so a job that met a bad line can go on.
-  config.erase("skip-invalid");
   if (!command.probe.empty()) config["probe_sha256"] = sha256_file(command.probe);
   config["layers"] = options.layers;
   config["text_sha256"] = sha256_file(command.text.empty() ? command.tokens : command.text);
@@ -151,7 +148,7 @@ void report(const CovCommand& command, int64_t document_limit, const Spending& s
   print_json(summary);
 }
 
-void run(const Ranks& ranks, const CLI::App& app, const CovCommand& command) {
+void run(const Ranks& ranks, const Command& app, const CovCommand& command) {
   require<InputError>(command.text.empty() != command.tokens.empty(), "give one of --text FILE and --tokens FILE.h5");
   require<InputError>(command.text != kStandardInput || ranks.communicator.size() == 1,
                       "--text -: one rank alone can read standard input; write the text to a file");
@@ -187,53 +184,87 @@ void run(const Ranks& ranks, const CLI::App& app, const CovCommand& command) {
 
 }  // namespace
 
-void add_cov(CLI::App& app, Launcher& launcher) {
+void add_cov(Commands& commands, Launcher& launcher) {
   auto options = std::make_shared<CovCommand>();
-  CLI::App* command = app.add_subcommand("cov", "second moments of the keys of any set of layers, in one pass");
-  add_common_options(*command, options->common);
-  add_output_options(*command, options->output);
-  add_rank_options(*command, options->ranks);
-  add_given_edits(*command, options->edits);
-  command
-      ->add_option("--text", options->text,
-                   "documents: one per line, or JSON lines, plain or compressed (.gz, .bz2, .zst); -: standard input")
-      ->type_name("FILE");
-  command->add_option("--tokens", options->tokens, "documents as loci tokenize wrote them")->type_name("FILE.h5");
-  command->add_flag("--skip-invalid", options->skip_invalid,
-                    "leave out lines of --text that are not documents, and count them");
-  command->add_option("--layers", options->layers, "layers, such as 3, 0-11 or 1,4,7-9")->capture_default_str();
-  command
-      ->add_option("--max-tokens-per-document", options->max_tokens_per_document,
-                   "cut documents to N tokens (0: the model's context)")
-      ->check(not_negative)
-      ->capture_default_str();
-  command->add_option("--limit,--max-documents", options->max_documents, "stop after N documents (0: all)")
-      ->check(not_negative)
-      ->capture_default_str();
-  command->add_option("--max-tokens", options->max_tokens, "stop after N tokens (0: all)")
-      ->check(not_negative)
-      ->capture_default_str();
-  command
-      ->add_option("--unit-tokens", options->unit_tokens, "tokens of a unit of work, about: what a rank does at a time")
-      ->check(positive)
-      ->capture_default_str();
-  command
-      ->add_option("--checkpoint-seconds", options->checkpoint_seconds,
-                   "keep a checkpoint where so much time has passed at the end of a unit, and when asked to stop")
-      ->check(not_negative)
-      ->capture_default_str();
-  command
-      ->add_option("--until", options->until,
-                   "stop where C^-1 k of the facts of --probe changes by less than this, relatively, while the tokens "
-                   "double (0: read the whole text)")
-      ->check(not_negative)
-      ->capture_default_str();
-  command->add_option("--probe", options->probe, "edit requests whose directions --until watches")
-      ->type_name("REQUESTS.json");
-  command->callback([options, command, &launcher] {
-    check_named_files(*command, options->output);
-    launcher.run(options->ranks, [&](const Ranks& ranks) { run(ranks, *command, *options); });
-  });
+  Command& command = commands.add("cov", "second moments of the keys of any set of layers, in one pass");
+  command.usage = "MODEL --text FILE | --tokens FILE.h5 --output FILE.h5 [options]";
+  command.example = "loci cov data/model --text wikipedia.jsonl.gz --layers 0-2 --output cov.h5";
+  command.page = "docs/file_formats.md";
+  command.add(
+      {.name = "text",
+       .value = &options->text,
+       .type = "FILE",
+       .help =
+           "documents: one per line, or JSON lines with a field \"text\"; plain, .gz, .bz2 or .zst; -: standard input",
+       .role = Role::input,
+       .names = Names::file});
+  command.add({.name = "tokens",
+               .value = &options->tokens,
+               .type = "FILE.h5",
+               .help = "documents as loci tokenize wrote them",
+               .role = Role::input,
+               .names = Names::hdf5_file});
+  add_given_edits(command, options->edits);
+  // What was computed without it is the same with it, so a job that met a bad line can go on.
+  command.add({.name = "skip-invalid",
+               .value = &options->skip_invalid,
+               .help = "leave out lines of --text that are not documents, and count them",
+               .role = Role::no_effect,
+               .group = Group::input});
+  add_output_options(command, options->output);
+  command.add({.name = "layers",
+               .value = &options->layers,
+               .type = "LIST",
+               .help = "layers, such as 3, 0-11 or 1,4,7-9",
+               .role = Role::by_content});
+  command.add({.name = "max-tokens-per-document",
+               .value = &options->max_tokens_per_document,
+               .type = "N",
+               .help = "cut documents to N tokens; 0: to the model's context",
+               .min = 0});
+  command.add({.name = "limit",
+               .value = &options->max_documents,
+               .type = "N",
+               .help = "stop after N documents (also --max-documents); 0: read all",
+               .alias = "max-documents",
+               .min = 0});
+  command.add({.name = "max-tokens",
+               .value = &options->max_tokens,
+               .type = "N",
+               .help = "stop after N tokens; 0: read all",
+               .min = 0});
+  command.add({.name = "until",
+               .value = &options->until,
+               .type = "X",
+               .help = "stop where C^-1 k of the facts of --probe changes by less than this, relatively, while the "
+                       "tokens double; 0: read the whole text",
+               .min = 0});
+  command.add({.name = "probe",
+               .value = &options->probe,
+               .type = "FILE.json",
+               .help = "edit requests whose directions --until watches",
+               .role = Role::input,
+               .names = Names::file,
+               .group = Group::method});
+  command.add({.name = "unit-tokens",
+               .value = &options->unit_tokens,
+               .type = "N",
+               .help = "tokens per unit of work, about: what a rank does at a time",
+               .group = Group::machine,
+               .min = 1});
+  command.add({.name = "checkpoint-seconds",
+               .value = &options->checkpoint_seconds,
+               .type = "SECONDS",
+               .help = "keep a checkpoint at the end of a unit when so much time has passed, and when asked to stop",
+               .role = Role::no_effect,
+               .group = Group::machine,
+               .min = 0});
+  add_rank_options(command, options->ranks);
+  add_common_options(command, options->common, {});
+  command.run = [options, &command, &launcher] {
+    check_named_files(command, options->output);
+    launcher.run(options->ranks, [&](const Ranks& ranks) { run(ranks, command, *options); });
+  };
 }
 
 }  // namespace loci::app

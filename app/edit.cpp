@@ -53,7 +53,7 @@ struct JobOutcome {
 /// The job: requests in, an edit file out.
 class EditJob {
  public:
-  EditJob(const Ranks& ranks, const CLI::App& app, const EditCommand& command)
+  EditJob(const Ranks& ranks, const Command& app, const EditCommand& command)
       : ranks_(ranks),
         app_(app),
         command_(command),
@@ -93,11 +93,10 @@ class EditJob {
   }
 
  private:
-  Json job_configuration(const CLI::App& app, const Json& prepared, const std::string& requests_sha256) const {
+  Json job_configuration(const Command& app, const Json& prepared, const std::string& requests_sha256) const {
     Json config = resolved_configuration(app, command_.common);
-    for (const char* option : {"requests", "export", "revert"}) config.erase(option);
     note_base_edits(config, base_);
-    merge_edit_config(config, prepared);
+    config["edit"] = prepared;
     config["requests_sha256"] = requests_sha256;
     config["weights_sha256"] = model_.checkpoint().weights_sha256();
     config["requests_per_unit"] = units().per_unit;
@@ -164,7 +163,7 @@ class EditJob {
   }
 
   const Ranks& ranks_;
-  const CLI::App& app_;
+  const Command& app_;
   const EditCommand& command_;
   Context context_;
   LoadedModel loaded_;
@@ -276,7 +275,7 @@ void report(const EditCommand& command, const JobOutcome& outcome) {
   print_json(summary);
 }
 
-void check_command(const EditCommand& command, const CLI::App& app) {
+void check_command(const EditCommand& command, const Command& app) {
   const bool makes = !command.requests.empty();
   require<InputError>(makes || command.revert || command.edits,
                       "give one of --requests FILE (make edits), --edits FILE (export the model with these edits) and "
@@ -286,11 +285,11 @@ void check_command(const EditCommand& command, const CLI::App& app) {
   require<InputError>(makes == !command.output.path.empty(), "--output FILE.h5 belongs to --requests FILE{}",
                       makes ? " and is missing" : "");
   require<InputError>(makes || !command.export_dir.empty(), "--export DIR is missing: the folder for the checkpoint");
-  std::vector<std::string> flags(std::begin(kEditFlags), std::end(kEditFlags));
-  flags.insert(flags.end(), {"--method", "--limit", "--sequential", "--skip-invalid", "--zsre-target"});
-  for (const std::string& flag : flags)
-    require<InputError>(makes || app.get_option(flag)->count() == 0,
-                        "{} is for --requests FILE, which makes edits; leave it out", flag);
+  std::vector<std::string> options(std::begin(kEditOptions), std::end(kEditOptions));
+  options.insert(options.end(), {"method", "limit", "sequential", "skip-invalid", "zsre-target"});
+  for (const std::string& option : options)
+    require<InputError>(makes || !app.given(option), "--{} is for --requests FILE, which makes edits; leave it out",
+                        option);
 }
 
 /// Without requests: an edited model, or the one that it was made from.
@@ -304,7 +303,7 @@ void write_model(const EditCommand& command) {
   if (command.common.json) print_json({{"export", command.export_dir}});
 }
 
-void run(const Ranks& ranks, const CLI::App& app, const EditCommand& command) {
+void run(const Ranks& ranks, const Command& app, const EditCommand& command) {
   check_command(command, app);
   if (command.sequential && ranks.is_root()) warn_of_sequential_edits(command.edit);
   const JobOutcome outcome = command.requests.empty() ? JobOutcome{} : EditJob(ranks, app, command).run();
@@ -317,32 +316,62 @@ void run(const Ranks& ranks, const CLI::App& app, const EditCommand& command) {
 
 }  // namespace
 
-void add_edit(CLI::App& app, Launcher& launcher) {
+void add_edit(Commands& commands, Launcher& launcher) {
   auto options = std::make_shared<EditCommand>();
-  CLI::App* command = app.add_subcommand("edit", "write facts into a model by rank-one edits");
-  add_common_options(*command, options->common);
-  add_edit_options(*command, options->edit);
-  command->add_option("--requests", options->requests, "edit requests: CounterFact's, EasyEdit's or zsRE's records")
-      ->type_name("FILE.json");
-  command->add_option("--output", options->output.path, "edit file (HDF5)")->type_name("FILE.h5");
-  command->add_flag("--overwrite", options->output.overwrite, "start anew where the output exists");
-  add_rank_options(*command, options->ranks);
-  command->add_option("--limit", options->limit, "the first N requests only (0: all); it may grow on the same output")
-      ->check(not_negative)
-      ->capture_default_str();
-  command->add_flag("--skip-invalid", options->skip_invalid, "leave out requests that cannot be run, and count them");
-  add_zsre_target(*command, options->zsre_target);
-  command->add_flag("--sequential", options->sequential,
-                    "apply each edit before the next one is made; rank 0 alone does it, other ranks wait");
-  command->add_option("--export", options->export_dir, "write the edited model as a Hugging Face checkpoint")
-      ->type_name("DIR");
-  add_given_edits(*command, options->edits);
-  command->add_flag("--revert", options->revert,
-                    "MODEL was written by --export: write the model it was made from to --export DIR");
-  command->callback([options, command, &launcher] {
-    check_named_files(*command, options->output);
-    launcher.run(options->ranks, [&](const Ranks& ranks) { run(ranks, *command, *options); });
-  });
+  Command& command = commands.add("edit", "write facts into a model by rank-one edits");
+  command.usage =
+      "MODEL --requests FILE.json --cov FILE --output FILE.h5 [options]\n"
+      "       loci edit MODEL --edits FILE.h5 --export DIR\n"
+      "       loci edit MODEL --revert --export DIR";
+  command.example =
+      "loci edit data/model --requests requests.json --cov cov.h5 --hparams data/world/hparams.json --output edits.h5";
+  command.page = "docs/troubleshooting.md, docs/file_formats.md";
+  command.add({.name = "requests",
+               .value = &options->requests,
+               .type = "FILE.json",
+               .help = "edit requests: records of CounterFact, EasyEdit or zsRE",
+               .role = Role::input,
+               .names = Names::file});
+  command.add({.name = "limit",
+               .value = &options->limit,
+               .type = "N",
+               .help = "the first N requests only; 0: all; it may grow on the same output",
+               .group = Group::input,
+               .min = 0});
+  command.add({.name = "skip-invalid",
+               .value = &options->skip_invalid,
+               .help = "leave out requests that cannot be run, and count them",
+               .group = Group::input});
+  add_zsre_target(command, options->zsre_target);
+  add_given_edits(command, options->edits);
+  command.add({.name = "output",
+               .value = &options->output.path,
+               .type = "FILE.h5",
+               .help = "edit file (HDF5); an interrupted job continues there",
+               .role = Role::output,
+               .names = Names::file});
+  add_overwrite_option(command, options->output.overwrite);
+  command.add({.name = "export",
+               .value = &options->export_dir,
+               .type = "DIR",
+               .help = "write the edited model as a Hugging Face checkpoint",
+               .role = Role::output,
+               .names = Names::folder});
+  command.add({.name = "revert",
+               .value = &options->revert,
+               .help = "MODEL was written by --export: write the model it was made from to --export DIR",
+               .role = Role::no_effect,
+               .group = Group::output});
+  command.add({.name = "sequential",
+               .value = &options->sequential,
+               .help = "apply each edit before the next one is made; rank 0 alone does it, other ranks wait"});
+  add_rank_options(command, options->ranks);
+  add_common_options(command, options->common, {.compat = true, .seed = true});
+  add_edit_options(command, options->edit);
+  command.run = [options, &command, &launcher] {
+    check_named_files(command, options->output);
+    launcher.run(options->ranks, [&](const Ranks& ranks) { run(ranks, command, *options); });
+  };
 }
 
 }  // namespace loci::app

@@ -65,32 +65,63 @@ int64_t edit_number(const std::string& text) {
 
 }  // namespace
 
-void add_edit_options(CLI::App& command, EditOptions& options, const std::vector<std::string>& methods) {
-  command.add_option("--method", options.method, "rome, r-rome (mean key throughout) or p-rome (bare key throughout)")
-      ->check(CLI::IsMember(methods))
-      ->capture_default_str();
-  command.add_option("--cov", options.cov, "second moments: as loci cov wrote them, or the reference's .npz")
-      ->type_name("FILE");
-  command.add_option("--hparams", options.hparams, "hyper-parameters with the reference's keys")
-      ->type_name("FILE.json");
-  command
-      .add_option("--context-templates", options.context_templates,
-                  "list of texts with one {} each (default: sampled from the model by --seed)")
-      ->type_name("FILE.json");
-  command.add_option("--layer", options.layer, "layer to edit (default: that of --hparams)")->check(not_negative);
-  command.add_option("--ridge", options.ridge, "added to the diagonal of C = E[k k^T]")
-      ->check(not_negative)
-      ->capture_default_str();
-  command.add_flag(
-      "--cov-of-other-model", options.cov_of_other_model,
-      "take second moments that were collected on another model (such as the one before fine-tuning) where "
-      "their shape fits");
+void add_edit_options(Command& command, EditOptions& options, const std::vector<std::string>& methods) {
+  command.add({.name = "method",
+               .value = &options.method,
+               .help = "which key an edit takes: rome, r-rome (the mean key throughout) or p-rome (the bare key "
+                       "throughout)",
+               .role = Role::by_content,
+               .choices = methods});
+  command.add({.name = "cov",
+               .value = &options.cov,
+               .type = "FILE",
+               .help = "second moments: as loci cov wrote them, or the .npz of the published code",
+               .role = Role::input,
+               .names = Names::hdf5_file,
+               .default_text = "none, where \"mom2_adjustment\" is false in --hparams; else required"});
+  command.add({.name = "hparams",
+               .value = &options.hparams,
+               .type = "FILE.json",
+               .help = "hyper-parameters with the keys of the published code",
+               .role = Role::input,
+               .names = Names::file,
+               .group = Group::method,
+               .default_text = "those of the published code, with --layer"});
+  command.add({.name = "context-templates",
+               .value = &options.context_templates,
+               .type = "FILE.json",
+               .help = "list of texts with one {} each, in which the key is averaged",
+               .role = Role::input,
+               .names = Names::file,
+               .group = Group::method,
+               .default_text = "sampled from the model by --seed"});
+  command.add({.name = "layer",
+               .value = &options.layer,
+               .type = "N",
+               .help = "layer to edit",
+               .role = Role::by_content,
+               .min = 0,
+               .default_text = "that of --hparams"});
+  command.add({.name = "ridge",
+               .value = &options.ridge,
+               .type = "X",
+               .help = "added to the diagonal of C = E[k k^T]",
+               .role = Role::by_content,
+               .min = 0});
+  command.add({.name = "cov-of-other-model",
+               .value = &options.cov_of_other_model,
+               .help = "take second moments that were collected on another model (such as the one before fine-tuning) "
+                       "where their shape fits",
+               .role = Role::by_content});
+  command.option("seed").role = Role::by_content;  // it draws the templates, which the configuration holds
 }
 
-void add_zsre_target(CLI::App& command, std::string& name) {
-  command.add_option("--zsre-target", name, "edit zsRE records towards answers[0] (answers) or the field alt (alt)")
-      ->check(CLI::IsMember({"answers", "alt"}))
-      ->capture_default_str();
+void add_zsre_target(Command& command, std::string& name) {
+  command.add({.name = "zsre-target",
+               .value = &name,
+               .help = "edit zsRE records towards answers[0] (answers) or the field alt (alt)",
+               .group = Group::input,
+               .choices = {"answers", "alt"}});
 }
 
 ZsreTarget zsre_target_from_name(const std::string& name) {
@@ -130,17 +161,6 @@ PreparedEdits prepare_edits(const CommonOptions& common, const EditOptions& opti
   return prepared;
 }
 
-void erase_edit_options(nlohmann::json& resolved) {
-  for (const char* option :
-       {"method", "cov", "hparams", "context-templates", "layer", "ridge", "cov-of-other-model", "seed"})
-    resolved.erase(option);
-}
-
-void merge_edit_config(nlohmann::json& resolved, const nlohmann::json& prepared) {
-  erase_edit_options(resolved);
-  resolved["edit"] = prepared;
-}
-
 GivenEdits GivenEdits::then(const std::string& path) const {
   GivenEdits longer = *this;
   if (longer.numbers.empty()) longer.numbers.assign(paths.size(), "all");
@@ -149,25 +169,23 @@ GivenEdits GivenEdits::then(const std::string& path) const {
   return longer;
 }
 
-void add_given_edits(CLI::App& command, GivenEdits& given) {
-  CLI::Option* path = command
-                          .add_option("--edits", given.paths,
-                                      "use the model with these edits; of several files, each was made on top of those "
-                                      "before it")
-                          ->delimiter(',')
-                          ->allow_extra_args(false)
-                          ->type_name("FILE.h5[,...]")
-                          ->check(not_empty);
-  command
-      .add_option(
-          "--edit", given.numbers,
-          "take only this edit of --edits, from 0; for several files, a number or \"all\" per file (default: all, "
-          "in order)")
-      ->delimiter(',')
-      ->allow_extra_args(false)
-      ->type_name("N[,...]")
-      ->check([](const std::string& text) { return text == "all" ? "" : not_negative(text); })
-      ->needs(path);
+void add_given_edits(Command& command, GivenEdits& given) {
+  command.add({.name = "edits",
+               .value = &given.paths,
+               .type = "FILE.h5[,...]",
+               .help = "use the model with these edits; of several files, each was made on top of those before it",
+               .role = Role::input,
+               .names = Names::hdf5_file,
+               .commas = true});
+  command.add({.name = "edit",
+               .value = &given.numbers,
+               .type = "N[,...]",
+               .help = "take only this edit of --edits, from 0; for several files, a number or \"all\" per file",
+               .role = Role::by_content,
+               .group = Group::input,
+               .commas = true,
+               .default_text = "all, in their order",
+               .needs = "edits"});
 }
 
 EditChain apply_given_edits(Context& context, Model& model, const GivenEdits& given, FileOrigin last) {
@@ -185,7 +203,6 @@ EditChain apply_given_edits(Context& context, Model& model, const GivenEdits& gi
 }
 
 void note_base_edits(nlohmann::json& config, const EditChain& edits) {
-  for (const char* option : {"edits", "edit"}) config.erase(option);
   if (!edits.empty()) config["base_edits_sha256"] = edits.sha256();
 }
 

@@ -24,16 +24,17 @@ struct EditOptions {
   bool cov_of_other_model = false;
 };
 
-/// The flags of EditOptions but --method: what only those who make edits may give.
-inline constexpr const char* kEditFlags[] = {"--cov",   "--hparams", "--context-templates",
-                                             "--layer", "--ridge",   "--cov-of-other-model"};
+/// The options of EditOptions but --method: what only those who make edits may give.
+inline constexpr const char* kEditOptions[] = {"cov",   "hparams", "context-templates",
+                                               "layer", "ridge",   "cov-of-other-model"};
 
-/// Adds --method (one of `methods`) and kEditFlags.
-void add_edit_options(CLI::App& command, EditOptions& options,
+/// Adds --method (one of `methods`) and kEditOptions; the command has --seed. The configuration holds
+/// PreparedEdits::config instead of them.
+void add_edit_options(Command& command, EditOptions& options,
                       const std::vector<std::string>& methods = {"rome", "r-rome", "p-rome"});
 
 /// Adds --zsre-target: which answer zsRE's records are edited towards.
-void add_zsre_target(CLI::App& command, std::string& name);
+void add_zsre_target(Command& command, std::string& name);
 /// Of "answers" or "alt".
 ZsreTarget zsre_target_from_name(const std::string& name);
 
@@ -53,11 +54,6 @@ struct PreparedEdits {
 PreparedEdits prepare_edits(const CommonOptions& common, const EditOptions& options, Executor& executor,
                             const Tokenizer& tokenizer, const Lineage& lineage);
 
-/// Removes the options of EditOptions, and --seed, which serves them alone, from a resolved configuration.
-void erase_edit_options(nlohmann::json& resolved);
-/// The same, and adds what `config` of PreparedEdits holds for them.
-void merge_edit_config(nlohmann::json& resolved, const nlohmann::json& prepared);
-
 /// Edits made before: everywhere, --edits stands for the model with these edits.
 struct GivenEdits {
   std::vector<std::string> paths;    ///< each file made on top of those before it
@@ -69,7 +65,7 @@ struct GivenEdits {
 };
 
 /// Adds `--edits FILE.h5[,...]` and `--edit N[,...]`.
-void add_given_edits(CLI::App& command, GivenEdits& given);
+void add_given_edits(Command& command, GivenEdits& given);
 
 /// Applies the edits, if any, to a model loaded from its checkpoint: apply_edits(). `last` is where the last file comes
 /// from; the others are handed in.

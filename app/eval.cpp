@@ -70,7 +70,7 @@ struct EvalOutcome {
 /// The job: records in, an evaluation out.
 class EvalJob {
  public:
-  EvalJob(const Ranks& ranks, const CLI::App& app, const EvalCommand& command)
+  EvalJob(const Ranks& ranks, const Command& app, const EvalCommand& command)
       : ranks_(ranks),
         app_(app),
         command_(command),
@@ -85,7 +85,6 @@ class EvalJob {
     records_ = std::move(loaded.records);
     skipped_ = std::move(loaded.skipped);
     config_ = resolved_configuration(app, command_.common);
-    config_.erase("records");
     note_base_edits(config_, base_);
     if (command.makes_edits())
       prepare_own_edits();
@@ -122,7 +121,6 @@ class EvalJob {
  private:
   /// --edits: every record is scored with these, together. Without them the model is scored as it is.
   void read_given_edits() {
-    erase_edit_options(config_);
     if (command_.edits)
       config_["edits_sha256"] = apply_given_edits(context_, edited_, command_.edits).sha256();
     else
@@ -132,7 +130,7 @@ class EvalJob {
   void prepare_own_edits() {
     PreparedEdits prepared = prepare_edits(command_.common, command_.edit, executor_, tokenizer_, base_.on(model_));
     settings_ = std::move(prepared.settings);
-    merge_edit_config(config_, prepared.config);
+    config_["edit"] = prepared.config;
     std::vector<EvalRecord> valid;
     for (EvalRecord& record : records_) {
       try {
@@ -239,7 +237,7 @@ class EvalJob {
   }
 
   const Ranks& ranks_;
-  const CLI::App& app_;
+  const Command& app_;
   const EvalCommand& command_;
   Context context_;
   LoadedModel loaded_;
@@ -302,9 +300,9 @@ void report(const EvalCommand& command, const EvalOutcome& outcome) {
 }
 
 /// Without a word about a method, a model is scored as it is, or with and without the edits of --edits.
-Scored what_is_scored(const EvalCommand& command, const CLI::App& app) {
-  const auto given = [&](const char* flag) { return app.get_option(flag)->count() > 0; };
-  const bool wants_edits = given("--method") ? command.edit.method != "none" : given("--cov") || given("--hparams");
+Scored what_is_scored(const EvalCommand& command, const Command& app) {
+  const bool wants_edits =
+      app.given("method") ? command.edit.method != "none" : app.given("cov") || app.given("hparams");
   if (wants_edits) return Scored::own_edits;
   return command.edits ? Scored::given_edits : Scored::model;
 }
@@ -320,59 +318,75 @@ void say_what_is_scored(const EvalCommand& command) {
   }
 }
 
-void check_command(EvalCommand& command, const CLI::App& app) {
+void check_command(EvalCommand& command, const Command& app) {
   command.scored = what_is_scored(command, app);
   if (!command.makes_edits()) {
-    std::vector<std::string> flags(std::begin(kEditFlags), std::end(kEditFlags));
-    flags.emplace_back("--sequential");
-    for (const std::string& flag : flags)
-      require<InputError>(app.get_option(flag)->count() == 0,
-                          "{} is for making edits, and none are made: leave {} out, or say how by --method, --cov and "
-                          "--hparams",
-                          flag, flag);
+    std::vector<std::string> options(std::begin(kEditOptions), std::end(kEditOptions));
+    options.emplace_back("sequential");
+    for (const std::string& option : options)
+      require<InputError>(!app.given(option),
+                          "--{} is for making edits, and none are made: leave it out, or say how by --method, --cov "
+                          "and --hparams",
+                          option);
   }
-  require<InputError>(command.dataset == "zsre" || app.get_option("--zsre-target")->count() == 0,
-                      "--zsre-target is for --dataset zsre");
+  require<InputError>(command.dataset == "zsre" || !app.given("zsre-target"), "--zsre-target is for --dataset zsre");
 }
 
 }  // namespace
 
-void add_eval(CLI::App& app, Launcher& launcher) {
+void add_eval(Commands& commands, Launcher& launcher) {
   auto options = std::make_shared<EvalCommand>();
-  CLI::App* command = app.add_subcommand(
-      "eval", "edit every record of a data set and score it before and after, or score a model as it is");
-  add_common_options(*command, options->common);
-  command->add_option("--dataset", options->dataset, "counterfact or zsre")
-      ->check(CLI::IsMember({"counterfact", "zsre"}))
-      ->required();
-  command->add_option("--records", options->records, "records of the data set, in its own or EasyEdit's form")
-      ->type_name("FILE.json")
-      ->required();
-  add_edit_options(*command, options->edit, {"rome", "r-rome", "p-rome", "none"});
-  add_given_edits(*command, options->edits);
-  add_output_options(*command, options->output);
-  add_rank_options(*command, options->ranks);
-  command
-      ->add_option("--limit", options->limit,
-                   "the first N records only (0: all); it may grow on the same output, but not with --sequential")
-      ->check(not_negative)
-      ->capture_default_str();
-  add_zsre_target(*command, options->zsre_target);
-  command->add_flag(
-      "--sequential", options->sequential,
-      "make each edit on the model with all earlier ones, then score all records together; rank 0 alone does it, "
-      "other ranks wait");
-  command->add_flag("--skip-invalid", options->skip_invalid, "leave out records that cannot be run, and count them");
-  command->callback([options, command, &launcher] {
-    check_command(*options, *command);
-    check_named_files(*command, options->output);
+  Command& command =
+      commands.add("eval", "edit every record of a data set and score it before and after, or score a model as it is");
+  command.usage = "MODEL --dataset NAME --records FILE.json [--cov FILE] --output FILE.h5 [options]";
+  command.example =
+      "loci eval data/model --dataset counterfact --records data/world/records.json --cov cov.h5 "
+      "--hparams data/world/hparams.json --output eval.h5";
+  command.page = "docs/study.md";
+  command.add({.name = "dataset",
+               .value = &options->dataset,
+               .help = "the data set, which says how records are scored",
+               .group = Group::input,
+               .required = true,
+               .choices = {"counterfact", "zsre"}});
+  command.add({.name = "records",
+               .value = &options->records,
+               .type = "FILE.json",
+               .help = "records of the data set, in its own or EasyEdit's form",
+               .role = Role::input,
+               .names = Names::file,
+               .required = true});
+  command.add({.name = "limit",
+               .value = &options->limit,
+               .type = "N",
+               .help = "the first N records only; 0: all; it may grow on the same output, but not with --sequential",
+               .group = Group::input,
+               .min = 0});
+  command.add({.name = "skip-invalid",
+               .value = &options->skip_invalid,
+               .help = "leave out records that cannot be run, and count them",
+               .group = Group::input});
+  add_zsre_target(command, options->zsre_target);
+  add_given_edits(command, options->edits);
+  add_output_options(command, options->output);
+  command.add({.name = "sequential",
+               .value = &options->sequential,
+               .help = "make each edit on the model with all earlier ones, then score all records together; rank 0 "
+                       "alone does it, other ranks wait"});
+  add_rank_options(command, options->ranks);
+  add_common_options(command, options->common, {.compat = true, .seed = true});
+  add_edit_options(command, options->edit, {"rome", "r-rome", "p-rome", "none"});
+  command.option("method").shown_default = "rome where --cov or --hparams is given, else none";
+  command.run = [options, &command, &launcher] {
+    check_command(*options, command);
+    check_named_files(command, options->output);
     launcher.run(options->ranks, [&](const Ranks& ranks) {
       if (ranks.is_root()) say_what_is_scored(*options);
       if (options->sequential && ranks.is_root()) warn_of_sequential_edits(options->edit);
-      const EvalOutcome outcome = EvalJob(ranks, *command, *options).run();
+      const EvalOutcome outcome = EvalJob(ranks, command, *options).run();
       if (ranks.is_root()) report(*options, outcome);
     });
-  });
+  };
 }
 
 }  // namespace loci::app

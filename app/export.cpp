@@ -61,20 +61,38 @@ void run(const ExportCommand& command) {
 
 }  // namespace
 
-void add_export(CLI::App& app) {
+void add_export(Commands& commands) {
   auto options = std::make_shared<ExportCommand>();
-  CLI::App* command = app.add_subcommand("export", "result files in the layouts of the published code, or as CSV");
-  command->add_option("file", options->path, "result file (HDF5)")->required()->type_name("FILE.h5");
-  command
-      ->add_option("--format", options->format,
+  Command& command = commands.add("export", "result files in the layouts of the published code, or as CSV");
+  command.example = "loci export traces.h5 --format csv --output tables";
+  command.page = "docs/file_formats.md";
+  command.add({.name = "file",
+               .value = &options->path,
+               .type = "FILE.h5",
+               .help = "result file (HDF5)",
+               .role = Role::input,
+               .names = Names::hdf5_file,
+               .required = true,
+               .positional = true});
+  command.add({.name = "output",
+               .value = &options->folder,
+               .type = "DIR",
+               .help = "folder to write to",
+               .role = Role::output,
+               .names = Names::folder,
+               .required = true});
+  command.add({.name = "format",
+               .value = &options->format,
+               .help =
                    "npz (traces, second moments), cases (evaluations), csv (traces, evaluations), markdown or latex "
-                   "(evaluations: a table for a paper); default: the published code's")
-      ->check(CLI::IsMember({"npz", "cases", "csv", "markdown", "latex"}));
-  command->add_option("--output", options->folder, "folder to write to")->required()->type_name("DIR");
-  command->add_flag("--json", options->json, "print one JSON object on standard output");
-  command->add_option("--device", options->device,
-                      "accepted for scripts that give it to every call; nothing is computed");
-  command->callback([options] { run(*options); });
+                   "(evaluations: a table for a paper)",
+               .group = Group::output,
+               .choices = {"npz", "cases", "csv", "markdown", "latex"},
+               .default_text = "that of the published code"});
+  add_json_option(command, options->json);
+  // For scripts that give it to every command.
+  command.add({.name = "device", .value = &options->device, .role = Role::no_effect, .hidden = true});
+  command.run = [options] { run(*options); };
 }
 
 }  // namespace loci::app

@@ -77,30 +77,44 @@ void run_generate(const GenerateOptions& options, const Json& configuration) {
 
 }  // namespace
 
-void add_generate(CLI::App& app) {
+void add_generate(Commands& commands) {
   auto options = std::make_shared<GenerateOptions>();
-  CLI::App* command = app.add_subcommand("generate", "continue prompts");
-  add_common_options(*command, options->common);
-  add_prompt_options(*command, options->prompts);
-  command->add_option("--max-tokens", options->generation.max_tokens, "new tokens per text")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
-      ->capture_default_str();
-  command->add_option("--samples", options->samples, "texts per prompt")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
-      ->capture_default_str();
-  command->add_option("--top-k", options->generation.top_k, "draw among the k most probable tokens (0: all)")
-      ->check(not_negative)
-      ->capture_default_str();
-  command->add_option("--temperature", options->generation.temperature, "0: always the most probable token")
-      ->check(not_negative)
-      ->capture_default_str();
-  command->add_flag("--ignore-end-of-text", options->ignore_end_of_text,
-                    "do not stop at <|endoftext|> and the model's other end tokens");
-  add_given_edits(*command, options->edits);
-  command->callback([options, command] {
-    require<InputError>(options->prompts.given(), "generate needs --prompt TEXT or --prompts FILE");
-    run_generate(*options, resolved_configuration(*command, options->common));
-  });
+  Command& command = commands.add("generate", "continue prompts");
+  command.usage = "MODEL --prompt TEXT | --prompts FILE [options]";
+  command.example = "loci generate data/model --prompt 'The Louvre is' --max-tokens 20 --samples 3";
+  command.page = "README.md";
+  add_prompt_options(command, options->prompts);
+  add_given_edits(command, options->edits);
+  command.add({.name = "max-tokens",
+               .value = &options->generation.max_tokens,
+               .type = "N",
+               .help = "new tokens per text",
+               .min = 1,
+               .max = 1 << 30});
+  command.add({.name = "samples",
+               .value = &options->samples,
+               .type = "N",
+               .help = "texts per prompt",
+               .min = 1,
+               .max = 1 << 20});
+  command.add({.name = "top-k",
+               .value = &options->generation.top_k,
+               .type = "N",
+               .help = "draw among the N most likely tokens; 0: among all",
+               .min = 0});
+  command.add({.name = "temperature",
+               .value = &options->generation.temperature,
+               .type = "X",
+               .help = "divides the logits; 0: always the most likely token",
+               .min = 0});
+  command.add({.name = "ignore-end-of-text",
+               .value = &options->ignore_end_of_text,
+               .help = "do not stop at <|endoftext|> and the model's other end tokens"});
+  add_common_options(command, options->common, {.seed = true});
+  command.run = [options, &command] {
+    require<UsageError>(options->prompts.given(), "a prompt is missing: give --prompt TEXT or --prompts FILE");
+    run_generate(*options, resolved_configuration(command, options->common));
+  };
 }
 
 }  // namespace loci::app

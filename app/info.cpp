@@ -129,11 +129,13 @@ void run(const CommonOptions& options) {
 
 }  // namespace
 
-void add_info(CLI::App& app) {
+void add_info(Commands& commands) {
   auto options = std::make_shared<CommonOptions>();
-  CLI::App* command = app.add_subcommand("info", "architecture, parameters, tokenizer check, memory needed");
-  add_common_options(*command, *options);
-  command->callback([options] { run(*options); });
+  Command& command = commands.add("info", "architecture, parameters, tokenizer check, memory needed");
+  command.example = "loci info data/model";
+  command.page = "docs/file_formats.md";
+  add_common_options(command, *options, {.device = false, .threads = false});
+  command.run = [options] { run(*options); };
 }
 
 }  // namespace loci::app

@@ -1,25 +1,24 @@
 #include <spdlog/spdlog.h>
 
-#include <CLI/CLI.hpp>
-#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <new>
 #include <optional>
-#include <sstream>
 #include <string>
 #include <system_error>
 #include <thread>
 #include <vector>
 
 #include "app/common.h"
+#include "app/help.h"
 #include "app/nothing_to_do.h"
 #include "app/ranks.h"
 #include "runtime/communicator_mpi.h"
 #include "runtime/error.h"
 #include "runtime/interruption.h"
 #include "runtime/launched_ranks.h"
+#include "runtime/progress.h"
 #include "runtime/provenance.h"
 #include "runtime/utf8.h"
 
@@ -27,47 +26,103 @@ namespace {
 
 constexpr int kUnexpected = 70;
 
-/// Help and mistakes in flags are the same on all ranks: rank 0 speaks.
-int explain(const CLI::App& app, const CLI::ParseError& error, bool speaks) {
-  std::ostringstream out, err;
-  const int code = app.exit(error, out, err) == 0 ? 0 : 2;
-  if (speaks) fmt::print("{}", out.str());
-  if (speaks) fmt::print(stderr, "{}", err.str());
-  return code;
+/// The texts that are made from the description of the commands; hidden ones are for packages.
+void add_descriptions(loci::app::Commands& commands) {
+  using namespace loci::app;
+  const auto name = std::make_shared<std::string>();
+  Command& completion = commands.add("completion", "completion for a shell");
+  completion.hidden = true;
+  completion.add({.name = "shell",
+                  .value = name.get(),
+                  .help = "bash, zsh or fish",
+                  .required = true,
+                  .positional = true,
+                  .choices = {"bash", "zsh", "fish"}});
+  completion.run = [&commands, name] { fmt::print("{}", completion_script(commands, *name)); };
+  Command& manual = commands.add("manual", "a manual page in roff: of loci, or of a command");
+  manual.hidden = true;
+  manual.add({.name = "command", .value = name.get(), .help = "the command", .positional = true});
+  const auto list = std::make_shared<bool>(false);
+  manual.add({.name = "list", .value = list.get(), .help = "print the names of the commands that have a page"});
+  manual.run = [&commands, name, list] {
+    if (!*list)
+      return fmt::print("{}", name->empty() ? program_manual(commands) : command_manual(commands.find(*name)));
+    for (const Command& command : commands.all())
+      if (!command.hidden) fmt::print("{}\n", command.name());
+  };
 }
 
-/// CLI11 would only say that a command is missing.
-void require_known_command(const CLI::App& app, const std::vector<std::string>& arguments) {
-  if (arguments.empty() || arguments[0].starts_with('-')) return;
-  const auto is_named = [&](const CLI::App* command) { return command->get_name() == arguments[0]; };
-  loci::require<loci::InputError>(!app.get_subcommands(is_named).empty(),
-                                  "there is no command \"{}\"; loci --help lists them", arguments[0]);
-}
-
-int run(std::vector<std::string> arguments, loci::Communicator* launched, loci::app::Launcher& launcher) {
-  CLI::App app{"loci: locates factual associations in GPT models, edits them, and measures what the edit did", "loci"};
-  app.set_version_flag("--version", "loci " + loci::loci_version() + " (" + loci::loci_git_commit() + ")");
-  app.require_subcommand(1);
-  loci::app::add_info(app);
-  loci::app::add_predict(app);
-  loci::app::add_generate(app);
-  loci::app::add_tokenize(app);
-  loci::app::add_cov(app, launcher);
-  loci::app::add_trace(app, launcher);
-  loci::app::add_edit(app, launcher);
-  loci::app::add_eval(app, launcher);
-  loci::app::add_train(app, launcher);
-  loci::app::add_export(app);
-  launcher.refuse_others(app);
-  require_known_command(app, arguments);
-  try {
-    arguments = loci::app::with_configuration(std::move(arguments));
-    std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back
-    app.parse(std::move(arguments));
-  } catch (const CLI::ParseError& error) {
-    return explain(app, error, !launched || launched->is_root());
+void add_log_options(loci::app::Commands& commands, loci::app::LogOptions& log) {
+  using loci::app::Role;
+  for (loci::app::Command& command : commands.all()) {
+    command.add({.name = "quiet",
+                 .value = &log.quiet,
+                 .help = "say errors and warnings only",
+                 .role = Role::no_effect,
+                 .letter = 'q',
+                 .excludes = {"verbose"}});
+    command.add({.name = "verbose",
+                 .value = &log.verbose,
+                 .help = "say more: the configuration and how long parts take",
+                 .role = Role::no_effect,
+                 .letter = 'v'});
+    command.add({.name = "log-file",
+                 .value = &log.file,
+                 .type = "FILE",
+                 .help = "append everything that is said to this file, with time and rank",
+                 .role = Role::no_effect,
+                 .names = loci::app::Names::file,
+                 .not_empty = true});
   }
-  return 0;
+}
+
+void add_commands(loci::app::Commands& commands, loci::app::Launcher& launcher) {
+  loci::app::add_info(commands);
+  loci::app::add_predict(commands);
+  loci::app::add_generate(commands);
+  loci::app::add_tokenize(commands);
+  loci::app::add_cov(commands, launcher);
+  loci::app::add_trace(commands, launcher);
+  loci::app::add_edit(commands, launcher);
+  loci::app::add_eval(commands, launcher);
+  loci::app::add_train(commands, launcher);
+  loci::app::add_export(commands);
+  add_descriptions(commands);
+}
+
+/// Answers what is no command, such as --version; whether it was that.
+bool answer_question(loci::app::Commands& commands, const std::vector<std::string>& arguments, bool speaks) {
+  const std::string& first = arguments.front();
+  std::string answer;
+  if (first == "--help" || first == "-h" || first == "help")
+    answer = arguments.size() > 1 ? command_help(commands.find(arguments[1])) : program_help(commands);
+  else if (first == "--version" || first == "-V" || first == "version")
+    answer = "loci " + loci::loci_version() + " (" + loci::loci_git_commit() + ")\n";
+  if (speaks) fmt::print("{}", answer);
+  return !answer.empty();
+}
+
+void run(const std::vector<std::string>& arguments, loci::Communicator* launched, loci::app::Launcher& launcher) {
+  loci::app::Commands commands;
+  loci::app::LogOptions log;
+  add_commands(commands, launcher);
+  add_log_options(commands, log);
+  loci::require<loci::app::UsageError>(!arguments.empty(), "no command is given; loci --help lists them");
+  const bool speaks = !launched || launched->is_root();
+  if (answer_question(commands, arguments, speaks)) return;
+  loci::require<loci::app::UsageError>(!arguments[0].starts_with('-'),
+                                       "the command comes first, before {}: loci COMMAND [arguments]", arguments[0]);
+  loci::app::Command& command = commands.find(arguments[0]);
+  if (command.read({arguments.begin() + 1, arguments.end()}) == loci::app::Command::Asked::for_help) {
+    if (speaks) fmt::print("{}", command_help(command));
+    return;
+  }
+  launcher.require_shareable(command);
+  launcher.configure_log(log);
+  const auto begin = std::chrono::steady_clock::now();
+  command.run();
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+  spdlog::debug("{}: done in {}", command.name(), loci::duration_text(taken.count()));
 }
 
 /// The exit code of the error that is being handled, which is logged.
@@ -110,7 +165,11 @@ int end_together(const loci::Communicator& ranks, const loci::Error& error) {
 int run_launched(const std::vector<std::string>& arguments, loci::Communicator& ranks, loci::app::Launcher& launcher) {
   int code = kUnexpected;
   try {
-    return run(arguments, &ranks, launcher);
+    run(arguments, &ranks, launcher);
+    return 0;
+  } catch (const loci::app::UsageError& error) {
+    if (ranks.is_root()) spdlog::error("{}", error.what());
+    return error.exit_code();
   } catch (const loci::InterruptedError& error) {
     return end_together(ranks, error);
   } catch (const loci::NothingToDoError& error) {
@@ -152,7 +211,10 @@ int main(int argc, char** argv) {
   try {
     require_text(arguments);
     const loci::LaunchedRanks launched = loci::detect_launch();
-    if (!launched.uses_mpi()) return flushed(run(arguments, nullptr, *launcher));
+    if (!launched.uses_mpi()) {
+      run(arguments, nullptr, *launcher);
+      return flushed(0);
+    }
     loci::MpiSession session(launched);
     launcher.emplace(&session.communicator());
     return flushed(run_launched(arguments, session.communicator(), *launcher));

@@ -118,17 +118,20 @@ void run(const PredictOptions& options) {
 
 }  // namespace
 
-void add_predict(CLI::App& app) {
+void add_predict(Commands& commands) {
   auto options = std::make_shared<PredictOptions>();
-  CLI::App* command = app.add_subcommand("predict", "next-token distribution after prompts");
-  add_common_options(*command, options->common);
-  add_prompt_options(*command, options->prompts);
-  add_given_edits(*command, options->edits);
-  command->add_option("--top", options->top, "how many tokens to list")->check(positive)->capture_default_str();
-  command->callback([options] {
-    require<InputError>(options->prompts.given(), "predict needs --prompt TEXT or --prompts FILE");
+  Command& command = commands.add("predict", "the most likely next tokens after prompts");
+  command.usage = "MODEL --prompt TEXT | --prompts FILE [options]";
+  command.example = "loci predict data/model --prompt 'The Eiffel Tower is located in the city of' --top 5";
+  command.page = "README.md";
+  add_prompt_options(command, options->prompts);
+  add_given_edits(command, options->edits);
+  command.add({.name = "top", .value = &options->top, .type = "N", .help = "how many tokens to list", .min = 1});
+  add_common_options(command, options->common, {});
+  command.run = [options] {
+    require<UsageError>(options->prompts.given(), "a prompt is missing: give --prompt TEXT or --prompts FILE");
     run(*options);
-  });
+  };
 }
 
 }  // namespace loci::app

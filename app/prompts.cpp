@@ -65,18 +65,21 @@ std::vector<std::string> PromptOptions::read() const {
   return lines_of(text, name);
 }
 
-void add_prompt_options(CLI::App& command, PromptOptions& options) {
-  options.prompt = command
-                       .add_option("--prompt", options.texts,
-                                   "a prompt; may be given several times; an empty one is the start of a text")
-                       ->type_name("TEXT")
-                       ->allow_extra_args(false);
-  command
-      .add_option("--prompts", options.file,
-                  "prompts: one per line, or JSON (a list of texts or of objects with a field \"prompt\"); -: standard "
-                  "input")
-      ->type_name("FILE")
-      ->excludes(options.prompt);
+void add_prompt_options(Command& command, PromptOptions& options) {
+  command.add({.name = "prompt",
+               .value = &options.texts,
+               .type = "TEXT",
+               .help = "a prompt; may be given several times; an empty one is the start of a text",
+               .group = Group::input});
+  command.add(
+      {.name = "prompts",
+       .value = &options.file,
+       .type = "FILE",
+       .help = "prompts: one per line, or JSON (a list of texts or of objects with a field \"prompt\"); -: standard "
+               "input",
+       .role = Role::input,
+       .names = Names::file,
+       .excludes = {"prompt"}});
 }
 
 std::vector<Prompt> encode_prompts(const PromptOptions& options, const Tokenizer& tokenizer, const GptConfig& config) {

@@ -1,11 +1,11 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "app/command.h"
 #include "model/config.h"
 #include "model/tokenizer.h"
 
@@ -16,14 +16,13 @@ namespace loci::app {
 struct PromptOptions {
   std::vector<std::string> texts;
   std::string file;
-  CLI::Option* prompt = nullptr;
 
   /// Whether any are named; `--prompt ""` names one.
-  bool given() const { return !file.empty() || prompt->count() > 0; }
+  bool given() const { return !file.empty() || !texts.empty(); }
   /// All of them. Throws InputError for a file that does not hold prompts.
   std::vector<std::string> read() const;
 };
-void add_prompt_options(CLI::App& command, PromptOptions& options);
+void add_prompt_options(Command& command, PromptOptions& options);
 
 struct Prompt {
   std::string text;

@@ -7,14 +7,17 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cmath>
 #include <future>
 #include <numeric>
 
-#include "app/rank_log.h"
 #include "kernels/gemm.h"
 #include "runtime/communicator_threads.h"
 #include "runtime/device_communicator.h"
 #include "runtime/error.h"
+#include "runtime/processors.h"
+#include "runtime/progress.h"
+#include "runtime/wording.h"
 
 namespace loci::app {
 namespace {
@@ -23,6 +26,8 @@ namespace {
 struct Place {
   std::array<char, 256> host{};
   cpu_set_t cores{};
+  double quota = 0;   ///< of its control group, in processors
+  size_t cgroup = 0;  ///< ranks of a machine with the same one share its quota
 };
 
 Place this_place() {
@@ -30,6 +35,8 @@ Place this_place() {
   ::gethostname(place.host.data(), place.host.size() - 1);
   CPU_ZERO(&place.cores);
   if (::sched_getaffinity(0, sizeof(place.cores), &place.cores) != 0) CPU_SET(0, &place.cores);
+  place.quota = processor_quota();
+  place.cgroup = std::hash<std::string>()(cgroup_membership());
   return place;
 }
 
@@ -44,6 +51,8 @@ int fair_threads(Communicator& communicator) {
     for (const Place& place : places) users += place.host == mine.host && CPU_ISSET(core, &place.cores);
     share += 1.0 / users;
   }
+  const auto shares_quota = [&](const Place& place) { return place.host == mine.host && place.cgroup == mine.cgroup; };
+  share = std::min(share, std::ceil(mine.quota) / static_cast<double>(std::ranges::count_if(places, shares_quota)));
   return std::max(1, static_cast<int>(share + 1e-6));
 }
 
@@ -64,20 +73,40 @@ int count_sharers(Communicator& communicator, const std::optional<CudaDevice::Id
   }));
 }
 
-void add_rank_options(CLI::App& command, RankOptions& options) {
-  command
-      .add_option(
-          "--ranks", options.ranks,
-          "run as N ranks in threads of this process, such as one a GPU; under mpirun or srun each process is a "
-          "rank, without this flag")
-      ->check(CLI::Range(1, 1024))
-      ->capture_default_str();
-  command
-      .add_option("--rank-timeout", options.timeout_seconds,
-                  "seconds to wait for a rank that does not come before the job is given up")
-      ->check(positive)
-      ->capture_default_str();
+void add_rank_options(Command& command, RankOptions& options) {
+  command.add({.name = "ranks",
+               .value = &options.ranks,
+               .type = "N",
+               .help = "run as N ranks in threads of this process, for example one per GPU; under mpirun or srun each "
+                       "process is a rank, without this option",
+               .role = Role::no_effect,
+               .group = Group::machine,
+               .min = 1,
+               .max = 1024});
+  command.add({.name = "rank-timeout",
+               .value = &options.timeout_seconds,
+               .type = "SECONDS",
+               .help = "how long to wait for a rank that does not come before the job is given up",
+               .role = Role::no_effect,
+               .group = Group::machine,
+               .min = 0,
+               .max = 1e9,
+               .above_min = true});
 }
+
+namespace {
+
+/// This rank's share of the processors where no number is given, and at most that.
+int rank_threads(const Ranks& ranks, int wanted) {
+  const int share = fair_threads(ranks.communicator);
+  if (wanted == 0) return share;
+  if (wanted > share && ranks.is_root())
+    spdlog::warn("--threads {}: a rank may use {} here, so it runs as many threads; more would only slow it down",
+                 wanted, count(share, "processor"));
+  return std::min(wanted, share);
+}
+
+}  // namespace
 
 Context make_rank_context(const Ranks& ranks, const CommonOptions& common) {
   Communicator& communicator = ranks.communicator;
@@ -85,9 +114,10 @@ Context make_rank_context(const Ranks& ranks, const CommonOptions& common) {
   Device device = common.resolved_device();
   const int devices = device.type == DeviceType::cuda ? CudaDevice::count() : 1;
   if (device.type == DeviceType::cuda && spread) device.index = communicator.local_rank() % devices;
-  ContextOptions options = common.context_options();
+  CommonOptions shared = common;
+  shared.threads = rank_threads(ranks, common.threads);
+  ContextOptions options = shared.context_options();
   options.device = device;
-  if (common.threads == 0) options.threads = fair_threads(communicator);
   std::optional<CudaDevice::Identity> gpu;
   if (device.type == DeviceType::cuda) gpu = CudaDevice::identity(device.index);
   options.sharers = count_sharers(communicator, gpu);
@@ -95,11 +125,14 @@ Context make_rank_context(const Ranks& ranks, const CommonOptions& common) {
 }
 
 LoadedModel load_rank_model(const Ranks& ranks, Context& context, const CommonOptions& options) {
+  const auto begin = std::chrono::steady_clock::now();
   std::future<Tokenizer> tokenizer = std::async(std::launch::async, [&] { return Tokenizer::load(options.model); });
   Model model = Model::load(context, options.model, *make_device_communicator(ranks.communicator, context));
   model.checkpoint().weights_sha256(&context.threads());  // kept: every job's configuration holds it
   prepare_products(context);
   LoadedModel loaded{std::move(model), tokenizer.get(), std::chrono::steady_clock::now()};
+  const std::chrono::duration<double> taken = loaded.loaded_at - begin;
+  spdlog::debug("{}: read in {}", options.model, duration_text(taken.count()));
   loaded.tokenizer.limit_to_embedding(loaded.model.config().vocabulary, options.model);
   return loaded;
 }
@@ -130,9 +163,14 @@ void log_records(const Ranks& ranks, const RecordReport& report) {
 
 Launcher::Launcher(Communicator* launched) : launched_(launched), log_(std::make_shared<RankLog>()) {
   if (launched_) log_->set_process_rank(launched_->rank());
+  log_->set_pattern("%^%l%$: %v");
   auto logger = std::make_shared<spdlog::logger>("loci", log_);
-  logger->set_pattern("%^%l%$: %v");
+  auto progress = std::make_shared<spdlog::logger>(kProgressLogger, log_);
+  for (const auto& one : {logger, progress})
+    one->set_level(spdlog::level::trace);  // the sink leaves out what is not wanted
   spdlog::set_default_logger(std::move(logger));
+  spdlog::drop(kProgressLogger);
+  spdlog::register_logger(std::move(progress));
 }
 
 void Launcher::run(const RankOptions& options, const std::function<void(const Ranks&)>& rank_main) {
@@ -160,15 +198,10 @@ void Launcher::run(const RankOptions& options, const std::function<void(const Ra
   });
 }
 
-void Launcher::refuse_others(CLI::App& app) const {
-  if (!launched_ || launched_->size() == 1) return;
-  for (CLI::App* command : app.get_subcommands({})) {
-    if (command->get_option_no_throw("--ranks") != nullptr) continue;
-    command->preparse_callback([name = command->get_name(), size = launched_->size()](size_t) {
-      throw_error<InputError>("loci {} runs as one process, but {} were launched; start it without the launcher", name,
-                              size);
-    });
-  }
+void Launcher::require_shareable(const Command& command) const {
+  if (!launched_ || launched_->size() == 1 || command.find("ranks") != nullptr) return;
+  throw_error<UsageError>("loci {} runs as one process, but {} were launched; start it without the launcher",
+                          command.name(), launched_->size());
 }
 
 }  // namespace loci::app

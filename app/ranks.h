@@ -1,6 +1,5 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <chrono>
 #include <functional>
 #include <memory>
@@ -9,6 +8,7 @@
 #include <vector>
 
 #include "app/common.h"
+#include "app/rank_log.h"
 #include "model/tokenizer.h"
 #include "records/record_list.h"
 #include "runtime/communicator.h"
@@ -18,14 +18,12 @@
 /// The ranks that a subcommand runs as: processes that mpirun or srun started, or threads of this one (`--ranks N`).
 namespace loci::app {
 
-class RankLog;
-
 /// --ranks and --rank-timeout of subcommands that several ranks can share.
 struct RankOptions {
   int ranks = 1;
   double timeout_seconds = 1800;
 };
-void add_rank_options(CLI::App& command, RankOptions& options);
+void add_rank_options(Command& command, RankOptions& options);
 
 /// One rank's view of its job.
 struct Ranks {
@@ -36,7 +34,8 @@ struct Ranks {
 };
 
 /// The device of this rank: of several GPUs, `auto` and `cuda` give rank r of a machine the one of number r modulo
-/// their count. Collective. CPU threads and memory that are not given are this rank's share of what its machine has.
+/// their count. Collective. CPU threads and memory that are not given are this rank's share of what its machine has;
+/// more threads than that are not taken, of which a warning tells.
 /// Throws as CommonOptions::make_context().
 Context make_rank_context(const Ranks& ranks, const CommonOptions& options);
 /// How many ranks take memory of the same GPU, whatever number it has in each process (launchers may show each rank its
@@ -73,12 +72,13 @@ class Launcher {
   /// `launched`: this process among those that a launcher started; null where it was started alone.
   explicit Launcher(Communicator* launched);
 
-  /// Runs `rank_main` once a rank of this process and returns when all have returned. Errors of a rank are thrown.
+  /// Runs `rank_main` once per rank of this process and returns when all have returned. Errors of a rank are thrown.
   /// Throws InputError for --ranks where a launcher has started several.
   void run(const RankOptions& options, const std::function<void(const Ranks&)>& rank_main);
-  /// Lets the subcommands that have no --ranks refuse, with an InputError, to run as several ranks. After all are
-  /// added.
-  void refuse_others(CLI::App& app) const;
+  /// Throws UsageError for a command without --ranks where a launcher has started several processes.
+  void require_shareable(const Command& command) const;
+  /// What is said from now on. Throws InputError where the log file cannot be written.
+  void configure_log(const LogOptions& options) { log_->configure(options); }
 
  private:
   Communicator* launched_;

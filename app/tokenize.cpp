@@ -10,6 +10,7 @@
 #include "runtime/sha256.h"
 #include "runtime/shown_text.h"
 #include "runtime/standard_input.h"
+#include "runtime/wording.h"
 
 namespace loci::app {
 namespace {
@@ -47,7 +48,7 @@ Json tokens_of(const Tokenizer& tokenizer, const std::string& prompt) {
 void print_table(const Json& result) {
   const std::string prompt = result["prompt"];
   const Json& tokens = result["tokens"];
-  fmt::print("{}: {} token{}\n", shown(prompt), tokens.size(), tokens.size() == 1 ? "" : "s");
+  fmt::print("{}: {}\n", shown(prompt), count(std::ssize(tokens), "token"));
   if (!tokens.empty()) fmt::print("  {:>5}  {:>7}  {:>11}  text\n", "token", "id", "bytes");
   for (size_t i = 0; i < tokens.size(); ++i) {
     const auto begin = tokens[i]["begin"].get<size_t>(), end = tokens[i]["end"].get<size_t>();
@@ -67,10 +68,8 @@ void show_prompts(const TokenizeCommand& command) {
 // ---- a text: a token stream ----
 
 /// What the result depends on: the text's and the tokenizer's contents, not their names, and the limit.
-Json job_configuration(const CLI::App& app, const TokenizeCommand& command, const Tokenizer& tokenizer) {
+Json job_configuration(const Command& app, const TokenizeCommand& command, const Tokenizer& tokenizer) {
   Json config = resolved_configuration(app, command.common);
-  for (const char* without_effect : {"text", "prompt", "prompts", "device", "precision", "compat", "seed"})
-    config.erase(without_effect);
   config["text_sha256"] = sha256_file(command.text);
   config["tokenizer_sha256"] = tokenizer.sha256();
   return config;
@@ -81,7 +80,7 @@ TokenStream tokenize_text(const TokenizeCommand& command, const Tokenizer& token
   Progress progress("tokenize", "bytes", reader.total_bytes());
   TokenizeOptions options;
   if (command.max_tokens_per_document > 0) options.max_tokens_per_document = command.max_tokens_per_document;
-  options.threads = command.common.threads;
+  options.threads = command.common.usable_threads();
   options.progress = [&](const TokenizeProgress& now) { progress.advance(now.bytes_read - progress.done()); };
   TokenStream stream = tokenize(tokenizer, reader, options);
   require<InputError>(stream.documents() > 0,
@@ -103,13 +102,13 @@ void report(const TokenizeCommand& command, const TokenStream& stream) {
                        {"cut_tokens", source.cut_tokens},
                        {"text_sha256", source.sha256},
                        {"tokenizer_sha256", source.tokenizer_sha256}});
-  fmt::print("{}: {} documents, {} tokens\n", command.output.path, stream.documents(), tokens);
+  fmt::print("{}: {}, {}\n", command.output.path, count(stream.documents(), "document"), count(tokens, "token"));
   if (source.cut_documents > 0)
     fmt::print("{}\n", cut_sentence(source.cut_documents, stream.documents(), source.cut_tokens, tokens,
                                     source.max_tokens_per_document));
 }
 
-void run(const CLI::App& app, const TokenizeCommand& command) {
+void run(const Command& app, const TokenizeCommand& command) {
   command.common.resolved_device();  // encoding needs none, but a wrong one is refused here as everywhere
   const Tokenizer tokenizer = load_tokenizer(command.common.model);
   const Json config = job_configuration(app, command, tokenizer);
@@ -127,37 +126,41 @@ void run(const CLI::App& app, const TokenizeCommand& command) {
 
 }  // namespace
 
-void add_tokenize(CLI::App& app) {
+void add_tokenize(Commands& commands) {
   auto options = std::make_shared<TokenizeCommand>();
-  CLI::App* command = app.add_subcommand("tokenize", "text to a token stream, or the tokens of prompts as a table");
-  add_common_options(*command, options->common);
-  add_output_options(*command, options->output);
-  CLI::Option* output = command->get_option("--output")->required(false);
-  add_prompt_options(*command, options->prompts);
-  CLI::Option* text =
-      command
-          ->add_option("--text", options->text,
-                       "text, one document per line, or JSON lines with a field \"text\"; either plain, .gz, .bz2 or "
-                       ".zst; -: standard input")
-          ->type_name("FILE")
-          ->check(not_empty)
-          ->needs(output);
-  output->needs(text);
-  for (const char* prompts : {"--prompt", "--prompts"}) text->excludes(command->get_option(prompts));
-  command
-      ->add_option("--max-tokens-per-document", options->max_tokens_per_document,
-                   "tokens that a document keeps at most (0: all)")
-      ->check(not_negative)
-      ->capture_default_str();
-  command->callback([options, command] {
-    require<InputError>(
-        options->prompts.given() || !options->text.empty(),
-        "tokenize needs --text FILE and --output FILE.h5 (a token stream), or --prompt TEXT or --prompts "
-        "FILE (a table)");
+  Command& command = commands.add("tokenize", "turn a text into a token stream, or show the tokens of prompts");
+  command.usage =
+      "MODEL --text FILE --output FILE.h5 [options]\n"
+      "       loci tokenize MODEL --prompt TEXT | --prompts FILE";
+  command.example = "loci tokenize data/model --prompt 'The Eiffel Tower is located in the city of'";
+  command.page = "docs/file_formats.md";
+  command.add({.name = "text",
+               .value = &options->text,
+               .type = "FILE",
+               .help = "text, one document per line, or JSON lines with a field \"text\"; plain, .gz, .bz2 or .zst; "
+                       "-: standard input",
+               .role = Role::input,
+               .names = Names::file,
+               .needs = "output",
+               .excludes = {"prompt", "prompts"}});
+  add_prompt_options(command, options->prompts);
+  add_output_options(command, options->output);
+  command.option("output").required = false;
+  command.option("output").needs = "text";
+  command.add({.name = "max-tokens-per-document",
+               .value = &options->max_tokens_per_document,
+               .type = "N",
+               .help = "cut documents to N tokens; 0: keep all",
+               .min = 0});
+  add_common_options(command, options->common, {.device = false});
+  command.run = [options, &command] {
+    require<UsageError>(options->prompts.given() || !options->text.empty(),
+                        "give --text FILE and --output FILE.h5 (for a token stream), or --prompt TEXT or --prompts "
+                        "FILE (for a table)");
     if (options->prompts.given()) return show_prompts(*options);
-    check_named_files(*command, options->output);
-    run(*command, *options);
-  });
+    check_named_files(command, options->output);
+    run(command, *options);
+  };
 }
 
 }  // namespace loci::app

@@ -152,16 +152,13 @@ void warn_of_wide_window(const TraceCommand& command, int64_t layers) {
 }
 
 /// What the result depends on; the names of files do not matter, their contents do.
-Json job_configuration(const CLI::App& app, const TraceCommand& command, const TraceOptions& options,
+Json job_configuration(const Command& app, const TraceCommand& command, const TraceOptions& options,
                        const FactFile& facts, const std::string& weights_sha256) {
   Json config = resolved_configuration(app, command.common);
   config["kinds"] = Json::array();
   for (const TraceKind kind : options.kinds) config["kinds"].push_back(trace_kind_name(kind));
   config["sever"] = Json::array();
   for (const Sever sever : options.sever) config["sever"].push_back(sever_name(sever));
-  for (const char* option : {"facts", "figure", "noise-text", "seed"}) config.erase(option);  // noise has its own seed
-  if (!command.of_prompt())
-    for (const char* option : {"prompt", "subject", "attribute"}) config.erase(option);
   config["facts_per_unit"] = kFactsPerUnit;
   config["facts_sha256"] = facts.sha256;
   config["weights_sha256"] = weights_sha256;
@@ -298,7 +295,7 @@ int64_t report(const TraceCommand& command, const TraceOptions& options, const F
   return result.traced();
 }
 
-void run(const Ranks& ranks, const CLI::App& app, const TraceCommand& command) {
+void run(const Ranks& ranks, const Command& app, const TraceCommand& command) {
   check_command(command);
   Context context = make_rank_context(ranks, command.common);
   LoadedModel loaded = load_rank_model(ranks, context, command.common);
@@ -348,62 +345,107 @@ void run(const Ranks& ranks, const CLI::App& app, const TraceCommand& command) {
 
 }  // namespace
 
-void add_trace(CLI::App& app, Launcher& launcher) {
+void add_trace(Commands& commands, Launcher& launcher) {
   auto options = std::make_shared<TraceCommand>();
-  CLI::App* command = app.add_subcommand("trace", "causal traces: where a model recalls facts");
-  add_common_options(*command, options->common);
-  add_output_options(*command, options->output);
-  add_rank_options(*command, options->ranks);
-  command
-      ->add_option(
-          "--facts", options->facts,
-          "facts with subject and prompt, and optionally known_id, attribute, template: a JSON list or JSON Lines")
-      ->type_name("FILE.json");
-  command->add_option("--prompt", options->prompt, "trace this prompt alone, instead of --facts")->type_name("TEXT");
-  command->add_option("--subject", options->subject, "the part of --prompt whose tokens are corrupted")
-      ->type_name("TEXT");
-  command
-      ->add_option("--attribute", options->attribute,
-                   "how the model should go on after --prompt; without it, what the model predicts is traced")
-      ->type_name("TEXT");
-  command
-      ->add_option("--figure", options->figure,
+  Command& command = commands.add("trace", "causal traces: where a model recalls facts");
+  command.usage =
+      "MODEL --facts FILE.json --output FILE.h5 [options]\n"
+      "       loci trace MODEL --prompt TEXT --subject TEXT --output FILE.h5 [options]";
+  command.example = "loci trace data/model --facts data/world/known_facts.json --output traces.h5";
+  command.page = "docs/tracing.md";
+  command.add({.name = "facts",
+               .value = &options->facts,
+               .type = "FILE.json",
+               .help =
+                   "facts with subject and prompt, and optionally known_id, attribute, template: a JSON list or JSON "
+                   "Lines",
+               .role = Role::input,
+               .names = Names::file});
+  command.add({.name = "prompt",
+               .value = &options->prompt,
+               .type = "TEXT",
+               .help = "trace this prompt alone, instead of --facts",
+               .group = Group::input});
+  command.add({.name = "subject",
+               .value = &options->subject,
+               .type = "TEXT",
+               .help = "the part of --prompt whose tokens are corrupted",
+               .group = Group::input});
+  command.add({.name = "attribute",
+               .value = &options->attribute,
+               .type = "TEXT",
+               .help = "how the model should go on after --prompt; without it, what the model predicts is traced",
+               .group = Group::input});
+  add_given_edits(command, options->edits);
+  command.add({.name = "limit",
+               .value = &options->limit,
+               .type = "N",
+               .help = "trace the first N facts only; 0: all",
+               .group = Group::input,
+               .min = 0});
+  command.add({.name = "skip-invalid",
+               .value = &options->skip_invalid,
+               .help = "leave out records that cannot be traced, and count them",
+               .group = Group::input});
+  add_output_options(command, options->output);
+  command.add({.name = "figure",
+               .value = &options->figure,
+               .type = "IMAGE",
+               .help =
                    "also draw the prompt's trace, or the averages of the facts (.png, .svg or .pdf; needs Python with "
-                   "h5py and matplotlib)")
-      ->type_name("IMAGE");
-  add_given_edits(*command, options->edits);
-  command->add_option("--kinds", options->kinds, "what is restored: state,mlp,attn")
-      ->delimiter(',')
-      ->check(CLI::IsMember({"state", "mlp", "attn"}))
-      ->default_str("state,mlp,attn");
-  command->add_option("--sever", options->sever, "also sever modules at the last subject token: mlp,attn")
-      ->delimiter(',')
-      ->check(CLI::IsMember({"mlp", "attn"}));
-  command->add_option("--window", options->window, "layers that mlp and attn restore together")
-      ->check(CLI::Range(1, 100000))
-      ->capture_default_str();
-  command->add_option("--samples", options->samples, "corrupted copies of each prompt")
-      ->check(CLI::Range(1, 100000))
-      ->capture_default_str();
-  command
-      ->add_option("--noise", options->noise,
+                   "h5py and matplotlib)",
+               .role = Role::output,
+               .names = Names::file});
+  command.add({.name = "kinds",
+               .value = &options->kinds,
+               .help = "what is restored",
+               .role = Role::by_content,
+               .commas = true,
+               .choices = {"state", "mlp", "attn"}});
+  command.add({.name = "sever",
+               .value = &options->sever,
+               .help = "also sever these modules at the last subject token",
+               .role = Role::by_content,
+               .commas = true,
+               .choices = {"mlp", "attn"}});
+  command.add({.name = "window",
+               .value = &options->window,
+               .type = "N",
+               .help = "layers that mlp and attn restore together",
+               .min = 1,
+               .max = 100000});
+  command.add({.name = "samples",
+               .value = &options->samples,
+               .type = "N",
+               .help = "corrupted copies of each prompt",
+               .min = 1,
+               .max = 100000});
+  command.add({.name = "noise",
+               .value = &options->noise,
+               .type = "0.1|s3|u3|m|t3",
+               .help =
                    "0.1: normal of that level; s3: 3 deviations of the subjects' embeddings; u3: uniform in (-3, 3); "
-                   "m, t3: normal or Student's t with the law of the embeddings of --noise-text")
-      ->capture_default_str();
-  command
-      ->add_option("--noise-text", options->noise_text, "text for --noise m and t, one document a line or JSON lines")
-      ->type_name("FILE");
-  command->add_option("--noise-seed", options->noise_seed, "seed of the noise; published traces: 1")
-      ->capture_default_str();
-  command->add_flag("--replace", options->replace, "replace the subject's embeddings by noise instead of adding it");
-  command->add_option("--limit", options->limit, "trace the first N facts only (0: all)")
-      ->check(not_negative)
-      ->capture_default_str();
-  command->add_flag("--skip-invalid", options->skip_invalid, "leave out records that cannot be traced, and count them");
-  command->callback([options, command, &launcher] {
-    check_named_files(*command, options->output);
-    launcher.run(options->ranks, [&](const Ranks& ranks) { run(ranks, *command, *options); });
-  });
+                   "m, t3: normal or Student's t with the law of the embeddings of --noise-text"});
+  command.add({.name = "noise-text",
+               .value = &options->noise_text,
+               .type = "FILE",
+               .help = "text for --noise m and t, one document per line or JSON lines",
+               .role = Role::input,
+               .names = Names::file,
+               .group = Group::method});
+  command.add({.name = "noise-seed",
+               .value = &options->noise_seed,
+               .type = "N",
+               .help = "seed of the noise; published traces: 1"});
+  command.add({.name = "replace",
+               .value = &options->replace,
+               .help = "replace the subject's embeddings by noise instead of adding it"});
+  add_rank_options(command, options->ranks);
+  add_common_options(command, options->common, {.compat = true});  // --noise-seed is what is drawn by
+  command.run = [options, &command, &launcher] {
+    check_named_files(command, options->output);
+    launcher.run(options->ranks, [&](const Ranks& ranks) { run(ranks, command, *options); });
+  };
 }
 
 }  // namespace loci::app

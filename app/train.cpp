@@ -53,7 +53,7 @@ void run_train(const Ranks& ranks, const TrainOptions& options, bool seed_given)
   if (seed_given) config.seed = options.common.seed;
   Context context = make_rank_context(ranks, options.common);
   const auto communicator = make_device_communicator(ranks.communicator, context);
-  spdlog::info("train: {}", training_config_to_json(config).dump());
+  spdlog::debug("configuration: {}", training_config_to_json(config).dump());
   const TrainingSummary summary =
       run_training(context,
                    {.config = config,
@@ -72,24 +72,39 @@ void run_train(const Ranks& ranks, const TrainOptions& options, bool seed_given)
 
 }  // namespace
 
-void add_train(CLI::App& app, Launcher& launcher) {
+void add_train(Commands& commands, Launcher& launcher) {
   auto options = std::make_shared<TrainOptions>();
-  CLI::App* command = app.add_subcommand("train", "train a GPT from scratch, or fine-tune one, on text");
-  command->add_option("--config", options->config, "the training: see docs/training.md")
-      ->required()
-      ->type_name("FILE.json");
-  command->add_option("--output", options->output, "folder for the model; an interrupted training continues there")
-      ->required()
-      ->type_name("DIR");
-  command->add_flag("--overwrite", options->overwrite, "start anew where the output exists");
-  add_machine_options(*command, options->common);
-  add_rank_options(*command, options->ranks);
-  CLI::Option* seed = command->add_option("--seed", options->common.seed, "instead of the configuration's");
-  command->add_flag("--json", options->common.json, "print one JSON object on standard output");
-  command->callback([options, seed, &launcher] {
+  Command& command = commands.add("train", "train a GPT from scratch, or fine-tune one, on text");
+  command.example = "loci train --config training.json --output my_model";
+  command.page = "docs/training.md";
+  command.add({.name = "config",
+               .value = &options->config,
+               .type = "FILE.json",
+               .help = "the training: model, text, steps, rates",
+               .role = Role::input,
+               .names = Names::file,
+               .required = true});
+  command.add({.name = "output",
+               .value = &options->output,
+               .type = "DIR",
+               .help = "folder for the model; an interrupted training continues there",
+               .role = Role::output,
+               .names = Names::folder,
+               .required = true});
+  add_overwrite_option(command, options->overwrite);
+  command.add({.name = "seed",
+               .value = &options->common.seed,
+               .type = "N",
+               .help = "seed of the training",
+               .role = Role::by_content,
+               .default_text = "that of the configuration"});
+  add_rank_options(command, options->ranks);
+  add_machine_options(command, options->common);
+  add_json_option(command, options->common.json);
+  command.run = [options, &command, &launcher] {
     check_state(*options);
-    launcher.run(options->ranks, [&](const Ranks& ranks) { run_train(ranks, *options, seed->count() > 0); });
-  });
+    launcher.run(options->ranks, [&](const Ranks& ranks) { run_train(ranks, *options, command.given("seed")); });
+  };
 }
 
 }  // namespace loci::app

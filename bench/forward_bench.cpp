@@ -3,12 +3,12 @@
 //     [--threads N] [--matrix-extent 2048]
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "app/help.h"
 #include "bench/ceilings.h"
 #include "model/executor.h"
 #include "runtime/error.h"
@@ -97,19 +97,25 @@ void run(const Options& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app{"Seconds of one forward pass"};
+  app::Command command("forward_bench", "seconds of one forward pass, as JSON");
+  command.program = "";
   Options options;
-  app.add_option("model", options.model)->required();
-  app.add_option("--shape", options.shapes);
-  app.add_option("--device", options.device);
-  app.add_option("--precision", options.precision);
-  app.add_option("--repeats", options.repeats)->check(CLI::Range(1, 1000));
-  app.add_option("--threads", options.threads);
-  app.add_option("--memory", options.memory_gib);
-  app.add_option("--matrix-extent", options.extent, "also measure the rate of square products of this extent");
-  CLI11_PARSE(app, argc, argv);
+  command.add({.name = "model", .value = &options.model, .help = "model folder", .required = true, .positional = true});
+  command.add({.name = "shape", .value = &options.shapes, .type = "SxT", .help = "sequences x tokens"});
+  command.add({.name = "device", .value = &options.device, .type = "cpu|cuda|cuda:N", .help = "where to compute"});
+  command.add({.name = "precision", .value = &options.precision, .choices = {"fp32", "tf32", "bf16"}});
+  command.add({.name = "repeats", .value = &options.repeats, .type = "N", .min = 1, .max = 1000});
+  command.add({.name = "threads", .value = &options.threads, .type = "N", .help = "CPU threads; 0: all", .min = 0});
+  command.add({.name = "memory", .value = &options.memory_gib, .type = "GIB", .help = "of one wave", .min = 0});
+  command.add({.name = "matrix-extent",
+               .value = &options.extent,
+               .type = "N",
+               .help = "also measure the rate of square products of this extent"});
   try {
-    run(options);
+    if (command.read({argv + 1, argv + argc}) == app::Command::Asked::to_run)
+      run(options);
+    else
+      fmt::print("{}", command_help(command));
   } catch (const std::exception& error) {
     fmt::print(stderr, "forward_bench: {}\n", error.what());
     return 1;

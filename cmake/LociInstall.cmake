@@ -14,6 +14,9 @@ install(TARGETS ${loci_libraries} EXPORT loci-targets ARCHIVE DESTINATION ${CMAK
   # Headers include each other relative to the project's root.
   INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} ${CMAKE_INSTALL_INCLUDEDIR}/loci)
 install(TARGETS loci RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+# Completion and manual pages, which the command describes itself.
+install(CODE "set(loci_command \"$<TARGET_FILE:loci>\")\nset(loci_share \"${CMAKE_INSTALL_DATADIR}\")\nset(loci_man \"${CMAKE_INSTALL_MANDIR}\")")
+install(SCRIPT ${PROJECT_SOURCE_DIR}/cmake/InstallDescriptions.cmake)
 foreach(folder runtime kernels model records trace edit eval)
   install(DIRECTORY ${PROJECT_SOURCE_DIR}/${folder} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/loci
     FILES_MATCHING PATTERN "*.h")

@@ -1,21 +1,14 @@
 #include "runtime/thread_pool.h"
 
-#include <sched.h>
-
 #include <algorithm>
+
+#include "runtime/processors.h"
 
 namespace loci {
 namespace {
 
 // Long enough to bridge the gap between two ops of a layer, short enough not to hold a core that others need.
 constexpr int kSpins = 4000;
-
-int usable_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return std::max(1u, std::thread::hardware_concurrency());
-}
 
 void pause() {
 #if defined(__x86_64__)
@@ -26,7 +19,7 @@ void pause() {
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) {
-  const int total = threads > 0 ? threads : usable_cores();
+  const int total = threads > 0 ? threads : usable_processors();
   for (int i = 1; i < total; ++i) workers_.emplace_back([this, i] { work(i); });
 }
 

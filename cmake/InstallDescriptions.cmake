@@ -1,0 +1,20 @@
+# Run at installation: writes the completion of bash, zsh and fish and the manual pages, as loci_command prints them, below
+# loci_share and loci_man, which are relative to the prefix.
+function(loci_describe file)
+  set(path "$ENV{DESTDIR}${CMAKE_INSTALL_PREFIX}/${file}")
+  get_filename_component(folder "${path}" DIRECTORY)
+  file(MAKE_DIRECTORY "${folder}")
+  message(STATUS "Installing: ${path}")
+  execute_process(COMMAND "${loci_command}" ${ARGN} OUTPUT_FILE "${path}" COMMAND_ERROR_IS_FATAL ANY)
+endfunction()
+
+loci_describe("${loci_share}/bash-completion/completions/loci" completion bash)
+loci_describe("${loci_share}/zsh/site-functions/_loci" completion zsh)
+loci_describe("${loci_share}/fish/vendor_completions.d/loci.fish" completion fish)
+loci_describe("${loci_man}/man1/loci.1" manual)
+execute_process(COMMAND "${loci_command}" manual --list OUTPUT_VARIABLE commands COMMAND_ERROR_IS_FATAL ANY)
+string(STRIP "${commands}" commands)
+string(REPLACE "\n" ";" commands "${commands}")
+foreach(command IN LISTS commands)
+  loci_describe("${loci_man}/man1/loci-${command}.1" manual ${command})
+endforeach()
