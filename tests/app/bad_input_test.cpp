@@ -54,9 +54,16 @@ class BadInput : public CommandTest {
 };
 
 TEST_F(BadInput, CommandLines) {
-  expect_refused({}, "subcommand");
-  expect_refused({"trase", path("model")}, "there is no command \"trase\"");
-  expect_refused({"predict"}, "model is required");
+  expect_refused({}, "no command is given");
+  expect_refused({"--threads", "1", "info"}, "the command comes first");
+  expect_refused({"trase", path("model")}, "there is no command \"trase\"; did you mean loci trace?");
+  expect_refused({"help", "trase"}, "did you mean loci trace?");
+  expect_refused({"predict"}, "MODEL is missing");
+  expect_refused({"trace", path("model"), "--fact", "x", "--output", path("out.h5")}, "did you mean --facts?");
+  expect_refused(
+      {"trace", path("model"), "--log-file", dir_->path().string(), "--facts", "x", "--output", path("out.h5")},
+      "--log-file");
+  expect_refused({"predict", path("model"), "--prompt", "a", "-q", "-v"}, "exclude each other");
   expect_refused({"predict", path("model")}, "--prompt");
   expect_refused({"predict", path("model"), "--prompt", "a", "--prompts", path("records.json")}, "--prompt");
   expect_refused({"predict", path("model"), "--prompt", "a", "--top", "0"}, "--top");
@@ -367,7 +374,7 @@ TEST_F(BadInput, ConfigurationFiles) {
   refuse("{", "config.json");
   refuse(R"({"config": "other.json"})", "config");
   refuse(R"({"top": null})", "top");
-  refuse(R"({"tops": 3})", "tops");
+  refuse(R"({"tops": 3})", "did you mean top?");
   refuse(R"({"top": "many"})", "top");
   refuse(R"({"top": {"a": 1}})", "top");
   expect_refused({"predict", path("model"), "--prompt", "a", "--config", path("absent.json")}, "absent.json");

@@ -1,9 +1,11 @@
 // Whole commands on a small random model: outputs, resuming, exports.
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <functional>
+#include <set>
 #include <thread>
 
 #include "eval/eval_file.h"
@@ -499,19 +501,106 @@ TEST_F(Commands, JsonOutputIsAloneOnStandardOutput) {
   const Outcome outcome = run_loci(eval_command("alone.h5", "records.json", {"--json"}));
   EXPECT_EQ(outcome.exit_code, 0);
   EXPECT_EQ(std::count(outcome.out.begin(), outcome.out.end(), '\n'), 1);
-  EXPECT_NE(outcome.err.find("configuration"), std::string::npos);
+  EXPECT_EQ(outcome.err.find("configuration"), std::string::npos) << outcome.err;
+  const Outcome verbose = run_loci(eval_command("alone.h5", "records.json", {"--json", "-v"}));
+  EXPECT_NE(verbose.err.find("debug: configuration: {"), std::string::npos) << verbose.err;
+  EXPECT_EQ(std::count(verbose.out.begin(), verbose.out.end(), '\n'), 1);
+}
+
+TEST_F(Commands, QuietSaysNothingAndALogFileAll) {
+  const Outcome outcome =
+      run_loci(eval_command("quiet.h5", "records.json", {"--json", "-q", "--log-file", path("log.txt")}));
+  EXPECT_EQ(outcome.exit_code, 0);
+  EXPECT_EQ(outcome.err, "");
+  const std::string log = read_text_file(path("log.txt"));
+  for (const char* part : {" debug rank 0: configuration: {", " info rank 0: eval: 3 records done"})
+    EXPECT_NE(log.find(part), std::string::npos) << log;
+}
+
+TEST_F(Commands, MoreThreadsThanProcessorsAreNotTaken) {
+  const Outcome one = run_loci({"predict", path("model"), "--prompt", "a", "--threads", "4000"});
+  EXPECT_EQ(one.exit_code, 0) << one.err;
+  EXPECT_NE(one.err.find("warning: --threads 4000: this process may use "), std::string::npos) << one.err;
+  std::vector<std::string> shared = eval_command("threads.h5", "records.json", {"--ranks", "2"});
+  *(std::find(shared.begin(), shared.end(), "--threads") + 1) = "4000";
+  const Outcome two = run_loci(shared);
+  EXPECT_EQ(two.exit_code, 0) << two.err;
+  const size_t said = two.err.find("warning: --threads 4000: a rank may use ");
+  EXPECT_NE(said, std::string::npos) << two.err;
+  EXPECT_EQ(two.err.find("--threads 4000", said + 20), std::string::npos) << "said more than once: " << two.err;
+}
+
+/// The names in a result's stored configuration.
+std::set<std::string> stored_names(const Json& config) {
+  std::set<std::string> names;
+  for (const auto& [name, value] : config.items()) names.insert(name);
+  return names;
+}
+
+TEST_F(Commands, ConfigurationsHoldWhatIdentifiesAResult) {
+  const auto stored = [](const std::string& name) {
+    return parse_json(read_string_attribute(H5File::open_read(path(name)), "/", "config"), name);
+  };
+  const Json cov = stored("cov.h5");
+  EXPECT_EQ(stored_names(cov), (std::set<std::string>{"command", "device", "layers", "max-documents", "max-tokens",
+                                                      "max-tokens-per-document", "precision", "text_sha256",
+                                                      "tokenizer_sha256", "unit-tokens", "until", "weights_sha256"}));
+  EXPECT_TRUE(cov["max-tokens"].is_number_integer()) << cov;
+  EXPECT_TRUE(cov["until"].is_number()) << cov;
+  ASSERT_EQ(run_loci(eval_command("stored.h5", "records.json", {"--limit", "2", "--seed", "7"})).exit_code, 0);
+  const Json eval = stored("stored.h5");
+  EXPECT_EQ(stored_names(eval), (std::set<std::string>{"command", "compat", "dataset", "device", "edit", "limit",
+                                                       "passes", "precision", "records_per_unit", "records_sha256",
+                                                       "sequential", "skip-invalid", "weights_sha256", "zsre-target"}));
+  EXPECT_EQ(eval["limit"], 2);
+  EXPECT_EQ(eval["sequential"], false);
+  // Other ways to run the same, and a seed that draws nothing here.
+  const Outcome again = run_loci(eval_command(
+      "stored.h5", "records.json", {"--limit", "02", "--seed", "8", "--rank-timeout", "5", "--memory", "1"}));
+  EXPECT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_NE(again.err.find("complete already"), std::string::npos) << again.err;
 }
 
 TEST_F(Commands, HelpAndVersion) {
-  EXPECT_EQ(run_loci({"--help"}).exit_code, 0);
-  EXPECT_EQ(run_loci({"--version"}).exit_code, 0);
+  for (const char* asked : {"--help", "-h", "help"}) {
+    const Outcome outcome = run_loci({asked});
+    EXPECT_EQ(outcome.exit_code, 0) << asked;
+    for (const char* part : {"Commands:", "  trace ", "Exit codes:", "docs/command_line.md"})
+      EXPECT_NE(outcome.out.find(part), std::string::npos) << outcome.out;
+  }
+  for (const char* asked : {"--version", "-V", "version"}) {
+    const Outcome outcome = run_loci({asked});
+    EXPECT_EQ(outcome.exit_code, 0) << asked;
+    EXPECT_EQ(outcome.out.rfind("loci ", 0), 0u) << outcome.out;
+  }
   for (const char* command :
        {"info", "predict", "generate", "tokenize", "cov", "trace", "edit", "eval", "train", "export"}) {
     const Outcome outcome = run_loci({command, "--help"});
     EXPECT_EQ(outcome.exit_code, 0) << command;
-    EXPECT_NE(outcome.out.find("Usage"), std::string::npos) << command;
-    EXPECT_NE(outcome.out.find("REQUIRED"), std::string::npos) << outcome.out;
+    for (const char* part : {"\nUsage: loci ", "(required)", "\nExample:\n  loci ", "\nGeneral:\n"})
+      EXPECT_NE(outcome.out.find(part), std::string::npos) << outcome.out;
+    EXPECT_EQ(run_loci({"help", command}).out, outcome.out);
+    const Outcome page = run_loci({"manual", command});
+    EXPECT_EQ(page.exit_code, 0) << page.err;
+    EXPECT_NE(page.out.find(".SH OPTIONS"), std::string::npos) << page.out;
   }
+}
+
+TEST_F(Commands, HelpShowsNoOptionThatDoesNothing) {
+  const auto expect_absent = [](const char* command, const std::vector<std::string>& options) {
+    const Outcome help = run_loci({command, "--help"});
+    for (const std::string& option : options)
+      EXPECT_EQ(help.out.find(option), std::string::npos) << option << " is in: " << help.out;
+  };
+  expect_absent("info", {"--device", "--precision", "--threads", "--memory", "--compat", "--seed"});
+  expect_absent("tokenize", {"--device", "--precision", "--memory", "--compat", "--seed"});
+  expect_absent("predict", {"--compat", "--seed"});
+  expect_absent("cov", {"--compat", "--seed"});
+  expect_absent("export", {"--device"});
+  // Scripts may give them nevertheless.
+  const Outcome outcome = run_loci({"info", path("model"), "--device", "cpu", "--precision", "fp32", "--compat", "rome",
+                                    "--seed", "3", "--threads", "1", "--memory", "1"});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
 }
 
 }  // namespace
