@@ -140,7 +140,7 @@ std::string zsh_script(const Commands& commands) {
   std::string names, cases;
   for (const Command& command : commands.all()) {
     if (command.hidden) continue;
-    names += fmt::format("    {}\n", quoted(command.name() + ":" + zsh_text(command.summary())));
+    names += fmt::format("    {}\n", quoted(command.name() + ":" + command.summary()));
     cases += zsh_command(command);
   }
   return fmt::format(

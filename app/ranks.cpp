@@ -177,7 +177,7 @@ void Launcher::run(const RankOptions& options, const std::function<void(const Ra
   const auto limit = std::chrono::milliseconds(static_cast<int64_t>(options.timeout_seconds * 1000));
   const Interruption interruption;
   if (launched_ && launched_->size() > 1) {
-    require<InputError>(options.ranks == 1, "--ranks {}: {} ranks were launched already; leave --ranks out",
+    require<UsageError>(options.ranks == 1, "--ranks {}: {} ranks were launched already; leave --ranks out",
                         options.ranks, launched_->size());
     launched_->set_time_limit(limit);
     return rank_main({*launched_, interruption});

@@ -73,7 +73,7 @@ class Launcher {
   explicit Launcher(Communicator* launched);
 
   /// Runs `rank_main` once per rank of this process and returns when all have returned. Errors of a rank are thrown.
-  /// Throws InputError for --ranks where a launcher has started several.
+  /// Throws UsageError for --ranks where a launcher has started several.
   void run(const RankOptions& options, const std::function<void(const Ranks&)>& rank_main);
   /// Throws UsageError for a command without --ranks where a launcher has started several processes.
   void require_shareable(const Command& command) const;

@@ -16,6 +16,14 @@
 # again with --array=3; for another number of slices change --array and SLICES, and write to another folder.
 # Otherwise as one_node.sh.
 set -euo pipefail
+if [ -z "${SLURM_JOB_ID:-}" ] || [ -z "${SLURM_SUBMIT_DIR:-}" ]; then
+  echo "error: this is a job script: submit it with sbatch $0 COMMAND ...; without Slurm, run loci COMMAND ... --ranks N" >&2
+  exit 2
+fi
+if [ -z "${SLURM_ARRAY_TASK_ID:-}" ]; then
+  echo "error: this job is not an array; submit it with sbatch --array=0-7, or without --array, which the script has itself" >&2
+  exit 2
+fi
 LOCI_HOME=${LOCI_HOME:-$SLURM_SUBMIT_DIR}
 LOCI=${LOCI:-$("$LOCI_HOME/scripts/built_loci.sh")}
 INPUT=${INPUT:-}

@@ -11,3 +11,9 @@ cmake -S "$here" -B "$work/build" -DCMAKE_PREFIX_PATH="$work/prefix" -DCMAKE_CXX
 cmake --build "$work/build" >/dev/null
 "$work/build/consumer"
 "$work/prefix/bin/loci" --version
+# What the command describes of itself is installed with it.
+for file in bash-completion/completions/loci zsh/site-functions/_loci fish/vendor_completions.d/loci.fish; do
+  grep -q facts "$work/prefix/share/$file"
+done
+grep -q 'loci\\-trace' "$work/prefix/share/man/man1/loci-trace.1"
+if command -v man >/dev/null; then man -l "$work/prefix/share/man/man1/loci.1" | grep -q 'EXIT STATUS'; fi
