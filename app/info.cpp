@@ -133,7 +133,7 @@ void add_info(Commands& commands) {
   auto options = std::make_shared<CommonOptions>();
   Command& command = commands.add("info", "architecture, parameters, tokenizer check, memory needed");
   command.example = "loci info data/model";
-  command.page = "docs/file_formats.md";
+  command.page = "README.md";
   add_common_options(command, *options, {.device = false, .threads = false});
   command.run = [options] { run(*options); };
 }

@@ -542,7 +542,7 @@ TEST_F(Commands, ConfigurationsHoldWhatIdentifiesAResult) {
     return parse_json(read_string_attribute(H5File::open_read(path(name)), "/", "config"), name);
   };
   const Json cov = stored("cov.h5");
-  EXPECT_EQ(stored_names(cov), (std::set<std::string>{"command", "device", "layers", "max-documents", "max-tokens",
+  EXPECT_EQ(stored_names(cov), (std::set<std::string>{"command", "device", "layers", "limit", "max-tokens",
                                                       "max-tokens-per-document", "precision", "text_sha256",
                                                       "tokenizer_sha256", "unit-tokens", "until", "weights_sha256"}));
   EXPECT_TRUE(cov["max-tokens"].is_number_integer()) << cov;
