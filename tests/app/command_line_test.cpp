@@ -38,7 +38,13 @@ class CommandLine : public ::testing::Test {
                   .role = Role::input,
                   .names = Names::file,
                   .required = true});
-    command_.add({.name = "limit", .value = &values_.limit, .type = "N", .group = Group::input, .min = 0, .max = 1000});
+    command_.add({.name = "limit",
+                  .value = &values_.limit,
+                  .type = "N",
+                  .group = Group::input,
+                  .alias = "first",
+                  .min = 0,
+                  .max = 1000});
     command_.add(
         {.name = "output", .value = &values_.output, .type = "FILE.h5", .role = Role::output, .names = Names::file});
     command_.add({.name = "method",
@@ -131,6 +137,16 @@ TEST_F(CommandLine, AValueMayBeginWithADash) {
   EXPECT_EQ(values_.facts, "-f.json");
   EXPECT_EQ(values_.prompt, "--limit");
   EXPECT_EQ(values_.model, "-model");
+}
+
+TEST_F(CommandLine, AnOptionMayHaveASecondName) {
+  read({"--first", "3"});
+  EXPECT_EQ(values_.limit, 3);
+  EXPECT_TRUE(command_.given("limit"));
+  read({"--config", configured(R"({"first": 4})")});
+  EXPECT_EQ(values_.limit, 4);
+  expect_part(refusal_with({"--first", "1", "--limit", "2"}), "--limit is given twice");
+  EXPECT_EQ(command_help(command_).find("first"), std::string::npos);
 }
 
 TEST_F(CommandLine, LeadingZerosAreDecimal) {
