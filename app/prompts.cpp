@@ -31,10 +31,13 @@ std::vector<std::string> prompts_of_json(const std::string& text, const std::str
 
 std::vector<std::string> lines_of(const std::string& text, const std::string& name) {
   refuse_other_kind(text, name, kText);
-  require_utf8(text, name);
   std::vector<std::string> lines;
   std::istringstream stream{std::string(without_byte_order_mark(text))};
+  auto offset = std::ssize(text) - std::ssize(stream.view());
+  int64_t number = 0;
   for (std::string line; std::getline(stream, line);) {
+    require_utf8(line, fmt::format("{}: line {}", name, ++number), offset);
+    offset += std::ssize(line) + 1;
     if (line.ends_with('\r')) line.pop_back();
     if (line.find_first_not_of(" \t") != std::string::npos) lines.push_back(line);
   }

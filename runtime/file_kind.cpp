@@ -36,7 +36,6 @@ constexpr std::array kMagics = {
     Magic{0, "PAR1"sv, "a Parquet file", kTable},
     Magic{0, "ARROW1"sv, "an Arrow (Feather) file", kTable},
     Magic{0, "FEA1"sv, "a Feather file", kTable},
-    Magic{0, "\xFF\xFF\xFF\xFF"sv, "an Arrow stream", kTable},
     Magic{0, "Obj\x01"sv, "an Avro file", kTable},
     Magic{0, "\x93NUMPY"sv, "a NumPy array (.npy)", kArray},
     Magic{0, "\x89HDF\r\n\x1A\n"sv, kHdf5, kArray},
@@ -87,6 +86,12 @@ bool is_bzip2(std::string_view bytes) {
          (bytes.substr(4, 6) == "1AY&SY" || bytes.substr(4, 6) == "\x17rE8P\x90");
 }
 
+/// A marker and the length of a message, which is not 0 and below 16 MiB.
+bool is_arrow_stream(std::string_view bytes) {
+  return bytes.size() >= 8 && bytes.starts_with("\xFF\xFF\xFF\xFF") && bytes[7] == 0 &&
+         bytes.substr(4, 3) != "\0\0\0"sv;
+}
+
 /// A header length below 100 000 000, and the header's brace.
 bool is_safetensors(std::string_view bytes) {
   return bytes.size() > 8 && bytes[8] == '{' && bytes.substr(4, 4) == "\0\0\0\0"sv;
@@ -94,12 +99,14 @@ bool is_safetensors(std::string_view bytes) {
 
 const Magic* magic_of(std::string_view bytes) {
   static constexpr Magic kBzip2{0, "", "bzip2 data", "decompress it first (bzip2 -d)"};
+  static constexpr Magic kArrowStream{0, "", "an Arrow stream", kTable};
   static constexpr Magic kTensors{0, "", kSafetensors, "give a file of the kind that is asked for"};
   const auto found = std::ranges::find_if(kMagics, [bytes](const Magic& magic) {
     return bytes.size() >= magic.place && bytes.substr(magic.place).starts_with(magic.bytes);
   });
   if (found != kMagics.end()) return &*found;
   if (is_bzip2(bytes)) return &kBzip2;
+  if (is_arrow_stream(bytes)) return &kArrowStream;
   return is_safetensors(bytes) ? &kTensors : nullptr;
 }
 
@@ -121,7 +128,9 @@ void refuse_other_kind(std::string_view first_bytes, std::string_view name, std:
                        std::string_view verb) {
   const Magic* magic = magic_of(first_bytes);
   if (magic == nullptr || magic->name == wanted) return;
-  throw_error<InputError>("{}: {} {}, not {}: {}", name, verb, magic->name, wanted, magic->remedy);
+  const bool is_text_too = wanted == kText && magic->name.ends_with(kText);
+  throw_error<InputError>("{}: {} {}, not {}: {}", name, verb, magic->name, is_text_too ? "UTF-8" : wanted,
+                          magic->remedy);
 }
 
 void refuse_other_kind(const std::filesystem::path& path, std::string_view wanted) {

@@ -72,7 +72,7 @@ std::vector<int64_t> json_ints(const Json& object, std::string_view key, std::st
 
 /// What happens to records of an input file that cannot be used.
 enum class OnInvalid { refuse, skip };
-/// Throws InputError with the fault and the mend, or adds the fault to the sentences about records left out.
+/// Throws InputError with the fault and the way out, or adds the fault to the sentences about records left out.
 void refuse_or_skip(OnInvalid on_invalid, const std::exception& fault, std::vector<std::string>& skipped);
 
 /// Throws InputError naming the first key of `object` that is not in `known`.

@@ -140,7 +140,7 @@ TEST_F(TokenStreamTest, RefusesFilesThatContradictThemselves) {
   expect_message(refusal([](TokenStream& s) { s.tokens[1] = 260; }), {path, "tokens", "element 1", "260"});
   expect_message(refusal([](TokenStream& s) { s.tokens[1] = -1; }), {path, "element 1", "-1"});
   write_hdf5_atomically(path, [](H5File& file) { create_group(file, "/edits"); });
-  expect_message(error_of<InputError>([&] { read_token_stream(path); }), {path, "no token stream"});
+  expect_message(error_of<InputError>([&] { read_token_stream(path); }), {path, "not a token stream"});
   text_file("bad.h5", "not HDF5");
   expect_message(error_of<InputError>([&] { read_token_stream(path); }), {path});
   expect_message(error_of<InputError>([&] { read_token_stream(folder_.file("absent.h5")); }), {"absent.h5"});

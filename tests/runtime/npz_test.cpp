@@ -227,7 +227,8 @@ TEST_F(BadNpz, NoZip) {
   expect_refused("", {"no .npz"});
   expect_refused("hello", {"no .npz"});
   expect_refused(std::string(1000, '\0'), {"no .npz"});
-  expect_refused(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}", "1234"), {"no .npz"});
+  expect_refused(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}", "1234"),
+                 {"is a NumPy array (.npy), not a zip archive"});
 }
 
 TEST_F(BadNpz, TruncatedAnywhere) {

@@ -195,7 +195,7 @@ TEST_F(TextReaderTest, NamesTheLineAndTheByteThatIsNotUtf8) {
   EXPECT_SAYS(refusal(file("latin.txt", "first\r\n\ncaf\xE9 au lait\n")),
               "latin.txt: line 3: byte 11 (0xE9) is not UTF-8");
   EXPECT_SAYS(refusal(file("mark.txt", "\xEF\xBB\xBFone\nt\xFF\n")), "mark.txt: line 2: byte 8 (0xFF)");
-  EXPECT_SAYS(refusal(file("a.jsonl", "{\"text\": \"\"}\n{\"text\": \"\xFF\"}\n")), "line 2: byte 24 (0xFF)");
+  EXPECT_SAYS(refusal(file("a.jsonl", "{\"text\": \"\"}\n{\"text\": \"\xFF\"}\n")), "line 2: byte 23 (0xFF)");
   EXPECT_SAYS(refusal(file("zero.txt", std::string("a\nb\0c\n", 6))), "zero.txt: line 2: byte 3 is NUL");
   const std::string late = std::string(300000, 'x') + "\n" + std::string("a\0b\n", 4);
   EXPECT_SAYS(refusal(file("late.txt", late)), "late.txt: line 2: byte 300002 is NUL") << "beyond the first buffer";
