@@ -191,7 +191,7 @@ TEST_F(Commands, LimitsGrow) {
     EXPECT_NE(last.out.find("32 of 40 re"), std::string::npos) << last.out;
     EXPECT_EQ(run_loci(command(whole, {})).exit_code, 0);
     EXPECT_EQ(canonical_hash(path(grown)), canonical_hash(path(whole))) << name;
-    EXPECT_EQ(read_config(H5File::open_read(path(grown)))["limit"], "0") << name;
+    EXPECT_EQ(read_config(H5File::open_read(path(grown)))["limit"], 0) << name;
     EXPECT_FALSE(exists(grown + ".parts"));
     const Outcome less = run_loci(command(grown, {"--limit", "20"}));
     EXPECT_EQ(less.exit_code, 2);
