@@ -77,11 +77,31 @@ void Cholesky::forward_solve(std::span<double> rows) const {
   if (!rows.empty()) factor_->forward_solve(rows);
 }
 
+namespace {
+
+/// Doubles at the beginning of a cache line: the sums of OpenBLAS's dasum, which dlacn2 calls, depend on where an array
+/// begins, and the allocator does not put it at the same place in every run.
+class AlignedDoubles {
+ public:
+  explicit AlignedDoubles(size_t size) : size_(size), lines_((size + 7) / 8) {}
+  double* data() { return lines_.data()->values; }
+  std::span<double> span() { return {data(), size_}; }
+
+ private:
+  struct alignas(64) Line {
+    double values[8] = {};
+  };
+  size_t size_;
+  std::vector<Line> lines_;
+};
+
+}  // namespace
+
 /// |C| |C^-1|, the second by dlacn2, which asks for a few products of C^-1 (C is symmetric) with vectors it chooses.
 double Cholesky::condition_number() const {
   if (n_ == 0) return 1;
   const auto size = static_cast<size_t>(n_);
-  std::vector<double> x(size), work(size);
+  AlignedDoubles x(size), work(size);
   std::vector<lapack_int> signs(size);
   std::array<lapack_int, 3> state{};
   lapack_int wanted = 0;
@@ -89,7 +109,7 @@ double Cholesky::condition_number() const {
   while (true) {
     LAPACKE_dlacn2_work(to_lapack(n_), work.data(), x.data(), signs.data(), &inverse_norm, &wanted, state.data());
     if (wanted == 0) return norm_ * inverse_norm;
-    factor_->solve(x);
+    factor_->solve(x.span());
   }
 }
 

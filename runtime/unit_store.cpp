@@ -106,7 +106,7 @@ constexpr std::string_view kClaims = "claims_";
 
 /// The option that says how many items a job has, and the key beside a configuration that says what that came to.
 constexpr const char* kLimit = "limit";
-constexpr const char* kItems = "items";
+constexpr const char* kItems = "items in all";  // no option has such a name
 
 Json without(Json config, std::initializer_list<const char*> keys) {
   for (const char* key : keys) config.erase(key);

@@ -507,11 +507,13 @@ TEST_F(Commands, JsonOutputIsAloneOnStandardOutput) {
   EXPECT_EQ(std::count(verbose.out.begin(), verbose.out.end(), '\n'), 1);
 }
 
-TEST_F(Commands, QuietSaysNothingAndALogFileAll) {
+TEST_F(Commands, QuietOnlyWarnsAndALogFileHoldsAll) {
   const Outcome outcome =
       run_loci(eval_command("quiet.h5", "records.json", {"--json", "-q", "--log-file", path("log.txt")}));
   EXPECT_EQ(outcome.exit_code, 0);
-  EXPECT_EQ(outcome.err, "");
+  EXPECT_TRUE(outcome.err.starts_with("warning: eval: ") && outcome.err.ends_with("(docs/troubleshooting.md)\n"))
+      << outcome.err;
+  EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
   const std::string log = read_text_file(path("log.txt"));
   for (const char* part : {" debug rank 0: configuration: {", " info rank 0: eval: 3 records done"})
     EXPECT_NE(log.find(part), std::string::npos) << log;

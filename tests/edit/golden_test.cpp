@@ -83,8 +83,10 @@ TEST_F(GoldenEdit, SecondMoments) {
   const NextDocument next =
       text_documents(*context_, *tokenizer_, golden_ / "documents.jsonl", OnInvalid::refuse, skipped);
   std::vector<std::vector<int32_t>> documents;
-  for (std::vector<int32_t> document; next(document);)
+  for (std::vector<int32_t> document; next(document);) {
+    document.resize(std::min(document.size(), static_cast<size_t>(model_->config().positions)));
     if (!document.empty()) documents.push_back(document);
+  }
   collector.add(documents);
   const auto n = static_cast<size_t>(model_->config().mlp_width);
   for (int64_t layer = 0; layer < 6; ++layer) {
