@@ -325,9 +325,9 @@ void check_command(EvalCommand& command, const Command& app) {
     options.emplace_back("sequential");
     for (const std::string& option : options)
       require<InputError>(!app.given(option),
-                          "--{} is for making edits, and none are made: leave it out, or say how by --method, --cov "
-                          "and --hparams",
-                          option);
+                          "--{} is for making edits, and none are made: leave --{} out, or say how by --method, "
+                          "--cov and --hparams",
+                          option, option);
   }
   require<InputError>(command.dataset == "zsre" || !app.given("zsre-target"), "--zsre-target is for --dataset zsre");
 }
