@@ -11,7 +11,10 @@ namespace loci::app {
 namespace {
 
 /// A value as it would stand on the command line.
-std::string text_of(const Json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
+std::string text_of(const Json& value) {
+  if (value.is_number_float()) return fmt::format("{}", value.get<double>());
+  return value.is_string() ? value.get<std::string>() : value.dump();
+}
 
 /// The name in "--name" or "--name=value".
 std::string name_in(const std::string& argument) {

@@ -80,7 +80,7 @@ void add_common_options(Command& command, CommonOptions& options, const CommonUs
   command.add({.name = "model",
                .value = &options.model,
                .type = "DIR",
-               .help = "model: a Hugging Face folder",
+               .help = "the folder of the model, as Hugging Face writes it",
                .role = Role::input,
                .names = Names::folder,
                .required = true,
@@ -97,9 +97,9 @@ void add_common_options(Command& command, CommonOptions& options, const CommonUs
                .value = &options.seed,
                .type = "N",
                .help = "seed of what is drawn: context templates, generated text",
-               .role = use.seed ? Role::setting : Role::no_effect,
+               .role = use.seed.value_or(Role::no_effect),
                .group = Group::method,
-               .hidden = !use.seed});
+               .hidden = !use.seed.has_value()});
   add_json_option(command, options.json);
   command.add({.name = "config",
                .value = &options.config,

@@ -49,7 +49,7 @@ struct CommonUse {
   bool device = true;  ///< --device, --precision and --memory
   bool threads = true;
   bool compat = false;
-  bool seed = false;
+  std::optional<Role> seed = {};  ///< what --seed is to the result, where it is used
 };
 
 /// Adds MODEL and the common options to a command.

@@ -259,8 +259,8 @@ void add_cov(Commands& commands, Launcher& launcher) {
                .role = Role::no_effect,
                .group = Group::machine,
                .min = 0});
-  add_rank_options(command, options->ranks);
   add_common_options(command, options->common, {});
+  add_rank_options(command, options->ranks);
   command.run = [options, &command, &launcher] {
     check_named_files(command, options->output);
     launcher.run(options->ranks, [&](const Ranks& ranks) { run(ranks, command, *options); });

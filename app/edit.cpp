@@ -362,12 +362,12 @@ void add_edit(Commands& commands, Launcher& launcher) {
                .help = "MODEL was written by --export: write the model it was made from to --export DIR",
                .role = Role::no_effect,
                .group = Group::output});
+  add_edit_options(command, options->edit);
   command.add({.name = "sequential",
                .value = &options->sequential,
                .help = "apply each edit before the next one is made; rank 0 alone does it, other ranks wait"});
+  add_common_options(command, options->common, {.compat = true, .seed = Role::by_content});
   add_rank_options(command, options->ranks);
-  add_common_options(command, options->common, {.compat = true, .seed = true});
-  add_edit_options(command, options->edit);
   command.run = [options, &command, &launcher] {
     check_named_files(command, options->output);
     launcher.run(options->ranks, [&](const Ranks& ranks) { run(ranks, command, *options); });

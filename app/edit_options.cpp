@@ -113,7 +113,6 @@ void add_edit_options(Command& command, EditOptions& options, const std::vector<
                .help = "take second moments that were collected on another model (such as the one before fine-tuning) "
                        "where their shape fits",
                .role = Role::by_content});
-  command.option("seed").role = Role::by_content;  // it draws the templates, which the configuration holds
 }
 
 void add_zsre_target(Command& command, std::string& name) {

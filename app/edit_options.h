@@ -28,8 +28,8 @@ struct EditOptions {
 inline constexpr const char* kEditOptions[] = {"cov",   "hparams", "context-templates",
                                                "layer", "ridge",   "cov-of-other-model"};
 
-/// Adds --method (one of `methods`) and kEditOptions; the command has --seed. The configuration holds
-/// PreparedEdits::config instead of them.
+/// Adds --method (one of `methods`) and kEditOptions. The configuration holds PreparedEdits::config instead of
+/// them, and of --seed.
 void add_edit_options(Command& command, EditOptions& options,
                       const std::vector<std::string>& methods = {"rome", "r-rome", "p-rome"});
 

@@ -325,9 +325,9 @@ void check_command(EvalCommand& command, const Command& app) {
     options.emplace_back("sequential");
     for (const std::string& option : options)
       require<InputError>(!app.given(option),
-                          "--{} is for making edits, and none are made: leave it out, or say how by --method, --cov "
-                          "and --hparams",
-                          option);
+                          "--{} is for making edits, and none are made: leave --{} out, or say how by --method, "
+                          "--cov and --hparams",
+                          option, option);
   }
   require<InputError>(command.dataset == "zsre" || !app.given("zsre-target"), "--zsre-target is for --dataset zsre");
 }
@@ -369,14 +369,14 @@ void add_eval(Commands& commands, Launcher& launcher) {
   add_zsre_target(command, options->zsre_target);
   add_given_edits(command, options->edits);
   add_output_options(command, options->output);
+  add_edit_options(command, options->edit, {"rome", "r-rome", "p-rome", "none"});
+  command.option("method").shown_default = "rome where --cov or --hparams is given, else none";
   command.add({.name = "sequential",
                .value = &options->sequential,
                .help = "make each edit on the model with all earlier ones, then score all records together; rank 0 "
                        "alone does it, other ranks wait"});
+  add_common_options(command, options->common, {.compat = true, .seed = Role::by_content});
   add_rank_options(command, options->ranks);
-  add_common_options(command, options->common, {.compat = true, .seed = true});
-  add_edit_options(command, options->edit, {"rome", "r-rome", "p-rome", "none"});
-  command.option("method").shown_default = "rome where --cov or --hparams is given, else none";
   command.run = [options, &command, &launcher] {
     check_command(*options, command);
     check_named_files(command, options->output);

@@ -110,7 +110,7 @@ void add_generate(Commands& commands) {
   command.add({.name = "ignore-end-of-text",
                .value = &options->ignore_end_of_text,
                .help = "do not stop at <|endoftext|> and the model's other end tokens"});
-  add_common_options(command, options->common, {.seed = true});
+  add_common_options(command, options->common, {.seed = Role::setting});
   command.run = [options, &command] {
     require<UsageError>(options->prompts.given(), "a prompt is missing: give --prompt TEXT or --prompts FILE");
     run_generate(*options, resolved_configuration(command, options->common));

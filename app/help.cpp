@@ -2,15 +2,26 @@
 
 #include <fmt/format.h>
 
-#include <sstream>
-
-#include "runtime/provenance.h"
+#include <algorithm>
 
 namespace loci::app {
 namespace {
 
 constexpr size_t kWidth = 100;
 constexpr size_t kColumn = 30;
+
+/// Short texts in brackets, such as "[default: auto]", are one word.
+std::vector<std::string> words_of(const std::string& text) {
+  std::vector<std::string> words;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t closed = text[begin] == '[' ? text.find(']', begin) : text.npos;
+    size_t end = closed != text.npos && closed - begin < 40 ? closed : begin;
+    end = std::min(text.find(' ', end), text.size());
+    words.push_back(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return words;
+}
 
 /// `left`, then `right` in a column of its own, wrapped.
 std::string entry(const std::string& left, const std::string& right) {
@@ -21,8 +32,7 @@ std::string entry(const std::string& left, const std::string& right) {
     text = line + "\n";
     line = std::string(kColumn, ' ');
   }
-  std::istringstream words(right);
-  for (std::string word; words >> word;) {
+  for (const std::string& word : words_of(right)) {
     const bool begins = line.size() <= kColumn;
     if (!begins && line.size() + 1 + word.size() > kWidth) {
       text += line + "\n";

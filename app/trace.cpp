@@ -440,8 +440,8 @@ void add_trace(Commands& commands, Launcher& launcher) {
   command.add({.name = "replace",
                .value = &options->replace,
                .help = "replace the subject's embeddings by noise instead of adding it"});
-  add_rank_options(command, options->ranks);
   add_common_options(command, options->common, {.compat = true});  // --noise-seed is what is drawn by
+  add_rank_options(command, options->ranks);
   command.run = [options, &command, &launcher] {
     check_named_files(command, options->output);
     launcher.run(options->ranks, [&](const Ranks& ranks) { run(ranks, command, *options); });

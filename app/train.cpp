@@ -98,8 +98,8 @@ void add_train(Commands& commands, Launcher& launcher) {
                .help = "seed of the training",
                .role = Role::by_content,
                .default_text = "that of the configuration"});
-  add_rank_options(command, options->ranks);
   add_machine_options(command, options->common);
+  add_rank_options(command, options->ranks);
   add_json_option(command, options->common.json);
   command.run = [options, &command, &launcher] {
     check_state(*options);

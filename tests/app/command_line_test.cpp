@@ -271,6 +271,7 @@ TEST_F(CommandLine, HelpShowsGroupsDefaultsAndAnExample) {
   expect_part(help, "--method rome|r-rome|p-rome");
   expect_part(help, "[default: rome]");
   expect_part(help, "[default: that of --facts]");
+  expect_part(help, "[default: 30]");  // of a number with decimals
   expect_part(help, "  -r, --replace");
   expect_part(help, "\nExample:\n  loci trace gpt2");
   EXPECT_EQ(help.find("threads"), std::string::npos) << help;
