@@ -52,7 +52,7 @@ TEST(FuzzReplay, EveryCorpusHasATarget) {
 }
 
 TEST(FuzzReplay, ABrokenPromiseIsReported) {
-  EXPECT_THROW(fuzz::accepted("a", [] { throw InputError("another name: is refused"); }), std::logic_error);
+  EXPECT_THROW(fuzz::accepted("a", [] { throw InputError("b: refused"); }), std::logic_error);
   EXPECT_THROW(fuzz::accepted("a", [] { throw std::out_of_range("a: no refusal"); }), std::out_of_range);
   EXPECT_FALSE(fuzz::accepted("a", [] { throw InputError("a: refused"); }));
   EXPECT_TRUE(fuzz::accepted("a", [] {}));
