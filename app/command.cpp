@@ -1,9 +1,11 @@
 #include "app/command.h"
 
 #include <fmt/format.h>
+#include <getopt.h>
 
 #include <algorithm>
 #include <cstdlib>
+#include <functional>
 
 #include "runtime/json.h"
 
@@ -21,6 +23,26 @@ std::string name_in(const std::string& argument) {
   const size_t begin = argument.find_first_not_of('-');
   return begin == argument.npos ? "" : argument.substr(begin, argument.find('=') - begin);
 }
+
+/// Options as getopt_long takes them.
+struct LibraryOptions {
+  static constexpr int kPositional = 1;  // what getopt_long calls an argument that is not an option
+  static constexpr int kLong = 256;      // no letter
+
+  explicit LibraryOptions(const std::vector<Option>& options) {
+    for (const Option& option : options) {
+      if (option.positional) continue;
+      for (const std::string& name : {std::cref(option.name), std::cref(option.alias)})
+        if (!name.empty())
+          names.push_back({name.c_str(), option.is_flag() ? optional_argument : required_argument, nullptr, kLong});
+      if (option.letter != 0) letters += fmt::format("{}{}", option.letter, option.is_flag() ? "" : ":");
+    }
+    names.push_back({});
+  }
+
+  std::string letters = "-:";  // positional arguments in their place; ':' for a missing value
+  std::vector<::option> names;
+};
 
 }  // namespace
 
@@ -79,36 +101,37 @@ Option* Command::named(const std::string& argument) {
 }
 
 std::vector<Command::Given> Command::split(const std::vector<std::string>& arguments) {
+  std::vector<char*> words = {const_cast<char*>(name_.c_str())};
+  for (const std::string& argument : arguments) words.push_back(const_cast<char*>(argument.c_str()));
+  const auto count = static_cast<int>(words.size());
+  words.push_back(nullptr);
+  const LibraryOptions known(options_);
   std::vector<Given> all;
-  std::string unknown, missing;
   std::vector<std::string> positional;
-  for (size_t i = 0; i < arguments.size(); ++i) {
-    const std::string& argument = arguments[i];
-    if (argument == "--") {
-      positional.insert(positional.end(), arguments.begin() + static_cast<std::ptrdiff_t>(i) + 1, arguments.end());
-      break;
-    }
-    if (argument.size() < 2 || argument[0] != '-') {
-      positional.push_back(argument);
+  std::string unknown, missing;
+  optind = 0;  // getopt_long begins with the first word
+  for (int at = 1, code = 0;; at = std::max(optind, 1)) {
+    code = getopt_long(count, words.data(), known.letters.c_str(), known.names.data(), nullptr);
+    if (code == -1) break;
+    const std::string word = words[at];
+    if (code == LibraryOptions::kPositional) {
+      positional.emplace_back(optarg);
       continue;
     }
-    Option* option = named(argument);
-    const size_t equals = argument.find('=');
+    Option* option = named(word);  // null for an abbreviation, too, which the C library would take
+    const bool apart = option != nullptr && !option->is_flag() && word.find('=') == word.npos;
     // "--output --overwrite": the second is hardly a file.
-    const bool has_next = i + 1 < arguments.size() && named(arguments[i + 1]) == nullptr;
+    const bool lacks_value = apart && (code == ':' || named(optarg) != nullptr);
     if (option == nullptr) {
-      if (unknown.empty()) unknown = argument;
-    } else if (equals != argument.npos) {
-      all.push_back({option, argument.substr(equals + 1), argument});
-    } else if (option->is_flag()) {
-      all.push_back({option, "true", argument});
-    } else if (has_next) {
-      all.push_back({option, arguments[i + 1], argument + " " + arguments[i + 1]});
-      ++i;
-    } else if (missing.empty()) {
-      missing = fmt::format("{} {}: the value is missing", argument, option->value_name());
+      if (unknown.empty()) unknown = word;
+    } else if (lacks_value) {
+      if (missing.empty()) missing = fmt::format("{} {}: the value is missing", word, option->value_name());
+      optind = at + 1;
+    } else {
+      all.push_back({option, optarg == nullptr ? "true" : optarg, apart ? fmt::format("{} {}", word, optarg) : word});
     }
   }
+  positional.insert(positional.end(), words.begin() + optind, words.begin() + count);
   if (!unknown.empty()) refuse_unknown(unknown);
   require<UsageError>(missing.empty(), "{}; {} --help tells more", missing, called());
   place_positional(positional, all);
