@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <sstream>
+
 #include "app/help.h"
 #include "runtime/provenance.h"
 
@@ -46,7 +48,10 @@ std::string example(const std::string& text) {
 
 std::string command_manual(const Command& command) {
   std::string text = head("loci-" + command.name(), command.summary());
-  text += fmt::format(".SH SYNOPSIS\n{}\n.SH OPTIONS\n", escaped(usage_line(command)));
+  text += ".SH SYNOPSIS\n";
+  std::istringstream usage(usage_line(command));
+  for (std::string line; std::getline(usage >> std::ws, line);) text += escaped(line) + "\n.br\n";
+  text += ".SH OPTIONS\n";
   for (const Group group : kGroups) {
     const std::vector<const Option*> options = options_of(command, group);
     if (!options.empty()) text += fmt::format(".SS {}\n", group_name(group));

@@ -347,9 +347,10 @@ TEST_F(Completion, OfOtherShellsIsAcceptedByThem) {
 }
 
 TEST_F(CommandLine, ManualPagesAreRoff) {
+  command_.usage = "MODEL --facts FILE\n       loci trace MODEL --prompt TEXT";
   const std::string page = command_manual(command_);
-  for (const char* part :
-       {".TH \"loci\\-trace\" 1", ".SH SYNOPSIS", ".SS Input", "\\fB\\-\\-facts\\fR \\fIFILE.json\\fR"})
+  for (const char* part : {".TH \"loci\\-trace\" 1", "\nloci trace MODEL \\-\\-facts FILE\n.br\nloci trace MODEL",
+                           ".SS Input", "\\fB\\-\\-facts\\fR \\fIFILE.json\\fR"})
     expect_part(page, part);
   expect_part(program_manual(commands_), ".SH EXIT STATUS");
   if (!has_program("groff")) GTEST_SKIP() << "groff is not there to read the page";
