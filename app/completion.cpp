@@ -15,7 +15,7 @@ std::vector<const Option*> shown_options(const Command& command) {
 }
 
 /// In single quotes of a shell.
-std::string quoted(const std::string& text) {
+std::string in_quotes(const std::string& text) {
   std::string result = "'";
   for (const char c : text) result += c == '\'' ? std::string("'\\''") : std::string(1, c);
   return result + "'";
@@ -38,7 +38,7 @@ const Option* positional_of(const Command& command) {
 /// What completes the value of an option in bash.
 std::string bash_values(const Option& option) {
   if (!option.choices.empty())
-    return fmt::format("_loci_words {}", quoted(fmt::format("{}", fmt::join(option.choices, " "))));
+    return fmt::format("_loci_words {}", in_quotes(fmt::format("{}", fmt::join(option.choices, " "))));
   switch (option.names) {
     case Names::folder:
       return "_loci_files -d";
@@ -131,7 +131,7 @@ std::string zsh_command(const Command& command) {
       specification = fmt::format("{}{}[{}]{}", option->is_list() ? "*" : "", option->flag(), zsh_text(option->help),
                                   option->is_flag() ? "" : zsh_values(*option));
     }
-    text += " \\\n        " + quoted(specification);
+    text += " \\\n        " + in_quotes(specification);
   }
   return text + " \\\n        '(-h --help)'{-h,--help}'[print the options]' ;;\n";
 }
@@ -140,7 +140,7 @@ std::string zsh_script(const Commands& commands) {
   std::string names, cases;
   for (const Command& command : commands.all()) {
     if (command.hidden) continue;
-    names += fmt::format("    {}\n", quoted(command.name() + ":" + command.summary()));
+    names += fmt::format("    {}\n", in_quotes(command.name() + ":" + command.summary()));
     cases += zsh_command(command);
   }
   return fmt::format(
@@ -162,14 +162,14 @@ std::string fish_option(const Command& command, const Option& option) {
   if (option.letter != 0) line += fmt::format(" -s {}", option.letter);
   if (!option.is_flag()) {
     if (!option.choices.empty()) {
-      line += fmt::format(" -x -a {}", quoted(fmt::format("{}", fmt::join(option.choices, " "))));
+      line += fmt::format(" -x -a {}", in_quotes(fmt::format("{}", fmt::join(option.choices, " "))));
     } else if (option.names == Names::folder) {
       line += " -x -a '(__fish_complete_directories)'";
     } else {
       line += option.names == Names::nothing ? " -x" : " -r -F";
     }
   }
-  return line + fmt::format(" -d {}\n", quoted(option.help));
+  return line + fmt::format(" -d {}\n", in_quotes(option.help));
 }
 
 std::string fish_script(const Commands& commands) {
@@ -177,7 +177,7 @@ std::string fish_script(const Commands& commands) {
   for (const Command& command : commands.all()) {
     if (command.hidden) continue;
     text += fmt::format("complete -c loci -n __fish_use_subcommand -f -a {} -d {}\n", command.name(),
-                        quoted(command.summary()));
+                        in_quotes(command.summary()));
     for (const Option* option : shown_options(command))
       if (!option->positional) text += fish_option(command, *option);
   }

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "records/subject.h"
+#include "runtime/shown_text.h"
 #include "runtime/wording.h"
 
 namespace loci::app {
@@ -17,7 +18,6 @@ constexpr size_t kNamedFacts = 20;
 constexpr size_t kStrongestCells = 5;
 
 /// In quotation marks, line ends and the like escaped.
-std::string quoted(const std::string& text) { return Json(text).dump(-1, ' ', false, Json::error_handler_t::replace); }
 
 /// As probabilities and effects are printed.
 std::string decimals(double value) { return fixed(value, 4); }
@@ -59,8 +59,8 @@ void print_not_traced(const TraceResult& result) {
   for (size_t i = 0; i < std::min(facts.size(), kNamedFacts); ++i) {
     const StoredTrace& fact = *facts[i];
     const std::string name = result.of_prompt ? "" : fmt::format("fact {}: ", fact.known_id);
-    fmt::print("  {}{}: expected {}, predicted {} ({}){}\n", name, quoted(fact.prompt), quoted(fact.attribute),
-               quoted(fact.answer), decimals(static_cast<double>(fact.trace.high_score)),
+    fmt::print("  {}{}: expected {}, predicted {} ({}){}\n", name, shown(fact.prompt), shown(fact.attribute),
+               shown(fact.answer), decimals(static_cast<double>(fact.trace.high_score)),
                is_beginning(fact) ? ", which is only its beginning" : "");
   }
   if (facts.size() > kNamedFacts)
@@ -143,7 +143,7 @@ void print_severed(const SeveredAverages& averages) {
 void print_strongest(const StoredTrace& fact, TraceKind kind, int64_t layers) {
   for (const EffectCell& cell : strongest_cells(fact.trace.of(kind), layers, fact.trace.low_score, kStrongestCells)) {
     const bool in_subject = cell.token >= fact.subject_range.begin && cell.token < fact.subject_range.end;
-    const std::string text = quoted(fact.input_tokens.at(static_cast<size_t>(cell.token))) + (in_subject ? "*" : "");
+    const std::string text = shown(fact.input_tokens.at(static_cast<size_t>(cell.token))) + (in_subject ? "*" : "");
     fmt::print("  {:<6} {:>6} {:>6}  {:<24} {:>15}\n", trace_kind_name(kind), cell.layer, cell.token, text,
                signed_decimals(cell.effect));
   }
@@ -151,8 +151,8 @@ void print_strongest(const StoredTrace& fact, TraceKind kind, int64_t layers) {
 
 void print_prompt(const TraceResult& result) {
   const StoredTrace& fact = result.traces.front();
-  const std::string answer = quoted(fact.answer);
-  fmt::print("{} -> {}: probability {} clean, {} with the subject corrupted\n", quoted(fact.prompt), answer,
+  const std::string answer = shown(fact.answer);
+  fmt::print("{} -> {}: probability {} clean, {} with the subject corrupted\n", shown(fact.prompt), answer,
              decimals(static_cast<double>(fact.trace.high_score)), decimals(fact.trace.low_score));
   fmt::print("what restoring adds to the probability of {}, the largest effects of each kind (*: subject token):\n",
              answer);
