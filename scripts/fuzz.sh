@@ -46,7 +46,7 @@ wait_for_one() {  # waits for one of the running targets, and remembers those th
   printf '%-14s %10s inputs\n' "$name" "$(sed -n 's/^stat::number_of_executed_units: *//p' "$found/$name.log")"
   unset "running[$process]"
 }
-declare -A running
+declare -A running=()
 for name in "${targets[@]}"; do
   [ "${#running[@]}" -lt "$(nproc)" ] || wait_for_one
   run "$name" &

@@ -13,7 +13,7 @@ namespace loci::fuzz {
 namespace {
 
 bool json(std::string_view input) {
-  return accepted("fuzz.json: line", [&] {
+  return accepted("fuzz.json", [&] {
     const Json value = parse_json(input, "fuzz.json");
     expect(parse_json(canonical_json(value), "fuzz.json") == value, "a value comes back from its text");
   });
