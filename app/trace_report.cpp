@@ -17,8 +17,6 @@ constexpr size_t kNamedFacts = 20;
 /// How many cells of a prompt's trace are told per kind.
 constexpr size_t kStrongestCells = 5;
 
-/// In quotation marks, line ends and the like escaped.
-
 /// As probabilities and effects are printed.
 std::string decimals(double value) { return fixed(value, 4); }
 
