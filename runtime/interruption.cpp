@@ -57,6 +57,11 @@ Interruption::~Interruption() {
   }
   changed_.notify_all();
   listener_.join();
+  // What came while this object was there was meant for it, also where the listener ended before it was heard.
+  const sigset_t signals = taken_signals();
+  const timespec at_once{};
+  while (sigtimedwait(&signals, nullptr, &at_once) > 0) {
+  }
   for (size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &before_[i], nullptr);
   pthread_sigmask(SIG_SETMASK, &mask_before_, nullptr);
   in_use = false;
