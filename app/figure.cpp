@@ -81,7 +81,7 @@ void check_figure_name(const std::string& figure) {
   for (const char* ending : kEndings) known = known || path.extension() == ending;
   require<InputError>(known, "--figure {}: the name must end in .png, .svg or .pdf", figure);
   const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
-  require<InputError>(fs::is_directory(folder), "--figure {}: there is no folder {}; make it first", figure,
+  require<InputError>(fs::is_directory(folder), "--figure {}: the folder {} does not exist; make it first", figure,
                       folder.string());
   require<InputError>(!fs::is_directory(path), "--figure {}: is a folder", figure);
 }

@@ -188,7 +188,7 @@ TEST_F(TraceCommandTest, WhatIsTracedIsToldOnceAndWhole) {
       {{"--prompt", "Is it so", "--subject", "it", "--skip-invalid"}, "--skip-invalid"},
       {{"--prompt", std::string(300, 'x'), "--subject", "x"}, "300 tokens"},
       {{"--facts", path("fact.json"), "--figure", "a.jpg"}, ".png, .svg or .pdf"},
-      {{"--facts", path("fact.json"), "--figure", path("no/a.png")}, "no folder"},
+      {{"--facts", path("fact.json"), "--figure", path("no/a.png")}, "does not exist; make it first"},
   };
   for (const auto& [flags, message] : cases) {
     std::vector<std::string> command = start;
