@@ -69,7 +69,7 @@ const Option* Command::find(const std::string& name) const {
 Option& Command::option(const std::string& name) {
   const Option* found = find(name);
   require<ShapeError>(found != nullptr, "{} has no option {}", name_, name);
-  return options_[static_cast<size_t>(found - options_.data())];
+  return options_[found - options_.data()];
 }
 
 bool Command::given(const std::string& name) const {

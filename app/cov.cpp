@@ -59,11 +59,11 @@ std::vector<int64_t> parse_layers(const std::string& text, int64_t count) {
     const int64_t last = dash == part.npos ? first : parse_layer(part.substr(dash + 1), text);
     require<InputError>(first <= last, "--layers {}: \"{}\" runs backwards", text, part);
     require<InputError>(last < count, "--layers {}: the model has the layers 0 to {}", text, count - 1);
-    for (int64_t layer = first; layer <= last; ++layer) chosen[static_cast<size_t>(layer)] = true;
+    for (int64_t layer = first; layer <= last; ++layer) chosen[layer] = true;
   }
   std::vector<int64_t> layers;
   for (int64_t layer = 0; layer < count; ++layer)
-    if (chosen[static_cast<size_t>(layer)]) layers.push_back(layer);
+    if (chosen[layer]) layers.push_back(layer);
   require<InputError>(!layers.empty(), "--layers is empty; write 3, 0-11, or 1,4,7-9");
   return layers;
 }

@@ -119,7 +119,7 @@ class EditJob {
     require<InputError>(!requests_.empty(), "{}: there is no edit request in it that can be run", command_.requests);
   }
 
-  Units units() const { return {static_cast<int64_t>(requests_.size()), requests_per_unit(context_)}; }
+  Units units() const { return {std::ssize(requests_), requests_per_unit(context_)}; }
 
   WriteShard run_unit(int64_t unit) {
     const auto requests = units().slice(std::span<const EditRequest>(requests_), unit);
@@ -141,7 +141,7 @@ class EditJob {
     write_attribute(output, "/", "kind", "edits");
     write_attribute(output, "/", "mode", edit_mode_name(command_.mode()));
     write_skipped_records(output, skipped_);
-    write_strings(output, "/context_templates", settings_.templates, {static_cast<int64_t>(settings_.templates.size())},
+    write_strings(output, "/context_templates", settings_.templates, {std::ssize(settings_.templates)},
                   {.units = "", .long_name = "texts that the prompts were put behind"});
     if (command_.sequential) describe_end(output);
   }

@@ -49,7 +49,7 @@ EditUnit make_edits_in_sequence(Executor& executor, Model& model, const Tokenize
 WriteShard write_edit_unit(EditUnit unit, int64_t first) {
   return [first, unit = std::move(unit)](H5File& shard) {
     for (int64_t i = 0; i < std::ssize(unit.edits); ++i) {
-      write_edit(shard, first + i, unit.edits[static_cast<size_t>(i)]);
+      write_edit(shard, first + i, unit.edits[i]);
       write_attribute(shard, edit_group(first + i), "seconds", unit.seconds);
     }
   };

@@ -147,9 +147,7 @@ class EvalJob {
 
   TeacherForcing forcing() const { return command_.common.rome() ? TeacherForcing::text : TeacherForcing::tokens; }
   /// With --sequential a first pass makes the edits, so that they too survive an interruption.
-  Units units() const {
-    return {static_cast<int64_t>(records_.size()), requests_per_unit(context_), command_.sequential ? 2 : 1};
-  }
+  Units units() const { return {std::ssize(records_), requests_per_unit(context_), command_.sequential ? 2 : 1}; }
   bool makes_edits(int64_t unit) const { return command_.sequential && units().pass(unit) == 0; }
 
   std::vector<EditRequest> requests_of(int64_t unit) const {

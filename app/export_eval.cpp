@@ -77,7 +77,7 @@ int64_t export_cases(const H5File& file, const std::filesystem::path& folder) {
     files.emplace_back(folder / fmt::format("case_{}.json", record.case_id), object.dump(1) + "\n");
   }
   for (const auto& [path, text] : files) write_file_atomically(path, text);
-  return static_cast<int64_t>(files.size());
+  return std::ssize(files);
 }
 
 /// One line per prompt and target. Of a model scored as it is, the fields of `after` are empty.

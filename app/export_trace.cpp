@@ -21,7 +21,7 @@ void write_kind(const std::filesystem::path& path, const StoredTrace& stored, Tr
   const FactTrace& trace = stored.trace;
   NpzWriter writer(path);
   if (trace.correct) {
-    const auto layers = static_cast<int64_t>(trace.of(kind).size()) / stored.tokens();
+    const auto layers = std::ssize(trace.of(kind)) / stored.tokens();
     writer.add<float>("scores", trace.of(kind), {stored.tokens(), layers});
     writer.add_scalar<double>("low_score", trace.low_score);
     writer.add_scalar<float>("high_score", trace.high_score);
@@ -39,7 +39,7 @@ void write_kind(const std::filesystem::path& path, const StoredTrace& stored, Tr
 
 void write_series(const std::filesystem::path& path, const StoredTrace& stored, const std::vector<float>& scores) {
   NpzWriter writer(path);
-  writer.add<float>("scores", scores, {1, static_cast<int64_t>(scores.size())});
+  writer.add<float>("scores", scores, {1, std::ssize(scores)});
   writer.add_scalar<double>("low_score", stored.trace.low_score);
   writer.add_scalar<double>("high_score", static_cast<double>(stored.trace.high_score));
   add_subject_range(writer, stored);
@@ -89,13 +89,12 @@ std::string cells_csv(const std::vector<StoredTrace>& traces) {
   for (const StoredTrace& stored : traces) {
     for (const TraceKind kind : kTraceKinds) {
       const auto& scores = stored.trace.of(kind);
-      const auto layers = static_cast<int64_t>(scores.size()) / std::max<int64_t>(1, stored.tokens());
-      for (int64_t i = 0; i < static_cast<int64_t>(scores.size()); ++i) {
+      const auto layers = std::ssize(scores) / std::max<int64_t>(1, stored.tokens());
+      for (int64_t i = 0; i < std::ssize(scores); ++i) {
         const int64_t token = i / layers;
-        text +=
-            fmt::format("{},{},{},{},{},{},{:.9g},{:.9g},{:.9g}\n", stored.known_id, trace_kind_name(kind), token,
-                        csv_quoted(stored.input_tokens[static_cast<size_t>(token)]), place_of(stored, token),
-                        i % layers, scores[static_cast<size_t>(i)], stored.trace.low_score, stored.trace.high_score);
+        text += fmt::format("{},{},{},{},{},{},{:.9g},{:.9g},{:.9g}\n", stored.known_id, trace_kind_name(kind), token,
+                            csv_quoted(stored.input_tokens[token]), place_of(stored, token), i % layers, scores[i],
+                            stored.trace.low_score, stored.trace.high_score);
       }
     }
   }

@@ -33,14 +33,13 @@ std::vector<Candidate> most_probable(std::span<const float> probabilities, int64
   std::iota(ids.begin(), ids.end(), 0);
   const auto count = std::min<std::ptrdiff_t>(top, static_cast<std::ptrdiff_t>(ids.size()));
   const auto more_probable = [&](int32_t a, int32_t b) {
-    const float p = probabilities[static_cast<size_t>(a)], q = probabilities[static_cast<size_t>(b)];
+    const float p = probabilities[a], q = probabilities[b];
     return p != q ? p > q : a < b;
   };
   std::partial_sort(ids.begin(), ids.begin() + count, ids.end(), more_probable);
   std::vector<Candidate> candidates;
   for (std::ptrdiff_t i = 0; i < count; ++i) {
-    candidates.push_back(
-        {ids[static_cast<size_t>(i)], probabilities[static_cast<size_t>(ids[static_cast<size_t>(i)])]});
+    candidates.push_back({ids[i], probabilities[ids[i]]});
   }
   return candidates;
 }
@@ -51,8 +50,8 @@ std::vector<std::vector<Candidate>> predict_wave(Executor& executor, std::span<c
   for (const Prompt& prompt : prompts) {
     Sequence sequence;
     sequence.tokens = prompt.tokens;
-    const auto index = static_cast<int64_t>(plan.sequences.size());
-    plan.wanted.push_back({index, static_cast<int64_t>(prompt.tokens.size()) - 1});
+    const auto index = std::ssize(plan.sequences);
+    plan.wanted.push_back({index, std::ssize(prompt.tokens) - 1});
     plan.sequences.push_back(std::move(sequence));
   }
   Run run = executor.run(plan);
@@ -74,7 +73,7 @@ std::vector<std::vector<Candidate>> predict(Executor& executor, std::span<const 
   const int64_t limit = executor.rows_per_wave(1);
   std::vector<std::vector<Candidate>> results;
   for (std::span<const Prompt> left = prompts; !left.empty();) {
-    const auto rows_of = [](const Prompt& prompt) { return static_cast<int64_t>(prompt.tokens.size()); };
+    const auto rows_of = [](const Prompt& prompt) { return std::ssize(prompt.tokens); };
     const size_t count = wave_length(left, limit, rows_of);
     for (auto& result : predict_wave(executor, left.first(count), top)) results.push_back(std::move(result));
     left = left.subspan(count);

@@ -101,7 +101,7 @@ std::vector<Prompt> encode_prompts(const PromptOptions& options, const Tokenizer
                           "{}: is empty, and the tokenizer has no <|endoftext|> to start from: give a text", where);
       prompt.tokens = {*tokenizer.end_of_text()};
     }
-    const auto length = static_cast<int64_t>(prompt.tokens.size());
+    const auto length = std::ssize(prompt.tokens);
     require<InputError>(length <= config.positions, "{}: takes {} tokens, but the model reads {}", where, length,
                         config.positions);
     prompts.push_back(std::move(prompt));

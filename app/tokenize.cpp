@@ -92,7 +92,7 @@ TokenStream tokenize_text(const TokenizeCommand& command, const Tokenizer& token
 }
 
 void report(const TokenizeCommand& command, const TokenStream& stream) {
-  const auto tokens = static_cast<int64_t>(stream.tokens.size());
+  const auto tokens = std::ssize(stream.tokens);
   const TokenStreamSource& source = stream.source;
   if (command.common.json)
     return print_json({{"output", command.output.path},

@@ -77,7 +77,7 @@ std::vector<int64_t> count_tokens(const std::string& path, const Tokenizer& toke
     for (const int32_t token : tokenizer.encode_ids(document)) {
       require<InputError>(token < config.vocabulary, "the tokenizer's token {} is outside the model's vocabulary of {}",
                           token, config.vocabulary);
-      ++counts[static_cast<size_t>(token)];
+      ++counts[token];
     }
   return counts;
 }
@@ -202,7 +202,7 @@ RowRule row_rule(const TraceOptions& options) {
 
 void write_layer_scale(H5File& file, int64_t layers) {
   std::vector<int64_t> numbers(static_cast<size_t>(layers));
-  for (int64_t l = 0; l < layers; ++l) numbers[static_cast<size_t>(l)] = l;
+  for (int64_t l = 0; l < layers; ++l) numbers[l] = l;
   write_dataset(file, "/layer", numbers, {layers}, {.units = "1", .long_name = "layer"});
 }
 
@@ -313,7 +313,7 @@ void run(const Ranks& ranks, const Command& app, const TraceCommand& command) {
   std::span<const Fact> chosen = facts.facts;
   if (command.limit > 0) chosen = chosen.first(std::min(chosen.size(), static_cast<size_t>(command.limit)));
   Executor executor(context, model);
-  const Units units{static_cast<int64_t>(chosen.size()), kFactsPerUnit};
+  const Units units{std::ssize(chosen), kFactsPerUnit};
   TraceMerge merge(command, options, facts, model.config().layers);
   const int64_t before = run_units(
       ranks, command.output, config,

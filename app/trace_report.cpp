@@ -174,7 +174,7 @@ int64_t TraceResult::traced() const {
 }
 
 Json trace_summary(const TraceResult& result) {
-  const auto all = static_cast<int64_t>(result.traces.size());
+  const auto all = std::ssize(result.traces);
   Json summary = {{"output", result.output},
                   {"facts", all},
                   {"traced", result.traced()},
@@ -199,8 +199,7 @@ void print_trace(const TraceResult& result) {
     print_noise_of_prompt(result.options.noise);
   } else {
     fmt::print("{} traced, {} not traced, {} skipped, noise level {:.6g}\n", count(traced, "fact"),
-               static_cast<int64_t>(result.traces.size()) - traced, count(result.skipped, "record"),
-               result.options.noise.level);
+               std::ssize(result.traces) - traced, count(result.skipped, "record"), result.options.noise.level);
   }
   print_not_traced(result);
   if (traced == 0) return;

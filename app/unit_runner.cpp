@@ -29,7 +29,7 @@ std::vector<std::byte> pack_report(int signal, const std::set<int64_t>& done, in
 
 void add_done(std::span<const std::byte> report, int64_t units, std::set<int64_t>& done) {
   for (int64_t unit = 0; unit < units; ++unit)
-    if ((report[static_cast<size_t>(1 + unit / 8)] & (std::byte{1} << (unit % 8))) != std::byte{0}) done.insert(unit);
+    if ((report[1 + unit / 8] & (std::byte{1} << (unit % 8))) != std::byte{0}) done.insert(unit);
 }
 
 int64_t items_of(const Units& units, const std::set<int64_t>& done) {
@@ -196,7 +196,7 @@ void JobStore::close(int64_t units) {
     add_done(report, units, done);
   }
   if (ranks_.is_root()) store_->adopt(done);
-  const auto missing = units - static_cast<int64_t>(done.size());
+  const auto missing = units - std::ssize(done);
   if (missing == 0) return;
   require<InterruptedError>(signal == 0,
                             "{}: interrupted by {}, {} of {} units are left; run the same command again to continue",

@@ -58,7 +58,7 @@ double median_seconds(Executor& executor, const Plan& plan, int repeats) {
     if (i >= 0) seconds.push_back(elapsed);
   }
   std::nth_element(seconds.begin(), seconds.begin() + repeats / 2, seconds.end());
-  return seconds[static_cast<size_t>(repeats / 2)];
+  return seconds[repeats / 2];
 }
 
 void run(const Options& options) {

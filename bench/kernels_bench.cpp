@@ -497,7 +497,7 @@ void add_row_movers(Suite& suite, int64_t rows) {
   auto index = std::make_shared<DeviceArray<int64_t>>(context, std::span<const int64_t>(order));
   add_row_op(suite, {"gather_rows", rows, d, 2,
                      [=](Context& c, RowData& data) { gather_rows(c, data.x.view(), *index, data.y.view()); },
-                     [=](const RowData& data, int64_t r) { return data.x_row(order[static_cast<size_t>(r)]); }});
+                     [=](const RowData& data, int64_t r) { return data.x_row(order[r]); }});
   // Bias gradients: one read of x; y's first row is added to.
   add_row_op(suite, {"add_column_sums", rows, inner, 1,
                      [](Context& c, RowData& data) { add_column_sums(c, data.x.view(), data.y.rows_slice(0, 1)); },
@@ -552,7 +552,7 @@ void add_vocabulary_ops(Suite& suite, int64_t rows) {
                      },
                      [=](const RowData& data, int64_t r) {
                        Row made = each(log_softmax_of(data.x_row(r)), [](double value) { return std::exp(value); });
-                       made[static_cast<size_t>(targets[static_cast<size_t>(r)])] -= 1;
+                       made[targets[r]] -= 1;
                        return made;
                      }});
   // ROME's essence term; the reference's log-probabilities are those of other logits.
@@ -592,7 +592,7 @@ Suite::Work make_second_moment(Suite& suite, int64_t rows) {
             const double trace = sum_of_squares(suite.context(), x->view());
             const std::vector<double> sum = moment->sum(suite.context());
             double got = 0;
-            for (int64_t i = 0; i < x->cols(); ++i) got += sum[static_cast<size_t>(i * (x->cols() + 1))];
+            for (int64_t i = 0; i < x->cols(); ++i) got += sum[i * (x->cols() + 1)];
             return std::abs(got / trace - 1) / product_tolerance(suite.context().precision(), rows);
           }};
 }
@@ -602,8 +602,7 @@ Suite::Work make_cholesky(Suite& suite) {
   SecondMoment moment(n);
   moment.add(suite.context(), suite.random(2 * n, n).view());
   auto matrix = std::make_shared<std::vector<double>>(moment.sum(suite.context()));
-  for (int64_t i = 0; i < n; ++i)
-    (*matrix)[static_cast<size_t>(i * (n + 1))] += static_cast<double>(n);  // far from singular
+  for (int64_t i = 0; i < n; ++i) (*matrix)[i * (n + 1)] += static_cast<double>(n);  // far from singular
   auto factor = std::make_shared<std::unique_ptr<Cholesky>>();
   return {[=, &suite] { *factor = std::make_unique<Cholesky>(suite.context(), *matrix, n, "C"); },
           [=] {

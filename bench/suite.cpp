@@ -56,7 +56,7 @@ std::vector<Suite::Work> Suite::instances(const std::function<Work()>& make) {
   if (context_.on_cpu()) return made;
   const int64_t bytes = std::max<int64_t>(1, context_.peak_bytes() - before);
   const int64_t count = std::clamp<int64_t>((kRotatedBytes + bytes - 1) / bytes, 1, kMostInstances);
-  while (static_cast<int64_t>(made.size()) < count) made.push_back(make());
+  while (std::ssize(made) < count) made.push_back(make());
   return made;
 }
 

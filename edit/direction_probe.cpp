@@ -48,22 +48,21 @@ DirectionProbe::DirectionProbe(Executor& executor, std::vector<int64_t> layers,
 }
 
 void DirectionProbe::add_keys(Executor& executor, std::span<const PreparedRequest> requests) {
-  const auto count = static_cast<int64_t>(requests.size()), layers = static_cast<int64_t>(layers_.size());
+  const auto count = std::ssize(requests), layers = std::ssize(layers_);
   Tensor keys(context_, layers * count, width_);
   Plan plan;
   plan.stop = StopAfter{Site::mlp_key, *std::max_element(layers_.begin(), layers_.end())};
   plan.tap_output = keys.view();
   for (int64_t i = 0; i < count; ++i) {
-    const EditPrompt& bare = requests[static_cast<size_t>(i)].prompts[0];
+    const EditPrompt& bare = requests[i].prompts[0];
     plan.sequences.push_back({.tokens = {bare.tokens.begin(), bare.tokens.begin() + bare.lookup + 1}, .base = nullptr});
     for (int64_t l = 0; l < layers; ++l)
-      plan.taps.push_back({i, bare.lookup, Site::mlp_key, layers_[static_cast<size_t>(l)], l * count + i});
+      plan.taps.push_back({i, bare.lookup, Site::mlp_key, layers_[l], l * count + i});
   }
   executor.run(plan);
   const std::vector<float> host = keys.to_host();
   for (int64_t l = 0; l < layers; ++l)
-    keys_[static_cast<size_t>(l)].insert(keys_[static_cast<size_t>(l)].end(), host.begin() + l * count * width_,
-                                         host.begin() + (l + 1) * count * width_);
+    keys_[l].insert(keys_[l].end(), host.begin() + l * count * width_, host.begin() + (l + 1) * count * width_);
 }
 
 double DirectionProbe::update(int64_t tokens, const std::function<std::vector<double>(size_t layer)>& sum) {
@@ -99,7 +98,7 @@ void DirectionProbe::write_checks(H5File& file) const {
     tokens.push_back(check.tokens);
     changes.push_back(check.change);
   }
-  const auto count = static_cast<int64_t>(checks_.size());
+  const auto count = std::ssize(checks_);
   write_dataset<int64_t>(file, "/probe/tokens", tokens, {count},
                          {.units = "1", .long_name = "tokens when the directions were compared"});
   write_dataset<double>(file, "/probe/change", changes, {count},
@@ -108,7 +107,7 @@ void DirectionProbe::write_checks(H5File& file) const {
 
 void DirectionProbe::write(H5File& shard) const {
   write_checks(shard);
-  const auto facts = static_cast<int64_t>(keys_[0].size()) / width_;
+  const auto facts = std::ssize(keys_[0]) / width_;
   for (size_t l = 0; l < directions_.size(); ++l)
     write_dataset<double>(shard, directions_name(layers_[l]), directions_[l], {facts, width_},
                           {.units = "1", .long_name = "C^-1 k at the last check"});

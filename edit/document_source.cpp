@@ -50,9 +50,8 @@ class TextDocuments {
     while (lines.size() < kLinesAtOnce && reader_.next_line(line)) lines.push_back(std::move(line));
     ready_.assign(lines.size(), {});
     taken_ = 0;
-    context_.threads().parallel_for(static_cast<int64_t>(lines.size()), 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i)
-        ready_[static_cast<size_t>(i)] = outcome_of(std::move(lines[static_cast<size_t>(i)]));
+    context_.threads().parallel_for(std::ssize(lines), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) ready_[i] = outcome_of(std::move(lines[i]));
     });
     return !ready_.empty();
   }

@@ -79,7 +79,7 @@ TemplatePrefixes::TemplatePrefixes(Executor& executor, const Tokenizer& tokenize
 TemplatePrefixes::Match TemplatePrefixes::longest(std::span<const int32_t> tokens, int64_t limit) const {
   Match best;
   for (size_t i = 0; i < tokens_.size(); ++i) {
-    const auto compared = static_cast<size_t>(std::min<int64_t>(limit, static_cast<int64_t>(tokens_[i].size())));
+    const auto compared = static_cast<size_t>(std::min<int64_t>(limit, std::ssize(tokens_[i])));
     const auto end =
         std::mismatch(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(compared), tokens_[i].begin());
     const auto length = static_cast<int64_t>(end.first - tokens.begin());
@@ -93,10 +93,10 @@ EditBases record_bases(Executor& executor, int64_t layer, const TemplatePrefixes
   EditBases bases;
   std::vector<Entry> entries;
   for (const PreparedRequest& request : requests) {
-    bases.first_row.push_back(static_cast<int64_t>(entries.size()));
+    bases.first_row.push_back(std::ssize(entries));
     for (const EditPrompt& prompt : request.prompts) entries.push_back({&prompt, nullptr});
   }
-  const auto prompts = static_cast<int64_t>(entries.size());
+  const auto prompts = std::ssize(entries);
   for (const PreparedRequest& request : requests) entries.push_back({&request.essence, nullptr});
 
   record_prefixes(executor, prefixes, entries);
@@ -108,7 +108,7 @@ EditBases record_bases(Executor& executor, int64_t layer, const TemplatePrefixes
     bases.prompts.emplace_back(first, first + static_cast<std::ptrdiff_t>(requests[r].prompts.size()));
     bases.essences.push_back(recordings[static_cast<size_t>(prompts) + r]);
   }
-  const auto& block = executor.model().parameters().blocks[static_cast<size_t>(layer)];
+  const auto& block = executor.model().parameters().blocks[layer];
   bases.values = Tensor(executor.context(), prompts, config.width);
   linear(executor.context(), bases.keys.view(), block.down_weight, block.down_bias, bases.values.view());
   return bases;

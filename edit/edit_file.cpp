@@ -61,7 +61,7 @@ void write_edit(H5File& file, int64_t index, const Edit& edit) {
   const std::string group = group_of(index);
   create_group(file, group);
   const auto write = [&](const char* name, const std::vector<float>& values, const char* long_name) {
-    write_dataset<float>(file, group + "/" + name, values, {static_cast<int64_t>(values.size())},
+    write_dataset<float>(file, group + "/" + name, values, {std::ssize(values)},
                          {.units = "1", .long_name = long_name});
   };
   write("u", edit.u, "direction of the update in the space of keys, W' = W + u v^T");
@@ -74,7 +74,7 @@ void write_edit(H5File& file, int64_t index, const Edit& edit) {
   for (const LossRow& row : edit.loss_curve)
     curve.insert(curve.end(), {row.total, row.target, row.essence, row.decay, row.probability});
   write_dataset<double>(
-      file, group + "/loss_curve", curve, {static_cast<int64_t>(edit.loss_curve.size()), kLossColumns},
+      file, group + "/loss_curve", curve, {std::ssize(edit.loss_curve), kLossColumns},
       {.units = "nat",
        .long_name = "v* at each step: total loss, target NLL, KL, decay; mean probability of the target"});
   static const std::vector<std::string> kColumns = {"total", "target_nll", "kl", "decay", "target_probability"};
@@ -169,8 +169,8 @@ void check_edits_fit(const EditFile& file, const GptConfig& config, const ModelS
                       path, file.base_edits_sha256, state.edits_sha256);
   for (size_t i = 0; i < file.edits.size(); ++i) {
     const Edit& edit = file.edits[i];
-    const bool fits = edit.layer < config.layers && static_cast<int64_t>(edit.u.size()) == config.mlp_width &&
-                      static_cast<int64_t>(edit.v.size()) == config.width;
+    const bool fits =
+        edit.layer < config.layers && std::ssize(edit.u) == config.mlp_width && std::ssize(edit.v) == config.width;
     require<InputError>(fits, "{}: edit {} (layer {}, {} x {}) does not fit the model ({} layers, {} x {})", path, i,
                         edit.layer, edit.u.size(), edit.v.size(), config.layers, config.mlp_width, config.width);
   }
@@ -182,7 +182,7 @@ void apply_edit(Context& context, Model& model, const Edit& edit) {
 
 void apply_edits(Context& context, Model& model, const EditFile& file, EditChain& chain, std::optional<int64_t> index) {
   check_edits_fit(file, model.config(), {model.checkpoint().weights_sha256(), chain.sha256()});
-  const auto count = static_cast<int64_t>(file.edits.size());
+  const auto count = std::ssize(file.edits);
   if (index) {
     require<InputError>(*index >= 0 && *index < count, "{}: there is no edit {}, only 0 to {}", file.path.string(),
                         *index, count - 1);

@@ -24,7 +24,7 @@ MarkedText fill(std::string_view context, std::string_view prompt, std::string_v
 }
 
 int64_t find_lookup(const Encoding& encoding, const MarkedText& marked, FactToken fact_token) {
-  const auto tokens = static_cast<int64_t>(encoding.ids.size());
+  const auto tokens = std::ssize(encoding.ids);
   const TokenRange subject = token_range(encoding, marked.subject);
   switch (fact_token) {
     case FactToken::subject_first:
@@ -51,7 +51,7 @@ EditPrompt make_prompt(const MarkedText& marked, std::span<const int32_t> target
   } else {
     prompt.tokens.insert(prompt.tokens.end(), forced.begin(), forced.end());
   }
-  prompt.first_target = static_cast<int64_t>(prompt.tokens.size()) - static_cast<int64_t>(target.size());
+  prompt.first_target = std::ssize(prompt.tokens) - std::ssize(target);
   require<InputError>(prompt.first_target >= 0 && prompt.lookup <= prompt.first_target,
                       "{}: in \"{}\" the fact token does not come before the target \"{}\"", where, marked.text,
                       tokenizer.decode_text(target));
@@ -74,7 +74,7 @@ PreparedRequest prepare_request(const EditRequest& request, std::span<const std:
                                 const GptConfig& config, std::string_view where) {
   PreparedRequest made;
   made.target = tokenizer.encode_ids(spaced_target(request.target_new));
-  made.total_weight = static_cast<int64_t>(templates.size());
+  made.total_weight = std::ssize(templates);
   std::map<std::string, size_t> index_of;
   const auto prompt_of = [&](std::string_view context) {
     const MarkedText marked = fill(context, request.prompt, request.subject);
@@ -90,7 +90,7 @@ PreparedRequest prepare_request(const EditRequest& request, std::span<const std:
   }
   made.essence = essence_prompt(request, fact_token, tokenizer);
   for (const EditPrompt& prompt : made.prompts)
-    require<InputError>(static_cast<int64_t>(prompt.tokens.size()) <= config.positions,
+    require<InputError>(std::ssize(prompt.tokens) <= config.positions,
                         "{}: behind a context template the prompt takes {} tokens, but the model reads {}; shorten the "
                         "prompt or the templates",
                         where, prompt.tokens.size(), config.positions);

@@ -104,7 +104,7 @@ void write_edited_checkpoint(Context& context, const Model& model, const EditCha
   const std::set<int64_t> layers = chain.layers();
   std::map<std::string, std::vector<float>> edited;
   for (const int64_t layer : layers)
-    edited[down_name(layer)] = to_host(context, model.parameters().blocks[static_cast<size_t>(layer)].down_weight);
+    edited[down_name(layer)] = to_host(context, model.parameters().blocks[layer].down_weight);
   const HostWeights weights(checkpoint, std::move(edited));
   const OutputLock lock(dir / kLockFile, dir);
   require_free_folder(dir, checkpoint.dir(), on_existing);  // still

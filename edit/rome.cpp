@@ -136,7 +136,7 @@ size_t wave_size(const Executor& executor, int64_t layer, std::span<const Prepar
   int64_t rows = 0, logits = 0;
   for (size_t r = 0; r < requests.size(); ++r) {
     for (const EditPrompt& prompt : requests[r].prompts)
-      rows += prompt.weight ? static_cast<int64_t>(prompt.tokens.size()) - prompt.lookup : 0;
+      rows += prompt.weight ? std::ssize(prompt.tokens) - prompt.lookup : 0;
     logits += static_cast<int64_t>(requests[r].prompts.size() * requests[r].target.size());
     const double wanted_per_row = static_cast<double>(logits) / static_cast<double>(std::max<int64_t>(1, rows));
     const int64_t fit = executor.kept_rows_per_wave(layer + 1, wanted_per_row);

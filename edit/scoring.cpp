@@ -34,7 +34,7 @@ PromptScore empty_score(const ScoredPrompt& prompt) {
 /// Rows that the continuations of a prompt take: a target's last token is only predicted, never read.
 int64_t continuation_rows(const ScoredPrompt& prompt) {
   int64_t rows = 0;
-  for (const auto& target : prompt.targets) rows += static_cast<int64_t>(target.size()) - 1;
+  for (const auto& target : prompt.targets) rows += std::ssize(target) - 1;
   return rows;
 }
 
@@ -52,10 +52,9 @@ void check_prompt(const GptConfig& config, const ScoredPrompt& prompt) {
 void check_term(const GptConfig& config, const RankOneTerm& term) {
   require<ShapeError>(term.layer >= 0 && term.layer < config.layers, "an edit of layer {} on a model with {} layers",
                       term.layer, config.layers);
-  require<ShapeError>(
-      static_cast<int64_t>(term.u.size()) == config.mlp_width && static_cast<int64_t>(term.v.size()) == config.width,
-      "an edit with u [{}] and v [{}] on a model that needs [{}] and [{}]", term.u.size(), term.v.size(),
-      config.mlp_width, config.width);
+  require<ShapeError>(std::ssize(term.u) == config.mlp_width && std::ssize(term.v) == config.width,
+                      "an edit with u [{}] and v [{}] on a model that needs [{}] and [{}]", term.u.size(),
+                      term.v.size(), config.mlp_width, config.width);
 }
 
 /// Of the layers that the item's edits change.
@@ -86,8 +85,8 @@ class DeviceTerms {
       }
     }
     if (count == 0) return;
-    u_ = Tensor::from_host(context, u, count, static_cast<int64_t>(u.size()) / count);
-    v_ = Tensor::from_host(context, v, count, static_cast<int64_t>(v.size()) / count);
+    u_ = Tensor::from_host(context, u, count, std::ssize(u) / count);
+    v_ = Tensor::from_host(context, v, count, std::ssize(v) / count);
   }
 
   /// Adds the terms of `item`, the wave's item number `index`, to a sequence of the plan.
@@ -111,7 +110,7 @@ struct AskedPlan {
 
   int64_t want(int64_t sequence, int64_t position) {
     plan.wanted.push_back({sequence, position});
-    return static_cast<int64_t>(plan.wanted.size()) - 1;
+    return std::ssize(plan.wanted) - 1;
   }
 
   void ask(TokenQuestion question, Answer answer) {
@@ -122,7 +121,7 @@ struct AskedPlan {
 
 /// The first token of every target is predicted at the prompt's last position.
 void ask_first_tokens(AskedPlan& asked, int64_t sequence, const Item& item, PromptScore& score) {
-  const int64_t row = asked.want(sequence, static_cast<int64_t>(item.prompt->tokens.size()) - 1);
+  const int64_t row = asked.want(sequence, std::ssize(item.prompt->tokens) - 1);
   for (size_t t = 0; t < score.size(); ++t) {
     asked.ask({row, item.prompt->targets[t][0]}, {&score[t], 0});
   }
@@ -130,11 +129,11 @@ void ask_first_tokens(AskedPlan& asked, int64_t sequence, const Item& item, Prom
 
 /// The other tokens, behind the recorded prompt: one short sequence a target.
 void ask_other_tokens(AskedPlan& asked, const RecordingPtr& base, const Item& item, PromptScore& score) {
-  const int64_t length = static_cast<int64_t>(item.prompt->tokens.size());
+  const int64_t length = std::ssize(item.prompt->tokens);
   for (size_t t = 0; t < score.size(); ++t) {
     const std::vector<int32_t>& target = item.prompt->targets[t];
     if (target.size() == 1) continue;
-    const auto sequence = static_cast<int64_t>(asked.plan.sequences.size());
+    const auto sequence = std::ssize(asked.plan.sequences);
     Sequence continuation;
     continuation.tokens.assign(target.begin(), target.end() - 1);
     continuation.first_position = length;
@@ -155,7 +154,7 @@ std::vector<RecordingPtr> run_asked(Executor& executor, const AskedPlan& asked) 
   for (size_t q = 0; q < asked.answers.size(); ++q) {
     const auto [score, at] = asked.answers[q];
     score->log_probabilities[at] = scores.log_probabilities[q];
-    score->best[at] = scores.best[static_cast<size_t>(asked.plan.questions[q].row)];
+    score->best[at] = scores.best[asked.plan.questions[q].row];
   }
   return std::move(run.recordings);
 }
@@ -199,7 +198,7 @@ void run_after(Executor& executor, std::span<const Item> items, std::span<const 
   for (size_t i = 0; i < items.size(); ++i) {
     const Item& item = items[i];
     Sequence lane;
-    lane.rows = static_cast<int64_t>(item.prompt->tokens.size());
+    lane.rows = std::ssize(item.prompt->tokens);
     lane.first_layer = lowest_layer(item) + 1;
     lane.base = recordings[i];
     lane.record = continuation_rows(*item.prompt) > 0;
@@ -210,9 +209,9 @@ void run_after(Executor& executor, std::span<const Item> items, std::span<const 
   const std::vector<RecordingPtr> edited = run_asked(executor, prompts);
   AskedPlan continuations;
   for (size_t i = 0; i < items.size(); ++i) {
-    const auto first = static_cast<int64_t>(continuations.plan.sequences.size());
+    const auto first = std::ssize(continuations.plan.sequences);
     ask_other_tokens(continuations, edited[i], items[i], *items[i].after);
-    const auto end = static_cast<int64_t>(continuations.plan.sequences.size());
+    const auto end = std::ssize(continuations.plan.sequences);
     for (int64_t s = first; s < end; ++s) terms.add_to(continuations.plan, s, items[i], i);
   }
   run_asked(executor, continuations);
@@ -241,7 +240,7 @@ void run_waves(Executor& executor, std::span<const Item> items) {
   if (items.empty()) return;
   const int64_t limit = rows_per_wave(executor, executor.context().memory_budget(), joining_keys(items));
   const auto rows_of = [](const Item& item) {
-    return static_cast<int64_t>(item.prompt->tokens.size()) + continuation_rows(*item.prompt);
+    return std::ssize(item.prompt->tokens) + continuation_rows(*item.prompt);
   };
   for (std::span<const Item> left = items; !left.empty();) {
     const size_t count = wave_length(left, limit, rows_of);

@@ -27,7 +27,7 @@ std::string layer_group(int64_t layer) { return fmt::format("/layers/{}", layer)
 
 int64_t token_count(std::span<const std::vector<int32_t>> documents) {
   int64_t tokens = 0;
-  for (const auto& document : documents) tokens += static_cast<int64_t>(document.size());
+  for (const auto& document : documents) tokens += std::ssize(document);
   return tokens;
 }
 
@@ -108,7 +108,7 @@ class UnitReader {
     std::vector<std::vector<int32_t>> unit;
     std::vector<int32_t> document;
     for (int64_t tokens = 0; tokens < options_.unit_tokens && next_document(document);) {
-      tokens += static_cast<int64_t>(document.size());
+      tokens += std::ssize(document);
       unit.push_back(std::move(document));
     }
     return unit;
@@ -151,7 +151,7 @@ void write_layer(H5File& file, Context& context, int64_t layer, const std::vecto
   const double condition = condition_number(context, sum, width);
   written.get();
   const std::string group = layer_group(layer);
-  write_dataset<int64_t>(file, group + "/dead_rows", dead, {static_cast<int64_t>(dead.size())},
+  write_dataset<int64_t>(file, group + "/dead_rows", dead, {std::ssize(dead)},
                          {.units = "1", .long_name = "neurons that were never active"});
   write_attribute(file, group, "layer", layer);
   write_attribute(file, group, "condition_number", condition);
@@ -271,7 +271,7 @@ void MomentJob::restore() {
   for (int64_t unit = 0; unit < units_; ++unit) {
     const auto documents = reader_.next_unit();
     done_.tokens += token_count(documents);
-    done_.documents += static_cast<int64_t>(documents.size());
+    done_.documents += std::ssize(documents);
   }
   done_.skipped = reader_.skipped();
   done_.cut = reader_.cut();
@@ -283,8 +283,7 @@ Round MomentJob::read_round() {
   for (int rank = 0; rank < ranks_.communicator.size(); ++rank) {
     auto documents = reader_.next_unit();
     if (documents.empty()) break;
-    round.sizes.push_back(
-        {token_count(documents), static_cast<int64_t>(documents.size()), reader_.skipped(), reader_.cut()});
+    round.sizes.push_back({token_count(documents), std::ssize(documents), reader_.skipped(), reader_.cut()});
     if (rank == ranks_.communicator.rank()) round.own = std::move(documents);
   }
   return round;
@@ -594,7 +593,7 @@ SecondMomentMatrix read_second_moment(const std::filesystem::path& path, int64_t
 
 std::shared_ptr<const Cholesky> factor_second_moment(Context& context, SecondMomentMatrix matrix, double ridge,
                                                      const std::string& name) {
-  for (int64_t i = 0; i < matrix.width; ++i) matrix.mean[static_cast<size_t>(i * matrix.width + i)] += ridge;
+  for (int64_t i = 0; i < matrix.width; ++i) matrix.mean[i * matrix.width + i] += ridge;
   auto factor = std::make_shared<const Cholesky>(context, std::move(matrix.mean), matrix.width, name);
   // C^-1 k is off by about so many times the rounding of fp64, 1.1e-16.
   const double condition = factor->condition_number();
@@ -613,7 +612,7 @@ std::shared_ptr<const Cholesky> factor_second_moment(Context& context, SecondMom
 std::vector<int64_t> dead_rows(std::span<const double> sum, int64_t width) {
   std::vector<int64_t> dead;
   for (int64_t i = 0; i < width; ++i)
-    if (sum[static_cast<size_t>(i * width + i)] == 0) dead.push_back(i);
+    if (sum[i * width + i] == 0) dead.push_back(i);
   return dead;
 }
 

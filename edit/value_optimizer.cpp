@@ -32,7 +32,7 @@ class ValueBatch {
         solutions_(problems.size()),
         active_(problems.size()) {
     std::iota(active_.begin(), active_.end(), size_t{0});
-    const auto count = static_cast<int64_t>(problems.size());
+    const auto count = std::ssize(problems);
     const int64_t width = executor.model().config().width;
     delta_ = Tensor::zeros(context_, count, width);
     first_ = Tensor::zeros(context_, count, width);
@@ -92,7 +92,7 @@ class ValueBatch {
 /// A sequence of `rows` rows from the fact token on, delta added where it joins.
 void ValueBatch::add_lane(LanePlan& lanes, size_t active, const RecordingPtr& base, int64_t lookup,
                           int64_t rows) const {
-  const auto sequence = static_cast<int64_t>(lanes.plan.sequences.size());
+  const auto sequence = std::ssize(lanes.plan.sequences);
   lanes.plan.sequences.push_back(
       {.tokens = {}, .rows = rows, .first_position = lookup, .first_layer = layer_ + 1, .base = base});
   lanes.plan.patches.push_back(
@@ -108,9 +108,8 @@ LanePlan ValueBatch::make_lanes() const {
     for (size_t p = 0; p < request.prompts.size(); ++p) {
       const EditPrompt& prompt = request.prompts[p];
       if (prompt.weight == 0) continue;
-      const auto sequence = static_cast<int64_t>(lanes.plan.sequences.size());
-      add_lane(lanes, i, problem(i).bases[p], prompt.lookup,
-               static_cast<int64_t>(prompt.tokens.size()) - prompt.lookup);
+      const auto sequence = std::ssize(lanes.plan.sequences);
+      add_lane(lanes, i, problem(i).bases[p], prompt.lookup, std::ssize(prompt.tokens) - prompt.lookup);
       const double weight = static_cast<double>(prompt.weight) / static_cast<double>(request.total_weight) / tokens;
       for (size_t t = 0; t < request.target.size(); ++t) {
         lanes.plan.wanted.push_back({sequence, prompt.first_target + static_cast<int64_t>(t)});
@@ -122,7 +121,7 @@ LanePlan ValueBatch::make_lanes() const {
   }
   for (size_t i = 0; i < active_.size(); ++i) {
     const EditPrompt& essence = problem(i).request->essence;
-    lanes.plan.wanted.push_back({static_cast<int64_t>(lanes.plan.sequences.size()), essence.lookup});
+    lanes.plan.wanted.push_back({std::ssize(lanes.plan.sequences), essence.lookup});
     add_lane(lanes, i, problem(i).essence_base, essence.lookup, 1);
   }
   return lanes;
@@ -145,8 +144,8 @@ void ValueBatch::add_target_losses(const LanePlan& lanes, std::span<const float>
 
 /// Losses of the active problems; leaves the gradients with regard to the logits.
 std::vector<LossRow> ValueBatch::evaluate(const LanePlan& lanes, Run& run) {
-  const auto targets = static_cast<int64_t>(lanes.targets.size());
-  const auto count = static_cast<int64_t>(active_.size());
+  const auto targets = std::ssize(lanes.targets);
+  const auto count = std::ssize(active_);
   const View target_logits = run.logits.rows_slice(0, targets), essence_logits = run.logits.rows_slice(targets, count);
   if (essence_before_.empty()) {
     essence_before_ = Tensor::padded(context_, count, run.logits.cols());
@@ -210,12 +209,12 @@ void ValueBatch::update(int64_t step, Tensor& gradient) {
   add(context_, decay.view(), gradient.view());
   adam_step(context_, {.learning_rate = options_.learning_rate}, step, gradient.view(), 1, delta_.view(), first_.view(),
             second_.view());
-  const Tensor device_limits = Tensor::from_host(context_, limits, static_cast<int64_t>(limits.size()), 1);
+  const Tensor device_limits = Tensor::from_host(context_, limits, std::ssize(limits), 1);
   clamp_row_norms(context_, device_limits.view(), delta_.view());
 }
 
 Tensor ValueBatch::rows_of(const Tensor& from, const std::vector<int64_t>& rows) const {
-  const auto count = static_cast<int64_t>(rows.size());
+  const auto count = std::ssize(rows);
   Tensor made =
       from.view().contiguous() ? Tensor(context_, count, from.cols()) : Tensor::padded(context_, count, from.cols());
   gather_rows(context_, from.view(), {context_, std::span<const int64_t>(rows)}, made.view());

@@ -34,7 +34,7 @@ struct Tables {
 
 template <typename T>
 int64_t size_of(const std::vector<T>& values) {
-  return static_cast<int64_t>(values.size());
+  return std::ssize(values);
 }
 
 void add_target(Tables& tables, const PromptResult& prompt, size_t t) {
@@ -97,7 +97,7 @@ T& parent_of(const H5File& file, const std::string& path, std::vector<T>& parent
   require<InputError>(at >= 0 && at < size_of(parents) && (row == 0 || column[row - 1] <= at),
                       "{}: {} holds {} at row {}, which is no row of the table above it, in order",
                       file.path().string(), path, at, row);
-  return parents[static_cast<size_t>(at)];
+  return parents[at];
 }
 
 struct TargetPlace {

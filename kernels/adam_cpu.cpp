@@ -47,7 +47,7 @@ double sum_of_squares(Context& context, ConstView x) {
   // One partial sum a row, added in order: the same whatever the number of threads.
   std::vector<double> partial(static_cast<size_t>(x.rows));
   context.threads().parallel_for(x.rows, row_grain(x.cols), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) partial[static_cast<size_t>(r)] = squares(x.row(r), x.cols);
+    for (int64_t r = begin; r < end; ++r) partial[r] = squares(x.row(r), x.cols);
   });
   double sum = 0;
   for (const double one : partial) sum += one;

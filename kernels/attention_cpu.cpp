@@ -74,7 +74,7 @@ void require_consistent(const char* op, const Job& job) {
 class Scratch {
  public:
   float* at_least(int64_t size) {
-    if (static_cast<int64_t>(values_.size()) < size) values_.resize(static_cast<size_t>(size));
+    if (std::ssize(values_) < size) values_.resize(static_cast<size_t>(size));
     return values_.data();
   }
 
@@ -280,14 +280,14 @@ std::vector<int64_t> cut_pairs(const Job& job, int64_t pieces) {
   for (int64_t i = 0; i < sequences; ++i) {
     const AttentionSequence& s = job.sequence(i);
     const double keys = static_cast<double>(job.segment_keys(s) + s.visible_0) + static_cast<double>(s.queries) / 2;
-    cost[static_cast<size_t>(i)] = static_cast<double>(s.queries) * keys + kFixedCost;
-    whole += cost[static_cast<size_t>(i)];
+    cost[i] = static_cast<double>(s.queries) * keys + kFixedCost;
+    whole += cost[i];
   }
   std::vector<int64_t> bounds{0};
   double before = 0;
   for (int64_t i = 0; i < sequences; ++i) {
-    const double one = cost[static_cast<size_t>(i)];
-    while (static_cast<int64_t>(bounds.size()) < pieces) {
+    const double one = cost[i];
+    while (std::ssize(bounds) < pieces) {
       const double wanted = whole * static_cast<double>(bounds.size()) / static_cast<double>(pieces);
       if (wanted > before + one) break;
       const auto heads = static_cast<int64_t>(std::round((wanted - before) / one * static_cast<double>(job.heads)));
@@ -309,7 +309,7 @@ void over_pairs(Context& context, const Job& job, const Pair& pair) {
   context.threads().parallel_for(pieces, 1, [&](int64_t begin, int64_t end) {
     Scratch packing;
     Scratch tiles;
-    for (int64_t i = bounds[static_cast<size_t>(begin)]; i < bounds[static_cast<size_t>(end)]; ++i) {
+    for (int64_t i = bounds[begin]; i < bounds[end]; ++i) {
       const AttentionSequence& s = job.sequence(i / job.heads);
       if (s.queries > 0) pair(s, i % job.heads, packing, tiles);
     }

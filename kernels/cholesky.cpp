@@ -25,7 +25,7 @@ Diagonal inspect_diagonal(const std::vector<double>& matrix, int64_t n) {
   constexpr int64_t kNamed = 8;
   Diagonal diagonal;
   for (int64_t i = 0; i < n; ++i) {
-    const double value = matrix[static_cast<size_t>(i * n + i)];
+    const double value = matrix[i * n + i];
     diagonal.mean += value / static_cast<double>(n);
     if (value != 0) continue;
     if (diagonal.zeros < kNamed) diagonal.first_zeros += (diagonal.zeros ? ", " : "") + std::to_string(i);
@@ -48,8 +48,8 @@ Diagonal inspect_diagonal(const std::vector<double>& matrix, int64_t n) {
 }  // namespace
 
 Cholesky::Cholesky(Context& context, std::vector<double> matrix, int64_t n, const std::string& name) : n_(n) {
-  require<ShapeError>(n >= 0 && static_cast<int64_t>(matrix.size()) == n * n,
-                      "Cholesky: {} has {} elements, expected {} x {}", name, matrix.size(), n, n);
+  require<ShapeError>(n >= 0 && std::ssize(matrix) == n * n, "Cholesky: {} has {} elements, expected {} x {}", name,
+                      matrix.size(), n, n);
   if (n == 0) return;
   const Diagonal diagonal = inspect_diagonal(matrix, n);
   // Row-major lower is column-major upper.

@@ -37,7 +37,7 @@ class HostFactor : public CholeskyFactor {
   template <typename Solve>
   void over_right_sides(std::span<double> rows, const Solve& solve_some) const {
     openblas_set_num_threads(1);
-    const int64_t count = static_cast<int64_t>(rows.size()) / n_;
+    const int64_t count = std::ssize(rows) / n_;
     context_.threads().parallel_for((count + kRightSides - 1) / kRightSides, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin * kRightSides; i < std::min(count, end * kRightSides); i += kRightSides)
         solve_some(rows.data() + i * n_, to_lapack(std::min(kRightSides, count - i)));
@@ -87,8 +87,8 @@ class TiledFactorisation {
     std::vector<std::pair<int64_t, int64_t>> targets;
     for (int64_t column = row + 1; column < tiles(); ++column)
       for (int64_t i = row + 1; i <= column; ++i) targets.emplace_back(i, column);
-    context_.threads().parallel_tasks(static_cast<int64_t>(targets.size()), [&](TaskQueue& tasks) {
-      while (const auto t = tasks.take()) subtract(row, targets[static_cast<size_t>(*t)]);
+    context_.threads().parallel_tasks(std::ssize(targets), [&](TaskQueue& tasks) {
+      while (const auto t = tasks.take()) subtract(row, targets[*t]);
     });
   }
 

@@ -14,14 +14,14 @@ int32_t sample_row(const float* logits, double temperature, double uniform, int6
   std::partial_sort(order.begin(), order.begin() + k, order.end(), before);
   const double highest = logits[order[0]];
   const auto weight = [&](int64_t j) {
-    return std::exp((static_cast<double>(logits[order[static_cast<size_t>(j)]]) - highest) / temperature);
+    return std::exp((static_cast<double>(logits[order[j]]) - highest) / temperature);
   };
   double total = 0;
   for (int64_t j = 0; j < k; ++j) total += weight(j);
   double running = 0;
   for (int64_t j = 0; j < k; ++j) {
     running += weight(j);
-    if (running > uniform * total) return order[static_cast<size_t>(j)];
+    if (running > uniform * total) return order[j];
   }
   return order[0];  // only where a logit is not finite
 }

@@ -23,8 +23,8 @@ void fix_signs(std::vector<double>& vectors, size_t n) {
 }  // namespace
 
 SymmetricEigen symmetric_eigen(Context& context, std::vector<double> matrix, int64_t n, const std::string& name) {
-  require<ShapeError>(n >= 0 && static_cast<int64_t>(matrix.size()) == n * n, "{}: {} values for a [{}, {}] matrix",
-                      name, matrix.size(), n, n);
+  require<ShapeError>(n >= 0 && std::ssize(matrix) == n * n, "{}: {} values for a [{}, {}] matrix", name, matrix.size(),
+                      n, n);
   for (const double value : matrix)
     require<NumericalError>(std::isfinite(value), "{}: the matrix holds a value that is not finite", name);
   SymmetricEigen eigen;

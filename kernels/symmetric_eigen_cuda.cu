@@ -14,8 +14,7 @@ int64_t eigenvectors(Context& context, std::vector<double>& matrix, int64_t n, s
   matrix = on_device.to_host();
   // The library's columns are rows here.
   for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = 0; j < i; ++j)
-      std::swap(matrix[static_cast<size_t>(i * n + j)], matrix[static_cast<size_t>(j * n + i)]);
+    for (int64_t j = 0; j < i; ++j) std::swap(matrix[i * n + j], matrix[j * n + i]);
   return 0;
 }
 

@@ -57,10 +57,10 @@ void update(Context& context, ConstView x, const AddRow& add) {
   const int64_t n = x.cols;
   if (n == 0 || x.rows == 0) return;
   const std::vector<Tile> tiles = lower_tiles(n, kTile);
-  context.threads().parallel_tasks(static_cast<int64_t>(tiles.size()), [&](TaskQueue& tasks) {
+  context.threads().parallel_tasks(std::ssize(tiles), [&](TaskQueue& tasks) {
     std::vector<float> scratch(static_cast<size_t>(std::min(n, kTile) * std::min(n, kTile)));
     while (const auto i = tasks.take()) {
-      const Tile& tile = tiles[static_cast<size_t>(*i)];
+      const Tile& tile = tiles[*i];
       Product product;
       product.transpose_a = Transpose::yes;
       product.m = tile.rows;

@@ -34,7 +34,7 @@ Part score_part(Context& context, ConstView hidden, ConstView unembedding, const
   Tensor scratch = Tensor::padded(context, hidden.rows, unembedding.rows);
   const View logits = scratch.view();
   gemm(context, Transpose::no, hidden, Transpose::yes, unembedding, logits);
-  Tensor log_probabilities(context, static_cast<int64_t>(rows.size()), 1);
+  Tensor log_probabilities(context, std::ssize(rows), 1);
   DeviceArray<int32_t> best(context, hidden.rows);
   argmax_rows(context, logits, best);
   target_log_probabilities(context, logits, {context, std::span<const int64_t>(rows)},
@@ -67,7 +67,7 @@ ScoresInFlight score_by_logits(Context& context, ConstView hidden, ConstView une
     std::vector<int64_t> rows;
     std::vector<int32_t> tokens;
     for (; next < std::ssize(order); ++next) {
-      const TokenQuestion& question = questions[order[static_cast<size_t>(next)]];
+      const TokenQuestion& question = questions[order[next]];
       if (question.row >= first + count) break;
       rows.push_back(question.row - first);
       tokens.push_back(question.token);

@@ -51,7 +51,7 @@ class TokenScorer {
         parts_(static_cast<size_t>(hidden.rows * chunks_)),
         asked_(static_cast<size_t>(hidden.rows)),
         logits_asked_(questions.size()) {
-    for (size_t q = 0; q < questions.size(); ++q) asked_[static_cast<size_t>(questions[q].row)].push_back(q);
+    for (size_t q = 0; q < questions.size(); ++q) asked_[questions[q].row].push_back(q);
   }
 
   TokenScores score() {
@@ -83,9 +83,8 @@ class TokenScorer {
               std::max(hidden_.stride, hidden_.cols), b, ldb, 0, logits, count});
     for (int64_t r = 0; r < rows; ++r) {
       const float* const row_logits = logits + r * count;
-      parts_[static_cast<size_t>((first_row + r) * chunks_ + chunk)] =
-          part_of(row_logits, first_token, count, highest[r]);
-      for (const size_t q : asked_[static_cast<size_t>(first_row + r)]) {
+      parts_[(first_row + r) * chunks_ + chunk] = part_of(row_logits, first_token, count, highest[r]);
+      for (const size_t q : asked_[first_row + r]) {
         const int64_t token = questions_[q].token - first_token;
         if (token >= 0 && token < count) logits_asked_[q] = row_logits[token];
       }
@@ -122,7 +121,7 @@ class TokenScorer {
     const double maximum = static_cast<double>(best->maximum);
     double sum = 0;
     for (const Part& part : parts) sum += part.sum * std::exp(static_cast<double>(part.maximum) - maximum);
-    for (const size_t q : asked_[static_cast<size_t>(row)])
+    for (const size_t q : asked_[row])
       scores.log_probabilities[q] = static_cast<float>(static_cast<double>(logits_asked_[q]) - maximum - std::log(sum));
   }
 

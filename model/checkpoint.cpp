@@ -496,7 +496,7 @@ std::vector<TensorInfo> require_all(const GptConfig& config,
     const auto found = tensors.find(parameter.name);
     require<InputError>(found != tensors.end(), "{}: tensor \"{}\" is missing among those to write", where,
                         parameter.name);
-    require<InputError>(static_cast<int64_t>(found->second.size()) == element_count(parameter.shape, where),
+    require<InputError>(std::ssize(found->second) == element_count(parameter.shape, where),
                         "{}: tensor \"{}\" has {} values, its shape is {}", where, parameter.name, found->second.size(),
                         shape_text(parameter.shape));
   }

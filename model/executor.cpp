@@ -17,8 +17,8 @@ void check_sequence(const Sequence& sequence, size_t index, const GptConfig& con
   require<ShapeError>(sequence.first_layer >= 0 && sequence.first_layer <= config.layers,
                       "sequence {} starts at layer {} of {}", index, sequence.first_layer, config.layers);
   if (sequence.first_layer == 0) {
-    require<ShapeError>(static_cast<int64_t>(sequence.tokens.size()) == rows, "sequence {}: {} tokens for {} rows",
-                        index, sequence.tokens.size(), rows);
+    require<ShapeError>(std::ssize(sequence.tokens) == rows, "sequence {}: {} tokens for {} rows", index,
+                        sequence.tokens.size(), rows);
     for (const int32_t token : sequence.tokens)
       require<InputError>(token >= 0 && token < config.vocabulary,
                           "token id {} is outside the model's vocabulary of {}", token, config.vocabulary);
@@ -34,9 +34,9 @@ void check_sequence(const Sequence& sequence, size_t index, const GptConfig& con
 }
 
 void check_place(const Plan& plan, int64_t sequence, int64_t position, Site site, int64_t layer, const char* what) {
-  require<ShapeError>(sequence >= 0 && sequence < static_cast<int64_t>(plan.sequences.size()),
-                      "a {} names sequence {} of {}", what, sequence, plan.sequences.size());
-  const Sequence& s = plan.sequences[static_cast<size_t>(sequence)];
+  require<ShapeError>(sequence >= 0 && sequence < std::ssize(plan.sequences), "a {} names sequence {} of {}", what,
+                      sequence, plan.sequences.size());
+  const Sequence& s = plan.sequences[sequence];
   require<ShapeError>(position >= s.first_position && position < s.end_position(),
                       "a {} names position {} of a sequence whose rows are {} to {}", what, position, s.first_position,
                       s.end_position() - 1);
@@ -85,18 +85,18 @@ void check_plan(const Plan& plan, const GptConfig& config) {
 RowLayout::RowLayout(const Plan& plan, int64_t layers) {
   order.resize(plan.sequences.size());
   std::iota(order.begin(), order.end(), 0);
-  const auto first_layer = [&](int64_t s) { return plan.sequences[static_cast<size_t>(s)].first_layer; };
+  const auto first_layer = [&](int64_t s) { return plan.sequences[s].first_layer; };
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return first_layer(a) < first_layer(b); });
   first_row.resize(plan.sequences.size());
   active.assign(static_cast<size_t>(layers + 1), 0);
   active_rows.assign(static_cast<size_t>(layers + 1), 0);
   int64_t rows = 0;
   for (const int64_t s : order) {
-    first_row[static_cast<size_t>(s)] = rows;
-    rows += plan.sequences[static_cast<size_t>(s)].row_count();
+    first_row[s] = rows;
+    rows += plan.sequences[s].row_count();
     for (int64_t layer = first_layer(s); layer <= layers; ++layer) {
-      ++active[static_cast<size_t>(layer)];
-      active_rows[static_cast<size_t>(layer)] = rows;
+      ++active[layer];
+      active_rows[layer] = rows;
     }
   }
 }

@@ -64,7 +64,7 @@ struct Sequence {
   RecordingPtr base;
   bool record = false;
 
-  int64_t row_count() const { return rows ? rows : static_cast<int64_t>(tokens.size()); }
+  int64_t row_count() const { return rows ? rows : std::ssize(tokens); }
   int64_t end_position() const { return first_position + row_count(); }
 };
 

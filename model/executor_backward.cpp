@@ -27,7 +27,7 @@ class Backward {
     unembed(logit_gradients);
     for (int64_t layer = config_.layers - 1; layer >= 0; --layer) {
       leave(layer + 1);
-      if (layout_.active_rows[static_cast<size_t>(layer)] == 0) continue;
+      if (layout_.active_rows[layer] == 0) continue;
       feed_forward(layer);
       attend(layer);
     }
@@ -39,15 +39,12 @@ class Backward {
  private:
   bool has_tail(int64_t layer) const { return kept_.tail && layer == config_.layers - 1; }
   int64_t rows_after_attention(int64_t layer) const {
-    return has_tail(layer) ? static_cast<int64_t>(kept_.tail->rows.size())
-                           : layout_.active_rows[static_cast<size_t>(layer)];
+    return has_tail(layer) ? std::ssize(kept_.tail->rows) : layout_.active_rows[layer];
   }
-  const BlockActivations& block(int64_t layer) const { return kept_.blocks[static_cast<size_t>(layer)]; }
-  const BlockParameters<const float>& parameters(int64_t layer) const {
-    return parameters_.blocks[static_cast<size_t>(layer)];
-  }
+  const BlockActivations& block(int64_t layer) const { return kept_.blocks[layer]; }
+  const BlockParameters<const float>& parameters(int64_t layer) const { return parameters_.blocks[layer]; }
   const BlockParameters<float>* gradients(int64_t layer) const {
-    return gradients_ ? &gradients_->blocks[static_cast<size_t>(layer)] : nullptr;
+    return gradients_ ? &gradients_->blocks[layer] : nullptr;
   }
 
   void start_joined();
@@ -115,12 +112,12 @@ void Backward::unembed(ConstView dlogits) {
 
 /// Hands out the gradients of the rows that joined at this layer.
 void Backward::leave(int64_t layer) {
-  const int64_t begin = layer == 0 ? 0 : layout_.active[static_cast<size_t>(layer - 1)];
-  const int64_t end = layout_.active[static_cast<size_t>(layer)];
+  const int64_t begin = layer == 0 ? 0 : layout_.active[layer - 1];
+  const int64_t end = layout_.active[layer];
   const bool shortened = kept_.tail && layer == config_.layers;
   std::vector<RowDestination> leaving;
   for (int64_t i = begin; i < end; ++i) {
-    const auto s = static_cast<size_t>(layout_.order[static_cast<size_t>(i)]);
+    const auto s = static_cast<size_t>(layout_.order[i]);
     const int64_t first = shortened ? kept_.tail->first_row[s] : layout_.first_row[s];
     for (int64_t row = 0; row < kept_.sequence_rows[s]; ++row)
       leaving.push_back({first + row, joined_.joined.row(joined_.first_row[s] + row)});
@@ -164,7 +161,7 @@ void Backward::attend(int64_t layer) {
   const BlockActivations& kept = block(layer);
   const BlockParameters<const float>& p = parameters(layer);
   const BlockParameters<float>* g = gradients(layer);
-  const int64_t rows = layout_.active_rows[static_cast<size_t>(layer)];
+  const int64_t rows = layout_.active_rows[layer];
   const View dout = dx_.rows_slice(0, rows_after_attention(layer));
   if (g) weight_gradients(kept.attended.view(), dout, g->out_weight, g->out_bias);
   Tensor dattended(context_, dout.rows, config_.width);
@@ -183,7 +180,7 @@ void Backward::attend(int64_t layer) {
 Tensor Backward::qkv_gradients(int64_t layer, ConstView dattended) {
   const BlockActivations& kept = block(layer);
   const int64_t d = config_.width;
-  const int64_t rows = layout_.active_rows[static_cast<size_t>(layer)];
+  const int64_t rows = layout_.active_rows[layer];
   const ConstView qkv = kept.qkv.view();
   Tensor dqkv = Tensor::zeros(context_, rows, 3 * d);
   ConstView queries = qkv.cols_slice(0, d);
@@ -227,7 +224,7 @@ Tensor Backward::before_qkv(int64_t layer, ConstView dqkv) const {
   Tensor dh = Tensor::zeros(context_, dqkv.rows, config_.width);
   const int64_t first = reused->first_joined;
   gemm(context_, Transpose::no, dqkv.rows_slice(0, first), Transpose::yes, weight, dh.rows_slice(0, first));
-  const auto changed = static_cast<int64_t>(reused->changed.size());
+  const auto changed = std::ssize(reused->changed);
   if (changed == 0) return dh;
   Tensor changed_dqkv(context_, changed, dqkv.cols), changed_dh(context_, changed, config_.width);
   gather_rows(context_, dqkv, reused->device_changed, changed_dqkv.view());

@@ -32,7 +32,7 @@ class SiteIndex {
     for (const BlockSite& at : plan.recorded) sites_[slot(at.site, at.layer)].recorded = true;
   }
   const SiteWork& at(Site site, int64_t layer) const { return sites_[slot(site, layer)]; }
-  const SiteWork& joining(int64_t layer) const { return joining_[static_cast<size_t>(layer)]; }
+  const SiteWork& joining(int64_t layer) const { return joining_[layer]; }
 
  private:
   size_t slot(Site site, int64_t layer) const {
@@ -43,8 +43,8 @@ class SiteIndex {
   }
   template <typename RowWork>
   SiteWork& place(const Plan& plan, const RowWork& work) {
-    const int64_t first_layer = plan.sequences[static_cast<size_t>(work.sequence)].first_layer;
-    if (work.site == Site::resid && work.layer == first_layer - 1) return joining_[static_cast<size_t>(first_layer)];
+    const int64_t first_layer = plan.sequences[work.sequence].first_layer;
+    if (work.site == Site::resid && work.layer == first_layer - 1) return joining_[first_layer];
     return sites_[slot(work.site, work.layer)];
   }
 
@@ -119,14 +119,12 @@ class Forward {
   }
 
  private:
-  int64_t layer_rows(int64_t layer) const { return layout_.active_rows[static_cast<size_t>(layer)]; }
-  const Sequence& sequence(int64_t index) const { return plan_.sequences[static_cast<size_t>(index)]; }
+  int64_t layer_rows(int64_t layer) const { return layout_.active_rows[layer]; }
+  const Sequence& sequence(int64_t index) const { return plan_.sequences[index]; }
   /// The rows of a sequence that are still computed start here; none are where this is its end.
-  int64_t first_position(int64_t s) const {
-    return tail_ ? tail_->first_position[static_cast<size_t>(s)] : sequence(s).first_position;
-  }
+  int64_t first_position(int64_t s) const { return tail_ ? tail_->first_position[s] : sequence(s).first_position; }
   int64_t packed_row(int64_t s, int64_t position) const {
-    return (tail_ ? tail_->first_row : layout_.first_row)[static_cast<size_t>(s)] + position - first_position(s);
+    return (tail_ ? tail_->first_row : layout_.first_row)[s] + position - first_position(s);
   }
 
   void check_keep() const;
@@ -151,9 +149,7 @@ class Forward {
   std::optional<TailRows> tail_rows(int64_t layer) const;
   void shorten(TailRows tail);
   void add_low_rank_terms(int64_t layer, ConstView keys, View y);
-  int64_t current_rows(int64_t layer) const {
-    return tail_ ? static_cast<int64_t>(tail_->rows.size()) : layer_rows(layer);
-  }
+  int64_t current_rows(int64_t layer) const { return tail_ ? std::ssize(tail_->rows) : layer_rows(layer); }
   DeviceArray<float> mlp_factors(int64_t layer, int64_t rows) const;
   void visit_site(Site site, int64_t layer, View rows);
   void do_site_work(const SiteWork& work, View rows);
@@ -223,7 +219,7 @@ void Forward::record_views(std::vector<ConstView> Recording::*list, int64_t slot
     Recording* recording = recordings_[s].get();
     if (!recording || recording->first_layer > layer) continue;
     const int64_t first = packed_row(static_cast<int64_t>(s), recording->first_position);
-    (recording->*list)[static_cast<size_t>(slot)] = rows.rows_slice(first, recording->rows);
+    (recording->*list)[slot] = rows.rows_slice(first, recording->rows);
   }
 }
 
@@ -271,8 +267,8 @@ void Forward::visit_site(Site site, int64_t layer, View rows) {
 
 /// The rows of the sequences with first_layer = layer: their embeddings, or their base's rows at resid(layer - 1).
 void Forward::join(int64_t layer) {
-  const int64_t begin = layer == 0 ? 0 : layout_.active[static_cast<size_t>(layer - 1)];
-  const int64_t end = layout_.active[static_cast<size_t>(layer)];
+  const int64_t begin = layer == 0 ? 0 : layout_.active[layer - 1];
+  const int64_t end = layout_.active[layer];
   if (begin < end) {
     if (layer == 0)
       embed();
@@ -288,7 +284,7 @@ void Forward::join(int64_t layer) {
 void Forward::embed() {
   std::vector<int32_t> tokens, positions;
   for (int64_t i = 0; i < layout_.active[0]; ++i) {
-    const Sequence& s = sequence(layout_.order[static_cast<size_t>(i)]);
+    const Sequence& s = sequence(layout_.order[i]);
     tokens.insert(tokens.end(), s.tokens.begin(), s.tokens.end());
     for (int64_t r = 0; r < s.row_count(); ++r) positions.push_back(static_cast<int32_t>(s.first_position + r));
   }
@@ -306,29 +302,26 @@ void Forward::embed() {
 void Forward::take_base_rows(int64_t layer, int64_t begin, int64_t end) {
   std::vector<const float*> sources;
   for (int64_t i = begin; i < end; ++i) {
-    const Sequence& s = sequence(layout_.order[static_cast<size_t>(i)]);
+    const Sequence& s = sequence(layout_.order[i]);
     for (int64_t r = 0; r < s.row_count(); ++r)
       sources.push_back(s.base->row(Site::resid, layer - 1, s.first_position + r));
   }
-  const int64_t first = packed_row(layout_.order[static_cast<size_t>(begin)],
-                                   sequence(layout_.order[static_cast<size_t>(begin)]).first_position);
-  collect_rows(context_, {context_, std::span<const float* const>(sources)},
-               x_.rows_slice(first, static_cast<int64_t>(sources.size())));
+  const int64_t first = packed_row(layout_.order[begin], sequence(layout_.order[begin]).first_position);
+  collect_rows(context_, {context_, std::span<const float* const>(sources)}, x_.rows_slice(first, std::ssize(sources)));
 }
 
 /// Low-rank terms at layer - 1 of sequences that join at layer, from the keys that their bases recorded.
 void Forward::add_joined_low_rank(int64_t layer) {
   std::vector<std::vector<const LowRankTerm*>> terms(plan_.sequences.size());
   for (const LowRankTerm& term : plan_.low_rank)
-    if (sequence(term.sequence).first_layer == layer && term.layer == layer - 1)
-      terms[static_cast<size_t>(term.sequence)].push_back(&term);
+    if (sequence(term.sequence).first_layer == layer && term.layer == layer - 1) terms[term.sequence].push_back(&term);
   // Rows of neighbouring sequences that have terms go through one op.
   std::vector<const float*> sources;
   std::vector<LowRankRows> rows;
   int64_t first = 0;
   const auto flush = [&] {
     if (sources.empty()) return;
-    const auto count = static_cast<int64_t>(sources.size());
+    const auto count = std::ssize(sources);
     Tensor keys(context_, count, config_.mlp_width);
     collect_rows(context_, {context_, std::span<const float* const>(sources)}, keys.view());
     add_low_rank(context_, keys.view(), {context_, std::span<const LowRankRows>(rows)}, x_.rows_slice(first, count));
@@ -336,15 +329,14 @@ void Forward::add_joined_low_rank(int64_t layer) {
     rows.clear();
   };
   for (const int64_t s : layout_.order) {
-    const auto& own = terms[static_cast<size_t>(s)];
+    const auto& own = terms[s];
     if (own.empty()) {
       flush();
       continue;
     }
     const Sequence& lane = sequence(s);
     if (sources.empty()) first = packed_row(s, lane.first_position);
-    for (const LowRankTerm* term : own)
-      rows.push_back({static_cast<int64_t>(sources.size()), lane.row_count(), term->u, term->v});
+    for (const LowRankTerm* term : own) rows.push_back({std::ssize(sources), lane.row_count(), term->u, term->v});
     for (int64_t r = 0; r < lane.row_count(); ++r)
       sources.push_back(lane.base->row(Site::mlp_key, layer - 1, lane.first_position + r));
   }
@@ -367,7 +359,7 @@ bool Forward::block(int64_t layer) {
 /// The attention half of a block: W_o attention(W_qkv ln_1(x)), still to be added to x. In the last block rows that
 /// nobody needs end here: they give keys and values only. Nothing where the plan stops here.
 std::optional<Tensor> Forward::attend(int64_t layer, BlockActivations& kept) {
-  const BlockParameters<const float>& p = parameters_.blocks[static_cast<size_t>(layer)];
+  const BlockParameters<const float>& p = parameters_.blocks[layer];
   const int64_t rows = layer_rows(layer);
   const View x = x_.rows_slice(0, rows);
   if (keep_) {
@@ -417,13 +409,12 @@ std::optional<ReusedRows> Forward::reused_rows(int64_t layer) const {
   ReusedRows reused;
   reused.first_joined = layer_rows(layer - 1);
   const std::vector<bool> changed = changed_joining(layer);
-  for (int64_t i = layout_.active[static_cast<size_t>(layer - 1)]; i < layout_.active[static_cast<size_t>(layer)];
-       ++i) {
-    const int64_t s = layout_.order[static_cast<size_t>(i)];
+  for (int64_t i = layout_.active[layer - 1]; i < layout_.active[layer]; ++i) {
+    const int64_t s = layout_.order[i];
     const Sequence& lane = sequence(s);
     for (int64_t position = lane.first_position; position < lane.end_position(); ++position) {
       const int64_t row = packed_row(s, position);
-      const bool own = changed[static_cast<size_t>(row - reused.first_joined)];
+      const bool own = changed[row - reused.first_joined];
       const float* source = own ? nullptr : lane.base->qkv_row(layer, position);
       if (source)
         reused.sources.push_back({row, source, Write::assign});
@@ -438,13 +429,13 @@ std::optional<ReusedRows> Forward::reused_rows(int64_t layer) const {
 
 /// qkv = h W_qkv + b, but for the rows that bases have.
 void Forward::project_rows(int64_t layer, ConstView h, const std::optional<ReusedRows>& reused, View qkv) const {
-  const BlockParameters<const float>& p = parameters_.blocks[static_cast<size_t>(layer)];
+  const BlockParameters<const float>& p = parameters_.blocks[layer];
   const int64_t computed = reused ? reused->first_joined : h.rows;
   linear(context_, h.rows_slice(0, computed), p.qkv_weight, p.qkv_bias, qkv.rows_slice(0, computed));
   if (!reused) return;
   patch_rows(context_, {context_, std::span<const RowSource>(reused->sources)}, qkv);
   if (reused->changed.empty()) return;
-  const auto changed = static_cast<int64_t>(reused->changed.size());
+  const auto changed = std::ssize(reused->changed);
   Tensor changed_h(context_, changed, h.cols), changed_qkv(context_, changed, qkv.cols);
   gather_rows(context_, h, reused->device_changed, changed_h.view());
   linear(context_, changed_h.view(), p.qkv_weight, p.qkv_bias, changed_qkv.view());
@@ -453,7 +444,7 @@ void Forward::project_rows(int64_t layer, ConstView h, const std::optional<Reuse
 
 /// Keys and values of all rows; queries of all rows, or of the tail rows alone. Returns the queries.
 ConstView Forward::project_qkv(int64_t layer, ConstView h, BlockActivations& kept) {
-  const BlockParameters<const float>& p = parameters_.blocks[static_cast<size_t>(layer)];
+  const BlockParameters<const float>& p = parameters_.blocks[layer];
   const int64_t d = config_.width;
   kept.qkv = Tensor(context_, h.rows, 3 * d);
   const View qkv = kept.qkv.view();
@@ -471,7 +462,7 @@ ConstView Forward::project_qkv(int64_t layer, ConstView h, BlockActivations& kep
   }
   if (!tail) return qkv.cols_slice(0, d);
 
-  Tensor tail_h(context_, static_cast<int64_t>(tail->rows.size()), d);
+  Tensor tail_h(context_, std::ssize(tail->rows), d);
   gather_rows(context_, h, tail->device_rows, tail_h.view());
   kept.queries = Tensor(context_, tail_h.rows(), d);
   linear(context_, tail_h.view(), p.qkv_weight.cols_slice(0, d), p.qkv_bias.cols_slice(0, d), kept.queries.view());
@@ -481,7 +472,7 @@ ConstView Forward::project_qkv(int64_t layer, ConstView h, BlockActivations& kep
 
 /// x += attended; x += W_down f(W_up ln_2(x)), with low-rank terms on the down projection.
 bool Forward::feed_forward(int64_t layer, ConstView attended, BlockActivations& kept) {
-  const BlockParameters<const float>& p = parameters_.blocks[static_cast<size_t>(layer)];
+  const BlockParameters<const float>& p = parameters_.blocks[layer];
   const int64_t rows = current_rows(layer);
   const View x = x_.rows_slice(0, rows);
   if (keep_) kept.ln_2_statistics = Tensor(context_, rows, 2);
@@ -504,7 +495,7 @@ bool Forward::feed_forward(int64_t layer, ConstView attended, BlockActivations& 
 
 /// h = W_down f(W_up h), with the sites on the way. False where the plan stops at the keys.
 bool Forward::mlp(int64_t layer, View h, BlockActivations& kept) {
-  const BlockParameters<const float>& p = parameters_.blocks[static_cast<size_t>(layer)];
+  const BlockParameters<const float>& p = parameters_.blocks[layer];
   if (keep_) kept.up = Tensor(context_, h.rows, config_.mlp_width);
   Tensor activated(context_, h.rows, config_.mlp_width);
   const View key = activated.view();
@@ -532,18 +523,17 @@ DeviceArray<int64_t> Forward::rows_through_mlp(int64_t layer, int64_t rows) cons
   if (!plain || outputs.patches.size() * share < static_cast<size_t>(rows)) return {};
   std::vector<bool> replaced(static_cast<size_t>(rows), false);
   for (const RowPatch* patch : outputs.patches)
-    if (patch->mode == PatchMode::replace)
-      replaced[static_cast<size_t>(packed_row(patch->sequence, patch->position))] = true;
+    if (patch->mode == PatchMode::replace) replaced[packed_row(patch->sequence, patch->position)] = true;
   std::vector<int64_t> computed;
   for (int64_t row = 0; row < rows; ++row)
-    if (!replaced[static_cast<size_t>(row)]) computed.push_back(row);
-  if (static_cast<int64_t>(computed.size()) == rows) return {};
+    if (!replaced[row]) computed.push_back(row);
+  if (std::ssize(computed) == rows) return {};
   return {context_, std::span<const int64_t>(computed)};
 }
 
 /// The same as mlp() for some of the rows; the others are left as they are.
 void Forward::mlp_of_rows(int64_t layer, const DeviceArray<int64_t>& rows, View h) const {
-  const BlockParameters<const float>& p = parameters_.blocks[static_cast<size_t>(layer)];
+  const BlockParameters<const float>& p = parameters_.blocks[layer];
   Tensor some(context_, rows.size(), h.cols), key(context_, rows.size(), config_.mlp_width);
   gather_rows(context_, h, rows, some.view());
   linear_activation(context_, some.view(), p.up_weight, p.up_bias, config_.activation, {}, key.view());
@@ -563,8 +553,8 @@ AttentionBatch Forward::attention_batch(int64_t layer) const {
   AttentionBatch batch;
   std::vector<AttentionSequence> sequences;
   std::vector<AttentionSegment> segments;
-  for (int64_t i = 0; i < layout_.active[static_cast<size_t>(layer)]; ++i) {
-    const int64_t s = layout_.order[static_cast<size_t>(i)];
+  for (int64_t i = 0; i < layout_.active[layer]; ++i) {
+    const int64_t s = layout_.order[i];
     const Sequence& lane = sequence(s);
     std::vector<int64_t> starts = segment_starts(s, layer);
     starts.push_back(lane.end_position());
@@ -572,15 +562,15 @@ AttentionBatch Forward::attention_batch(int64_t layer) const {
       const int64_t first_query = std::max(first_position(s), starts[part]);
       const int64_t queries = starts[part + 1] - first_query;
       if (queries <= 0) continue;
-      const auto first_segment = static_cast<int64_t>(segments.size());
+      const auto first_segment = std::ssize(segments);
       append_segments(lane.base.get(), layer, lane.first_position, segments);
       sequences.push_back({.first_query = packed_row(s, first_query),
                            .queries = queries,
-                           .first_key = layout_.first_row[static_cast<size_t>(s)] + starts[part] - lane.first_position,
+                           .first_key = layout_.first_row[s] + starts[part] - lane.first_position,
                            .keys = starts[part + 1] - starts[part],
                            .visible_0 = first_query - starts[part] + 1,
                            .first_segment = first_segment,
-                           .segments = static_cast<int64_t>(segments.size()) - first_segment});
+                           .segments = std::ssize(segments) - first_segment});
       batch.queries += queries;
       batch.max_keys = std::max(batch.max_keys, starts[part + 1]);
       batch.max_queries = std::max(batch.max_queries, queries);
@@ -605,7 +595,7 @@ std::optional<TailRows> Forward::tail_rows(int64_t layer) const {
     tail.first_position[s] = lane.record ? lane.first_position : lane.end_position();
   }
   const auto need = [&](int64_t s, int64_t position) {
-    auto& first = tail.first_position[static_cast<size_t>(s)];
+    auto& first = tail.first_position[s];
     first = std::min(first, position);
   };
   for (const auto& wanted : plan_.wanted) need(wanted.sequence, wanted.position);
@@ -615,16 +605,16 @@ std::optional<TailRows> Forward::tail_rows(int64_t layer) const {
     for (const RowPatch* patch : work.patches) need(patch->sequence, patch->position);
     for (const RowTap* tap : work.taps) need(tap->sequence, tap->position);
   }
-  const int64_t active = layout_.active[static_cast<size_t>(layer)];
+  const int64_t active = layout_.active[layer];
   for (int64_t i = 0; i < active; ++i) {
-    const auto s = static_cast<size_t>(layout_.order[static_cast<size_t>(i)]);
+    const auto s = static_cast<size_t>(layout_.order[i]);
     const Sequence& lane = plan_.sequences[s];
-    tail.first_row[s] = static_cast<int64_t>(tail.rows.size());
+    tail.first_row[s] = std::ssize(tail.rows);
     for (int64_t position = tail.first_position[s]; position < lane.end_position(); ++position)
       tail.rows.push_back(layout_.first_row[s] + position - lane.first_position);
   }
-  if (static_cast<int64_t>(tail.rows.size()) == layer_rows(layer)) return std::nullopt;
-  tail.buffer_rows = static_cast<int64_t>(tail.rows.size());
+  if (std::ssize(tail.rows) == layer_rows(layer)) return std::nullopt;
+  tail.buffer_rows = std::ssize(tail.rows);
   for (size_t i = static_cast<size_t>(active); i < count; ++i) {
     const auto s = static_cast<size_t>(layout_.order[i]);
     tail.first_position[s] = plan_.sequences[s].first_position;
@@ -638,7 +628,7 @@ std::optional<TailRows> Forward::tail_rows(int64_t layer) const {
 /// Goes on with the tail rows alone.
 void Forward::shorten(TailRows tail) {
   Tensor shorter(context_, std::max<int64_t>(1, tail.buffer_rows), config_.width);
-  gather_rows(context_, x_.view(), tail.device_rows, shorter.rows_slice(0, static_cast<int64_t>(tail.rows.size())));
+  gather_rows(context_, x_.view(), tail.device_rows, shorter.rows_slice(0, std::ssize(tail.rows)));
   x_ = std::move(shorter);
   tail_ = std::move(tail);
 }
@@ -664,7 +654,7 @@ DeviceArray<float> Forward::mlp_factors(int64_t layer, int64_t rows) const {
     if (scaled.rows >= 0) end = std::min(end, scaled.first_position + scaled.rows);
     const int64_t first = std::max(first_position(scaled.sequence), scaled.first_position);
     for (int64_t position = first; position < end; ++position)
-      factors[static_cast<size_t>(packed_row(scaled.sequence, position))] *= scaled.factor;
+      factors[packed_row(scaled.sequence, position)] *= scaled.factor;
   }
   if (factors.empty()) return {};
   return {context_, std::span<const float>(factors)};
@@ -672,7 +662,7 @@ DeviceArray<float> Forward::mlp_factors(int64_t layer, int64_t rows) const {
 
 /// logits = ln_f(x) W_u^T at the wanted positions, or what is asked of them.
 void Forward::unembed() {
-  const auto count = static_cast<int64_t>(plan_.wanted.size());
+  const auto count = std::ssize(plan_.wanted);
   if (count == 0) return;
   std::vector<int64_t> rows;
   for (const auto& wanted : plan_.wanted) rows.push_back(packed_row(wanted.sequence, wanted.position));

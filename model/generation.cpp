@@ -69,7 +69,7 @@ void check(const GptConfig& config, std::span<const std::vector<int32_t>> prompt
   require<InputError>(std::isfinite(options.temperature) && options.temperature >= 0,
                       "temperature is {}, must be a number from 0 upwards", options.temperature);
   for (size_t i = 0; i < prompts.size(); ++i) {
-    const auto length = static_cast<int64_t>(prompts[i].size());
+    const auto length = std::ssize(prompts[i]);
     require<InputError>(length > 0, "prompt {} is empty: give at least one token", i);
     require<InputError>(length < config.positions, "prompt {} has {} tokens and leaves no room in a context of {}", i,
                         length, config.positions);
@@ -87,7 +87,7 @@ class Drawable {
     count_ = std::min<int64_t>(count_, tokenizer->vocabulary_size());
     std::vector<float> gaps(static_cast<size_t>(count_));
     for (int64_t id = 0; id < count_; ++id)
-      if (!tokenizer->has_token(id)) gaps[static_cast<size_t>(id)] = -std::numeric_limits<float>::infinity();
+      if (!tokenizer->has_token(id)) gaps[id] = -std::numeric_limits<float>::infinity();
     if (std::ranges::any_of(gaps, [](float gap) { return gap != 0; }))
       gaps_.emplace(Tensor::from_host(context, gaps, 1, count_));
   }
@@ -133,7 +133,7 @@ class Wave {
     std::map<std::vector<int32_t>, int64_t> distinct;
     std::vector<int64_t> sequence_of(count);
     for (size_t i = 0; i < count; ++i) {
-      const auto [found, is_new] = distinct.emplace(prompts[first + i], static_cast<int64_t>(plan.sequences.size()));
+      const auto [found, is_new] = distinct.emplace(prompts[first + i], std::ssize(plan.sequences));
       sequence_of[i] = found->second;
       if (is_new) {
         plan.sequences.emplace_back();
@@ -149,7 +149,7 @@ class Wave {
       const int64_t limit = std::min(options_.max_tokens, executor_.model().config().positions - length);
       texts_.push_back({.prompt = first + i,
                         .cache = GrowingCache(executor_.context(), executor_.model().config(),
-                                              run.recordings[static_cast<size_t>(sequence_of[i])], limit),
+                                              run.recordings[sequence_of[i]], limit),
                         .limit = limit,
                         .tokens = {}});
     }
@@ -191,7 +191,7 @@ class Wave {
       Text& text = *active_[i];
       if (std::ranges::count(options_.stop_tokens, chosen[i]) > 0) continue;
       text.tokens.push_back(chosen[i]);
-      if (static_cast<int64_t>(text.tokens.size()) < text.limit) still.push_back(&text);
+      if (std::ssize(text.tokens) < text.limit) still.push_back(&text);
     }
     active_ = std::move(still);
   }

@@ -58,7 +58,7 @@ ConstView load_parameter(Context& context, const Checkpoint& checkpoint, const T
 void check_shapes(Parameters<const float>& parameters, const GptConfig& config) {
   std::map<std::string, std::vector<int64_t>> wanted;
   for (TensorInfo& info : gpt_parameters(config)) wanted.emplace(info.name, info.shape);
-  require<ShapeError>(static_cast<int64_t>(parameters.blocks.size()) == config.layers, "{} blocks for {} layers",
+  require<ShapeError>(std::ssize(parameters.blocks) == config.layers, "{} blocks for {} layers",
                       parameters.blocks.size(), config.layers);
   const auto check = [&](const std::string& name, ConstView view) {
     const std::vector<int64_t>& shape = wanted.at(name);
@@ -129,8 +129,8 @@ const Checkpoint& Model::checkpoint() const {
 Tensor& Model::own_down_weight(Context& context, int64_t layer) {
   require<ShapeError>(layer >= 0 && layer < config_.layers, "layer {} of a model with {} layers", layer,
                       config_.layers);
-  std::shared_ptr<Tensor>& slot = edited_down_[static_cast<size_t>(layer)];
-  ConstView& weight = parameters_.blocks[static_cast<size_t>(layer)].down_weight;
+  std::shared_ptr<Tensor>& slot = edited_down_[layer];
+  ConstView& weight = parameters_.blocks[layer].down_weight;
   // A copied model shares its edits with the one it was copied from until either is edited again.
   if (!slot || slot.use_count() > 1) {
     auto own = std::make_shared<Tensor>(context, weight.rows, weight.cols);
@@ -152,9 +152,9 @@ void Model::set_down_weight(Context& context, int64_t layer, ConstView weight) {
 }
 
 void Model::add_rank_one(Context& context, int64_t layer, std::span<const float> u, std::span<const float> v) {
-  require<ShapeError>(
-      static_cast<int64_t>(u.size()) == config_.mlp_width && static_cast<int64_t>(v.size()) == config_.width,
-      "u has {} and v {} values, expected {} and {}", u.size(), v.size(), config_.mlp_width, config_.width);
+  require<ShapeError>(std::ssize(u) == config_.mlp_width && std::ssize(v) == config_.width,
+                      "u has {} and v {} values, expected {} and {}", u.size(), v.size(), config_.mlp_width,
+                      config_.width);
   Tensor& own = own_down_weight(context, layer);
   const Tensor u_row = Tensor::from_host(context, u, 1, config_.mlp_width);
   const Tensor v_row = Tensor::from_host(context, v, 1, config_.width);

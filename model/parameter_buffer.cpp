@@ -67,8 +67,8 @@ void ParameterBuffer::fill_zero(Context& context) {
 
 void ParameterBuffer::set(Context& context, const std::string& name, std::span<const float> values) {
   const View view = views_.at(name);
-  require<ShapeError>(static_cast<int64_t>(values.size()) == view.rows * view.cols,
-                      "{} values for parameter {} [{}, {}]", values.size(), name, view.rows, view.cols);
+  require<ShapeError>(std::ssize(values) == view.rows * view.cols, "{} values for parameter {} [{}, {}]", values.size(),
+                      name, view.rows, view.cols);
   context.copy_to_device(view.data, values.data(), values.size_bytes());
 }
 

@@ -39,13 +39,13 @@ EncodedBatch encode_batch(const Tokenizer& tokenizer, const TextReader& reader, 
       const std::string place = reader.place_of(line);
       std::vector<std::int32_t> ids =
           encode_document(tokenizer, reader.document_of(std::move(line)), place, options.special);
-      if (const auto cut = static_cast<std::int64_t>(ids.size()) - options.max_tokens_per_document; cut > 0) {
+      if (const auto cut = std::ssize(ids) - options.max_tokens_per_document; cut > 0) {
         ids.resize(static_cast<std::size_t>(options.max_tokens_per_document));
         ++encoded.cut_documents;
         encoded.cut_tokens += cut;
       }
       encoded.tokens.insert(encoded.tokens.end(), ids.begin(), ids.end());
-      encoded.lengths.push_back(static_cast<std::int64_t>(ids.size()));
+      encoded.lengths.push_back(std::ssize(ids));
     }
   } catch (...) {
     encoded.failure = std::current_exception();
@@ -165,8 +165,7 @@ void encode_all(TokenStream& stream, const Tokenizer& tokenizer, TextReader& rea
     }
     append(stream, pool.take());
     if (options.progress)
-      options.progress({stream.documents(), static_cast<std::int64_t>(stream.tokens.size()), reader.bytes_read(),
-                        reader.total_bytes()});
+      options.progress({stream.documents(), std::ssize(stream.tokens), reader.bytes_read(), reader.total_bytes()});
   }
   source.rethrow();
 }
@@ -203,10 +202,9 @@ TokenStream tokenize(const Tokenizer& tokenizer, TextReader& reader, const Token
 
 void write_token_stream(H5File& file, const TokenStream& stream) {
   const TokenStreamSource& source = stream.source;
-  write_dataset(file, "/tokens", stream.tokens, {static_cast<std::int64_t>(stream.tokens.size())},
+  write_dataset(file, "/tokens", stream.tokens, {std::ssize(stream.tokens)},
                 {.units = "1", .long_name = "token ids of all documents, one after the other"});
-  write_dataset(file, "/document_offsets", stream.document_offsets,
-                {static_cast<std::int64_t>(stream.document_offsets.size())},
+  write_dataset(file, "/document_offsets", stream.document_offsets, {std::ssize(stream.document_offsets)},
                 {.units = "1", .long_name = "first token of each document, and the number of tokens"});
   write_attribute(file, "/", "kind", "tokens");
   write_attribute(file, "/", "tokenizer_sha256", source.tokenizer_sha256);
@@ -232,7 +230,7 @@ namespace {
 
 void check_stream(const TokenStream& stream, const std::string& path) {
   const std::vector<std::int64_t>& offsets = stream.document_offsets;
-  const auto count = static_cast<std::int64_t>(stream.tokens.size());
+  const auto count = std::ssize(stream.tokens);
   require<InputError>(
       !offsets.empty() && offsets.front() == 0 && offsets.back() == count && std::ranges::is_sorted(offsets),
       "{}: dataset document_offsets must rise from 0 to the number of tokens, {}: tokenize the text anew", path, count);

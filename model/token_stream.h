@@ -36,7 +36,7 @@ struct TokenStream {
   std::vector<std::int64_t> document_offsets{0};
   TokenStreamSource source;
 
-  std::int64_t documents() const { return static_cast<std::int64_t>(document_offsets.size()) - 1; }
+  std::int64_t documents() const { return std::ssize(document_offsets) - 1; }
   std::span<const std::int32_t> document(std::int64_t index) const {
     return std::span(tokens).subspan(static_cast<std::size_t>(document_offsets[index]),
                                      static_cast<std::size_t>(document_offsets[index + 1] - document_offsets[index]));

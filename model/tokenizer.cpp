@@ -74,10 +74,10 @@ Tokenizer::Tokenizer(TokenizerDefinition definition)
 
 void Tokenizer::limit_to_embedding(std::int64_t rows, std::string_view model) {
   std::vector<bool> is_added(definition_.token_bytes.size());
-  for (const AddedToken& token : definition_.added) is_added[static_cast<std::size_t>(token.id)] = true;
+  for (const AddedToken& token : definition_.added) is_added[token.id] = true;
   for (std::int64_t id = vocabulary_size() - 1; id >= rows; --id)
     require<InputError>(
-        is_added[static_cast<std::size_t>(id)] || !has_token(id),
+        is_added[id] || !has_token(id),
         "{}: the tokenizer has {} tokens, but the embedding only {} rows; both must come from one model", model,
         vocabulary_size(), rows);
   embedding_rows_ = rows;
@@ -134,7 +134,7 @@ std::vector<Tokenizer::Section> Tokenizer::sections_of(std::string_view text, Sp
 void Tokenizer::encode_ordinary(std::string_view text, std::int64_t limit, std::vector<std::int32_t>& ids) const {
   MergeScratch scratch;
   std::vector<std::int32_t> piece;
-  for (std::size_t begin = 0; begin < text.size() && static_cast<std::int64_t>(ids.size()) < limit;) {
+  for (std::size_t begin = 0; begin < text.size() && std::ssize(ids) < limit;) {
     const std::size_t end = piece_end(text, begin);
     piece.clear();
     for (std::size_t i = begin; i < end; ++i)
@@ -151,7 +151,7 @@ std::vector<std::int32_t> Tokenizer::encode_ids(std::string_view text, SpecialTo
                       "a text of {} bytes is too long to encode: split it below 2 GiB", text.size());
   std::vector<std::int32_t> ids;
   for (const Section& section : sections_of(text, special)) {
-    if (static_cast<std::int64_t>(ids.size()) >= limit) break;
+    if (std::ssize(ids) >= limit) break;
     if (section.id >= 0) {
       require_row(section.id, text);
       ids.push_back(section.id);
@@ -159,8 +159,7 @@ std::vector<std::int32_t> Tokenizer::encode_ids(std::string_view text, SpecialTo
       encode_ordinary(text.substr(section.begin, section.end - section.begin), limit, ids);
     }
   }
-  if (static_cast<std::int64_t>(ids.size()) > limit)
-    ids.resize(static_cast<std::size_t>(std::max<std::int64_t>(limit, 0)));
+  if (std::ssize(ids) > limit) ids.resize(static_cast<std::size_t>(std::max<std::int64_t>(limit, 0)));
   return ids;
 }
 
@@ -178,7 +177,7 @@ Encoding Tokenizer::encode(std::string_view text, SpecialTokens special) const {
     }
     encode_ordinary(text.substr(section.begin, section.end - section.begin), kNoLimit, encoding.ids);
     for (std::size_t i = encoding.offsets.size(); i < encoding.ids.size(); ++i) {
-      const std::int64_t end = begin + static_cast<std::int64_t>(definition_.token_bytes[encoding.ids[i]].size());
+      const std::int64_t end = begin + std::ssize(definition_.token_bytes[encoding.ids[i]]);
       encoding.offsets.push_back({begin, end});
       begin = end;
     }

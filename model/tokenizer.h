@@ -76,7 +76,7 @@ class Tokenizer {
   std::int32_t vocabulary_size() const { return static_cast<std::int32_t>(definition_.token_bytes.size()); }
   /// Whether a token has this id.
   bool has_token(std::int64_t id) const {
-    return id >= 0 && id < vocabulary_size() && !definition_.token_bytes[static_cast<std::size_t>(id)].empty();
+    return id >= 0 && id < vocabulary_size() && !definition_.token_bytes[id].empty();
   }
   /// Whether the model has an embedding for it, as far as limit_to_embedding() told.
   bool has_row(std::int64_t id) const { return id < embedding_rows_; }

@@ -429,8 +429,7 @@ void DefinitionBuilder::finish_tokens() {
                             shown_token(twin[0]->spelling), shown_token(twin[1]->spelling), twin[0]->id);
   check_gaps(by_id);
   definition_.token_bytes.resize(static_cast<std::size_t>(by_id.back()->id) + 1);
-  for (const Token* token : by_id)
-    definition_.token_bytes[static_cast<std::size_t>(token->id)] = token->bytes ? *token->bytes : token->spelling;
+  for (const Token* token : by_id) definition_.token_bytes[token->id] = token->bytes ? *token->bytes : token->spelling;
 }
 
 /// Ids without a token may lie beyond the vocabulary, before added tokens; a gap inside it means that tokens are lost.
@@ -440,12 +439,12 @@ void DefinitionBuilder::check_gaps(const std::vector<const Token*>& by_id) const
   // The ids differ, so a gap below means an id beyond the last.
   const auto needed = by_id.rend() - last;
   for (std::ptrdiff_t i = 0; i < needed; ++i)
-    if (by_id[static_cast<std::size_t>(i)]->id != i)
+    if (by_id[i]->id != i)
       throw_error<InputError>("{}: token {} has id {}, but the {} tokens must have the ids 0 to {}, and none has id {}",
                               where((*last)->file), shown_token((*last)->spelling), (*last)->id, needed, needed - 1, i);
   constexpr std::int64_t kMostWithoutToken = 1 << 20;
   const Token& highest = *by_id.back();
-  if (highest.id - static_cast<std::int64_t>(by_id.size()) >= kMostWithoutToken)
+  if (highest.id - std::ssize(by_id) >= kMostWithoutToken)
     throw_error<InputError>("{}: token {} has id {}, but there are {} tokens: give it a lower id", where(highest.file),
                             shown_token(highest.spelling), highest.id, by_id.size());
 }

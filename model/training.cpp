@@ -20,7 +20,7 @@ int64_t count_tokens(std::span<const TrainingSequence> sequences) {
 
 /// Positions that have a next token.
 int64_t count_predictions(std::span<const TrainingSequence> sequences) {
-  return count_tokens(sequences) - static_cast<int64_t>(sequences.size());
+  return count_tokens(sequences) - std::ssize(sequences);
 }
 
 /// A plan that wants every position but the last of each sequence, and the tokens that follow them.
@@ -156,7 +156,7 @@ LossSum Trainer::add_gradients(std::span<const TrainingSequence> sequences, size
   for (size_t s = 0; s < sequences.size(); ++s)
     regularise(sequences[s], first_sequence + s, static_cast<int64_t>(s), batch.plan);
   Run run = executor_.run(batch.plan, Keep::activations);
-  const auto positions = static_cast<int64_t>(batch.targets.size());
+  const auto positions = std::ssize(batch.targets);
   const std::vector<float> weights(batch.targets.size(), static_cast<float>(weight));
   Tensor losses(context_, positions, 1);
   cross_entropy(context_, run.logits.view(), {context_, std::span<const int32_t>(batch.targets)},

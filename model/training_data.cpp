@@ -50,7 +50,7 @@ std::vector<Document> read_documents(const std::filesystem::path& path) {
       const std::string where = fmt::format("{}: line {}", path.string(), line.number);
       const Json object = reader.record_of(line);
       document.text = json_string(object, "text", where);
-      document.subjects = subjects_from_json(object, static_cast<int64_t>(document.text.size()), where);
+      document.subjects = subjects_from_json(object, std::ssize(document.text), where);
     } else {
       document.text = reader.document_of(std::move(line));
     }
@@ -64,13 +64,13 @@ std::vector<Document> read_documents(const std::filesystem::path& path) {
 TrainingSequence encode(const Tokenizer& tokenizer, const std::string& prefix, const Document& document) {
   Encoding encoding = tokenizer.encode(prefix + document.text);
   TrainingSequence made{.tokens = std::move(encoding.ids), .subjects = {}};
-  const auto shift = static_cast<int64_t>(prefix.size());
+  const auto shift = std::ssize(prefix);
   int64_t token = 0;
-  const auto count = static_cast<int64_t>(encoding.offsets.size());
+  const auto count = std::ssize(encoding.offsets);
   for (const ByteRange& subject : document.subjects) {
-    while (token < count && encoding.offsets[static_cast<size_t>(token)].end <= subject.begin + shift) ++token;
+    while (token < count && encoding.offsets[token].end <= subject.begin + shift) ++token;
     TokenSpan span{token, token};
-    while (span.end < count && encoding.offsets[static_cast<size_t>(span.end)].begin < subject.end + shift) ++span.end;
+    while (span.end < count && encoding.offsets[span.end].begin < subject.end + shift) ++span.end;
     token = span.end;
     if (span.begin < span.end) made.subjects.push_back(span);
   }
@@ -120,7 +120,7 @@ std::string Corpus::sha256() const {
     for (const TrainingSequence& document : *list) {
       add_count(document.size());
       hash.update(std::as_bytes(std::span(document.tokens)));
-      add_count(static_cast<int64_t>(document.subjects.size()));
+      add_count(std::ssize(document.subjects));
       hash.update(std::as_bytes(std::span(document.subjects)));
     }
   return hash.hex();
@@ -132,7 +132,7 @@ Corpus tokenize_corpus(Context& context, const Tokenizer& tokenizer, std::span<c
   Corpus corpus;
   corpus.alone.resize(documents.size());
   if (joins) corpus.joined.resize(documents.size());
-  context.threads().parallel_for(static_cast<int64_t>(documents.size()), 64, [&](int64_t begin, int64_t end) {
+  context.threads().parallel_for(std::ssize(documents), 64, [&](int64_t begin, int64_t end) {
     for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
       corpus.alone[i] = encode(tokenizer, "", documents[i]);
       if (joins) corpus.joined[i] = encode(tokenizer, options.join_separator, documents[i]);

@@ -33,7 +33,7 @@ struct TrainingSequence {
   std::vector<int32_t> tokens;
   std::vector<TokenSpan> subjects;
 
-  int64_t size() const { return static_cast<int64_t>(tokens.size()); }
+  int64_t size() const { return std::ssize(tokens); }
   bool operator==(const TrainingSequence&) const = default;
 };
 

@@ -195,7 +195,7 @@ void MpiCommunicator::wait(MPI_Request request, const Call& call, const Patience
 // A rank answers where it waits in a collective. One that computes, hangs or is stopped does not: it is missing.
 void MpiCommunicator::ask_for_the_missing(MPI_Request request, const Call& call) {
   std::vector<char> here(static_cast<size_t>(size()), 0);
-  here[static_cast<size_t>(rank())] = 1;
+  here[rank()] = 1;
   for (int other = 0; other < size(); ++other)
     if (other != rank()) post(other, kQuestion);
   const Clock::time_point end =
@@ -211,14 +211,14 @@ void MpiCommunicator::ask_for_the_missing(MPI_Request request, const Call& call)
     if (answered) {
       check_mpi(MPI_Recv(nullptr, 0, MPI_BYTE, status.MPI_SOURCE, kAnswer, channels_.questions, MPI_STATUS_IGNORE),
                 "MPI_Recv");
-      here[static_cast<size_t>(status.MPI_SOURCE)] = 1;
+      here[status.MPI_SOURCE] = 1;
     } else {
       std::this_thread::sleep_for(milliseconds(1));
     }
   }
   std::vector<int> missing;
   for (int other = 0; other < size(); ++other)
-    if (!here[static_cast<size_t>(other)]) missing.push_back(other);
+    if (!here[other]) missing.push_back(other);
   throw_lost(call, missing);
 }
 

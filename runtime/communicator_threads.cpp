@@ -98,7 +98,7 @@ class ThreadRank final : public Communicator {
   void fail_with(const Check& check);
   void expect_same_calls() const;
   void copy() const;
-  const Call& call_of(int rank) const { return team_.members[static_cast<size_t>(rank)].rank->call_; }
+  const Call& call_of(int rank) const { return team_.members[rank].rank->call_; }
 
   ThreadTeam& team_;
   Call call_{};  // read by the other ranks between the meetings
@@ -115,7 +115,7 @@ void ThreadRank::arrive(const Call& call) {
   std::unique_lock lock(team_.mutex);
   team_.throw_if_failed();
   call_ = call;
-  ThreadTeam::Member& self = team_.members[static_cast<size_t>(rank())];
+  ThreadTeam::Member& self = team_.members[rank()];
   self.rank = this;
   self.here = true;
   if (++team_.here == size()) {
@@ -208,7 +208,7 @@ void run_rank(ThreadTeam& team, int rank, const ThreadRankOptions& options,
   }
   std::unique_lock lock(team.mutex);
   if (error) team.fail(rank, error);
-  team.members[static_cast<size_t>(rank)].ended = true;
+  team.members[rank].ended = true;
   ++team.ended;
   team.changed.notify_all();
   if (error && team.failed_rank == rank) wait_for_end(team, lock, options.ending_limit);

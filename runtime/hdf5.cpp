@@ -484,8 +484,8 @@ template <H5Number T>
 void write_dataset(H5File& file, const std::string& path, std::span<const T> values, const std::vector<int64_t>& shape,
                    const DatasetOptions& options) {
   const auto what = name_of(file, path);
-  require<ShapeError>(static_cast<int64_t>(values.size()) == product(shape, what),
-                      "{}: shape {} does not hold {} values", what, shape_string(shape), values.size());
+  require<ShapeError>(std::ssize(values) == product(shape, what), "{}: shape {} does not hold {} values", what,
+                      shape_string(shape), values.size());
   {
     const H5Handle dataset = make_dataset(file, path, memory_type<T>(), shape);
     if (!values.empty()) {
@@ -499,8 +499,8 @@ void write_dataset(H5File& file, const std::string& path, std::span<const T> val
 void write_strings(H5File& file, const std::string& path, std::span<const std::string> values,
                    const std::vector<int64_t>& shape, const DatasetOptions& options) {
   const auto what = name_of(file, path);
-  require<ShapeError>(static_cast<int64_t>(values.size()) == product(shape, what),
-                      "{}: shape {} does not hold {} values", what, shape_string(shape), values.size());
+  require<ShapeError>(std::ssize(values) == product(shape, what), "{}: shape {} does not hold {} values", what,
+                      shape_string(shape), values.size());
   const H5Handle type = utf8_type();
   std::vector<const char*> pointers;
   for (const std::string& value : values) {
@@ -632,7 +632,7 @@ LOCI_INSTANTIATE(uint8_t)
 namespace {
 
 void require_axis(const DatasetInfo& info, int64_t axis, const std::string& what) {
-  require<ShapeError>(axis >= 0 && axis < static_cast<int64_t>(info.shape.size()), "{}: has {} axes, no axis {}", what,
+  require<ShapeError>(axis >= 0 && axis < std::ssize(info.shape), "{}: has {} axes, no axis {}", what,
                       info.shape.size(), axis);
 }
 
@@ -646,7 +646,7 @@ void attach_scale(H5File& file, const std::string& dataset, int64_t axis, const 
   const DatasetInfo info = describe(target.get(), what);
   require_axis(info, axis, what);
   const DatasetInfo scale_info = describe(values.get(), name_of(file, scale));
-  const int64_t extent = info.shape[static_cast<size_t>(axis)];
+  const int64_t extent = info.shape[axis];
   require<InputError>(scale_info.shape == std::vector<int64_t>{extent},
                       "{}: has shape {}, the scale of axis {} of {} needs [{}]", name_of(file, scale),
                       shape_string(scale_info.shape), axis, dataset, extent);
@@ -774,19 +774,17 @@ void write_attribute(H5File& file, const std::string& object, const std::string&
     pointers.push_back(value.c_str());
   }
   const H5Handle type = utf8_type();
-  put_attribute(file, object, name, type.get(), {static_cast<int64_t>(values.size())},
+  put_attribute(file, object, name, type.get(), {std::ssize(values)},
                 values.empty() ? nullptr : static_cast<const void*>(pointers.data()));
 }
 
 void write_attribute(H5File& file, const std::string& object, const std::string& name,
                      std::span<const int64_t> values) {
-  put_attribute(file, object, name, H5T_NATIVE_INT64, {static_cast<int64_t>(values.size())},
-                values.empty() ? nullptr : values.data());
+  put_attribute(file, object, name, H5T_NATIVE_INT64, {std::ssize(values)}, values.empty() ? nullptr : values.data());
 }
 
 void write_attribute(H5File& file, const std::string& object, const std::string& name, std::span<const double> values) {
-  put_attribute(file, object, name, H5T_NATIVE_DOUBLE, {static_cast<int64_t>(values.size())},
-                values.empty() ? nullptr : values.data());
+  put_attribute(file, object, name, H5T_NATIVE_DOUBLE, {std::ssize(values)}, values.empty() ? nullptr : values.data());
 }
 
 H5Kind attribute_kind(const H5File& file, const std::string& object, const std::string& name) {

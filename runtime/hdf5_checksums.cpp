@@ -140,7 +140,7 @@ H5Checksums::H5Checksums(H5File file) : file_(std::move(file)) {
   if (total_of(paths, digests) != read_string_attribute(file_, "/", kTotal)) refuse("its checksums are damaged");
   const std::vector<std::string> found = object_paths(file_);
   for (int64_t i = 0; i < count; ++i) {
-    const std::string& path = paths[static_cast<size_t>(i)];
+    const std::string& path = paths[i];
     if (path != "/" && !std::binary_search(found.begin(), found.end(), path)) refuse(path + " is missing");
     std::memcpy(digests_[path].data(), digests.data() + i * std::ssize(Digest{}), sizeof(Digest));
   }

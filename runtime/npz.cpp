@@ -208,7 +208,7 @@ std::vector<std::byte> transposed(std::span<const std::byte> data, const std::ve
   std::vector<int64_t> index(shape.size(), 0);
   std::vector<int64_t> stride(shape.size(), 1);
   for (size_t axis = 1; axis < shape.size(); ++axis) stride[axis] = stride[axis - 1] * shape[axis - 1];
-  const auto count = static_cast<int64_t>(data.size()) / std::max<int64_t>(item, 1);
+  const auto count = std::ssize(data) / std::max<int64_t>(item, 1);
   for (int64_t position = 0; position < count; ++position) {
     int64_t source = 0;
     for (size_t axis = 0; axis < shape.size(); ++axis) source += index[axis] * stride[axis];

@@ -24,7 +24,7 @@ void LegacyRandom::refill() {
 
 uint32_t LegacyRandom::next() {
   if (position_ == kWords) refill();
-  uint32_t y = state_[static_cast<size_t>(position_++)];
+  uint32_t y = state_[position_++];
   y ^= y >> 11;
   y ^= (y << 7) & 0x9d2c5680u;
   y ^= (y << 15) & 0xefc60000u;

@@ -32,7 +32,7 @@ class DeviceArray {
   DeviceArray(Context& context, int64_t size) : context_(&context), size_(size) {
     data_ = static_cast<T*>(context.allocate(sizeof(T) * static_cast<size_t>(size)));
   }
-  DeviceArray(Context& context, std::span<const T> values) : DeviceArray(context, static_cast<int64_t>(values.size())) {
+  DeviceArray(Context& context, std::span<const T> values) : DeviceArray(context, std::ssize(values)) {
     context.copy_to_device(data_, values.data(), values.size_bytes());
   }
   ~DeviceArray() { reset(); }
@@ -102,8 +102,8 @@ class Tensor {
   }
   /// Copies `values` [rows * cols] from the host.
   static Tensor from_host(Context& context, std::span<const float> values, int64_t rows, int64_t cols) {
-    require<ShapeError>(static_cast<int64_t>(values.size()) == rows * cols, "{} values for a [{}, {}] matrix",
-                        values.size(), rows, cols);
+    require<ShapeError>(std::ssize(values) == rows * cols, "{} values for a [{}, {}] matrix", values.size(), rows,
+                        cols);
     Tensor made(context, rows, cols);
     context.copy_to_device(made.data(), values.data(), values.size_bytes());
     return made;

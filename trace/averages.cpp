@@ -14,7 +14,7 @@ constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
 using RowTokens = std::array<std::vector<int64_t>, kTokenRows>;
 
-std::vector<int64_t>& at(RowTokens& rows, TokenRow row) { return rows[static_cast<size_t>(row)]; }
+std::vector<int64_t>& at(RowTokens& rows, TokenRow row) { return rows[row]; }
 
 RowTokens rows_each_token_once(int64_t tokens, TokenRange subject) {
   RowTokens rows;
@@ -108,7 +108,7 @@ class BestLayerSums {
 };
 
 void check_case(const AveragedCase& one, int64_t layers) {
-  require<ShapeError>(static_cast<int64_t>(one.scores.size()) == one.tokens * layers && one.tokens > 0,
+  require<ShapeError>(std::ssize(one.scores) == one.tokens * layers && one.tokens > 0,
                       "{} scores for {} tokens and {} layers", one.scores.size(), one.tokens, layers);
   require<ShapeError>(one.subject.begin >= 0 && one.subject.begin < one.subject.end && one.subject.end <= one.tokens,
                       "subject [{}, {}) of {} tokens", one.subject.begin, one.subject.end, one.tokens);
@@ -142,7 +142,7 @@ std::vector<double> Averages::indirect_effect(TokenRow which) const {
 
 Averages average(std::span<const AveragedCase> cases, int64_t layers, RowRule rule) {
   Averages averages;
-  averages.cases = static_cast<int64_t>(cases.size());
+  averages.cases = std::ssize(cases);
   averages.layers = layers;
   std::vector<RowSums> sums(kTokenRows, RowSums(layers));
   BestLayerSums last_subject, last_token;
@@ -173,12 +173,11 @@ std::vector<EffectCell> strongest_cells(std::span<const float> scores, int64_t l
                       scores.size(), layers);
   std::vector<int64_t> order(scores.size());
   std::iota(order.begin(), order.end(), int64_t{0});
-  std::ranges::stable_sort(
-      order, [&](int64_t a, int64_t b) { return scores[static_cast<size_t>(a)] > scores[static_cast<size_t>(b)]; });
+  std::ranges::stable_sort(order, [&](int64_t a, int64_t b) { return scores[a] > scores[b]; });
   order.resize(std::min(order.size(), count));
   std::vector<EffectCell> cells;
   for (const int64_t at : order) {
-    const double effect = static_cast<double>(scores[static_cast<size_t>(at)]) - low_score;
+    const double effect = static_cast<double>(scores[at]) - low_score;
     cells.push_back(EffectCell{at / layers, at % layers, effect});
   }
   return cells;

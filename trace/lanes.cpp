@@ -15,7 +15,7 @@ enum class Recorded { no, yes };
 Plan plan_of(std::span<const Lane> lanes, Recorded recorded) {
   Plan plan;
   for (const Lane& lane : lanes) {
-    const auto index = static_cast<int64_t>(plan.sequences.size());
+    const auto index = std::ssize(plan.sequences);
     Sequence sequence;
     sequence.rows = lane.rows;
     sequence.tokens = lane.tokens;
@@ -38,7 +38,7 @@ Plan first_row_plan(std::span<Lane* const> lanes, int64_t layer, View outputs) {
   plan.stop = StopAfter{Site::resid, layer};
   plan.tap_output = outputs;
   for (const Lane* lane : lanes) {
-    const auto index = static_cast<int64_t>(plan.sequences.size());
+    const auto index = std::ssize(plan.sequences);
     Sequence sequence;
     sequence.rows = 1;
     if (!lane->tokens.empty()) sequence.tokens = {lane->tokens.front()};
@@ -70,8 +70,7 @@ std::vector<Tensor> run_first_rows(Executor& executor, std::span<Lane> lanes) {
     if (lane.first_block == FirstBlock::first_row) by_layer[lane.first_layer].push_back(&lane);
   std::vector<Tensor> rows;
   for (const auto& [layer, some] : by_layer) {
-    const Tensor& outputs =
-        rows.emplace_back(executor.context(), static_cast<int64_t>(some.size()), executor.model().config().width);
+    const Tensor& outputs = rows.emplace_back(executor.context(), std::ssize(some), executor.model().config().width);
     executor.run(first_row_plan(some, layer, rows.back().view()));
     for (size_t i = 0; i < some.size(); ++i) skip_first_block(*some[i], outputs.row(static_cast<int64_t>(i)));
   }

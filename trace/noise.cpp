@@ -75,7 +75,7 @@ std::vector<double> scatter_matrix(Context& context, const Model& model, std::sp
   SecondMoment moment(width);
   std::vector<float> rows;
   const auto flush = [&] {
-    const auto count = static_cast<int64_t>(rows.size()) / width;
+    const auto count = std::ssize(rows) / width;
     moment.add(context, Tensor::from_host(context, rows, count, width).view());
     rows.clear();
   };
@@ -85,7 +85,7 @@ std::vector<double> scatter_matrix(Context& context, const Model& model, std::sp
     const double weight = std::sqrt(static_cast<double>(counts[id]));
     for (size_t j = 0; j < mean.size(); ++j)
       rows.push_back(static_cast<float>(weight * (static_cast<double>(row[j]) - mean[j])));
-    if (static_cast<int64_t>(rows.size()) >= SecondMoment::flush_rows(context) * width) flush();
+    if (std::ssize(rows) >= SecondMoment::flush_rows(context) * width) flush();
   }
   if (!rows.empty()) flush();
   return moment.sum(context);

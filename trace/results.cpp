@@ -38,14 +38,14 @@ void write_scores(H5File& file, const std::string& group, const FactTrace& trace
   for (const TraceKind kind : kTraceKinds) {
     const auto& scores = trace.of(kind);
     if (scores.empty()) continue;
-    const auto layers = static_cast<int64_t>(scores.size()) / tokens;
+    const auto layers = std::ssize(scores) / tokens;
     write_dataset(file, group + "/" + scores_name(kind), scores, {tokens, layers},
                   {.units = "1", .long_name = std::string(kind_long_name(kind))});
   }
   if (!trace.severed) return;
   visit_series(*trace.severed, [&](const char* name, const std::vector<float>& scores) {
     if (scores.empty()) return;
-    write_dataset(file, group + "/severed/" + name, scores, {1, static_cast<int64_t>(scores.size())},
+    write_dataset(file, group + "/severed/" + name, scores, {1, std::ssize(scores)},
                   {.units = "1", .long_name = "probability of the answer with the subject's last token restored"});
   });
 }
@@ -237,7 +237,7 @@ void write_severed_averages(H5File& file, const SeveredAverages& averages) {
   const auto write = [&](const std::string& name, const std::vector<double>& values, const char* long_name) {
     if (values.empty()) return;
     const std::string path = group + "/" + name;
-    write_dataset(file, path, values, {static_cast<int64_t>(values.size())}, {.units = "1", .long_name = long_name});
+    write_dataset(file, path, values, {std::ssize(values)}, {.units = "1", .long_name = long_name});
     attach_scale(file, path, 0, "/layer", "layer");
   };
   const char* mean_name = "mean effect of the subject's last token restored, low_score taken off";

@@ -25,7 +25,7 @@ struct StoredTrace {
   int64_t window = 0;
   FactTrace trace;
 
-  int64_t tokens() const { return static_cast<int64_t>(input_ids.size()); }
+  int64_t tokens() const { return std::ssize(input_ids); }
 };
 
 void write_trace(H5File& file, const StoredTrace& stored);

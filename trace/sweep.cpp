@@ -18,7 +18,7 @@ namespace {
 std::vector<float> target_probabilities(Context& context, ConstView logits, const std::vector<int32_t>& targets) {
   std::vector<int64_t> rows(targets.size());
   std::iota(rows.begin(), rows.end(), int64_t{0});
-  Tensor log_probabilities(context, static_cast<int64_t>(targets.size()), 1);
+  Tensor log_probabilities(context, std::ssize(targets), 1);
   target_log_probabilities(context, logits, {context, std::span<const int64_t>(rows)},
                            {context, std::span<const int32_t>(targets)}, log_probabilities.view());
   std::vector<float> probabilities = log_probabilities.to_host();
@@ -34,7 +34,7 @@ struct CorruptedRuns {
 
   /// The corrupted embedding of a sample's subject token, in device memory.
   const float* embedding(size_t sample, int64_t subject_token) const {
-    const int64_t tokens = subjects->rows() / static_cast<int64_t>(runs.size());
+    const int64_t tokens = subjects->rows() / std::ssize(runs);
     return subjects->row(static_cast<int64_t>(sample) * tokens + subject_token);
   }
 };
@@ -55,7 +55,7 @@ struct FactWork {
   CorruptedRuns low;                       // where low_score has another one; else empty
   std::map<Sever, CorruptedRuns> severed;  // where a severed second pass has another one; else empty
 
-  int64_t tokens() const { return static_cast<int64_t>(fact->tokens.size()); }
+  int64_t tokens() const { return std::ssize(fact->tokens); }
   const CorruptedRuns& first_pass() const { return low.runs.empty() ? swept : low; }
 };
 
@@ -142,7 +142,7 @@ class Sweep {
 Plan Sweep::base_plan(std::span<const BaseRun> runs) const {
   Plan plan;
   for (const BaseRun& run : runs) {
-    const auto index = static_cast<int64_t>(plan.sequences.size());
+    const auto index = std::ssize(plan.sequences);
     Sequence sequence;
     sequence.tokens = run.work->fact->tokens;
     sequence.record = run.recording != nullptr;
@@ -160,7 +160,7 @@ Plan Sweep::base_plan(std::span<const BaseRun> runs) const {
 void Sweep::run_base_wave(std::span<const BaseRun> runs) {
   Context& context = executor_.context();
   const Run run = executor_.run(base_plan(runs));
-  DeviceArray<int32_t> best(context, static_cast<int64_t>(runs.size()));
+  DeviceArray<int32_t> best(context, std::ssize(runs));
   argmax_rows(context, run.logits.view(), best);
   const auto best_tokens = best.to_host();
   std::vector<int32_t> answers;
@@ -210,7 +210,7 @@ void Sweep::add_corrupted(FactWork& work, CorruptedRuns& corrupted, const std::v
   const TokenRange subject = work.fact->subject_range;
   std::vector<float> embeddings;
   for (int64_t t = subject.begin; t < subject.end; ++t) {
-    const int32_t token = work.fact->tokens[static_cast<size_t>(t)];
+    const int32_t token = work.fact->tokens[t];
     const auto row = to_host(context, executor_.model().parameters().token_embedding.rows_slice(token, 1));
     embeddings.insert(embeddings.end(), row.begin(), row.end());
   }
@@ -219,7 +219,7 @@ void Sweep::add_corrupted(FactWork& work, CorruptedRuns& corrupted, const std::v
     const double start = corruption == Corruption::add ? static_cast<double>(embeddings[i % embeddings.size()]) : 0;
     values[i] = static_cast<float>(start + noise[i]);
   }
-  const auto rows = static_cast<int64_t>(noise.size()) / width;
+  const auto rows = std::ssize(noise) / width;
   corrupted.subjects = std::make_shared<Tensor>(Tensor::from_host(context, values, rows, width));
   corrupted.runs.resize(static_cast<size_t>(options_.samples));
   corrupted.probabilities.resize(static_cast<size_t>(options_.samples));
@@ -377,7 +377,7 @@ void Sweep::plan_severed_layers(FactWork& work, const CorruptedRuns& base, std::
   scores.assign(static_cast<size_t>(layers_), static_cast<float>(mean(base.probabilities)));
   for (int64_t layer = 0; layer < layers_; ++layer) {
     if (!reaches_end(work, position, layer)) continue;
-    Cell& cell = add_cell({&scores[static_cast<size_t>(layer)]});
+    Cell& cell = add_cell({&scores[layer]});
     for (size_t s = 0; s < cell.probabilities.size(); ++s) {
       Lane lane = state_lane(work, base.runs[s], position, layer, &cell.probabilities[s]);
       if (sever)
@@ -446,7 +446,7 @@ size_t group_length(Executor& executor, std::span<const Fact> facts, const Trace
   const int64_t runs = 1 + options.samples * (options.quirks == Quirks::published ? 4 : 1);
   int64_t bytes = 0;
   for (size_t i = 0; i < facts.size(); ++i) {
-    bytes += row_bytes * runs * static_cast<int64_t>(facts[i].tokens.size());
+    bytes += row_bytes * runs * std::ssize(facts[i].tokens);
     if (i > 0 && bytes > executor.context().memory_budget() / 4) return i;
   }
   return facts.size();

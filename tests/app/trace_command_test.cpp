@@ -40,7 +40,7 @@ class TraceCommandTest : public CommandTest {
     EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
     const Json results = parse_json(outcome.out, "predict");
     Json facts = Json::array();
-    for (size_t i = 0; i < prompts.size() && static_cast<int64_t>(facts.size()) < count; ++i) {
+    for (size_t i = 0; i < prompts.size() && std::ssize(facts) < count; ++i) {
       const int64_t id = results["results"][i]["tokens"][0]["id"];
       if (id <= 32 || id >= 127) continue;
       facts.push_back({{"known_id", 10 * i},
@@ -48,7 +48,7 @@ class TraceCommandTest : public CommandTest {
                        {"attribute", std::string(1, static_cast<char>(id))},
                        {"prompt", prompts[i]}});
     }
-    EXPECT_EQ(static_cast<int64_t>(facts.size()), count) << "the model answers too few prompts with a letter";
+    EXPECT_EQ(std::ssize(facts), count) << "the model answers too few prompts with a letter";
     if (facts.size() > 1) facts[1]["attribute"] = "something else";
     return facts;
   }

@@ -80,7 +80,7 @@ class CountingJob {
     EXPECT_EQ(read_dataset<int64_t>(shard, "/values").values.at(0), units_merged);  // in order
     copy_object(shard, "/values", output, fmt::format("/values_{}", units_merged++));
     std::lock_guard lock(mutex_);
-    if (static_cast<int64_t>(done.size()) < kUnits.count()) ++merged_early;
+    if (std::ssize(done) < kUnits.count()) ++merged_early;
   }
 
   OutputOptions output_;
@@ -116,7 +116,7 @@ TEST_F(UnitRunner, EachUnitIsDoneOnceWhateverTheNumberOfRanks) {
     job.run_as(ranks);
     std::set<int64_t> units;
     for (const auto& [rank, unit] : job.done) EXPECT_TRUE(units.insert(unit).second) << unit;
-    EXPECT_EQ(static_cast<int64_t>(units.size()), kUnits.count());
+    EXPECT_EQ(std::ssize(units), kUnits.count());
     EXPECT_EQ(job.merged, 1);
     EXPECT_EQ(canonical_hash(job.path()), hash);
     CountingJob again(job.path());
@@ -146,12 +146,12 @@ TEST_F(UnitRunner, ASignalStopsAllRanksBetweenUnits) {
   const std::string message = error_of<InterruptedError>([&] { job.run_as(3); });
   expect_message(message, {"count", "SIGUSR1", "run the same command again"});
   EXPECT_GE(job.done.size(), 5u);
-  EXPECT_LT(static_cast<int64_t>(job.done.size()), kUnits.count());
+  EXPECT_LT(std::ssize(job.done), kUnits.count());
   EXPECT_EQ(job.merged, 0);
   const size_t before = job.done.size();
   job.before_unit = {};
   job.run_as(2);
-  EXPECT_EQ(static_cast<int64_t>(job.done.size()), kUnits.count());
+  EXPECT_EQ(std::ssize(job.done), kUnits.count());
   EXPECT_EQ(static_cast<size_t>(job.resumed), 2 * before);  // by each of the two ranks
   EXPECT_EQ(canonical_hash(job.path()), whole());
 }
@@ -180,9 +180,8 @@ TEST_F(UnitRunner, UnitsThatDependOnEachOtherAreRankZeros) {
   job.before_unit = {};
   job.run_as(3);
   EXPECT_EQ(job.resumed, 4);
-  ASSERT_EQ(static_cast<int64_t>(job.done.size()), kUnits.count());
-  for (int64_t unit = 0; unit < kUnits.count(); ++unit)
-    EXPECT_EQ(job.done[static_cast<size_t>(unit)], (std::pair<int, int64_t>(0, unit)));
+  ASSERT_EQ(std::ssize(job.done), kUnits.count());
+  for (int64_t unit = 0; unit < kUnits.count(); ++unit) EXPECT_EQ(job.done[unit], (std::pair<int, int64_t>(0, unit)));
   EXPECT_EQ(canonical_hash(job.path()), whole());
 }
 

@@ -215,11 +215,11 @@ TEST_F(Rome, FirstStepGoesDownhill) {
 std::vector<float> last_logits(Executor& executor, const std::vector<int32_t>& tokens, const Edit* edit) {
   Plan plan;
   plan.sequences.push_back({.tokens = tokens, .base = nullptr});
-  plan.wanted.push_back({0, static_cast<int64_t>(tokens.size()) - 1});
+  plan.wanted.push_back({0, std::ssize(tokens) - 1});
   Tensor u, v;
   if (edit) {
-    u = Tensor::from_host(executor.context(), edit->u, 1, static_cast<int64_t>(edit->u.size()));
-    v = Tensor::from_host(executor.context(), edit->v, 1, static_cast<int64_t>(edit->v.size()));
+    u = Tensor::from_host(executor.context(), edit->u, 1, std::ssize(edit->u));
+    v = Tensor::from_host(executor.context(), edit->v, 1, std::ssize(edit->v));
     plan.low_rank.push_back({0, edit->layer, u.row(0), v.row(0)});
   }
   return executor.run(plan).logits.to_host();
@@ -282,7 +282,7 @@ PlainAnswer plain_answer(Context& context, const Model& model, std::vector<int32
     const auto best = std::max_element(logits.begin(), logits.end());
     double sum = 0;
     for (const float logit : logits) sum += std::exp(double{logit} - double{*best});
-    const double probability = std::exp(double{logits[static_cast<size_t>(target[t])]} - double{*best}) / sum;
+    const double probability = std::exp(double{logits[target[t]]} - double{*best}) / sum;
     answer.whole *= probability;
     if (t == 0) answer = {probability, probability, 1 / sum, static_cast<int32_t>(best - logits.begin())};
     tokens.push_back(target[t]);

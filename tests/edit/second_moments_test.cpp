@@ -52,7 +52,7 @@ class SecondMoments : public ::testing::Test {
     const auto n = static_cast<size_t>(model_.config().mlp_width);
     std::vector<double> sum(n * n);
     for (const auto& document : documents) {
-      Tensor keys(context_, static_cast<int64_t>(document.size()), model_.config().mlp_width);
+      Tensor keys(context_, std::ssize(document), model_.config().mlp_width);
       Plan plan;
       plan.sequences.push_back({.tokens = document, .base = nullptr});
       for (size_t p = 0; p < document.size(); ++p)
@@ -108,7 +108,7 @@ TEST_F(SecondMoments, AllLayersInOnePassEqualNaiveSums) {
   for (size_t i = 0; i < 3; ++i)
     EXPECT_TRUE(near_moments(collector.sum(i), naive(documents, collector.layers()[i]))) << collector.layers()[i];
   int64_t tokens = 0;
-  for (const auto& document : documents) tokens += static_cast<int64_t>(document.size());
+  for (const auto& document : documents) tokens += std::ssize(document);
   EXPECT_EQ(collector.tokens(), tokens);
 }
 
@@ -127,7 +127,7 @@ TEST_F(SecondMoments, LimitsCutTheText) {
   int64_t tokens = 0;
   for (auto& document : cut) {
     document.resize(std::min<size_t>(10, document.size()));
-    tokens += static_cast<int64_t>(document.size());
+    tokens += std::ssize(document);
   }
   const SecondMomentMatrix a = read(dir_.file("a.h5"));
   EXPECT_EQ(a.tokens, tokens);
@@ -340,11 +340,11 @@ TEST_F(SecondMomentJobs, EndWhereTheDirectionsComeToRest) {
   // A rule that the smallest change alone meets ends the job there, interrupted or not.
   const auto least = std::min_element(changes.begin(), changes.end()) - changes.begin();
   ASSERT_GE(least, 2);
-  const double until = changes[static_cast<size_t>(least)];
+  const double until = changes[least];
   run(dir_.file("ended.h5"), kNever, {.until = until, .probe = probe});
   const H5File ended = H5File::open_read(dir_.file("ended.h5"));
   EXPECT_EQ(read_int_attribute(ended, "/", "converged"), 1);
-  EXPECT_EQ(read_int_attribute(ended, "/", "tokens"), tokens[static_cast<size_t>(least)]);
+  EXPECT_EQ(read_int_attribute(ended, "/", "tokens"), tokens[least]);
   const std::string path = dir_.file("resumed.h5");
   EXPECT_THROW(run(path, 15, {.until = until, .probe = probe}), Interrupted);
   EXPECT_THROW(run(path, 35, {.until = until, .probe = probe}), Interrupted);
@@ -490,7 +490,7 @@ TEST_F(SecondMoments, TextAndTokenFilesGiveTheSameDocuments) {
   write_file_atomically(dir_.file("t.txt"), "one line\n\nanother line\nend");
   const std::vector<int32_t> tokens = tokenizer.encode_ids("one lineanother lineend");
   write_hdf5_atomically(dir_.file("t.h5"), [&](H5File& file) {
-    write_dataset<int32_t>(file, "/tokens", tokens, {static_cast<int64_t>(tokens.size())});
+    write_dataset<int32_t>(file, "/tokens", tokens, {std::ssize(tokens)});
     write_dataset<int64_t>(file, "/document_offsets", std::vector<int64_t>{0, 8, 8, 20, 23}, {5});
   });
   const auto all = [](const NextDocument& next) {
@@ -530,8 +530,8 @@ TEST_F(SecondMoments, BadTokenFilesAreRefused) {
   const Tokenizer tokenizer = byte_tokenizer();
   const auto refused = [&](const std::vector<int32_t>& tokens, const std::vector<int64_t>& offsets) {
     write_hdf5_atomically(dir_.file("t.h5"), [&](H5File& file) {
-      write_dataset<int32_t>(file, "/tokens", tokens, {static_cast<int64_t>(tokens.size())});
-      write_dataset<int64_t>(file, "/document_offsets", offsets, {static_cast<int64_t>(offsets.size())});
+      write_dataset<int32_t>(file, "/tokens", tokens, {std::ssize(tokens)});
+      write_dataset<int64_t>(file, "/document_offsets", offsets, {std::ssize(offsets)});
     });
     return error_of<InputError>([&] {
       const NextDocument next = token_file_documents(tokenizer, dir_.file("t.h5"));

@@ -47,9 +47,8 @@ inline std::vector<double> random_definite(int64_t n, unsigned seed) {
   for (int64_t r = 0; r < n; ++r)
     for (int64_t c = 0; c < n; ++c) {
       double sum = r == c ? 0.5 : 0;
-      for (int64_t k = 0; k < n; ++k)
-        sum += factor[static_cast<size_t>(r * n + k)] * factor[static_cast<size_t>(c * n + k)];
-      matrix[static_cast<size_t>(r * n + c)] = sum;
+      for (int64_t k = 0; k < n; ++k) sum += factor[r * n + k] * factor[c * n + k];
+      matrix[r * n + c] = sum;
     }
   return matrix;
 }
@@ -60,7 +59,7 @@ inline std::shared_ptr<const Cholesky> random_factor(Context& context, int64_t n
 
 /// The down projection's output for one key: W^T k + b.
 inline std::vector<float> down(Context& context, const Model& model, int64_t layer, std::span<const float> key) {
-  const auto& block = model.parameters().blocks[static_cast<size_t>(layer)];
+  const auto& block = model.parameters().blocks[layer];
   const std::vector<float> weight = to_host(context, block.down_weight), bias = to_host(context, block.down_bias);
   std::vector<float> value(bias.size());
   for (size_t j = 0; j < bias.size(); ++j) {

@@ -537,7 +537,7 @@ void Machine::complete(size_t w, size_t last) {
 }
 
 void Machine::order_lanes(size_t w, unsigned mask) {
-  char& address = warps_[w].order[static_cast<size_t>(std::countr_zero(mask))];
+  char& address = warps_[w].order[std::countr_zero(mask)];
   for (const bool arriving : {true, false})
     for (unsigned left = mask; left; left &= left - 1)
       as(threads_[w * kWarp + static_cast<size_t>(std::countr_zero(left))].identity,

@@ -72,7 +72,7 @@ TEST(Simt, ShufflesFromALane) {
       // Sources outside the segment count modulo its width.
       const int within = (source % width + width) % width;
       for (int lane = 0; lane < kWarp; ++lane)
-        EXPECT_EQ(got[static_cast<size_t>(lane)], 100 + lane / width * width + within) << width << " " << source;
+        EXPECT_EQ(got[lane], 100 + lane / width * width + within) << width << " " << source;
     }
 }
 
@@ -83,8 +83,8 @@ TEST(Simt, ShufflesUpAndDownKeepTheOwnValueAtTheEdges) {
       const auto down = of_each_lane([&](int lane) { return __shfl_down_sync(kAll, lane, delta, width); });
       const int by = static_cast<int>(delta);
       for (int lane = 0; lane < kWarp; ++lane) {
-        EXPECT_EQ(up[static_cast<size_t>(lane)], lane % width >= by ? lane - by : lane);
-        EXPECT_EQ(down[static_cast<size_t>(lane)], lane % width + by < width ? lane + by : lane);
+        EXPECT_EQ(up[lane], lane % width >= by ? lane - by : lane);
+        EXPECT_EQ(down[lane], lane % width + by < width ? lane + by : lane);
       }
     }
 }
@@ -95,7 +95,7 @@ TEST(Simt, ShufflesByXorReachEarlierSegmentsOnly) {
       const auto got = of_each_lane([&](int lane) { return __shfl_xor_sync(kAll, lane, bits, width); });
       for (int lane = 0; lane < kWarp; ++lane) {
         const int source = lane ^ bits;
-        EXPECT_EQ(got[static_cast<size_t>(lane)], source / width <= lane / width ? source : lane) << width;
+        EXPECT_EQ(got[lane], source / width <= lane / width ? source : lane) << width;
       }
     }
 }
@@ -114,7 +114,7 @@ TEST(Simt, ShufflesCarryEveryType) {
 TEST(Simt, SomeLanesOfAWarpOnTheirOwn) {
   const unsigned low = 0xffffu;
   const auto half = of_each_lane([&](int lane) { return __shfl_xor_sync(low, lane, 5); }, low);
-  for (int lane = 0; lane < 16; ++lane) EXPECT_EQ(half[static_cast<size_t>(lane)], lane ^ 5);
+  for (int lane = 0; lane < 16; ++lane) EXPECT_EQ(half[lane], lane ^ 5);
   // A source that takes no part gives nothing that a kernel could use.
   const auto from_outside = of_each_lane([&](int) { return __shfl_sync(low, 1.0f, 20); }, low);
   EXPECT_TRUE(std::isnan(from_outside[0]));
@@ -190,7 +190,7 @@ TEST(Simt, WarpBarriersOrderSharedMemory) {
         got[threadIdx.x] = values[threadIdx.x ^ 3];
       },
       1, SharedMemory::bytes<int>(64));
-  for (int i = 0; i < 64; ++i) EXPECT_EQ(got[static_cast<size_t>(i)], i ^ 3);
+  for (int i = 0; i < 64; ++i) EXPECT_EQ(got[i], i ^ 3);
 }
 
 TEST(Simt, SharedMemoryStartsAsNaNInEveryBlockAndIsAligned) {

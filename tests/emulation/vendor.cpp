@@ -41,7 +41,7 @@ std::vector<float> operand(Precision precision, const void* data, int64_t stride
   std::vector<float> values(static_cast<size_t>(rows * cols));
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t c = 0; c < cols; ++c) {
-      float& value = values[static_cast<size_t>(r * cols + c)];
+      float& value = values[r * cols + c];
       if (precision == Precision::bf16)
         value = from_bits(uint32_t{static_cast<const uint16_t*>(data)[r * stride + c]} << 16);
       else

@@ -90,7 +90,7 @@ void expect_refused(const std::string& path, const std::vector<int64_t>& values)
         if (name != path) copy_object(whole, name, file, name);
       }
     }
-    if (!values.empty()) write_dataset(file, path, values, {static_cast<int64_t>(values.size())});
+    if (!values.empty()) write_dataset(file, path, values, {std::ssize(values)});
   });
   EXPECT_THROW(read_records(H5File::open_read(dir.file("a.h5"))), InputError);
 }

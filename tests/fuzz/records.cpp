@@ -40,8 +40,7 @@ Tokenizer cutting_tokenizer() {
   TokenizerDefinition definition = test::byte_tokenizer_definition();
   const auto merge = [&](int32_t left, int32_t right) {
     const auto merged = static_cast<int32_t>(definition.token_bytes.size());
-    definition.token_bytes.push_back(definition.token_bytes[static_cast<size_t>(left)] +
-                                     definition.token_bytes[static_cast<size_t>(right)]);
+    definition.token_bytes.push_back(definition.token_bytes[left] + definition.token_bytes[right]);
     definition.merges.push_back({left, right, merged});
     return merged;
   };

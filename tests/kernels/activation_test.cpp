@@ -53,8 +53,8 @@ class ActivationTest : public ::testing::TestWithParam<Activation> {};
 TEST_P(ActivationTest, AgreesWithTheFormulaInDouble) {
   Context context(device_options());
   const Values x_values = sample_points();
-  const int64_t cols = 49, rows = static_cast<int64_t>(x_values.size()) / cols;
-  ASSERT_EQ(rows * cols, static_cast<int64_t>(x_values.size()));
+  const int64_t cols = 49, rows = std::ssize(x_values) / cols;
+  ASSERT_EQ(rows * cols, std::ssize(x_values));
   Padded x(context, rows, cols, x_values), y(context, rows, cols);
   activation(context, GetParam(), x.read(), y.view());
   Doubles expected;
@@ -71,7 +71,7 @@ TEST_P(ActivationTest, BackwardAgreesWithCentralDifferences) {
   Values x_values;
   for (const float value : sample_points())
     if (std::abs(value) < 30 && std::abs(value) > 1e-20f) x_values.push_back(value);
-  const auto count = static_cast<int64_t>(x_values.size());
+  const auto count = std::ssize(x_values);
   std::mt19937 random(2);
   const Values dy_values = normal_values(random, count);
   Padded x(context, 1, count, x_values), dy(context, 1, count, dy_values), dx(context, 1, count);

@@ -27,7 +27,7 @@ class Case {
     int64_t queries = 0;
     for (const Spec& spec : specs) {
       int64_t total = spec.keys;
-      const auto first_segment = static_cast<int64_t>(segments_.size());
+      const auto first_segment = std::ssize(segments_);
       for (const int64_t count : spec.segments) {
         const Values& keys = segment_keys_.emplace_back(normal_values(random, count * d()));
         const Values& values = segment_values_.emplace_back(normal_values(random, count * d()));
@@ -36,8 +36,8 @@ class Case {
         segments_.push_back({keys_there, values_there, d(), count});
         total += count;
       }
-      sequences_.push_back({queries, spec.queries, key_rows_, spec.keys, spec.visible_0, first_segment,
-                            static_cast<int64_t>(spec.segments.size())});
+      sequences_.push_back(
+          {queries, spec.queries, key_rows_, spec.keys, spec.visible_0, first_segment, std::ssize(spec.segments)});
       queries += spec.queries;
       key_rows_ += spec.keys;
       batch_.max_keys = std::max(batch_.max_keys, total);
@@ -92,9 +92,9 @@ class Case {
     const int64_t row = s.first_query + i;
     std::vector<Seen> seen;
     for (int64_t e = s.first_segment; e < s.first_segment + s.segments; ++e)
-      for (int64_t j = 0; j < segments_[static_cast<size_t>(e)].count; ++j)
-        seen.push_back({segment_keys_[static_cast<size_t>(e)].data() + j * d() + h * width_,
-                        segment_values_[static_cast<size_t>(e)].data() + j * d() + h * width_, -1});
+      for (int64_t j = 0; j < segments_[e].count; ++j)
+        seen.push_back(
+            {segment_keys_[e].data() + j * d() + h * width_, segment_values_[e].data() + j * d() + h * width_, -1});
     for (int64_t j = 0; j < s.visible_0 + i; ++j)
       seen.push_back({k_.data() + (s.first_key + j) * d() + h * width_,
                       v_.data() + (s.first_key + j) * d() + h * width_, s.first_key + j});
@@ -115,8 +115,8 @@ class Case {
     for (double& value : p) value /= sum;
     for (size_t j = 0; j < p.size(); ++j) log_sum_error += p[j] * p_error[j];
     for (size_t j = 0; j < p.size(); ++j) p_error[j] = p[j] * (p_error[j] + log_sum_error);
-    result.log_sums[static_cast<size_t>(row * heads_ + h)] = maximum + std::log(sum);
-    result.errors.log_sums[static_cast<size_t>(row * heads_ + h)] = log_sum_error;
+    result.log_sums[row * heads_ + h] = maximum + std::log(sum);
+    result.errors.log_sums[row * heads_ + h] = log_sum_error;
     for (size_t j = 0; j < seen.size(); ++j)
       for (int64_t c = 0; c < width_; ++c) {
         const auto at = static_cast<size_t>(row * d() + h * width_ + c);
@@ -139,14 +139,13 @@ class Case {
     double mean = 0, mean_error = 0;  // of dp; computed as dy times the output
     for (size_t j = 0; j < p.size(); ++j) {
       for (int64_t c = 0; c < width_; ++c) {
-        dp[j] += product(dy[static_cast<size_t>(at + c)], seen[j].value[c]);
-        dp_error[j] += 2 * std::abs(product(dy[static_cast<size_t>(at + c)], seen[j].value[c]));
+        dp[j] += product(dy[at + c], seen[j].value[c]);
+        dp_error[j] += 2 * std::abs(product(dy[at + c], seen[j].value[c]));
       }
       mean += p[j] * dp[j];
     }
     for (int64_t c = 0; c < width_; ++c)
-      mean_error += std::abs(static_cast<double>(dy[static_cast<size_t>(at + c)])) *
-                    result.errors.output[static_cast<size_t>(at + c)];
+      mean_error += std::abs(static_cast<double>(dy[at + c])) * result.errors.output[at + c];
     for (size_t j = 0; j < p.size(); ++j) {
       const double ds = p[j] * (dp[j] - mean) * scale;
       const double ds_error =
@@ -376,9 +375,9 @@ TEST(AttentionNumbers, NanReachesOnlyTheQueriesThatSeeIt) {
       return y.to_host();
     };
     Values spoiled_k = k, spoiled_v = v;
-    spoiled_k[static_cast<size_t>(bad_key * width + 5)] = kNan;
-    spoiled_v[static_cast<size_t>(bad_value * width + 7)] = kNan;
-    spoiled_v[static_cast<size_t>(bad_value * width + 33)] = std::numeric_limits<float>::infinity();
+    spoiled_k[bad_key * width + 5] = kNan;
+    spoiled_v[bad_value * width + 7] = kNan;
+    spoiled_v[bad_value * width + 33] = std::numeric_limits<float>::infinity();
     const Values clean = run(k, v), spoiled = run(spoiled_k, spoiled_v);
     for (int64_t i = 0; i < count; ++i)
       for (int64_t c = 0; c < width; ++c) {

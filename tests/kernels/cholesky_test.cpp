@@ -53,7 +53,7 @@ TEST_P(CholeskyTest, SolvesToASmallResidual) {
   const Doubles matrix = planted(n, geometric_spectrum(n, condition), random);
   Doubles lower = matrix;
   for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = i + 1; j < n; ++j) lower[static_cast<size_t>(i * n + j)] = std::nan("");  // must not be read
+    for (int64_t j = i + 1; j < n; ++j) lower[i * n + j] = std::nan("");  // must not be read
   const Cholesky factor(context, lower, n, "C");
   EXPECT_EQ(factor.size(), n);
   const int64_t count = 3;
@@ -63,14 +63,14 @@ TEST_P(CholeskyTest, SolvesToASmallResidual) {
   factor.solve(x);
   for (int64_t r = 0; r < count; ++r)
     for (int64_t i = 0; i < n; ++i) {
-      double residual = -b[static_cast<size_t>(r * n + i)], magnitude = 0;
+      double residual = -b[r * n + i], magnitude = 0;
       for (int64_t j = 0; j < n; ++j) {
-        const double term = matrix[static_cast<size_t>(i * n + j)] * x[static_cast<size_t>(r * n + j)];
+        const double term = matrix[i * n + j] * x[r * n + j];
         residual += term;
         magnitude += std::abs(term);
       }
       double x_norm = 0;
-      for (int64_t j = 0; j < n; ++j) x_norm += std::abs(x[static_cast<size_t>(r * n + j)]);
+      for (int64_t j = 0; j < n; ++j) x_norm += std::abs(x[r * n + j]);
       // Backward stable: |b - C x| <= (3 n + 1) eps |L| |L^T| |x|, and |L| |L^T| <= the largest eigenvalue, 1 (Higham
       // 2002, theorem 10.4); plus the rounding of the residual itself.
       EXPECT_LE(std::abs(residual), kDoubleEps * static_cast<double>(3 * n + 8) * (magnitude + x_norm));
@@ -134,7 +134,7 @@ TEST(CholeskyErrors, NameTheRowInALaterTile) {
   Context context(device_options(2));
   const int64_t n = 530;
   Doubles matrix(static_cast<size_t>(n * n));
-  for (int64_t i = 0; i < n; ++i) matrix[static_cast<size_t>(i * n + i)] = i == 517 ? -1 : 2;
+  for (int64_t i = 0; i < n; ++i) matrix[i * n + i] = i == 517 ? -1 : 2;
   try {
     const Cholesky factor(context, matrix, n, "C");
     FAIL() << "an indefinite matrix was factored";

@@ -31,10 +31,10 @@ Reference multiply(const Shape& s, Transpose ta, const Values& a, Transpose tb, 
   for (int64_t i = 0; i < s.m; ++i)
     for (int64_t j = 0; j < s.n; ++j)
       for (int64_t p = 0; p < s.k; ++p) {
-        const double x = static_cast<double>(a[static_cast<size_t>(ta == Transpose::no ? i * s.k + p : p * s.m + i)]);
-        const double y = static_cast<double>(b[static_cast<size_t>(tb == Transpose::no ? p * s.n + j : j * s.k + p)]);
-        out.product[static_cast<size_t>(i * s.n + j)] += x * y;
-        out.magnitude[static_cast<size_t>(i * s.n + j)] += std::abs(x * y);
+        const double x = static_cast<double>(a[ta == Transpose::no ? i * s.k + p : p * s.m + i]);
+        const double y = static_cast<double>(b[tb == Transpose::no ? p * s.n + j : j * s.k + p]);
+        out.product[i * s.n + j] += x * y;
+        out.magnitude[i * s.n + j] += std::abs(x * y);
       }
   return out;
 }
@@ -299,12 +299,11 @@ TEST(GemmNumbers, TheBitsOfALargeConstantMatrixDoNotFollowTheMemory) {
     for (const int64_t column : {0, 38911, 38928, 39999}) {  // panels of 38 912 columns
       double expected = 0, size = 0;
       for (int64_t i = 0; i < k; ++i) {
-        const double term = static_cast<double>(x_values[static_cast<size_t>(row * k + i)]) *
-                            static_cast<double>(w_values[static_cast<size_t>(column * k + i)]);
+        const double term = static_cast<double>(x_values[row * k + i]) * static_cast<double>(w_values[column * k + i]);
         expected += term;
         size += std::abs(term);
       }
-      EXPECT_NEAR(static_cast<double>(products[1][static_cast<size_t>(row * n + column)]), expected, 16 * kEps * size);
+      EXPECT_NEAR(static_cast<double>(products[1][row * n + column]), expected, 16 * kEps * size);
     }
 }
 

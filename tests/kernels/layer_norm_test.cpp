@@ -177,7 +177,7 @@ TEST_P(LayerNormTight, AgreesWithTheFormulaInDouble) {
                bias = normal_values(random, s.width), dy = normal_values(random, s.rows * s.width);
   const Reference expected = reference(s, x, gain, bias, dy);
   const auto tensor = [&](const Values& values, int64_t rows) {
-    return Tensor::from_host(context, values, rows, static_cast<int64_t>(values.size()) / rows);
+    return Tensor::from_host(context, values, rows, std::ssize(values) / rows);
   };
   const Tensor on_device = tensor(x, s.rows), gains = tensor(gain, 1), biases = tensor(bias, 1);
   Tensor y(context, s.rows, s.width), statistics(context, s.rows, 2);

@@ -54,7 +54,7 @@ class Padded {
     Values all(static_cast<size_t>(kOffset + rows * stride_ + 7), kGuard);
     for (int64_t r = 0; r < rows; ++r)
       std::copy_n(values.begin() + r * cols, cols, all.begin() + kOffset + r * stride_);
-    storage_ = Tensor::from_host(context, all, 1, static_cast<int64_t>(all.size()));
+    storage_ = Tensor::from_host(context, all, 1, std::ssize(all));
   }
   View view() { return {storage_.data() + kOffset, rows_, cols_, stride_}; }
   ConstView read() { return view(); }
@@ -65,7 +65,7 @@ class Padded {
     for (int64_t i = 0; i < storage_.cols(); ++i) {
       const int64_t at = i - kOffset;
       const bool inside = at >= 0 && at < rows_ * stride_ && at % stride_ < cols_;
-      if (!inside && all[static_cast<size_t>(i)] != kGuard) return false;
+      if (!inside && all[i] != kGuard) return false;
     }
     return true;
   }

@@ -26,7 +26,7 @@ TEST_P(Rows, EmbedAndItsBackward) {
   const Values table_values = integer_values(random_, 5 * width_), dy_values = integer_values(random_, 5 * width_);
   Padded table(context, 5, width_, table_values), y(context, 5, width_), dy(context, 5, width_, dy_values);
   embed_rows(context, table.read(), ids, y.view());
-  for (int64_t i = 0; i < 5; ++i) EXPECT_EQ(row(y.values(), i), row(table_values, ids_values[static_cast<size_t>(i)]));
+  for (int64_t i = 0; i < 5; ++i) EXPECT_EQ(row(y.values(), i), row(table_values, ids_values[i]));
   EXPECT_TRUE(y.guarded());
   Values expected = table_values;
   for (size_t i = 0; i < 5; ++i)

@@ -16,7 +16,7 @@ using namespace test;
 int32_t reference_sample(const Values& logits, int64_t k, double temperature, double uniform) {
   std::vector<int32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
-  const auto logit = [&](int32_t i) { return static_cast<double>(logits[static_cast<size_t>(i)]); };
+  const auto logit = [&](int32_t i) { return static_cast<double>(logits[i]); };
   std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return logit(a) > logit(b); });
   order.resize(static_cast<size_t>(k));
   const auto weight = [&](int32_t i) { return std::exp((logit(i) - logit(order[0])) / temperature); };
@@ -29,11 +29,11 @@ int32_t reference_sample(const Values& logits, int64_t k, double temperature, do
 
 std::vector<int32_t> sample(const std::vector<Values>& rows, int64_t k, double temperature, const Doubles& uniforms) {
   Context context(device_options());
-  const auto cols = static_cast<int64_t>(rows[0].size());
+  const auto cols = std::ssize(rows[0]);
   Values all;
   for (const Values& row : rows) all.insert(all.end(), row.begin(), row.end());
-  Padded logits(context, static_cast<int64_t>(rows.size()), cols, all);
-  DeviceArray<int32_t> chosen(context, static_cast<int64_t>(rows.size()));
+  Padded logits(context, std::ssize(rows), cols, all);
+  DeviceArray<int32_t> chosen(context, std::ssize(rows));
   sample_top_k(context, logits.read(), k, temperature, DeviceArray<double>(context, std::span<const double>(uniforms)),
                chosen);
   return chosen.to_host();

@@ -42,7 +42,7 @@ class Softmax : public ::testing::TestWithParam<Shape> {
       weights_.push_back(std::normal_distribution<float>()(random_));
     }
   }
-  double expected(int64_t r, int64_t c) const { return expected_[static_cast<size_t>(r * s_.cols + c)]; }
+  double expected(int64_t r, int64_t c) const { return expected_[r * s_.cols + c]; }
 
   Shape s_ = GetParam();
   std::mt19937 random_;
@@ -68,8 +68,7 @@ TEST_P(Softmax, ProbabilitiesLogsAndSums) {
   log_sum_exp(context, x.read(), sums.view());
   Doubles probabilities, log_sums;
   for (const double value : expected_) probabilities.push_back(std::exp(value));
-  for (int64_t r = 0; r < s_.rows; ++r)
-    log_sums.push_back(static_cast<double>(logits_[static_cast<size_t>(r * s_.cols)]) - expected(r, 0));
+  for (int64_t r = 0; r < s_.rows; ++r) log_sums.push_back(static_cast<double>(logits_[r * s_.cols]) - expected(r, 0));
   EXPECT_TRUE(near_relative(p.values(), probabilities, kFew, 1e-44));
   EXPECT_TRUE(near_relative(log_p.values(), expected_, kOnce, kLog));
   EXPECT_TRUE(near_relative(sums.values(), log_sums, kOnce, kLog));
@@ -92,14 +91,14 @@ TEST_P(Softmax, TargetsAndBest) {
     targets.push_back(static_cast<int32_t>((i * 7) % s_.cols));
     log_p.push_back(expected(rows.back(), targets.back()));
   }
-  Padded out(context, static_cast<int64_t>(rows.size()), 1);
+  Padded out(context, std::ssize(rows), 1);
   target_log_probabilities(context, x.read(), device(context, rows), device(context, targets), out.view());
   EXPECT_TRUE(near_relative(out.values(), log_p, kOnce, kLog));
   DeviceArray<int32_t> best(context, s_.rows);
   argmax_rows(context, x.read(), best);
   for (int64_t r = 0; r < s_.rows; ++r) {
     const auto begin = logits_.begin() + r * s_.cols;
-    EXPECT_EQ(best.to_host()[static_cast<size_t>(r)], std::max_element(begin, begin + s_.cols) - begin);
+    EXPECT_EQ(best.to_host()[r], std::max_element(begin, begin + s_.cols) - begin);
   }
 }
 
@@ -108,12 +107,10 @@ TEST_P(Softmax, CrossEntropy) {
   if (s_.rows > 1) targets_[1] = -1;
   Doubles losses, gradients;
   for (int64_t r = 0; r < s_.rows; ++r) {
-    const double weight =
-        targets_[static_cast<size_t>(r)] < 0 ? 0 : static_cast<double>(weights_[static_cast<size_t>(r)]);
-    losses.push_back(weight == 0 ? 0 : -weight * expected(r, targets_[static_cast<size_t>(r)]));
+    const double weight = targets_[r] < 0 ? 0 : static_cast<double>(weights_[r]);
+    losses.push_back(weight == 0 ? 0 : -weight * expected(r, targets_[r]));
     for (int64_t c = 0; c < s_.cols; ++c)
-      gradients.push_back(
-          weight * (c == targets_[static_cast<size_t>(r)] ? std::expm1(expected(r, c)) : std::exp(expected(r, c))));
+      gradients.push_back(weight * (c == targets_[r] ? std::expm1(expected(r, c)) : std::exp(expected(r, c))));
   }
   Padded x(context, s_.rows, s_.cols, logits_), loss(context, s_.rows, 1), dx(context, s_.rows, s_.cols);
   const auto targets = device(context, targets_);
@@ -137,10 +134,8 @@ TEST_P(Softmax, KlDivergence) {
   const Values log_q(log_q_doubles.begin(), log_q_doubles.end());
   Doubles losses, gradients;
   for (int64_t r = 0; r < s_.rows; ++r) {
-    const double weight = static_cast<double>(weights_[static_cast<size_t>(r)]);
-    const auto ratio = [&](int64_t c) {
-      return expected(r, c) - static_cast<double>(log_q[static_cast<size_t>(r * s_.cols + c)]);
-    };
+    const double weight = static_cast<double>(weights_[r]);
+    const auto ratio = [&](int64_t c) { return expected(r, c) - static_cast<double>(log_q[r * s_.cols + c]); };
     double divergence = 0;
     for (int64_t c = 0; c < s_.cols; ++c) divergence += std::exp(expected(r, c)) * ratio(c);
     losses.push_back(weight * divergence);

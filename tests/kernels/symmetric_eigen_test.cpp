@@ -21,9 +21,7 @@ Doubles random_symmetric(int64_t n) {
   std::mt19937 random(1);
   Doubles matrix(static_cast<size_t>(n * n));
   for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = 0; j <= i; ++j)
-      matrix[static_cast<size_t>(i * n + j)] = matrix[static_cast<size_t>(j * n + i)] =
-          std::normal_distribution<double>()(random);
+    for (int64_t j = 0; j <= i; ++j) matrix[i * n + j] = matrix[j * n + i] = std::normal_distribution<double>()(random);
   return matrix;
 }
 
@@ -32,8 +30,7 @@ Doubles times_transposed(const Doubles& a, const Doubles& b, int64_t n) {
   Doubles out(a.size());
   for (int64_t i = 0; i < n; ++i)
     for (int64_t j = 0; j < n; ++j)
-      for (int64_t k = 0; k < n; ++k)
-        out[static_cast<size_t>(i * n + j)] += a[static_cast<size_t>(i * n + k)] * b[static_cast<size_t>(j * n + k)];
+      for (int64_t k = 0; k < n; ++k) out[i * n + j] += a[i * n + k] * b[j * n + k];
   return out;
 }
 
@@ -47,8 +44,8 @@ TEST_P(SymmetricEigenTest, DecomposesTheMatrix) {
   EXPECT_TRUE(std::is_sorted(eigen.values.begin(), eigen.values.end()));
   Doubles scaled = eigen.vectors, identity(matrix.size());
   for (int64_t i = 0; i < n; ++i) {
-    identity[static_cast<size_t>(i * n + i)] = 1;
-    for (int64_t j = 0; j < n; ++j) scaled[static_cast<size_t>(i * n + j)] *= eigen.values[static_cast<size_t>(j)];
+    identity[i * n + i] = 1;
+    for (int64_t j = 0; j < n; ++j) scaled[i * n + j] *= eigen.values[j];
   }
   // Backward stable: errors of a modest multiple of n eps |A|, and |A| < 3 sqrt(n) here.
   const double size = static_cast<double>(n);
@@ -67,7 +64,7 @@ TEST_P(SymmetricEigenTest, TheLargestEntryOfAVectorIsPositive) {
   for (int64_t j = 0; j < n; ++j) {
     double largest = 0;
     for (int64_t i = 0; i < n; ++i) {
-      const double entry = eigen.vectors[static_cast<size_t>(i * n + j)];
+      const double entry = eigen.vectors[i * n + j];
       if (std::abs(entry) > std::abs(largest)) largest = entry;
     }
     EXPECT_GT(largest, 0) << j;

@@ -43,7 +43,7 @@ TEST_P(SymmetricUpdate, AddsToTheLowerTriangleOnly) {
     Doubles expected = product;
     for (int64_t i = 0; i < s.n; ++i)
       for (int64_t j = 0; j < s.n; ++j) {
-        double& value = expected[static_cast<size_t>(i * s.n + j)];
+        double& value = expected[i * s.n + j];
         value = j <= i ? value + 2 : 2;
       }
     EXPECT_TRUE(near(sum.values(), expected, 0));
@@ -131,7 +131,7 @@ TEST(SecondMoment, SumsAreAddedWhereverTheyLie) {
       for (int64_t i = 0; i < std::ssize(sums); ++i) {
         const int64_t term = i - offset;
         const bool added = term >= 0 && term < count;
-        EXPECT_EQ(sums[static_cast<size_t>(i)], added ? terms[static_cast<size_t>(term + 1 - offset)] + 0.5 : 0.5) << i;
+        EXPECT_EQ(sums[i], added ? terms[term + 1 - offset] + 0.5 : 0.5) << i;
       }
     }
   }

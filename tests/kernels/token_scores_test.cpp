@@ -46,8 +46,7 @@ class TokenScoring : public ::testing::TestWithParam<Shape> {
     for (int64_t t = 0; t < s_.tokens; ++t) {
       double logit = 0;
       for (int64_t k = 0; k < s_.width; ++k)
-        logit += static_cast<double>(hidden_[static_cast<size_t>(r * s_.width + k)]) *
-                 static_cast<double>(unembedding_[static_cast<size_t>(t * s_.width + k)]);
+        logit += static_cast<double>(hidden_[r * s_.width + k]) * static_cast<double>(unembedding_[t * s_.width + k]);
       logits.push_back(logit);
     }
     const auto best = std::max_element(logits.begin(), logits.end());
@@ -59,8 +58,7 @@ class TokenScoring : public ::testing::TestWithParam<Shape> {
 
   Doubles expected() const {
     Doubles values;
-    for (const TokenQuestion& q : questions_)
-      values.push_back(log_probabilities_[static_cast<size_t>(q.row * s_.tokens + q.token)]);
+    for (const TokenQuestion& q : questions_) values.push_back(log_probabilities_[q.row * s_.tokens + q.token]);
     return values;
   }
 

@@ -32,7 +32,7 @@ class Laid {
     Values all(static_cast<size_t>(layout.offset + rows * layout.stride), kAround);
     for (int64_t r = 0; r < rows; ++r)
       std::copy_n(values.begin() + r * layout.cols, layout.cols, all.begin() + layout.offset + r * layout.stride);
-    storage_ = Tensor::from_host(context, all, 1, static_cast<int64_t>(all.size()));
+    storage_ = Tensor::from_host(context, all, 1, std::ssize(all));
   }
   View view() { return {storage_.data() + layout_.offset, rows_, layout_.cols, layout_.stride}; }
   ConstView read() { return view(); }
@@ -42,7 +42,7 @@ class Laid {
     const Values all = storage_.to_host();
     for (int64_t i = 0; i < storage_.cols(); ++i) {
       const int64_t at = i - layout_.offset;
-      if ((at < 0 || at % layout_.stride >= layout_.cols) && all[static_cast<size_t>(i)] != kAround) return false;
+      if ((at < 0 || at % layout_.stride >= layout_.cols) && all[i] != kAround) return false;
     }
     return true;
   }
@@ -78,10 +78,10 @@ TEST_P(WideRows, MoveToTheirPlaces) {
   Laid x = made(4, x_values), y = made(6, y_values), embedded = made(6, y_values), tapped = made(4, y_values);
   scatter_rows(context_, x.read(), device(context_, to), y.view(), Write::assign);
   Values expected = y_values;
-  each(4, [&](int64_t r, int64_t c) { expected[at(to[static_cast<size_t>(r)], c)] = x_values[at(r, c)]; });
+  each(4, [&](int64_t r, int64_t c) { expected[at(to[r], c)] = x_values[at(r, c)]; });
   EXPECT_EQ(y.values(), expected);
   scatter_rows(context_, x.read(), device(context_, to), y.view(), Write::accumulate);
-  each(4, [&](int64_t r, int64_t c) { expected[at(to[static_cast<size_t>(r)], c)] += x_values[at(r, c)]; });
+  each(4, [&](int64_t r, int64_t c) { expected[at(to[r], c)] += x_values[at(r, c)]; });
   EXPECT_EQ(y.values(), expected);
 
   embed_rows(context_, x.read(), device<int32_t>(context_, {3, 2, 2, 0, 1, 3}), embedded.view());
@@ -106,7 +106,7 @@ TEST_P(WideRows, Arithmetic) {
   scale_rows(context_, device(context_, factors), y.view());
   Values expected(a_values.size());
   each(6, [&](int64_t r, int64_t c) {
-    expected[at(r, c)] = 3 * (2 * a_values[at(r, c)] + b_values[at(r, c)]) * factors[static_cast<size_t>(r)];
+    expected[at(r, c)] = 3 * (2 * a_values[at(r, c)] + b_values[at(r, c)]) * factors[r];
   });
   EXPECT_TRUE(near(y.values(), expected, 0));
   EXPECT_TRUE(y.guarded());
@@ -122,8 +122,8 @@ TEST_P(WideRows, SumsDotsAndClamps) {
   Values dots_expected(static_cast<size_t>(rows)), sums_expected(a_values.begin(), a_values.begin() + layout_.cols);
   double squares = 0;
   each(rows, [&](int64_t r, int64_t c) {
-    dots_expected[static_cast<size_t>(r)] += a_values[at(r, c)] * b_values[at(r, c)];
-    sums_expected[static_cast<size_t>(c)] += a_values[at(r, c)];
+    dots_expected[r] += a_values[at(r, c)] * b_values[at(r, c)];
+    sums_expected[c] += a_values[at(r, c)];
     squares += static_cast<double>(a_values[at(r, c)] * a_values[at(r, c)]);
   });
   EXPECT_EQ(dots.to_host(), dots_expected);
@@ -194,8 +194,7 @@ TEST_P(WideRows, TermsOfManyEditsApplyInOrder) {
       const int64_t e = (term.v - v.data()) / d;
       float dot = 0;
       for (int64_t c = 0; c < layout_.cols; ++c) dot += key_values[at(r, c)] * u_values[at(e, c)];
-      for (int64_t c = 0; c < d; ++c)
-        expected[static_cast<size_t>(r * d + c)] += dot * v_values[static_cast<size_t>(e * d + c)];
+      for (int64_t c = 0; c < d; ++c) expected[r * d + c] += dot * v_values[e * d + c];
     }
   EXPECT_EQ(y.to_host(), expected);
 }
@@ -242,8 +241,8 @@ TEST_P(ManyEntries, PatchesApplyInOrder) {
     const Write write = i % 900 == 5 ? Write::assign : Write::accumulate;
     patches.push_back({row, sources.row(i), write});
     for (int64_t c = 0; c < d; ++c) {
-      float& value = expected[static_cast<size_t>(row * d + c)];
-      value = (write == Write::assign ? 0 : value) + source_values[static_cast<size_t>(i * d + c)];
+      float& value = expected[row * d + c];
+      value = (write == Write::assign ? 0 : value) + source_values[i * d + c];
     }
   }
   patch_rows(context, device(context, patches), y.view());

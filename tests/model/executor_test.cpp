@@ -46,7 +46,7 @@ class ExecutorTest : public ::testing::Test {
     Plan plan;
     plan.sequences = {plain(tokens)};
     plan.patches = std::move(patches);
-    plan.wanted = {{0, static_cast<int64_t>(tokens.size()) - 1}};
+    plan.wanted = {{0, std::ssize(tokens) - 1}};
     return Executor(context_, model_).run(plan).logits.to_host();
   }
   RecordingPtr record(const std::vector<int32_t>& tokens, const std::vector<Site>& sites = {}) {
@@ -92,8 +92,7 @@ TEST_F(ExecutorTest, QuestionsAreAnsweredWithoutLogits) {
   log_softmax(context_, logits.logits.view(), log_probabilities.view());
   const auto all = log_probabilities.to_host();
   std::vector<float> expected;
-  for (const auto& [row, token] : plan.questions)
-    expected.push_back(all[static_cast<size_t>(row * config_.vocabulary + token)]);
+  for (const auto& [row, token] : plan.questions) expected.push_back(all[row * config_.vocabulary + token]);
   expect_close(asked.scores.collect().log_probabilities, expected);
   DeviceArray<int32_t> best(context_, 3);
   argmax_rows(context_, logits.logits.view(), best);
@@ -127,7 +126,7 @@ TEST_F(ExecutorTest, ContinuationBehindASharedPrefixEqualsTheWholeSequence) {
     lane.first_position = first;
     lane.base = base;
     plan.sequences.push_back(lane);
-    plan.wanted.push_back({static_cast<int64_t>(plan.sequences.size()) - 1, 12});
+    plan.wanted.push_back({std::ssize(plan.sequences) - 1, 12});
   }
   const auto logits = Executor(context_, model_).run(plan).logits.to_host();
   const auto V = static_cast<ptrdiff_t>(config_.vocabulary);
@@ -150,7 +149,7 @@ TEST_F(ExecutorTest, RestoringAStateInALaneEqualsPatchingAFullForward) {
       lane.first_position = position;
       lane.rows = 10 - position;
       if (layer < 0) lane.tokens.assign(corrupted.begin() + position, corrupted.end());
-      const auto index = static_cast<int64_t>(plan.sequences.size());
+      const auto index = std::ssize(plan.sequences);
       plan.sequences.push_back(lane);
       const float* row = source->row(Site::resid, layer, position);
       plan.patches.push_back({index, position, Site::resid, layer, PatchMode::replace, row});
@@ -389,14 +388,14 @@ TEST_F(ExecutorTest, GradientOfJoinedRowsMatchesFiniteDifferences) {
   const float step = 1e-2f;
   for (int64_t i = 0; i < config_.width; ++i) {
     std::vector<float> moved(static_cast<size_t>(config_.width));
-    moved[static_cast<size_t>(i)] = step;
+    moved[i] = step;
     context_.copy_to_device(delta.data(), moved.data(), sizeof(float) * moved.size());
     const double up = loss();
-    moved[static_cast<size_t>(i)] = -step;
+    moved[i] = -step;
     context_.copy_to_device(delta.data(), moved.data(), sizeof(float) * moved.size());
     const double down = loss();
     // Central differences: error step^2 times the third derivative, and rounding of the loss over the step.
-    EXPECT_NEAR(gradient[static_cast<size_t>(i)], (up - down) / (2 * step), 2e-3) << "component " << i;
+    EXPECT_NEAR(gradient[i], (up - down) / (2 * step), 2e-3) << "component " << i;
   }
 }
 

@@ -161,7 +161,7 @@ TEST_F(GoldenForward, LogitsTopTokensAndLogProbabilities) {
                                     values.begin() + static_cast<ptrdiff_t>((t + 1) * V));
       EXPECT_EQ(std::max_element(row.begin(), row.end()) - row.begin(), top[t]) << "prompt " << i << " position " << t;
       if (t + 1 == tokens.size()) continue;
-      const double ours = row[static_cast<size_t>(tokens[t + 1])] - PlainGpt::log_sum_exp(row);
+      const double ours = row[tokens[t + 1]] - PlainGpt::log_sum_exp(row);
       // The reference subtracts logits and their log-sum in fp32: two more roundings.
       const double bound = tolerance + std::pow(2.0, -23) * (largest + 12);
       const double error = std::abs(ours - log_probabilities[t]);
@@ -180,7 +180,7 @@ TEST_F(GoldenForward, BatchOfAllPromptsEqualsEachAlone) {
   for (int64_t i = 0; i < array("prompts").size(); ++i) {
     const auto ids = array("ids_" + std::to_string(i)).as<int64_t>();
     plan.sequences.emplace_back().tokens.assign(ids.begin(), ids.end());
-    plan.wanted.push_back({i, static_cast<int64_t>(ids.size()) - 1});
+    plan.wanted.push_back({i, std::ssize(ids) - 1});
   }
   const Tensor logits = std::move(Executor(context, model).run(plan).logits);
   const auto values = logits.to_host();

@@ -24,15 +24,15 @@ class GenerationTest : public ::testing::Test {
   std::vector<float> next_logits(const std::vector<int32_t>& tokens) {
     Plan plan;
     plan.sequences.emplace_back().tokens = tokens;
-    plan.wanted = {{0, static_cast<int64_t>(tokens.size()) - 1}};
+    plan.wanted = {{0, std::ssize(tokens) - 1}};
     return executor_.run(plan).logits.to_host();
   }
   std::vector<int32_t> sample(const std::vector<float>& logits, int64_t k, double temperature,
                               const std::vector<double>& uniforms) {
     std::vector<float> rows;
     for (size_t i = 0; i < uniforms.size(); ++i) rows.insert(rows.end(), logits.begin(), logits.end());
-    const auto count = static_cast<int64_t>(uniforms.size());
-    Tensor matrix = Tensor::from_host(context_, rows, count, static_cast<int64_t>(logits.size()));
+    const auto count = std::ssize(uniforms);
+    Tensor matrix = Tensor::from_host(context_, rows, count, std::ssize(logits));
     DeviceArray<int32_t> chosen(context_, count);
     sample_top_k(context_, matrix.view(), k, temperature,
                  DeviceArray<double>(context_, std::span<const double>(uniforms)), chosen);
@@ -58,7 +58,7 @@ TEST_F(GenerationTest, GreedyWithCacheEqualsFullRecomputation) {
       const std::vector<float> logits = next_logits(tokens);
       // The chosen token is the most probable one, up to the rounding that tells two of equal probability apart.
       const float highest = *std::max_element(logits.begin(), logits.end());
-      EXPECT_NEAR(logits[static_cast<size_t>(token)], highest, 1e-4f);
+      EXPECT_NEAR(logits[token], highest, 1e-4f);
       tokens.push_back(token);
     }
   }
@@ -122,7 +122,7 @@ TEST_F(GenerationTest, RowsWithoutATokenAreNeverDrawn) {
   const int32_t tokens = vocabulary / 2, added = vocabulary / 2 + 5;
   TokenizerDefinition definition;
   definition.token_bytes.resize(static_cast<size_t>(added) + 1);
-  for (int32_t id = 0; id < tokens; ++id) definition.token_bytes[static_cast<size_t>(id)] = "t" + std::to_string(id);
+  for (int32_t id = 0; id < tokens; ++id) definition.token_bytes[id] = "t" + std::to_string(id);
   definition.token_bytes.back() = "added";
   definition.added.push_back({.content = "added", .id = added});
   const Tokenizer tokenizer(std::move(definition));
@@ -169,7 +169,7 @@ TEST_F(GenerationTest, SamplingFrequenciesAreTheTemperedSoftmax) {
   std::vector<double> uniforms(static_cast<size_t>(draws));
   for (double& uniform : uniforms) uniform = random.uniform();
   std::vector<double> counts(logits.size());
-  for (const int32_t index : sample(logits, k, temperature, uniforms)) counts[static_cast<size_t>(index)] += 1;
+  for (const int32_t index : sample(logits, k, temperature, uniforms)) counts[index] += 1;
   std::vector<float> sorted = logits;
   std::sort(sorted.rbegin(), sorted.rend());
   double total = 0;

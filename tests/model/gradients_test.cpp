@@ -34,15 +34,15 @@ Gradients gradients_of(Context& context, const Model& model, Plan plan,
     const Sequence& sequence = plan.sequences[s];
     for (int64_t r = 0; r < sequence.row_count(); ++r) {
       const int64_t position = sequence.first_position + r;
-      if (position + 1 >= static_cast<int64_t>(tokens[s].size())) continue;
+      if (position + 1 >= std::ssize(tokens[s])) continue;
       plan.wanted.push_back({static_cast<int64_t>(s), position});
-      targets.push_back(tokens[s][static_cast<size_t>(position + 1)]);
+      targets.push_back(tokens[s][position + 1]);
     }
   }
   Executor executor(context, model);
   Run run = executor.run(plan, Keep::activations);
   const std::vector<float> weights(targets.size(), 1.0f / static_cast<float>(targets.size()));
-  Tensor losses(context, static_cast<int64_t>(targets.size()), 1);
+  Tensor losses(context, std::ssize(targets), 1);
   cross_entropy(context, run.logits.view(), {context, std::span<const int32_t>(targets)},
                 {context, std::span<const float>(weights)}, losses.view(), run.logits.view(), Write::assign);
   ParameterBuffer buffer(context, model.config());
@@ -176,15 +176,15 @@ TEST_P(GradientShapes, ChangedRowsOfLanesMatchFiniteDifferences) {
   lane.base = base;
   lane.first_position = first_position;
   lane.first_layer = layer + 1;
-  lane.rows = static_cast<int64_t>(tokens.size()) - first_position;
+  lane.rows = std::ssize(tokens) - first_position;
   const Tensor nothing = Tensor::zeros(context, 1, config.width);
-  for (int64_t position = first_position; position < static_cast<int64_t>(tokens.size()); position += 2)
+  for (int64_t position = first_position; position < std::ssize(tokens); position += 2)
     plan.patches.push_back({0, position, Site::resid, layer, PatchMode::add, nothing.data()});
   const Gradients ours = gradients_of(context, model, plan, {tokens});
   EXPECT_NEAR(ours.loss, plain.loss({tokens}, static_cast<size_t>(first_position)), loss_tolerance());
 
   const auto d = static_cast<size_t>(config.width);
-  for (int64_t position = first_position; position < static_cast<int64_t>(tokens.size()); position += 2) {
+  for (int64_t position = first_position; position < std::ssize(tokens); position += 2) {
     const auto row = ours.joined.begin() + (ours.first_row[0] + position - first_position) * config.width;
     const double tolerance = gradient_tolerance(norm_of({row, row + config.width}));
     std::vector<double>& shift = plain.shifts[{layer, position}];

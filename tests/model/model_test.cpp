@@ -17,7 +17,7 @@ namespace {
 class ModelTest : public ::testing::Test {
  protected:
   std::vector<float> down(const Model& model, int64_t layer) {
-    return to_host(context_, model.parameters().blocks[static_cast<size_t>(layer)].down_weight);
+    return to_host(context_, model.parameters().blocks[layer].down_weight);
   }
   std::filesystem::path saved(const Model& model) {
     Parameters<const float> views = model.parameters();

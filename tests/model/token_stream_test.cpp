@@ -104,7 +104,7 @@ TEST_F(TokenStreamTest, ReportsProgress) {
       tokenizer_, reader, {.threads = 2, .progress = [&](const TokenizeProgress& p) { reports.push_back(p); }});
   ASSERT_GT(reports.size(), 2u);
   EXPECT_EQ(reports.back().documents, stream.documents());
-  EXPECT_EQ(reports.back().tokens, static_cast<std::int64_t>(stream.tokens.size()));
+  EXPECT_EQ(reports.back().tokens, std::ssize(stream.tokens));
   EXPECT_EQ(reports.back().bytes_read, reports.back().total_bytes);
   EXPECT_LT(reports.front().documents, reports.back().documents);
 }

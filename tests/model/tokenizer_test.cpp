@@ -164,7 +164,7 @@ void expect_offsets_cover(const Tokenizer& tokenizer, const std::string& text, c
     ASSERT_EQ(text.substr(encoding.offsets[i].begin, at - encoding.offsets[i].begin),
               tokenizer.decode_token(encoding.ids[i]));
   }
-  EXPECT_EQ(at, static_cast<std::int64_t>(text.size()));
+  EXPECT_EQ(at, std::ssize(text));
 }
 
 // ---- characters and pieces ----

@@ -470,8 +470,8 @@ TEST(SequenceMaker, EachEpochHoldsEveryDocumentOnceInItsOwnOrder) {
       EXPECT_LE(sequence.size(), 20);
       EXPECT_EQ(sequence.tokens.back(), 999);
       for (const TokenSpan& subject : sequence.subjects) {
-        const int32_t token = sequence.tokens[static_cast<size_t>(subject.begin)];
-        ++seen[static_cast<size_t>(token)];
+        const int32_t token = sequence.tokens[subject.begin];
+        ++seen[token];
         EXPECT_EQ(subject.end, subject.begin + 1);
       }
     }
@@ -526,7 +526,7 @@ TEST(HoldOut, TakesTheFractionAndNothingTwice) {
   EXPECT_EQ(held.joined.size(), 10u);
   std::vector<int> seen(50);
   for (const auto* part : {&held, static_cast<const Corpus*>(&corpus)})
-    for (const auto& document : part->alone) ++seen[static_cast<size_t>(document.tokens[0])];
+    for (const auto& document : part->alone) ++seen[document.tokens[0]];
   EXPECT_EQ(seen, std::vector<int>(50, 1));
 }
 

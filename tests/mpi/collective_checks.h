@@ -80,7 +80,7 @@ inline void check_conveniences(Communicator& ranks) {
   require<Error>(value == 0.1, "rank {} received {}, not 0.1", ranks.rank(), value);
   const std::vector<int64_t> squares = ranks.all_gather_value(int64_t{ranks.rank()} * ranks.rank(), "the squares");
   for (int64_t rank = 0; rank <= last; ++rank)
-    require<Error>(squares[static_cast<size_t>(rank)] == rank * rank, "rank {} received a wrong square", ranks.rank());
+    require<Error>(squares[rank] == rank * rank, "rank {} received a wrong square", ranks.rank());
   const int code = ranks.agree(ranks.rank() == last / 2 ? 75 : 0);
   require<Error>(code == 75, "rank {} agreed to {}, not 75", ranks.rank(), code);
 }

@@ -216,7 +216,7 @@ TEST_F(FactFiles, EveryPublishedFactIsValidOrNamed) {
   EXPECT_GT(file.facts.size(), 600u);
   for (const Fact& fact : file.facts) {
     ASSERT_LT(fact.subject_range.begin, fact.subject_range.end) << fact.prompt;
-    ASSERT_LE(fact.subject_range.end, static_cast<int64_t>(fact.tokens.size())) << fact.prompt;
+    ASSERT_LE(fact.subject_range.end, std::ssize(fact.tokens)) << fact.prompt;
     const std::span<const int32_t> tokens(fact.tokens);
     const auto range = tokens.subspan(static_cast<size_t>(fact.subject_range.begin),
                                       static_cast<size_t>(fact.subject_range.end - fact.subject_range.begin));

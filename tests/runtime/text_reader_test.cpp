@@ -46,7 +46,7 @@ Strings documents(const std::string& path) {
   TextReader reader(path);
   Strings result;
   for (std::string document; reader.next(document);) result.push_back(document);
-  EXPECT_EQ(reader.documents_read(), static_cast<std::int64_t>(result.size()));
+  EXPECT_EQ(reader.documents_read(), std::ssize(result));
   EXPECT_EQ(reader.bytes_read(), reader.total_bytes());
   return result;
 }

@@ -20,7 +20,7 @@ TEST(ThreadPool, EveryIndexIsMetOnce) {
     for (const int64_t count : {0, 1, 2, 6, 7, 8, 1000}) {
       std::vector<std::atomic<int>> met(static_cast<size_t>(count));
       pool.parallel_for(count, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) ++met[static_cast<size_t>(i)];
+        for (int64_t i = begin; i < end; ++i) ++met[i];
       });
       for (const auto& one : met) EXPECT_EQ(one.load(), 1);
     }
@@ -64,7 +64,7 @@ TEST(ThreadPool, EveryTaskIsTakenOnce) {
       std::atomic<int> workers = 0;
       pool.parallel_tasks(count, [&](TaskQueue& tasks) {
         ++workers;
-        while (const auto task = tasks.take()) ++taken[static_cast<size_t>(*task)];
+        while (const auto task = tasks.take()) ++taken[*task];
         EXPECT_FALSE(tasks.take());
       });
       for (const auto& one : taken) EXPECT_EQ(one.load(), 1);

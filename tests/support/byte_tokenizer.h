@@ -14,7 +14,7 @@ inline TokenizerDefinition byte_tokenizer_definition() {
   TokenizerDefinition definition;
   for (int byte = 0; byte < 256; ++byte) {
     definition.token_bytes.emplace_back(1, static_cast<char>(byte));
-    definition.byte_tokens[static_cast<size_t>(byte)] = byte;
+    definition.byte_tokens[byte] = byte;
   }
   return definition;
 }

@@ -14,7 +14,7 @@ namespace {
 
 // One layer; token t scores values[t].
 AveragedCase one_layer(const std::vector<float>& values, TokenRange subject, double low = 0, double high = 1) {
-  return {values, static_cast<int64_t>(values.size()), subject, low, high};
+  return {values, std::ssize(values), subject, low, high};
 }
 
 double mean_of(const Averages& averages, TokenRow row) { return averages.row(row).mean.at(0); }

@@ -46,7 +46,7 @@ class GoldenTrace : public GoldenModelTest {
   }
   void compare(const std::string& set, int64_t expected_facts) {
     const auto facts = facts_of(set);
-    ASSERT_EQ(static_cast<int64_t>(facts.size()), expected_facts);
+    ASSERT_EQ(std::ssize(facts), expected_facts);
     const auto traces = trace(facts);
     for (size_t i = 0; i < facts.size(); ++i)
       for (const TraceKind kind : kTraceKinds) {

@@ -60,12 +60,12 @@ TEST(LegacyRandom, DrawsTheReferencesNoiseBitForBit) {
   LegacyRandom random(1);
   for (const char* name : {"first", "second"}) {
     const auto expected = noise.at(name).as<double>();
-    const auto actual = draws(static_cast<int64_t>(expected.size()), [&] { return random.normal(); });
+    const auto actual = draws(std::ssize(expected), [&] { return random.normal(); });
     EXPECT_TRUE(identical(actual, expected)) << name;
   }
   LegacyRandom again(1);
   const auto uniform = noise.at("uniform").as<double>();
-  const auto actual = draws(static_cast<int64_t>(uniform.size()), [&] { return again.uniform(-1, 1); });
+  const auto actual = draws(std::ssize(uniform), [&] { return again.uniform(-1, 1); });
   EXPECT_TRUE(identical(actual, uniform));
 }
 

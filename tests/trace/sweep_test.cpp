@@ -45,13 +45,13 @@ class PlainPath {
       : executor_(executor), fact_(fact), samples_(options.samples) {
     const int64_t subject = fact.subject_range.end - fact.subject_range.begin;
     const int64_t width = executor.model().config().width;
-    const auto noise = options.noise.draw(draw + 1, samples_, subject, width)[static_cast<size_t>(draw)];
+    const auto noise = options.noise.draw(draw + 1, samples_, subject, width)[draw];
     const ConstView table = executor.model().parameters().token_embedding;
     std::vector<float> rows;
     for (size_t i = 0; i < noise.size(); ++i) {
       const auto at = static_cast<int64_t>(i);
-      const int32_t token = fact.tokens[static_cast<size_t>(fact.subject_range.begin + at / width % subject)];
-      const float own = to_host(executor.context(), {table.row(token), 1, width})[static_cast<size_t>(at % width)];
+      const int32_t token = fact.tokens[fact.subject_range.begin + at / width % subject];
+      const float own = to_host(executor.context(), {table.row(token), 1, width})[at % width];
       rows.push_back(static_cast<float>((corruption == Corruption::add ? static_cast<double>(own) : 0) + noise[i]));
     }
     embeddings_ = Tensor::from_host(executor.context(), rows, samples_ * subject, width);
@@ -82,7 +82,7 @@ class PlainPath {
     plan.sequences[0].record = true;
     for (int64_t layer = 0; layer < executor_.model().config().layers; ++layer)
       for (const Site site : {Site::attn_out, Site::mlp_out}) plan.recorded.push_back({site, layer});
-    plan.wanted = {{0, static_cast<int64_t>(fact_.tokens.size()) - 1}};
+    plan.wanted = {{0, std::ssize(fact_.tokens) - 1}};
     const int64_t subject = fact_.subject_range.end - fact_.subject_range.begin;
     for (int64_t i = 0; sample >= 0 && i < subject; ++i)
       plan.patches.push_back({0, fact_.subject_range.begin + i, Site::embed, 0, PatchMode::replace,
@@ -96,7 +96,7 @@ class PlainPath {
     Run made = executor_.run(plan);
     softmax(executor_.context(), made.logits.view(), made.logits.view());
     probabilities_ = made.logits.to_host();
-    return {answer_ < 0 ? 0 : static_cast<double>(probabilities_[static_cast<size_t>(answer_)]), made.recordings[0]};
+    return {answer_ < 0 ? 0 : static_cast<double>(probabilities_[answer_]), made.recordings[0]};
   }
   int32_t answer_of_clean() const {
     return static_cast<int32_t>(std::max_element(probabilities_.begin(), probabilities_.end()) -
@@ -138,7 +138,7 @@ class SweepTest : public ::testing::Test {
   }
   void compare(const Fact& fact, const FactTrace& traced) {
     PlainPath plain(executor_, fact, options_, 0, options_.corruption);
-    const auto tokens = static_cast<int64_t>(fact.tokens.size());
+    const auto tokens = std::ssize(fact.tokens);
     const std::string name = "fact " + std::to_string(fact.known_id);
     ASSERT_EQ(traced.answer, plain.answer()) << name;
     expect_score(static_cast<double>(traced.high_score), plain.clean_score(), name + " high");
@@ -260,8 +260,7 @@ TEST_F(SweepTest, LeftOfTheSubjectNothingChanges) {
   const auto traced = trace(facts)[0];
   for (int64_t t = 0; t < 4; ++t)
     for (int64_t layer = 0; layer < config_.layers; ++layer)
-      EXPECT_EQ(static_cast<double>(traced.of(TraceKind::mlp)[static_cast<size_t>(t * config_.layers + layer)]),
-                traced.low_score);
+      EXPECT_EQ(static_cast<double>(traced.of(TraceKind::mlp)[t * config_.layers + layer]), traced.low_score);
 }
 
 TEST_F(SweepTest, OptionsOutOfRangeAreRefused) {

@@ -75,7 +75,7 @@ void take_place(Clique& clique) {
 ncclResult_t give(FakeComm* comm, cudaStream_t stream, Part part) {
   const std::lock_guard lock(world().mutex);
   Clique& clique = *comm->clique;
-  clique.parts[static_cast<size_t>(comm->rank)] = std::move(part);
+  clique.parts[comm->rank] = std::move(part);
   ++comm->begun;
   comm->busy = kBusyAnswers;
   stream->comm = comm;
@@ -101,7 +101,7 @@ ncclResult_t add_to_group(std::vector<Pointer> Part::*list, Pointer data, size_t
   group.stream = stream;
   group.part.sent.resize(static_cast<size_t>(comm->size));
   group.part.received.resize(static_cast<size_t>(comm->size));
-  (group.part.*list)[static_cast<size_t>(peer)] = data;
+  (group.part.*list)[peer] = data;
   group.part.bytes = count;
   return ncclSuccess;
 }
@@ -187,7 +187,7 @@ ncclResult_t ncclBroadcast(const void* own, void* received, size_t count, ncclDa
   const auto size = static_cast<size_t>(comm->size);
   Part part{std::vector<const void*>(size), std::vector<void*>(size), count};
   if (comm->rank == root) part.sent.assign(size, own);
-  part.received[static_cast<size_t>(root)] = received;
+  part.received[root] = received;
   return give(comm, stream, std::move(part));
 }
 
