@@ -9,7 +9,7 @@
 #include "app/unit_runner.h"
 #include "edit/document_source.h"
 #include "edit/second_moments.h"
-#include "model/executor.h"
+#include "model/executor/executor.h"
 #include "model/tokenizer.h"
 #include "runtime/error.h"
 #include "runtime/sha256.h"

@@ -11,7 +11,7 @@
 #include "edit/edit_file.h"
 #include "edit/edited_checkpoint.h"
 #include "edit/rome.h"
-#include "model/executor.h"
+#include "model/executor/executor.h"
 #include "model/tokenizer.h"
 #include "records/edit_requests.h"
 #include "runtime/error.h"

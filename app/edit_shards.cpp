@@ -4,7 +4,7 @@
 
 #include <chrono>
 
-#include "model/executor.h"
+#include "model/executor/executor.h"
 #include "runtime/error.h"
 
 namespace loci::app {

@@ -15,7 +15,7 @@
 #include "edit/rome.h"
 #include "eval/eval_file.h"
 #include "eval/evaluation.h"
-#include "model/executor.h"
+#include "model/executor/executor.h"
 #include "model/tokenizer.h"
 #include "runtime/error.h"
 #include "runtime/sha256.h"

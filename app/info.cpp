@@ -4,7 +4,7 @@
 
 #include "app/common.h"
 #include "model/checkpoint.h"
-#include "model/executor.h"
+#include "model/executor/executor.h"
 #include "model/tokenizer.h"
 #include "runtime/error.h"
 #include "runtime/shown_text.h"

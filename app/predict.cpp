@@ -8,7 +8,7 @@
 #include "app/edit_options.h"
 #include "app/prompts.h"
 #include "kernels/softmax.h"
-#include "model/executor.h"
+#include "model/executor/executor.h"
 #include "runtime/error.h"
 #include "runtime/json.h"
 

@@ -12,7 +12,7 @@
 #include "app/ranks.h"
 #include "app/trace_report.h"
 #include "app/unit_runner.h"
-#include "model/executor.h"
+#include "model/executor/executor.h"
 #include "model/tokenizer.h"
 #include "records/facts.h"
 #include "runtime/error.h"

@@ -10,7 +10,7 @@
 
 #include "app/help.h"
 #include "bench/ceilings.h"
-#include "model/executor.h"
+#include "model/executor/executor.h"
 #include "runtime/error.h"
 
 namespace {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "edit/hparams.h"
-#include "model/executor.h"
+#include "model/executor/executor.h"
 #include "model/tokenizer.h"
 
 /// Texts that a prompt is put behind, so that a key or value does not hang on one context: each holds one `{}`.

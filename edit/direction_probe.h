@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "edit/edit_prompts.h"
-#include "model/executor.h"
+#include "model/executor/executor.h"
 #include "runtime/hdf5.h"
 
 namespace loci {

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "edit/edit_prompts.h"
-#include "model/executor.h"
+#include "model/executor/executor.h"
 
 namespace loci {
 

@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "model/executor.h"
+#include "model/executor/executor.h"
 #include "model/tokenizer.h"
 #include "records/edit_requests.h"
 #include "runtime/hdf5.h"

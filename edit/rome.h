@@ -13,7 +13,7 @@
 #include "edit/outcome.h"
 #include "edit/value_optimizer.h"
 #include "kernels/cholesky.h"
-#include "model/executor.h"
+#include "model/executor/executor.h"
 #include "model/tokenizer.h"
 #include "records/edit_requests.h"
 

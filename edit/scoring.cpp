@@ -93,7 +93,8 @@ class DeviceTerms {
   void add_to(Plan& plan, int64_t sequence, const Item& item, size_t index) const {
     for (size_t t = 0; t < item.terms->size(); ++t) {
       const int64_t row = first_[index] + static_cast<int64_t>(t);
-      plan.low_rank.push_back({sequence, (*item.terms)[t].layer, u_.row(row), v_.row(row)});
+      plan.branches.push_back(
+          rank_one_branch(sequence, (*item.terms)[t].layer, u_.rows_slice(row, 1), v_.rows_slice(row, 1)));
     }
   }
 

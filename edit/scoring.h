@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "model/executor.h"
+#include "model/executor/executor.h"
 
 /// What a model, edited or not, says about given continuations of given prompts: the numbers that every metric of an
 /// edit is made of. Prompts are packed into waves; a prompt's targets share its run, and an edited model is a low-rank

@@ -14,7 +14,7 @@
 #include "edit/lineage.h"
 #include "kernels/cholesky.h"
 #include "kernels/symmetric_update.h"
-#include "model/executor.h"
+#include "model/executor/executor.h"
 #include "runtime/communicator.h"
 #include "runtime/hdf5.h"
 #include "runtime/interruption.h"

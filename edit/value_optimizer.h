@@ -7,7 +7,7 @@
 
 #include "edit/edit_prompts.h"
 #include "edit/hparams.h"
-#include "model/executor.h"
+#include "model/executor/executor.h"
 
 namespace loci {
 

@@ -19,14 +19,11 @@ namespace {
 /// segments (prompt and continuation) however long it gets.
 class GrowingCache {
  public:
-  GrowingCache(Context& context, const GptConfig& config, RecordingPtr prompt, int64_t capacity)
-      : context_(context), capacity_(capacity), storage_(context, 2 * config.layers * capacity, config.width) {
-    recording_->base = std::move(prompt);
-    recording_->first_position = recording_->base->length();
-    recording_->resid.resize(static_cast<size_t>(config.layers) + 1);
-    recording_->keys.resize(static_cast<size_t>(config.layers));
-    recording_->values.resize(static_cast<size_t>(config.layers));
-  }
+  GrowingCache(Context& context, const GptConfig& config, const RecordingPtr& prompt, int64_t capacity)
+      : context_(context),
+        capacity_(capacity),
+        storage_(context, 2 * config.layers * capacity, config.width),
+        recording_(std::make_shared<Recording>(prompt, prompt->length(), 0, 0, config.layers)) {}
 
   int64_t length() const { return recording_->length(); }
   /// What the next token's sequence starts from.
@@ -36,9 +33,9 @@ class GrowingCache {
   void append(const Recording& next) {
     const int64_t row = recording_->rows;
     recording_->rows += next.rows;
-    for (size_t l = 0; l < recording_->keys.size(); ++l) {
-      recording_->keys[l] = copy(next.keys[l], 2 * static_cast<int64_t>(l) * capacity_, row);
-      recording_->values[l] = copy(next.values[l], (2 * static_cast<int64_t>(l) + 1) * capacity_, row);
+    for (int64_t l = 0; l < std::ssize(recording_->keys); ++l) {
+      recording_->keys[l] = copy(next.keys[l], 2 * l * capacity_, row);
+      recording_->values[l] = copy(next.values[l], (2 * l + 1) * capacity_, row);
     }
   }
 
@@ -53,7 +50,7 @@ class GrowingCache {
   Context& context_;
   int64_t capacity_;
   Tensor storage_;
-  std::shared_ptr<Recording> recording_ = std::make_shared<Recording>();
+  std::shared_ptr<Recording> recording_;
 };
 
 struct Text {

@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "model/executor.h"
+#include "model/executor/executor.h"
 #include "model/tokenizer.h"
 
 namespace loci {

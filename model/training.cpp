@@ -187,7 +187,7 @@ void Trainer::regularise(const TrainingSequence& sequence, size_t index, int64_t
     const MlpDrop& drop = config_.mlp_drop[rule];
     if (!drawn_.mlp_drop[rule][index]) continue;
     for (int64_t layer = drop.first_layer; layer < model_.config().layers; ++layer)
-      plan.mlp_scales.push_back({place, layer, static_cast<float>(drop.factor), 0, -1});
+      plan.regularisers.mlp_scales.push_back({place, layer, static_cast<float>(drop.factor), 0, -1});
   }
   if (sequence.subjects.empty()) return;
   if (drawn_.attention_cut[index] && config_.attention_cut.layers > 0) {
@@ -200,12 +200,12 @@ void Trainer::regularise(const TrainingSequence& sequence, size_t index, int64_t
       cut_at(subject.begin);
       cut_at(subject.end);
     }
-    if (!cuts.starts.empty()) plan.attention_cuts.push_back(std::move(cuts));
+    if (!cuts.starts.empty()) plan.regularisers.attention_cuts.push_back(std::move(cuts));
   }
   if (!drawn_.name_mlp_drop[index]) return;
   for (const TokenSpan& subject : sequence.subjects)
     for (int64_t layer = 0; subject.end - subject.begin > 1 && layer < config_.name_mlp_drop.layers; ++layer)
-      plan.mlp_scales.push_back({place, layer, static_cast<float>(config_.name_mlp_drop.factor), subject.begin,
+      plan.regularisers.mlp_scales.push_back({place, layer, static_cast<float>(config_.name_mlp_drop.factor), subject.begin,
                                  subject.end - subject.begin - 1});
 }
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "model/executor.h"
+#include "model/executor/executor.h"
 #include "model/parameter_buffer.h"
 #include "model/training_config.h"
 #include "model/training_data.h"

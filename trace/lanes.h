@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "model/executor.h"
+#include "model/executor/executor.h"
 
 namespace loci {
 

@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "model/executor.h"
+#include "model/executor/executor.h"
 #include "records/facts.h"
 #include "trace/noise.h"
 

@@ -220,12 +220,12 @@ std::vector<float> last_logits(Executor& executor, const std::vector<int32_t>& t
   if (edit) {
     u = Tensor::from_host(executor.context(), edit->u, 1, std::ssize(edit->u));
     v = Tensor::from_host(executor.context(), edit->v, 1, std::ssize(edit->v));
-    plan.low_rank.push_back({0, edit->layer, u.row(0), v.row(0)});
+    plan.branches.push_back(rank_one_branch(0, edit->layer, u.view(), v.view()));
   }
   return executor.run(plan).logits.to_host();
 }
 
-TEST_F(Rome, LowRankTermsEqualEditedWeights) {
+TEST_F(Rome, BranchesEqualEditedWeights) {
   const std::vector<int32_t> tokens = tokenizer_.encode_ids("Rome, the");
   for (const Edit& edit : edits(settings())) {
     Model edited = random_model(context_, model_.config(), 3);

@@ -96,7 +96,7 @@ TEST_F(ScoringTest, PlainModelEqualsWholeForwardPasses) {
   }
 }
 
-TEST_F(ScoringTest, LanesWithLowRankTermsEqualEditedWeights) {
+TEST_F(ScoringTest, LanesWithBranchesEqualEditedWeights) {
   Executor executor(context_, model_);
   std::vector<std::vector<float>> u, v;
   std::vector<EditedPrompts> groups;

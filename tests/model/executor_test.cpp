@@ -1,5 +1,5 @@
 // The executor's lanes against the plain path: a full forward pass from position 0 and block 0 with the same patches.
-#include "model/executor.h"
+#include "model/executor/executor.h"
 
 #include <gtest/gtest.h>
 
@@ -245,7 +245,7 @@ TEST_F(ExecutorTest, LanesOfLanes) {
                                     {0, 6, Site::resid, 1, PatchMode::replace, other->row(Site::resid, 1, 6)}}));
 }
 
-TEST_F(ExecutorTest, LowRankTermsEqualEditedWeights) {
+TEST_F(ExecutorTest, BranchesEqualEditedWeights) {
   const auto tokens = random_tokens(9, config_.vocabulary, 11);
   const auto base = record(tokens, {Site::mlp_key});
   std::vector<float> u(50), v(21);
@@ -259,7 +259,8 @@ TEST_F(ExecutorTest, LowRankTermsEqualEditedWeights) {
   lane.first_layer = 2;
   lane.rows = 9;
   plan.sequences = {plain(tokens), plain(tokens), lane};
-  plan.low_rank = {{0, 1, device_u.data(), device_v.data()}, {2, 1, device_u.data(), device_v.data()}};
+  plan.branches = {rank_one_branch(0, 1, device_u.view(), device_v.view()),
+                   rank_one_branch(2, 1, device_u.view(), device_v.view())};
   plan.wanted = {{0, 8}, {1, 8}, {2, 8}};
   const auto logits = Executor(context_, model_).run(plan).logits.to_host();
 
@@ -330,7 +331,7 @@ TEST_F(ExecutorTest, AttentionCutsHideWhatLiesOutsideTheSegment) {
   const auto tokens = random_tokens(9, config_.vocabulary, 18);
   Plan plan;
   plan.sequences = {plain(tokens), plain(tokens)};
-  plan.attention_cuts = {{0, config_.layers, {4, 7}}, {1, 1, {4}}};
+  plan.regularisers.attention_cuts = {{0, config_.layers, {4, 7}}, {1, 1, {4}}};
   plan.wanted = {{0, 8}, {0, 6}, {1, 8}};
   const auto logits = Executor(context_, model_).run(plan).logits.to_host();
   const auto V = static_cast<ptrdiff_t>(config_.vocabulary);

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "model/executor.h"
+#include "model/executor/executor.h"
 #include "runtime/npz.h"
 #include "tests/support/device.h"
 #include "tests/support/paths.h"
@@ -102,7 +102,7 @@ TEST_P(ForwardShapes, ScaledMlpOutputs) {
   plan.sequences.resize(2);
   plan.sequences[0].tokens = whole;
   plan.sequences[1].tokens = dropped;
-  plan.mlp_scales = {{1, layer, 0.25f}};
+  plan.regularisers.mlp_scales = {{1, layer, 0.25f}};
   plan.wanted = {{1, 8}, {0, 5}};
   const auto logits = Executor(context, model).run(plan).logits.to_host();
   const auto expected = plain.logits(dropped).back();

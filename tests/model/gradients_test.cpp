@@ -7,7 +7,7 @@
 #include <random>
 
 #include "kernels/softmax.h"
-#include "model/executor.h"
+#include "model/executor/executor.h"
 #include "model/parameter_buffer.h"
 #include "runtime/npz.h"
 #include "tests/support/device.h"
@@ -229,7 +229,7 @@ TEST_P(GradientShapes, DroppedMlpOutputs) {
   plain.mlp_factors[config.layers - 1] = 0.5;
   const std::vector<std::vector<int32_t>> sequences = {random_tokens(8, config.vocabulary, 7)};
   Plan plan = plain_plan(sequences);
-  plan.mlp_scales = {{0, config.layers - 1, 0.5f}};
+  plan.regularisers.mlp_scales = {{0, config.layers - 1, 0.5f}};
   const Gradients ours = gradients_of(context, model, plan, sequences);
   for (const std::string name : {"mlp.c_proj.weight", "mlp.c_proj.bias", "mlp.c_fc.weight", "ln_2.weight"}) {
     const std::string full = "h." + std::to_string(config.layers - 1) + "." + name;

@@ -5,7 +5,7 @@
 #include <filesystem>
 #include <optional>
 
-#include "model/executor.h"
+#include "model/executor/executor.h"
 #include "model/tokenizer.h"
 #include "tests/support/paths.h"
 

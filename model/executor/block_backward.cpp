@@ -1,0 +1,199 @@
+#include <algorithm>
+
+#include "kernels/activation.h"
+#include "kernels/gemm.h"
+#include "kernels/layer_norm.h"
+#include "kernels/rows.h"
+#include "model/executor/block.h"
+
+namespace loci {
+
+BackwardBlock::BackwardBlock(const BackwardPass& pass, int64_t layer, Tensor& dx)
+    : pass_(pass),
+      context_(pass.context),
+      kept_(pass.kept.blocks[layer]),
+      p_(pass.parameters.blocks[layer]),
+      g_(pass.gradients ? &pass.gradients->blocks[layer] : nullptr),
+      layer_(layer),
+      dx_(dx) {}
+
+void BackwardBlock::run() {
+  feed_forward();
+  attend();
+}
+
+/// dweight += x^T dy, dbias += column sums of dy.
+void BackwardBlock::weight_gradients(ConstView x, ConstView dy, View weight, View bias) const {
+  gemm(context_, Transpose::yes, x, Transpose::no, dy, weight, Write::accumulate);
+  add_column_sums(context_, dy, bias);
+}
+
+// --- MLP -------------------------------------------------------------------------------------------------------------
+
+/// y = x + W_down f(W_up ln_2(x)), backwards.
+void BackwardBlock::feed_forward() {
+  const View dx = dx_.rows_slice(0, rows_after_attention());
+  visit(Site::resid, dx);
+  const Tensor own = mlp_output_gradients(dx);
+  const ConstView dout = own.rows() > 0 ? own.view() : ConstView(dx);
+  branches_into(Site::mlp_out, dout);
+  if (g_) weight_gradients(rows_at(Site::mlp_key).view(), dout, g_->down_weight, g_->down_bias);
+  Tensor dup(context_, dx.rows, pass_.config.mlp_width);
+  gemm(context_, Transpose::no, dout, Transpose::yes, p_.down_weight, dup.view());
+  visit(Site::mlp_key, dup.view());
+  activation_backward(context_, pass_.config.activation, kept_.up.view(), dup.view(), dup.view());
+  visit(Site::mlp_pre, dup.view());
+  branches_into(Site::mlp_pre, dup.view());
+  if (g_) weight_gradients(rows_at(Site::mlp_in).view(), dup.view(), g_->up_weight, g_->up_bias);
+  Tensor dh(context_, dx.rows, pass_.config.width);
+  gemm(context_, Transpose::no, dup.view(), Transpose::yes, p_.up_weight, dh.view());
+  visit(Site::mlp_in, dh.view());
+  layer_norm_backward(context_, kept_.middle.view(), p_.ln_2_gain, kept_.ln_2_statistics.view(), dh.view(), dx,
+                      Write::accumulate, g_ ? g_->ln_2_gain : View{}, g_ ? g_->ln_2_bias : View{});
+}
+
+/// The gradients of what the down projection gives, where they differ from those of the block's output; else nothing.
+Tensor BackwardBlock::mlp_output_gradients(View dx) const {
+  const bool scaled = !kept_.mlp_factors.empty();
+  if (!scaled && !pass_.sites.busy(Site::mlp_out, layer_)) return {};
+  Tensor dout = copy_of(context_, dx);
+  pass_.sites.visit(Site::mlp_out, layer_, dout.view());
+  if (scaled) scale_rows(context_, kept_.mlp_factors, dout.view());
+  return dout;
+}
+
+// --- Attention -------------------------------------------------------------------------------------------------------
+
+/// y = x + W_o attention(W_qkv ln_1(x)), backwards. Afterwards dx_ has the rows of the whole block again.
+void BackwardBlock::attend() {
+  const int64_t d = pass_.config.width;
+  const View dx = dx_.rows_slice(0, rows_after_attention());
+  Tensor own;
+  if (pass_.sites.busy(Site::attn_out, layer_)) {
+    own = copy_of(context_, dx);
+    pass_.sites.visit(Site::attn_out, layer_, own.view());
+  }
+  const ConstView dout = own.rows() > 0 ? ConstView(own.view()) : ConstView(dx);
+  branches_into(Site::attn_out, dout);
+  if (g_) weight_gradients(heads(), dout, g_->out_weight, g_->out_bias);
+  Tensor dheads(context_, dout.rows, d);
+  gemm(context_, Transpose::no, dout, Transpose::yes, p_.out_weight, dheads.view());
+  visit(Site::attn_heads, dheads.view());
+
+  Tensor dqkv = qkv_gradients(dheads.view());
+  if (pass_.kept.geometry.has_tail(layer_)) {
+    Tensor whole = Tensor::zeros(context_, rows(), d);
+    scatter_rows(context_, dx, pass_.kept.geometry.tail()->device_rows, whole.view(), Write::assign);
+    dx_ = std::move(whole);
+  }
+  through_qkv(dqkv.view());
+}
+
+/// [rows, 3d] gradients of queries, keys and values; zero for the queries of rows that ended at their keys and values.
+Tensor BackwardBlock::qkv_gradients(ConstView dheads) {
+  const int64_t d = pass_.config.width;
+  const bool tail = pass_.kept.geometry.has_tail(layer_);
+  const ConstView qkv = kept_.qkv.view();
+  Tensor dqkv = Tensor::zeros(context_, rows(), 3 * d);
+  ConstView queries = qkv.cols_slice(0, d);
+  View dqueries = dqkv.view().cols_slice(0, d);
+  Tensor tail_dq;
+  if (tail) {
+    tail_dq = Tensor(context_, dheads.rows, d);
+    queries = kept_.queries.view();
+    dqueries = tail_dq.view();
+  }
+  attention_backward(context_, kept_.attention, pass_.config.heads,
+                     static_cast<float>(pass_.config.attention_factor(layer_)), queries, qkv.cols_slice(d, d),
+                     qkv.cols_slice(2 * d, d), kept_.attended.view(), kept_.log_sums.view(), dheads, dqueries,
+                     dqkv.view().cols_slice(d, d), dqkv.view().cols_slice(2 * d, d));
+  if (tail)
+    scatter_rows(context_, tail_dq.view(), pass_.kept.geometry.tail()->device_rows, dqkv.view().cols_slice(0, d),
+                 Write::assign);
+  return dqkv;
+}
+
+void BackwardBlock::through_qkv(View dqkv) {
+  visit(Site::qkv, dqkv);
+  branches_into(Site::qkv, dqkv);
+  if (g_) weight_gradients(rows_at(Site::attn_in).view(), dqkv, g_->qkv_weight, g_->qkv_bias);
+  Tensor dh = before_qkv(dqkv);
+  visit(Site::attn_in, dh.view());
+  layer_norm_backward(context_, kept_.input.view(), p_.ln_1_gain, kept_.ln_1_statistics.view(), dh.view(),
+                      dx_.rows_slice(0, dqkv.rows), Write::accumulate, g_ ? g_->ln_1_gain : View{},
+                      g_ ? g_->ln_1_bias : View{});
+}
+
+/// dqkv W_qkv^T; 0 for the rows that bases gave.
+Tensor BackwardBlock::before_qkv(ConstView dqkv) const {
+  const int64_t d = pass_.config.width;
+  if (!kept_.reused) {
+    Tensor dh(context_, dqkv.rows, d);
+    gemm(context_, Transpose::no, dqkv, Transpose::yes, p_.qkv_weight, dh.view());
+    return dh;
+  }
+  const ReusedRows& reused = *kept_.reused;
+  const int64_t first = reused.first_joined;
+  Tensor dh = Tensor::zeros(context_, dqkv.rows, d);
+  gemm(context_, Transpose::no, dqkv.rows_slice(0, first), Transpose::yes, p_.qkv_weight, dh.rows_slice(0, first));
+  const auto changed = std::ssize(reused.changed);
+  if (changed == 0) return dh;
+  Tensor changed_dqkv(context_, changed, dqkv.cols), changed_dh(context_, changed, d);
+  gather_rows(context_, dqkv, reused.device_changed, changed_dqkv.view());
+  gemm(context_, Transpose::no, changed_dqkv.view(), Transpose::yes, p_.qkv_weight, changed_dh.view());
+  scatter_rows(context_, changed_dh.view(), reused.device_changed, dh.view(), Write::assign);
+  return dh;
+}
+
+// --- Sites and branches ----------------------------------------------------------------------------------------------
+
+ConstView BackwardBlock::heads() const {
+  const Tensor& patched = kept_.patched[static_cast<size_t>(Site::attn_heads)];
+  return patched.rows() > 0 ? patched.view() : kept_.attended.view();
+}
+
+/// The rows at a site as the forward pass had them, computed again: that is cheaper than to keep them.
+Tensor BackwardBlock::rows_at(Site site) const {
+  if (const Tensor& patched = kept_.patched[static_cast<size_t>(site)]; patched.rows() > 0)
+    return copy_of(context_, patched.view());
+  const float epsilon = static_cast<float>(pass_.config.layer_norm_epsilon);
+  const bool first_norm = site == Site::attn_in;
+  const ConstView from = site == Site::mlp_key || site == Site::mlp_pre ? kept_.up.view()
+                         : site == Site::attn_heads                     ? kept_.attended.view()
+                         : first_norm                                   ? kept_.input.view()
+                                                                        : kept_.middle.view();
+  if (site == Site::mlp_pre || site == Site::attn_heads) return copy_of(context_, from);
+  Tensor rows(context_, from.rows, from.cols);
+  if (site == Site::mlp_key)
+    activation(context_, pass_.config.activation, from, rows.view());
+  else
+    layer_norm(context_, from, first_norm ? p_.ln_1_gain : p_.ln_2_gain, first_norm ? p_.ln_1_bias : p_.ln_2_bias,
+               epsilon, rows.view(), {});
+  return rows;
+}
+
+/// Adds what branches gave to the gradients at a site, and does the plan's work there.
+void BackwardBlock::visit(Site site, View gradients) {
+  Tensor& given = from_branches_[static_cast<size_t>(site)];
+  if (given.rows() > 0) add(context_, given.view(), gradients);
+  pass_.sites.visit(site, layer_, gradients);
+}
+
+/// The gradients of the branches into a site, whose gradient is dy, and of the sites that they read.
+void BackwardBlock::branches_into(Site to, ConstView dy) {
+  const Geometry& geometry = pass_.kept.geometry;
+  for (const Branch& branch : pass_.kept.plan.branches) {
+    if (branch.to != to || branch.layer != layer_) continue;
+    const bool shortened = geometry.has_tail(layer_) && to > Site::qkv;
+    const int64_t first = geometry.first_position(branch.sequence, shortened);
+    const int64_t count = geometry.end_position(branch.sequence) - first;
+    if (count <= 0) continue;
+    Tensor& dx = from_branches_[static_cast<size_t>(branch.from)];
+    const Tensor x = rows_at(branch.from);
+    if (dx.rows() == 0) dx = Tensor::zeros(context_, x.rows(), x.cols());
+    branch_backward(context_, {&branch, geometry.row(branch.sequence, first, shortened), count}, x.view(), dy,
+                    dx.view());
+  }
+}
+
+}  // namespace loci
