@@ -22,7 +22,8 @@ import numpy
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WORLD = ROOT / "data/world"
 # Attributes and fields that say who made a result, not what it is.
-PROVENANCE = {"date", "git_commit", "loci_version", "host", "peak_memory_bytes", "edit_seconds", "score_seconds"}
+PROVENANCE = {"date", "git_commit", "loci_version", "host", "peak_memory_bytes", "seconds",
+              "edit_seconds", "score_seconds", "checksum"}
 
 
 def jobs(text, training):
