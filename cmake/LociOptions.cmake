@@ -25,7 +25,9 @@ set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 
 find_program(LOCI_CCACHE ccache)
 if(LOCI_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${LOCI_CCACHE})
+  # What ccache must overlook and GCC must tell it so that sources with precompiled headers are kept, too.
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros ${LOCI_CCACHE})
+  add_compile_options($<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CXX_COMPILER_ID:GNU>>:-fpch-preprocess>)
 endif()
 
 # -Wno-restrict: GCC 12 warns wrongly of string assignments in optimised builds (GCC bug 105651).
@@ -59,5 +61,18 @@ endif()
 function(loci_check_alignment target)
   if(LOCI_SANITIZE STREQUAL "address")
     target_compile_options(${target} PRIVATE -fsanitize=alignment)
+  endif()
+endfunction()
+
+# Headers that most sources of the libraries include, compiled once for all of them.
+function(loci_precompile target)
+  if(LOCI_BUILD_FUZZ)  # has its own
+    return()
+  endif()
+  if(target STREQUAL "loci_runtime")
+    target_precompile_headers(${target} PRIVATE <fmt/format.h> <nlohmann/json.hpp> <algorithm> <filesystem> <functional> <map>
+      <memory> <optional> <set> <span> <string> <vector>)
+  else()
+    target_precompile_headers(${target} REUSE_FROM loci_runtime)
   endif()
 endfunction()

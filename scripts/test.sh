@@ -46,10 +46,11 @@ else
   build asan ''
   # Jobs of several processes wait more than they compute; app.ranks runs the same ones as threads.
   run asan --exclude-regex '^(mpi\.ranks|slurm)\.'
-  # What has threads of its own, and the kernels, whose emulated threads race where a barrier is missing.
-  build tsan '' runtime_tests nccl_tests ranks_tests kernels_tests model_tests emulation_tests kernels_emulation_tests
-  run tsan --label-regex '^(runtime|ranks|kernels|model|emulation|emulation\.kernels)$'
-  echo "== fuzz: build and 5 s of each target (after $SECONDS s)"
-  scripts/fuzz.sh 5
+  # What has threads of its own, and the kernels, whose emulated threads race where a barrier is missing. Products in tf32
+  # are left out: their kernels are the templates of bf16, which has some of its own besides.
+  build tsan '' runtime_tests nccl_tests ranks_tests kernels_tests emulation_tests kernels_emulation_tests
+  run tsan --label-regex '^(runtime|ranks|kernels|emulation|emulation\.kernels)$' --exclude-regex '^emulation\.kernels\.tf32\.'
+  echo "== fuzz: build and 3 s of each target (after $SECONDS s)"
+  scripts/fuzz.sh 3
 fi
 echo "== all tests passed (after $SECONDS s)"
