@@ -191,10 +191,10 @@ Tensor Backward::qkv_gradients(int64_t layer, ConstView dattended) {
     queries = kept.queries.view();
     dqueries = tail_dq.view();
   }
-  attention_backward(context_, kept.attention, config_.heads, static_cast<float>(config_.attention_factor(layer)),
-                     queries, qkv.cols_slice(d, d), qkv.cols_slice(2 * d, d), kept.attended.view(),
-                     kept.log_sums.view(), dattended, dqueries, dqkv.view().cols_slice(d, d),
-                     dqkv.view().cols_slice(2 * d, d));
+  const AttentionShape shape{config_.heads, config_.heads, static_cast<float>(config_.attention_factor(layer))};
+  attention_backward(context_, kept.attention, shape, {queries, qkv.cols_slice(d, d), qkv.cols_slice(2 * d, d)},
+                     kept.attended.view(), kept.log_sums.view(), dattended,
+                     {dqueries, dqkv.view().cols_slice(d, d), dqkv.view().cols_slice(2 * d, d)});
   if (has_tail(layer))
     scatter_rows(context_, tail_dq.view(), kept_.tail->device_rows, dqkv.view().cols_slice(0, d), Write::assign);
   return dqkv;

@@ -374,8 +374,9 @@ std::optional<Tensor> Forward::attend(int64_t layer, BlockActivations& kept) {
   kept.attended = Tensor(context_, queries.rows, config_.width);
   if (keep_) kept.log_sums = Tensor(context_, queries.rows, config_.heads);
   const ConstView qkv = std::as_const(kept.qkv).view();
-  attention(context_, kept.attention, config_.heads, static_cast<float>(config_.attention_factor(layer)), queries,
-            qkv_keys(qkv), qkv_values(qkv), kept.attended.view(), kept.log_sums.view());
+  const AttentionShape shape{config_.heads, config_.heads, static_cast<float>(config_.attention_factor(layer))};
+  attention(context_, kept.attention, shape, {queries, qkv_keys(qkv), qkv_values(qkv)}, kept.attended.view(),
+            kept.log_sums.view());
   Tensor out(context_, queries.rows, config_.width);
   linear(context_, kept.attended.view(), p.out_weight, p.out_bias, out.view());
   visit_site(Site::attn_out, layer, out.view());
