@@ -161,35 +161,36 @@ void add_products(Suite& suite) {
 
 namespace {
 
-struct AttentionShape {
+struct AttentionLoad {
   const char* name;
   int64_t sequences, queries, segment_keys;
+  int64_t group = 1;  // query heads that share a key head
 };
 
 // What one attention call reads and writes. All sequences have the same form.
 class AttentionData {
  public:
-  AttentionData(Suite& suite, const AttentionShape& s)
+  AttentionData(Suite& suite, const AttentionLoad& s)
       : context_(suite.context()),
-        shape_(s),
+        load_(s),
         heads_(suite.shapes().heads),
         head_width_(suite.shapes().width / heads_),
         q_(suite.random(s.sequences * s.queries, suite.shapes().width)),
-        k_(suite.random(q_.rows(), q_.cols())),
-        v_(suite.random(q_.rows(), q_.cols())),
-        base_k_(suite.random(std::max<int64_t>(1, s.segment_keys), q_.cols())),
-        base_v_(suite.random(std::max<int64_t>(1, s.segment_keys), q_.cols())),
+        k_(suite.random(q_.rows(), q_.cols() / s.group)),
+        v_(suite.random(k_.rows(), k_.cols())),
+        base_k_(suite.random(std::max<int64_t>(1, s.segment_keys), k_.cols())),
+        base_v_(suite.random(std::max<int64_t>(1, s.segment_keys), k_.cols())),
         y_(suite.random(q_.rows(), q_.cols())),
         dy_(suite.random(q_.rows(), q_.cols())),
         dq_(suite.random(q_.rows(), q_.cols())),
-        dk_(Tensor::zeros(suite.context(), q_.rows(), q_.cols())),
-        dv_(Tensor::zeros(suite.context(), q_.rows(), q_.cols())),
+        dk_(Tensor::zeros(suite.context(), k_.rows(), k_.cols())),
+        dv_(Tensor::zeros(suite.context(), k_.rows(), k_.cols())),
         log_sums_(suite.context(), q_.rows(), heads_) {
     std::vector<AttentionSequence> sequences;
     for (int64_t i = 0; i < s.sequences; ++i)
       sequences.push_back({i * s.queries, s.queries, i * s.queries, s.queries, 1, 0, s.segment_keys ? 1 : 0});
     std::vector<AttentionSegment> segments;
-    if (s.segment_keys) segments.push_back({base_k_.data(), base_v_.data(), q_.cols(), s.segment_keys});
+    if (s.segment_keys) segments.push_back({base_k_.data(), base_v_.data(), k_.cols(), s.segment_keys});
     batch_.sequences = DeviceArray<AttentionSequence>(context_, std::span<const AttentionSequence>(sequences));
     batch_.segments = DeviceArray<AttentionSegment>(context_, std::span<const AttentionSegment>(segments));
     batch_.queries = q_.rows();
@@ -197,12 +198,10 @@ class AttentionData {
     batch_.max_keys = s.segment_keys + s.queries;
   }
 
-  void forward() {
-    attention(context_, batch_, heads_, scale(), q_.view(), k_.view(), v_.view(), y_.view(), log_sums_.view());
-  }
+  void forward() { attention(context_, batch_, shape(), inputs(), y_.view(), log_sums_.view()); }
   void backward() {
-    attention_backward(context_, batch_, heads_, scale(), q_.view(), k_.view(), v_.view(), y_.view(), log_sums_.view(),
-                       dy_.view(), dq_.view(), dk_.view(), dv_.view());
+    attention_backward(context_, batch_, shape(), inputs(), y_.view(), log_sums_.view(), dy_.view(),
+                       {dq_.view(), dk_.view(), dv_.view()});
   }
 
   // Sampled queries in fp64 over everything that they see.
@@ -216,12 +215,13 @@ class AttentionData {
   // Two identities of the exact gradients, over all sequences and per head: the weights of a query sum to 1, so
   // sum dv = sum dy where there are no segments; and sum q . dq = sum k . dk, since both are sums of s ds.
   double backward_error() {
-    if (shape_.segment_keys) return std::isfinite(sum_of_squares(context_, dq_.view())) ? 0 : INFINITY;
+    if (load_.segment_keys) return std::isfinite(sum_of_squares(context_, dq_.view())) ? 0 : INFINITY;
     const auto dv = dv_.to_host(), dy = dy_.to_host();
     double lost = 0, size = 0;
-    for (size_t i = 0; i < dv.size(); ++i) {
-      lost += static_cast<double>(dv[i]) - static_cast<double>(dy[i]);
-      size += std::abs(static_cast<double>(dy[i]));
+    for (const float value : dv) lost += static_cast<double>(value);
+    for (const float value : dy) {
+      lost -= static_cast<double>(value);
+      size += std::abs(static_cast<double>(value));
     }
     const double by_queries = dot(q_, dq_), by_keys = dot(k_, dk_);
     const double norms = std::sqrt(sum_of_squares(context_, q_.view()) * sum_of_squares(context_, dq_.view()));
@@ -231,6 +231,8 @@ class AttentionData {
 
  private:
   float scale() const { return 1 / std::sqrt(static_cast<float>(head_width_)); }
+  AttentionShape shape() const { return {heads_, heads_ / load_.group, scale()}; }
+  AttentionInputs inputs() const { return {q_.view(), k_.view(), v_.view()}; }
 
   double dot(const Tensor& a, const Tensor& b) {
     const auto x = a.to_host(), y = b.to_host();
@@ -244,10 +246,12 @@ class AttentionData {
   }
 
   double row_error(int64_t query, int64_t head) {
-    const int64_t sequence = query / shape_.queries, first = sequence * shape_.queries, own = query - first + 1;
-    auto keys = head_of(base_k_, 0, shape_.segment_keys, head), values = head_of(base_v_, 0, shape_.segment_keys, head);
-    for (const float key : head_of(k_, first, own, head)) keys.push_back(key);
-    for (const float value : head_of(v_, first, own, head)) values.push_back(value);
+    const int64_t sequence = query / load_.queries, first = sequence * load_.queries, own = query - first + 1;
+    const int64_t key_head = head / load_.group;
+    auto keys = head_of(base_k_, 0, load_.segment_keys, key_head),
+         values = head_of(base_v_, 0, load_.segment_keys, key_head);
+    for (const float key : head_of(k_, first, own, key_head)) keys.push_back(key);
+    for (const float value : head_of(v_, first, own, key_head)) values.push_back(value);
     const auto q = head_of(q_, query, 1, head), got = head_of(y_, query, 1, head);
     const size_t width = q.size(), count = keys.size() / width;
     std::vector<double> weights(count);
@@ -275,19 +279,20 @@ class AttentionData {
   }
 
   Context& context_;
-  AttentionShape shape_;
+  AttentionLoad load_;
   int64_t heads_, head_width_;
   Tensor q_, k_, v_, base_k_, base_v_, y_, dy_, dq_, dk_, dv_, log_sums_;
   AttentionBatch batch_;
 };
 
-std::vector<AttentionShape> attention_shapes(const Suite& suite) {
-  if (suite.shapes().width < 128) return {{"prompts", 3, 5, 0}, {"lanes", 5, 2, 3}, {"long", 1, 40, 0}};
+std::vector<AttentionLoad> attention_loads(const Suite& suite) {
+  if (suite.shapes().width < 128)
+    return {{"prompts", 3, 5, 0}, {"lanes", 5, 2, 3}, {"long", 1, 40, 0}, {"grouped", 1, 40, 0, 4}};
   if (suite.shapes().width == 1600)
-    return {{"prompts", 2000, 12, 0}, {"lanes", 4000, 1, 11}, {"lanes", 2000, 6, 6},
-            {"long", 8, 1024, 0},     {"long", 1, 1024, 0},   {"generate", 32, 1, 200}};
-  return {{"batch", 8, 128, 0}, {"prompts", 11, 12, 0}, {"lanes", 1000, 1, 11},
-          {"lanes", 500, 6, 6}, {"long", 1, 1024, 0},   {"generate", 1, 1, 200}};
+    return {{"prompts", 2000, 12, 0}, {"lanes", 4000, 1, 11},   {"lanes", 2000, 6, 6},     {"long", 8, 1024, 0},
+            {"long", 1, 1024, 0},     {"generate", 32, 1, 200}, {"grouped", 8, 1024, 0, 5}};
+  return {{"batch", 8, 128, 0}, {"prompts", 11, 12, 0},  {"lanes", 1000, 1, 11},    {"lanes", 500, 6, 6},
+          {"long", 1, 1024, 0}, {"generate", 1, 1, 200}, {"grouped", 1, 1024, 0, 4}};
 }
 
 }  // namespace
@@ -297,7 +302,7 @@ std::vector<AttentionShape> attention_shapes(const Suite& suite) {
 // added to.
 void add_attention(Suite& suite) {
   const double width = static_cast<double>(suite.shapes().width);
-  for (const AttentionShape& s : attention_shapes(suite)) {
+  for (const AttentionLoad& s : attention_loads(suite)) {
     const double rows = static_cast<double>(s.sequences * s.queries), queries = static_cast<double>(s.queries);
     const double pairs =
         static_cast<double>(s.sequences) * (queries * (queries + 1) / 2) + rows * static_cast<double>(s.segment_keys);

@@ -7,40 +7,47 @@
 namespace loci {
 namespace {
 
-void require_inputs(const char* op, const AttentionBatch& batch, int64_t heads, ConstView queries, ConstView keys,
-                    ConstView values) {
-  require_shape(op, "queries", queries, batch.queries, queries.cols);
-  require<ShapeError>(heads > 0 && queries.cols % heads == 0, "{}: {} columns do not divide into {} heads", op,
-                      queries.cols, heads);
-  require_shape(op, "keys", keys, keys.rows, queries.cols);
-  require_shape(op, "values", values, keys.rows, queries.cols);
+void require_inputs(const char* op, const AttentionBatch& batch, const AttentionShape& shape,
+                    const AttentionInputs& inputs) {
+  const int64_t columns = inputs.queries.cols;
+  require_shape(op, "queries", inputs.queries, batch.queries, columns);
+  require<ShapeError>(shape.heads > 0 && columns % shape.heads == 0, "{}: {} columns do not divide into {} heads", op,
+                      columns, shape.heads);
+  require<ShapeError>(shape.key_heads > 0 && shape.heads % shape.key_heads == 0,
+                      "{}: {} heads cannot share {} key heads equally", op, shape.heads, shape.key_heads);
+  const int64_t key_columns = columns / shape.group();
+  require_shape(op, "keys", inputs.keys, inputs.keys.rows, key_columns);
+  require_shape(op, "values", inputs.values, inputs.keys.rows, key_columns);
+}
+
+template <typename T>
+void require_like(const char* op, const char* name, const MatrixView<T>& view, ConstView like) {
+  require_shape(op, name, view, like.rows, like.cols);
 }
 
 }  // namespace
 
-void attention(Context& context, const AttentionBatch& batch, int64_t heads, float scale, ConstView queries,
-               ConstView keys, ConstView values, View output, View log_sums) {
-  require_inputs("attention", batch, heads, queries, keys, values);
-  require_shape("attention", "output", output, batch.queries, queries.cols);
-  if (!log_sums.empty()) require_shape("attention", "log_sums", log_sums, batch.queries, heads);
-  (context.on_cpu() ? cpu::attention : cuda::attention)(context, batch, heads, scale, queries, keys, values, output,
-                                                        log_sums);
+void attention(Context& context, const AttentionBatch& batch, const AttentionShape& shape,
+               const AttentionInputs& inputs, View output, View log_sums) {
+  require_inputs("attention", batch, shape, inputs);
+  require_like("attention", "output", output, inputs.queries);
+  if (!log_sums.empty()) require_shape("attention", "log_sums", log_sums, batch.queries, shape.heads);
+  (context.on_cpu() ? cpu::attention : cuda::attention)(context, batch, shape, inputs, output, log_sums);
 }
 
-void attention_backward(Context& context, const AttentionBatch& batch, int64_t heads, float scale, ConstView queries,
-                        ConstView keys, ConstView values, ConstView output, ConstView log_sums,
-                        ConstView output_gradients, View query_gradients, View key_gradients, View value_gradients) {
+void attention_backward(Context& context, const AttentionBatch& batch, const AttentionShape& shape,
+                        const AttentionInputs& inputs, ConstView output, ConstView log_sums, ConstView output_gradients,
+                        const AttentionGradients& gradients) {
   const char* op = "attention_backward";
-  require_inputs(op, batch, heads, queries, keys, values);
-  require_shape(op, "output", output, batch.queries, queries.cols);
-  require_shape(op, "log_sums", log_sums, batch.queries, heads);
-  require_shape(op, "output_gradients", output_gradients, batch.queries, queries.cols);
-  require_shape(op, "query_gradients", query_gradients, batch.queries, queries.cols);
-  require_shape(op, "key_gradients", key_gradients, keys.rows, queries.cols);
-  require_shape(op, "value_gradients", value_gradients, keys.rows, queries.cols);
-  (context.on_cpu() ? cpu::attention_backward : cuda::attention_backward)(
-      context, batch, heads, scale, queries, keys, values, output, log_sums, output_gradients, query_gradients,
-      key_gradients, value_gradients);
+  require_inputs(op, batch, shape, inputs);
+  require_like(op, "output", output, inputs.queries);
+  require_shape(op, "log_sums", log_sums, batch.queries, shape.heads);
+  require_like(op, "output_gradients", output_gradients, inputs.queries);
+  require_like(op, "query_gradients", gradients.queries, inputs.queries);
+  require_like(op, "key_gradients", gradients.keys, inputs.keys);
+  require_like(op, "value_gradients", gradients.values, inputs.keys);
+  (context.on_cpu() ? cpu::attention_backward : cuda::attention_backward)(context, batch, shape, inputs, output,
+                                                                          log_sums, output_gradients, gradients);
 }
 
 }  // namespace loci

@@ -6,10 +6,31 @@
 
 namespace loci {
 
+/// How columns divide into heads. Query head h reads key head h / (heads / key_heads).
+struct AttentionShape {
+  int64_t heads;      ///< of queries and outputs
+  int64_t key_heads;  ///< of keys and values; divides `heads`
+  float scale;        ///< of the scores
+
+  /// Query heads that read the same key head.
+  int64_t group() const { return heads / key_heads; }
+};
+
+/// queries [batch.queries, heads * w]; keys, values [rows, key_heads * w], the sequences' own rows; w is a head's
+/// width.
+struct AttentionInputs {
+  ConstView queries, keys, values;
+};
+
+/// Gradients of AttentionInputs, with the same shapes.
+struct AttentionGradients {
+  View queries, keys, values;
+};
+
 /// Keys and values of consecutive positions that a sequence sees in full: rows of a recorded base. Device memory.
 struct AttentionSegment {
-  const float* keys;    ///< [count, d] with row stride `stride`
-  const float* values;  ///< [count, d] with row stride `stride`
+  const float* keys;    ///< [count, key_heads * w] with row stride `stride`
+  const float* values;  ///< likewise
   int64_t stride;
   int64_t count;
 };
@@ -35,17 +56,18 @@ struct AttentionBatch {
   int64_t max_queries = 0;  ///< of one sequence; 0: not known, which makes a GPU look for them
 };
 
-/// output[q] = sum_j softmax_j(scale * query[q] . key[j]) value[j] for each head.   (Vaswani et al. 2017, eq. 1)
-/// queries, output [batch.queries, d]; keys, values [rows, d]: the sequences' own rows; d = heads * head width.
-/// log_sums [batch.queries, heads], saved for the backward pass, may be empty. Throws ShapeError before any write; on a
-/// GPU what the batch's arrays say is not checked.
-void attention(Context& context, const AttentionBatch& batch, int64_t heads, float scale, ConstView queries,
-               ConstView keys, ConstView values, View output, View log_sums);
+/// output[q] = sum_j softmax_j(scale * query[q] . key[j]) value[j] for each head.   (Vaswani et al. 2017, eq. 1; with
+/// fewer key heads than heads Ainslie et al. 2023)
+/// output [batch.queries, heads * w]. log_sums [batch.queries, heads], saved for the backward pass, may be empty.
+/// Throws ShapeError before any write; on a GPU what the batch's arrays say is not checked.
+void attention(Context& context, const AttentionBatch& batch, const AttentionShape& shape,
+               const AttentionInputs& inputs, View output, View log_sums);
 
-/// The backward pass: query_gradients = ..., key_gradients += ..., value_gradients += ... for the own rows; segments
-/// are constants. `output` and `log_sums` are those of the forward pass.
-void attention_backward(Context& context, const AttentionBatch& batch, int64_t heads, float scale, ConstView queries,
-                        ConstView keys, ConstView values, ConstView output, ConstView log_sums,
-                        ConstView output_gradients, View query_gradients, View key_gradients, View value_gradients);
+/// The backward pass: gradients.queries = ..., gradients.keys += ..., gradients.values += ... for the own rows;
+/// segments are constants. A key head gets the sum over the query heads that read it, in their order. `output` and
+/// `log_sums` are those of the forward pass.
+void attention_backward(Context& context, const AttentionBatch& batch, const AttentionShape& shape,
+                        const AttentionInputs& inputs, ConstView output, ConstView log_sums, ConstView output_gradients,
+                        const AttentionGradients& gradients);
 
 }  // namespace loci

@@ -10,7 +10,8 @@
 #include "kernels/small_product.h"
 
 // One (head, sequence) pair is one unit of work: its keys and values are packed once, then tiles of queries meet all
-// the keys they see. Pairs write disjoint rows and columns, so results do not depend on the number of threads.
+// the keys they see. Query heads that share a key head follow each other and share what is packed. Pairs write disjoint
+// rows and columns, so results do not depend on the number of threads.
 namespace loci::cpu {
 namespace {
 
@@ -28,13 +29,15 @@ struct Run {
 // What all pairs of one call share.
 struct Job {
   const AttentionBatch& batch;
-  int64_t heads;
+  const AttentionShape& shape;
+  const AttentionInputs& inputs;
   int64_t width;  // of a head
-  float scale;
-  ConstView queries, keys, values;
+
+  Job(const AttentionBatch& batch_, const AttentionShape& shape_, const AttentionInputs& inputs_)
+      : batch(batch_), shape(shape_), inputs(inputs_), width(inputs.queries.cols / shape.heads) {}
 
   const AttentionSequence& sequence(int64_t s) const { return batch.sequences.data()[s]; }
-  int64_t pairs() const { return heads * batch.sequences.size(); }
+  int64_t key_head(int64_t head) const { return head / shape.group(); }
 
   int64_t segment_keys(const AttentionSequence& s) const {
     int64_t count = 0;
@@ -43,8 +46,9 @@ struct Job {
   }
 
   template <typename Visit>
-  void over_runs(const AttentionSequence& s, int64_t head, const Visit& visit) const {
-    const int64_t column = head * width;
+  void over_runs(const AttentionSequence& s, int64_t key_head, const Visit& visit) const {
+    const ConstView &keys = inputs.keys, &values = inputs.values;
+    const int64_t column = key_head * width;
     for (int64_t i = 0; i < s.segments; ++i) {
       const AttentionSegment& segment = batch.segments.data()[s.first_segment + i];
       visit(Run{segment.keys + column, segment.values + column, segment.stride, segment.stride, segment.count});
@@ -56,10 +60,10 @@ struct Job {
 void require_consistent(const char* op, const Job& job) {
   for (int64_t i = 0; i < job.batch.sequences.size(); ++i) {
     const AttentionSequence& s = job.sequence(i);
-    require<ShapeError>(s.first_query >= 0 && s.queries >= 0 && s.first_query + s.queries <= job.queries.rows &&
-                            s.first_key >= 0 && s.keys >= 0 && s.first_key + s.keys <= job.keys.rows,
-                        "{}: sequence {} lies outside the {} query and {} key rows", op, i, job.queries.rows,
-                        job.keys.rows);
+    require<ShapeError>(s.first_query >= 0 && s.queries >= 0 && s.first_query + s.queries <= job.inputs.queries.rows &&
+                            s.first_key >= 0 && s.keys >= 0 && s.first_key + s.keys <= job.inputs.keys.rows,
+                        "{}: sequence {} lies outside the {} query and {} key rows", op, i, job.inputs.queries.rows,
+                        job.inputs.keys.rows);
     require<ShapeError>(
         s.first_segment >= 0 && s.segments >= 0 && s.first_segment + s.segments <= job.batch.segments.size(),
         "{}: sequence {} names segments outside the {} given", op, i, job.batch.segments.size());
@@ -138,8 +142,10 @@ LOCI_SIMD void add_into(const float* from, int64_t count, float* to) {
   for (int64_t i = 0; i < count; ++i) to[i] += from[i];
 }
 
-// Keys and values of one pair. `transposed_values` and `keys` are wanted by the backward pass only.
+// Keys and values of one sequence and key head. `transposed_values` and `keys` are wanted by the backward pass only.
 struct PackedPair {
+  const AttentionSequence* sequence = nullptr;
+  int64_t key_head = 0;
   int64_t segment_keys = 0;
   int64_t total = 0;
   int64_t ld = 0;                      // of the transposed operands
@@ -151,8 +157,10 @@ struct PackedPair {
 
 enum class Pass { forward, backward };
 
-PackedPair pack_pair(const Job& job, const AttentionSequence& s, int64_t head, Pass pass, Scratch& scratch) {
+PackedPair pack_pair(const Job& job, const AttentionSequence& s, int64_t key_head, Pass pass, Scratch& scratch) {
   PackedPair pair;
+  pair.sequence = &s;
+  pair.key_head = key_head;
   const int64_t width = job.width;
   const int64_t wide = packed(width);
   pair.segment_keys = job.segment_keys(s);
@@ -171,7 +179,7 @@ PackedPair pack_pair(const Job& job, const AttentionSequence& s, int64_t head, P
     pair.keys = memory + turned;
   }
   int64_t offset = 0;
-  job.over_runs(s, head, [&](const Run& run) {
+  job.over_runs(s, key_head, [&](const Run& run) {
     const int64_t count = std::min(run.count, pair.total - offset);
     pack_transposed(run.keys, run.key_stride, count, width, pair.transposed_keys + offset, pair.ld);
     if (pair.values) pack_rows(run.values, run.value_stride, count, width, pair.values + offset * wide);
@@ -185,6 +193,21 @@ PackedPair pack_pair(const Job& job, const AttentionSequence& s, int64_t head, P
   return pair;
 }
 
+// What a thread keeps from one pair to the next.
+struct Workspace {
+  Scratch packing, tiles;
+  PackedPair pair;
+
+  const PackedPair& pack(const Job& job, const AttentionSequence& s, int64_t key_head, Pass pass) {
+    if (pair.sequence != &s || pair.key_head != key_head) pair = pack_pair(job, s, key_head, pass, packing);
+    return pair;
+  }
+};
+
+struct Results {
+  View output, log_sums;
+};
+
 // Whether no value is NaN or infinite.
 LOCI_SIMD bool all_finite(const float* values, int64_t count) {
   float sum = 0;
@@ -193,22 +216,24 @@ LOCI_SIMD bool all_finite(const float* values, int64_t count) {
   return sum == 0.0f;
 }
 
-void forward_tile(const Job& job, const AttentionSequence& s, int64_t head, const PackedPair& pair, int64_t first,
-                  int64_t count, Scratch& scratch, View output, View log_sums) {
-  const int64_t wide = packed(job.width);
+void forward_tile(const Job& job, const PackedPair& pair, int64_t head, int64_t first, int64_t count, Scratch& scratch,
+                  const Results& results) {
+  const AttentionSequence& s = *pair.sequence;
+  const ConstView& queries = job.inputs.queries;
+  const int64_t wide = packed(job.width), column = head * job.width;
   const int64_t visible = pair.segment_keys + s.visible_0 + first;  // keys of the tile's first query
   const int64_t padded = packed(visible + count - 1);
   float* scores = scratch.at_least(count * (padded + wide));
   float* sums = scores + count * padded;
   std::fill(scores, sums + count * wide, 0.0f);
-  const float* queries = job.queries.row(s.first_query + first) + head * job.width;
-  multiply_small(count, padded, job.width, queries, job.queries.stride, 1, pair.transposed_keys, pair.ld, scores,
-                 padded);
+  multiply_small(count, padded, job.width, queries.row(s.first_query + first) + column, queries.stride, 1,
+                 pair.transposed_keys, pair.ld, scores, padded);
   float inverse[kQueryTile];
   for (int64_t i = 0; i < count; ++i) {
-    const RowSum row = exponentiate_scores(scores + i * padded, visible + i, padded, job.scale);
+    const RowSum row = exponentiate_scores(scores + i * padded, visible + i, padded, job.shape.scale);
     inverse[i] = 1 / row.sum;
-    if (!log_sums.empty()) log_sums.row(s.first_query + first + i)[head] = row.maximum + std::log(row.sum);
+    if (!results.log_sums.empty())
+      results.log_sums.row(s.first_query + first + i)[head] = row.maximum + std::log(row.sum);
   }
   if (count == 1 || all_finite(pair.values + visible * wide, (count - 1) * wide)) {
     multiply_small(count, wide, visible + count - 1, scores, padded, 1, pair.values, wide, sums, wide);
@@ -218,7 +243,7 @@ void forward_tile(const Job& job, const AttentionSequence& s, int64_t head, cons
       multiply_small(1, wide, visible + i, scores + i * padded, padded, 1, pair.values, wide, sums + i * wide, wide);
   }
   for (int64_t i = 0; i < count; ++i)
-    scale_into(sums + i * wide, job.width, inverse[i], output.row(s.first_query + first + i) + head * job.width);
+    scale_into(sums + i * wide, job.width, inverse[i], results.output.row(s.first_query + first + i) + column);
 }
 
 // Packing pays once it is shared by a few queries.
@@ -247,32 +272,32 @@ LOCI_SIMD void add_weighted_rows(const float* weights, const float* values, int6
 
 // One query against keys and values where they lie: generation, and lanes of one row.
 void forward_query(const Job& job, const AttentionSequence& s, int64_t head, int64_t query, Scratch& scratch,
-                   View output, View log_sums) {
-  const int64_t row = s.first_query + query;
+                   const Results& results) {
+  const int64_t row = s.first_query + query, column = head * job.width;
   const int64_t visible = job.segment_keys(s) + s.visible_0 + query;
   float* scores = scratch.at_least(visible + job.width);
   float* sum = scores + visible;
   int64_t offset = 0;
-  job.over_runs(s, head, [&](const Run& run) {
+  job.over_runs(s, job.key_head(head), [&](const Run& run) {
     const int64_t count = std::min(run.count, visible - offset);
-    scores_of_run(job.queries.row(row) + head * job.width, job.width, run.keys, run.key_stride, count, scores + offset);
+    scores_of_run(job.inputs.queries.row(row) + column, job.width, run.keys, run.key_stride, count, scores + offset);
     offset += count;
   });
-  const RowSum total = exponentiate_scores(scores, visible, visible, job.scale);
+  const RowSum total = exponentiate_scores(scores, visible, visible, job.shape.scale);
   std::fill_n(sum, job.width, 0.0f);
   offset = 0;
-  job.over_runs(s, head, [&](const Run& run) {
+  job.over_runs(s, job.key_head(head), [&](const Run& run) {
     const int64_t count = std::min(run.count, visible - offset);
     add_weighted_rows(scores + offset, run.values, run.value_stride, count, job.width, sum);
     offset += count;
   });
-  scale_into(sum, job.width, 1 / total.sum, output.row(row) + head * job.width);
-  if (!log_sums.empty()) log_sums.row(row)[head] = total.maximum + std::log(total.sum);
+  scale_into(sum, job.width, 1 / total.sum, results.output.row(row) + column);
+  if (!results.log_sums.empty()) results.log_sums.row(row)[head] = total.maximum + std::log(total.sum);
 }
 
-// Boundaries of one piece a thread of the pairs, numbered sequence by sequence so that a sequence's rows stay in cache
-// for all of its heads, with about the same arithmetic in each piece.
-std::vector<int64_t> cut_pairs(const Job& job, int64_t pieces) {
+// Boundaries of one piece a thread of the pairs of sequences and `heads`, numbered sequence by sequence so that a
+// sequence's rows stay in cache for all of its heads, with about the same arithmetic in each piece.
+std::vector<int64_t> cut_pairs(const Job& job, int64_t heads, int64_t pieces) {
   constexpr double kFixedCost = 16;  // of a pair, in query-key products
   const int64_t sequences = job.batch.sequences.size();
   std::vector<double> cost(static_cast<size_t>(sequences));
@@ -290,52 +315,55 @@ std::vector<int64_t> cut_pairs(const Job& job, int64_t pieces) {
     while (std::ssize(bounds) < pieces) {
       const double wanted = whole * static_cast<double>(bounds.size()) / static_cast<double>(pieces);
       if (wanted > before + one) break;
-      const auto heads = static_cast<int64_t>(std::round((wanted - before) / one * static_cast<double>(job.heads)));
-      bounds.push_back(i * job.heads + heads);
+      bounds.push_back(i * heads +
+                       static_cast<int64_t>(std::round((wanted - before) / one * static_cast<double>(heads))));
     }
     before += one;
   }
-  bounds.resize(static_cast<size_t>(pieces), job.pairs());
-  bounds.push_back(job.pairs());
+  bounds.resize(static_cast<size_t>(pieces), heads * sequences);
+  bounds.push_back(heads * sequences);
   return bounds;
 }
 
-template <typename Pair>
-void over_pairs(Context& context, const Job& job, const Pair& pair) {
-  if (job.pairs() == 0) return;
+// Calls visit(sequence, head, workspace) for all sequences with queries and all `heads`, query heads or key heads.
+template <typename Visit>
+void over_pairs(Context& context, const Job& job, int64_t heads, const Visit& visit) {
+  const int64_t sequences = job.batch.sequences.size();
+  if (sequences == 0) return;
   // A piece of less than a few microseconds is not worth waking a thread for.
-  const int64_t pieces = std::min<int64_t>(context.threads().size(), (job.pairs() + 3) / 4);
-  const std::vector<int64_t> bounds = cut_pairs(job, pieces);
+  const int64_t pieces = std::min<int64_t>(context.threads().size(), (job.shape.heads * sequences + 3) / 4);
+  const std::vector<int64_t> bounds = cut_pairs(job, heads, pieces);
   context.threads().parallel_for(pieces, 1, [&](int64_t begin, int64_t end) {
-    Scratch packing;
-    Scratch tiles;
+    Workspace workspace;
     for (int64_t i = bounds[begin]; i < bounds[end]; ++i) {
-      const AttentionSequence& s = job.sequence(i / job.heads);
-      if (s.queries > 0) pair(s, i % job.heads, packing, tiles);
+      const AttentionSequence& s = job.sequence(i / heads);
+      if (s.queries > 0) visit(s, i % heads, workspace);
     }
   });
 }
 
 }  // namespace
 
-void attention(Context& context, const AttentionBatch& batch, int64_t heads, float scale, ConstView queries,
-               ConstView keys, ConstView values, View output, View log_sums) {
-  const Job job{batch, heads, queries.cols / heads, scale, queries, keys, values};
+void attention(Context& context, const AttentionBatch& batch, const AttentionShape& shape,
+               const AttentionInputs& inputs, View output, View log_sums) {
+  const Job job(batch, shape, inputs);
+  const Results results{output, log_sums};
   require_consistent("attention", job);
-  over_pairs(context, job, [&](const AttentionSequence& s, int64_t head, Scratch& packing, Scratch& tiles) {
+  over_pairs(context, job, shape.heads, [&](const AttentionSequence& s, int64_t head, Workspace& workspace) {
     if (s.queries <= kFewQueries) {
-      for (int64_t i = 0; i < s.queries; ++i) forward_query(job, s, head, i, tiles, output, log_sums);
+      for (int64_t i = 0; i < s.queries; ++i) forward_query(job, s, head, i, workspace.tiles, results);
       return;
     }
-    const PackedPair pair = pack_pair(job, s, head, Pass::forward, packing);
+    const PackedPair& pair = workspace.pack(job, s, job.key_head(head), Pass::forward);
     for (int64_t first = 0; first < s.queries; first += kQueryTile)
-      forward_tile(job, s, head, pair, first, std::min(kQueryTile, s.queries - first), tiles, output, log_sums);
+      forward_tile(job, pair, head, first, std::min(kQueryTile, s.queries - first), workspace.tiles, results);
   });
 }
 
 namespace {
 
-// Gradients of the own keys and values of one pair [own, packed(width)], added to the outputs when all tiles are done.
+// Gradients of a key head's own keys and values [own, packed(width)], added to the outputs when all tiles of all its
+// query heads are done.
 struct OwnGradients {
   int64_t own = 0;
   std::vector<float> keys;
@@ -365,13 +393,14 @@ LOCI_SIMD float dot(const float* a, const float* b, int64_t count) {
 
 struct BackwardViews {
   ConstView output, log_sums, output_gradients;
-  View query_gradients, key_gradients, value_gradients;
+  AttentionGradients gradients;
 };
 
 // With P = softmax(scale Q K^T), O = P V:  dP = dO V^T;  dS = scale P (dP - (dO . O) 1^T);  dQ = dS K;  dK += dS^T Q;
 // dV += P^T dO.
-void backward_tile(const Job& job, const BackwardViews& views, const AttentionSequence& s, int64_t head,
-                   const PackedPair& pair, int64_t first, int64_t count, Scratch& scratch, OwnGradients& own) {
+void backward_tile(const Job& job, const BackwardViews& views, const PackedPair& pair, int64_t head, int64_t first,
+                   int64_t count, Scratch& scratch, OwnGradients& own) {
+  const AttentionSequence& s = *pair.sequence;
   const int64_t width = job.width;
   const int64_t wide = packed(width);
   const int64_t row = s.first_query + first;
@@ -385,19 +414,19 @@ void backward_tile(const Job& job, const BackwardViews& views, const AttentionSe
   float* queries = query_gradients + count * wide;
   float* output_gradients = queries + count * wide;
   std::fill(scores, queries, 0.0f);
-  pack_rows(job.queries.row(row) + column, job.queries.stride, count, width, queries);
+  pack_rows(job.inputs.queries.row(row) + column, job.inputs.queries.stride, count, width, queries);
   pack_rows(views.output_gradients.row(row) + column, views.output_gradients.stride, count, width, output_gradients);
   multiply_small(count, padded, width, queries, wide, 1, pair.transposed_keys, pair.ld, scores, padded);
   multiply_small(count, padded, width, output_gradients, wide, 1, pair.transposed_values, pair.ld, gradients, padded);
   for (int64_t i = 0; i < count; ++i) {
     const float projection =
         dot(views.output_gradients.row(row + i) + column, views.output.row(row + i) + column, width);
-    row_gradients(scores + i * padded, gradients + i * padded, visible + i, padded, job.scale,
+    row_gradients(scores + i * padded, gradients + i * padded, visible + i, padded, job.shape.scale,
                   views.log_sums.row(row + i)[head], projection);
   }
   multiply_small(count, wide, seen, gradients, padded, 1, pair.keys, wide, query_gradients, wide);
   for (int64_t i = 0; i < count; ++i)
-    std::memcpy(views.query_gradients.row(row + i) + column, query_gradients + i * wide,
+    std::memcpy(views.gradients.queries.row(row + i) + column, query_gradients + i * wide,
                 sizeof(float) * static_cast<size_t>(width));
   const int64_t own_seen = seen - pair.segment_keys;
   multiply_small(own_seen, wide, count, gradients + pair.segment_keys, 1, padded, queries, wide, own.keys.data(), wide);
@@ -405,33 +434,34 @@ void backward_tile(const Job& job, const BackwardViews& views, const AttentionSe
                  own.values.data(), wide);
 }
 
-void add_own_gradients(const Job& job, const BackwardViews& views, const AttentionSequence& s, int64_t head,
+void add_own_gradients(const Job& job, const AttentionGradients& gradients, const PackedPair& pair,
                        const OwnGradients& own) {
   const int64_t wide = packed(job.width);
-  const int64_t column = head * job.width;
+  const int64_t column = pair.key_head * job.width, first = pair.sequence->first_key;
   for (int64_t i = 0; i < own.own; ++i) {
-    add_into(own.keys.data() + i * wide, job.width, views.key_gradients.row(s.first_key + i) + column);
-    add_into(own.values.data() + i * wide, job.width, views.value_gradients.row(s.first_key + i) + column);
+    add_into(own.keys.data() + i * wide, job.width, gradients.keys.row(first + i) + column);
+    add_into(own.values.data() + i * wide, job.width, gradients.values.row(first + i) + column);
   }
 }
 
 }  // namespace
 
-void attention_backward(Context& context, const AttentionBatch& batch, int64_t heads, float scale, ConstView queries,
-                        ConstView keys, ConstView values, ConstView output, ConstView log_sums,
-                        ConstView output_gradients, View query_gradients, View key_gradients, View value_gradients) {
-  const Job job{batch, heads, queries.cols / heads, scale, queries, keys, values};
-  const BackwardViews views{output, log_sums, output_gradients, query_gradients, key_gradients, value_gradients};
+void attention_backward(Context& context, const AttentionBatch& batch, const AttentionShape& shape,
+                        const AttentionInputs& inputs, ConstView output, ConstView log_sums, ConstView output_gradients,
+                        const AttentionGradients& gradients) {
+  const Job job(batch, shape, inputs);
+  const BackwardViews views{output, log_sums, output_gradients, gradients};
   require_consistent("attention_backward", job);
-  over_pairs(context, job, [&](const AttentionSequence& s, int64_t head, Scratch& packing, Scratch& tiles) {
-    const PackedPair pair = pack_pair(job, s, head, Pass::backward, packing);
+  over_pairs(context, job, shape.key_heads, [&](const AttentionSequence& s, int64_t key_head, Workspace& workspace) {
+    const PackedPair& pair = workspace.pack(job, s, key_head, Pass::backward);
     OwnGradients own;
     own.own = pair.total - pair.segment_keys;
     own.keys.assign(static_cast<size_t>(own.own * packed(job.width)), 0.0f);
     own.values = own.keys;
-    for (int64_t first = 0; first < s.queries; first += kQueryTile)
-      backward_tile(job, views, s, head, pair, first, std::min(kQueryTile, s.queries - first), tiles, own);
-    add_own_gradients(job, views, s, head, own);
+    for (int64_t head = key_head * shape.group(); head < (key_head + 1) * shape.group(); ++head)
+      for (int64_t first = 0; first < s.queries; first += kQueryTile)
+        backward_tile(job, views, pair, head, first, std::min(kQueryTile, s.queries - first), workspace.tiles, own);
+    add_own_gradients(job, gradients, pair, own);
   });
 }
 

@@ -109,8 +109,8 @@ __device__ void sum_and_store(float4 (&items)[kCount][kChunks], int count, const
   }
 }
 
-/// The part of a launch that a warp does: items (queries or keys) first .. first + count - 1 of a sequence's head, and
-/// of their outputs the columns from `panel` on.
+/// The part of a launch that a warp does: items (queries or keys) first .. first + count - 1 of a sequence's head (of
+/// queries or of keys), and of their outputs the columns from `panel` on.
 struct WarpWork {
   AttentionSequence sequence;
   int head;
@@ -118,16 +118,21 @@ struct WarpWork {
   int panel;
 };
 
+/// How a launch divides a sequence's heads into warps.
+struct WarpDivision {
+  unsigned heads, tiles, panels;
+};
+
 /// False where there is nothing to do. Warps are numbered as attention_tile says, with the panels within a tile.
-__device__ inline bool find_work(const AttentionJob& job, unsigned tiles, unsigned panels, int panel_width, int items,
-                                 WarpWork& work) {
+template <int kItems, int kChunks>
+__device__ bool find_work(const AttentionJob& job, const WarpDivision& division, WarpWork& work) {
   const unsigned number = blockIdx.x * kWarps + threadIdx.x / kWarp;
-  const AttentionTile tile = attention_tile(number / panels, tiles, job.heads);
+  const AttentionTile tile = attention_tile(number / division.panels, division.tiles, division.heads);
   if (tile.sequence >= job.sequence_count) return false;
   work.sequence = job.sequences[tile.sequence];
   work.head = static_cast<int>(tile.head);
-  work.first = static_cast<int>(tile.tile) * items;
-  work.panel = static_cast<int>(number % panels) * panel_width;
+  work.first = static_cast<int>(tile.tile) * kItems;
+  work.panel = static_cast<int>(number % division.panels) * kChunks * kChunk;
   return work.sequence.queries >= job.least_queries && work.sequence.queries <= job.most_queries;
 }
 
@@ -143,7 +148,7 @@ class ForwardWarp {
         panels_(job.width > kChunks * kChunk),
         count_(static_cast<int>(min(static_cast<int64_t>(kQueries), work.sequence.queries - work.first))),
         first_row_(work.sequence.first_query + work.first),
-        column_(static_cast<int64_t>(work.head) * job.width),
+        column_(job.column(work.head)),
         visible_(keys.segment_keys() + static_cast<int>(work.sequence.visible_0) + work.first),
         lane_(static_cast<int>(threadIdx.x) % kWarp),
         query_(min(lane_ % kColumns / (kColumns / kQueries), count_ - 1)) {}
@@ -352,12 +357,10 @@ class ForwardWarp {
 };
 
 template <int kQueries, int kChunks>
-__global__ void __launch_bounds__(kThreads, kBlocks<kChunks>)
-    attention_warps(AttentionJob job, unsigned tiles, unsigned panels) {
+__global__ void __launch_bounds__(kThreads, kBlocks<kChunks>) attention_warps(AttentionJob job, WarpDivision division) {
   WarpWork work;
-  if (!find_work(job, tiles, panels, kChunks * kChunk, kQueries, work) || work.first >= work.sequence.queries) return;
-  const int64_t column = static_cast<int64_t>(work.head) * job.width;
-  const KeyList keys(job, work.sequence, column);
+  if (!find_work<kQueries, kChunks>(job, division, work) || work.first >= work.sequence.queries) return;
+  const KeyList keys(job, work.sequence, job.key_column(work.head));
   const bool wide = keys.wide() && aligned_rows(job.queries.data, job.queries.stride) &&
                     aligned_rows(job.output.data, job.output.stride);
   if (wide)
@@ -374,7 +377,7 @@ __global__ void __launch_bounds__(kSplitThreads, kChunks <= 2 ? 2 : 1)
   const WarpWork work{job.sequences[place.sequence], static_cast<int>(place.head), 0,
                       static_cast<int>(blockIdx.x % panels) * kChunks * kChunk};
   if (work.sequence.queries == 0) return;
-  const KeyList keys(job, work.sequence, static_cast<int64_t>(work.head) * job.width);
+  const KeyList keys(job, work.sequence, job.key_column(work.head));
   SharedMemory shared;
   if (keys.wide() && aligned_rows(job.queries.data, job.queries.stride))
     ForwardWarp<1, kChunks, true>(job, work, keys).run_together(work.head, kSplitWarps, shared);
@@ -406,7 +409,7 @@ __global__ void __launch_bounds__(kThreads)
 template <int kQueries, int kChunks, bool kWide>
 __device__ void query_gradients(const AttentionBackwardJob& job, const WarpWork& work, const KeyList& keys) {
   const AttentionSequence& s = work.sequence;
-  const int64_t column = static_cast<int64_t>(work.head) * job.width, first_row = s.first_query + work.first;
+  const int64_t column = job.column(work.head), first_row = s.first_query + work.first;
   const int count = static_cast<int>(min(static_cast<int64_t>(kQueries), s.queries - work.first));
   const int visible = keys.segment_keys() + static_cast<int>(s.visible_0) + work.first;
   const int seen = visible + count - 1;
@@ -467,12 +470,12 @@ __device__ void query_gradients(const AttentionBackwardJob& job, const WarpWork&
   });
 }
 
-/// dK_j += sum_i dS_ij Q_i, dV_j += sum_i P_ij dO_i for a few own keys. A lane has the dots of its key with query
-/// `first` + row.
+/// dK_j += sum_i dS_ij Q_i, dV_j += sum_i P_ij dO_i for a few own keys, over the queries of all heads that read the key
+/// head. A lane has the dots of its key with query `first` + row.
 template <int kKeys, int kChunks, bool kWide>
 __device__ void key_gradients(const AttentionBackwardJob& job, const WarpWork& work) {
   const AttentionSequence& s = work.sequence;
-  const int64_t column = static_cast<int64_t>(work.head) * job.width, first_row = s.first_key + work.first;
+  const int64_t key_column = job.column(work.head), first_row = s.first_key + work.first;
   const int visible_0 = static_cast<int>(s.visible_0), queries = static_cast<int>(s.queries);
   const int count = min(kKeys, visible_0 + queries - 1 - work.first);
   const int lane = static_cast<int>(threadIdx.x) % kWarp, row = lane / kColumns;
@@ -482,8 +485,8 @@ __device__ void key_gradients(const AttentionBackwardJob& job, const WarpWork& w
 #pragma unroll
     for (int i = 0; i < kKeys; ++i) {
       const int64_t at = first_row + min(i, count - 1);
-      load_row<kChunks, kWide>(job.keys.at(at, column), panel, job.width, k[i]);
-      load_row<kChunks, kWide>(job.values.at(at, column), panel, job.width, v[i]);
+      load_row<kChunks, kWide>(job.keys.at(at, key_column), panel, job.width, k[i]);
+      load_row<kChunks, kWide>(job.values.at(at, key_column), panel, job.width, v[i]);
     }
   };
 #pragma unroll
@@ -493,12 +496,14 @@ __device__ void key_gradients(const AttentionBackwardJob& job, const WarpWork& w
   load_keys(0);
   const bool panels = job.width > kChunks * kChunk;
   // Query i sees the own keys before visible_0 + i.
-  for (int first = max(0, work.first + 1 - visible_0); first < queries; first += kRows) {
+  const int first_seen = max(0, work.first + 1 - visible_0);
+  const auto add_queries = [&](int head, int first) {
+    const int64_t column = job.column(head);
     const int query = first + row;
     const int64_t at = s.first_query + min(query, queries - 1);
     float4 q[kChunks], dy[kChunks];
     float score = 0, dp = 0;
-    const float log_sum = *job.saved_log_sums.at(at, work.head), projection = *job.projections.at(at, work.head);
+    const float log_sum = *job.saved_log_sums.at(at, head), projection = *job.projections.at(at, head);
     int panel = 0;
     do {
       if (panels) load_keys(panel);
@@ -533,10 +538,13 @@ __device__ void key_gradients(const AttentionBackwardJob& job, const WarpWork& w
         add_scaled(ds, q[m], dk[i][m]);
       }
     }
-  }
+  };
+  const int group = static_cast<int>(job.group);
+  for (int head = work.head * group; head < (work.head + 1) * group; ++head)
+    for (int first = first_seen; first < queries; first += kRows) add_queries(head, first);
   const auto add_to = [&](const AttentionRows<float>& gradients, float4(&sums)[kKeys][kChunks]) {
     sum_and_store(sums, count, [&](int i, float4(&sum)[kChunks]) {
-      float* to = gradients.at(first_row + i, column);
+      float* to = gradients.at(first_row + i, key_column);
       float4 before[kChunks];
       load_row<kChunks, kWide>(to, work.panel, job.width, before);
 #pragma unroll
@@ -550,10 +558,10 @@ __device__ void key_gradients(const AttentionBackwardJob& job, const WarpWork& w
 
 template <int kQueries, int kChunks>
 __global__ void __launch_bounds__(kThreads, kBlocks<kChunks>)
-    attention_query_gradients(AttentionBackwardJob job, unsigned tiles, unsigned panels) {
+    attention_query_gradients(AttentionBackwardJob job, WarpDivision division) {
   WarpWork work;
-  if (!find_work(job, tiles, panels, kChunks * kChunk, kQueries, work) || work.first >= work.sequence.queries) return;
-  const KeyList keys(job, work.sequence, static_cast<int64_t>(work.head) * job.width);
+  if (!find_work<kQueries, kChunks>(job, division, work) || work.first >= work.sequence.queries) return;
+  const KeyList keys(job, work.sequence, job.key_column(work.head));
   const bool wide = keys.wide() && aligned_rows(job.queries.data, job.queries.stride) &&
                     aligned_rows(job.output_gradients.data, job.output_gradients.stride) &&
                     aligned_rows(job.query_gradients.data, job.query_gradients.stride);
@@ -564,10 +572,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks<kChunks>)
 }
 
 template <int kKeys, int kChunks>
-__global__ void __launch_bounds__(kThreads)
-    attention_key_gradients(AttentionBackwardJob job, unsigned tiles, unsigned panels) {
+__global__ void __launch_bounds__(kThreads) attention_key_gradients(AttentionBackwardJob job, WarpDivision division) {
   WarpWork work;
-  if (!find_work(job, tiles, panels, kChunks * kChunk, kKeys, work) ||
+  if (!find_work<kKeys, kChunks>(job, division, work) ||
       work.first >= work.sequence.visible_0 + work.sequence.queries - 1)
     return;
   const bool wide = job.width % 4 == 0 && aligned_rows(job.keys.data, job.keys.stride) &&
@@ -600,20 +607,20 @@ void with_shape(int width, int64_t most, const Visit& visit) {
 
 struct WarpGrid {
   Launch launch;
-  unsigned tiles, panels;
+  WarpDivision division;
 };
-WarpGrid warp_grid(const char* op, const AttentionJob& job, int64_t most_items, int items, int chunks) {
+WarpGrid warp_grid(const char* op, const AttentionJob& job, unsigned heads, int64_t most_items, int items, int chunks) {
   const auto tiles = blocks_for(most_items, items), panels = blocks_for(job.width, chunks * kChunk);
-  const int64_t warps = static_cast<int64_t>(job.sequence_count) * job.heads * tiles * panels;
+  const int64_t warps = static_cast<int64_t>(job.sequence_count) * heads * tiles * panels;
   require<ShapeError>(warps <= UINT32_MAX, "{}: {} sequences of up to {} rows are too many for one call", op,
                       job.sequence_count, most_items);
-  return {{.op = op, .grid = blocks_for(warps, kWarps), .threads = kThreads}, tiles, panels};
+  return {{.op = op, .grid = blocks_for(warps, kWarps), .threads = kThreads}, {heads, tiles, panels}};
 }
 
 void attend_by_warps(Context& context, const AttentionJob& job, int64_t most) {
   with_shape(job.width, most, [&]<int kQueries, int kChunks>() {
-    const WarpGrid grid = warp_grid("attention", job, most, kQueries, kChunks);
-    launch(context, grid.launch, attention_warps<kQueries, kChunks>, job, grid.tiles, grid.panels);
+    const WarpGrid grid = warp_grid("attention", job, job.heads, most, kQueries, kChunks);
+    launch(context, grid.launch, attention_warps<kQueries, kChunks>, job, grid.division);
   });
 }
 
@@ -639,12 +646,12 @@ void attend_lone_queries(Context& context, const AttentionJob& job) {
 
 void differentiate_by_warps(Context& context, const AttentionBackwardJob& job, int64_t most, int64_t most_keys) {
   with_shape(job.width, most, [&]<int kQueries, int kChunks>() {
-    const WarpGrid grid = warp_grid("attention_backward", job, most, kQueries, kChunks);
-    launch(context, grid.launch, attention_query_gradients<kQueries, kChunks>, job, grid.tiles, grid.panels);
+    const WarpGrid grid = warp_grid("attention_backward", job, job.heads, most, kQueries, kChunks);
+    launch(context, grid.launch, attention_query_gradients<kQueries, kChunks>, job, grid.division);
   });
   with_shape(job.width, most_keys, [&]<int kKeys, int kChunks>() {
-    const WarpGrid grid = warp_grid("attention_backward", job, most_keys, kKeys, kChunks);
-    launch(context, grid.launch, attention_key_gradients<kKeys, kChunks>, job, grid.tiles, grid.panels);
+    const WarpGrid grid = warp_grid("attention_backward", job, job.key_heads, most_keys, kKeys, kChunks);
+    launch(context, grid.launch, attention_key_gradients<kKeys, kChunks>, job, grid.division);
   });
 }
 
@@ -674,10 +681,10 @@ bool keep_short_sequences(const AttentionBatch& batch, int64_t most, AttentionJo
 
 }  // namespace
 
-void attention(Context& context, const AttentionBatch& batch, int64_t heads, float scale, ConstView queries,
-               ConstView keys, ConstView values, View output, View log_sums) {
+void attention(Context& context, const AttentionBatch& batch, const AttentionShape& shape,
+               const AttentionInputs& inputs, View output, View log_sums) {
   if (output.empty() || batch.sequences.empty()) return;
-  AttentionJob job(batch, heads, scale, queries, keys, values);
+  AttentionJob job(batch, shape, inputs);
   job.output = output;
   if (!log_sums.empty()) job.log_sums = log_sums;
   const int64_t most = most_queries(batch);
@@ -690,23 +697,19 @@ void attention(Context& context, const AttentionBatch& batch, int64_t heads, flo
     attend_by_warps(context, job, job.most_queries);
 }
 
-void attention_backward(Context& context, const AttentionBatch& batch, int64_t heads, float scale, ConstView queries,
-                        ConstView keys, ConstView values, ConstView output, ConstView log_sums,
-                        ConstView output_gradients, View query_gradients, View key_gradients, View value_gradients) {
+void attention_backward(Context& context, const AttentionBatch& batch, const AttentionShape& shape,
+                        const AttentionInputs& inputs, ConstView output, ConstView log_sums, ConstView output_gradients,
+                        const AttentionGradients& gradients) {
   if (output.empty() || batch.sequences.empty()) return;
-  const DeviceArray<float> projections(context, batch.queries * heads);
-  launch(
-      context,
-      {.op = "attention_backward", .grid = blocks_for(batch.queries * heads, kThreads / kColumns), .threads = kThreads},
-      attention_projections, AttentionRows<const float>(output_gradients), AttentionRows<const float>(output),
-      batch.queries, heads, static_cast<int>(queries.cols / heads), projections.data());
-  AttentionBackwardJob job(AttentionJob(batch, heads, scale, queries, keys, values));
+  const int64_t pairs = batch.queries * shape.heads;
+  const DeviceArray<float> projections(context, pairs);
+  AttentionBackwardJob job(AttentionJob(batch, shape, inputs), gradients);
+  launch(context, {.op = "attention_backward", .grid = blocks_for(pairs, kThreads / kColumns), .threads = kThreads},
+         attention_projections, AttentionRows<const float>(output_gradients), AttentionRows<const float>(output),
+         batch.queries, shape.heads, job.width, projections.data());
   job.saved_log_sums = log_sums;
   job.output_gradients = output_gradients;
-  job.projections = ConstView(projections.data(), batch.queries, heads);
-  job.query_gradients = query_gradients;
-  job.key_gradients = key_gradients;
-  job.value_gradients = value_gradients;
+  job.projections = ConstView(projections.data(), batch.queries, shape.heads);
   const int64_t most = most_queries(batch);
   const bool tiled = differentiate_by_tiles(context, job, most, batch.max_keys);
   if (!tiled)

@@ -24,27 +24,34 @@ struct AttentionJob {
   const AttentionSequence* sequences;
   const AttentionSegment* segments;
   unsigned sequence_count;
-  unsigned heads;
-  int width;  ///< of a head
+  unsigned heads;      ///< of queries
+  unsigned key_heads;  ///< of keys and values
+  unsigned group;      ///< query heads of a key head
+  int width;           ///< of a head
   float scale;
   int least_queries;  ///< sequences with fewer queries are another launch's work
   int most_queries;   ///< and those with more
   AttentionRows<const float> queries, keys, values;
   AttentionRows<float> output, log_sums;
 
-  AttentionJob(const AttentionBatch& batch, int64_t heads_, float scale_, ConstView queries_, ConstView keys_,
-               ConstView values_)
+  AttentionJob(const AttentionBatch& batch, const AttentionShape& shape, const AttentionInputs& inputs)
       : sequences(batch.sequences.data()),
         segments(batch.segments.data()),
         sequence_count(static_cast<unsigned>(batch.sequences.size())),
-        heads(static_cast<unsigned>(heads_)),
-        width(static_cast<int>(queries_.cols / heads_)),
-        scale(scale_),
+        heads(static_cast<unsigned>(shape.heads)),
+        key_heads(static_cast<unsigned>(shape.key_heads)),
+        group(static_cast<unsigned>(shape.group())),
+        width(static_cast<int>(inputs.queries.cols / shape.heads)),
+        scale(shape.scale),
         least_queries(1),
         most_queries(INT32_MAX),
-        queries(queries_),
-        keys(keys_),
-        values(values_) {}
+        queries(inputs.queries),
+        keys(inputs.keys),
+        values(inputs.values) {}
+
+  __device__ int64_t column(int head) const { return static_cast<int64_t>(head) * width; }
+  /// The first column of the keys and values that a query head reads.
+  __device__ int64_t key_column(int head) const { return column(head / static_cast<int>(group)); }
 };
 
 struct AttentionBackwardJob : AttentionJob {
@@ -52,10 +59,15 @@ struct AttentionBackwardJob : AttentionJob {
   AttentionRows<const float> projections;  ///< dO . O of each query and head
   AttentionRows<float> query_gradients, key_gradients, value_gradients;
 
-  explicit AttentionBackwardJob(const AttentionJob& job) : AttentionJob(job) {}
+  AttentionBackwardJob(const AttentionJob& job, const AttentionGradients& gradients)
+      : AttentionJob(job),
+        query_gradients(gradients.queries),
+        key_gradients(gradients.keys),
+        value_gradients(gradients.values) {}
 };
 
-/// Blocks or warps are numbered ((sequence * heads) + head) * tiles + tile.
+/// Blocks or warps are numbered ((sequence * heads) + head) * tiles + tile, where the heads are those of the queries or
+/// of the keys.
 struct AttentionTile {
   unsigned sequence, head, tile;
 };
@@ -119,7 +131,8 @@ struct KeyRow {
   const float* value;
 };
 
-/// The keys of one sequence and head as its queries count them: those of the segments, then the own rows.
+/// The keys of one sequence and head as its queries count them: those of the segments, then the own rows. `column` is
+/// the key head's first one.
 class KeyList {
  public:
   __device__ KeyList(const AttentionJob& job, const AttentionSequence& s, int64_t column)

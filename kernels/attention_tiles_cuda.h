@@ -13,7 +13,7 @@ constexpr int kWarps = kThreads / kWarp;
 /// A tile of queries (or of own keys) of one head as a block's work.
 struct QueryTile {
   AttentionSequence sequence;
-  int head;
+  int head;     // of the queries; of a tile of keys the key head
   int first;    // query
   int count;    // of queries
   int visible;  // keys that the first query sees, after see()
@@ -50,11 +50,44 @@ __device__ bool find_query_tile(const AttentionJob& job, unsigned tiles, QueryTi
 }
 template <int kRows>
 __device__ bool find_key_tile(const AttentionJob& job, unsigned tiles, QueryTile& tile) {
-  const AttentionTile place = attention_tile(blockIdx.x, tiles, job.heads);
+  const AttentionTile place = attention_tile(blockIdx.x, tiles, job.key_heads);
   tile.sequence = job.sequences[place.sequence];
   const auto rows = static_cast<int>(tile.sequence.visible_0 + tile.sequence.queries - 1);  // that are seen
   return place_tile(job, place, static_cast<int>(place.tile), kRows, rows, tile);
 }
+
+/// Tiles of the queries that see a tile of own keys: those of the first head that reads the keys, of the second one ...
+template <int kTile>
+class SeeingQueries {
+ public:
+  __device__ SeeingQueries(const AttentionJob& job, const QueryTile& keys)
+      : first_seen_(max(0, keys.first + 1 - static_cast<int>(keys.sequence.visible_0))),
+        queries_(static_cast<int>(keys.sequence.queries)),
+        last_head_(static_cast<int>((keys.head + 1) * job.group) - 1),
+        head_(static_cast<int>(keys.head * job.group)),
+        first_(first_seen_) {}
+
+  __device__ bool there() const { return head_ <= last_head_; }
+  __device__ SeeingQueries next() const {
+    SeeingQueries tile = *this;
+    tile.first_ += kTile;
+    if (tile.first_ >= queries_) {
+      tile.first_ = first_seen_;
+      ++tile.head_;
+    }
+    return tile;
+  }
+  __device__ int head() const { return head_; }
+  __device__ int first() const { return first_; }             // query of the tile
+  __device__ int count() const { return queries_ - first_; }  // of queries from there on
+
+ private:
+  int first_seen_;  // by which the tile's first key is seen
+  int queries_;
+  int last_head_;
+  int head_;
+  int first_;
+};
 
 __device__ inline bool finite(float x) { return x - x == 0.0f; }
 __device__ inline float finite_or_zero(float x) { return finite(x) ? x : 0.0f; }
@@ -70,13 +103,13 @@ __device__ inline bool aligned_heads(const AttentionRows<float>& rows, int width
   return width % 4 == 0 && aligned_rows(rows.data, rows.stride);
 }
 
-/// Blocks for all tiles of `of` rows, and the tiles of each sequence and head.
+/// Blocks for all tiles of `of` rows, and the tiles of each sequence and each of `heads`.
 struct TileGrid {
   unsigned blocks, tiles;
 };
-inline TileGrid tile_grid(const char* op, const AttentionJob& job, int64_t most, int of) {
+inline TileGrid tile_grid(const char* op, const AttentionJob& job, unsigned heads, int64_t most, int of) {
   const unsigned tiles = blocks_for(most, of);
-  const int64_t blocks = static_cast<int64_t>(job.sequence_count) * job.heads * tiles;
+  const int64_t blocks = static_cast<int64_t>(job.sequence_count) * heads * tiles;
   require<ShapeError>(blocks <= INT32_MAX, "{}: {} sequences of up to {} rows are too many for one call", op,
                       job.sequence_count, most);
   return {static_cast<unsigned>(blocks), tiles};

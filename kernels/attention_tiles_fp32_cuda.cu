@@ -238,8 +238,8 @@ template <typename Shape>
 __global__ void __launch_bounds__(kThreads, 2) attention_float(AttentionJob job, unsigned tiles) {
   QueryTile tile;
   if (!find_query_tile<Shape::kRows>(job, tiles, tile)) return;
-  const int64_t column = static_cast<int64_t>(tile.head) * job.width;
-  const KeyList keys(job, tile.sequence, column);
+  const int64_t column = job.column(tile.head);
+  const KeyList keys(job, tile.sequence, job.key_column(tile.head));
   const int seen = tile.see(keys);
   const FloatLane lane;
 
@@ -288,8 +288,8 @@ __global__ void __launch_bounds__(kThreads, 2)
     attention_query_gradients_float(AttentionBackwardJob job, unsigned tiles) {
   QueryTile tile;
   if (!find_query_tile<Shape::kRows>(job, tiles, tile)) return;
-  const int64_t column = static_cast<int64_t>(tile.head) * job.width;
-  const KeyList keys(job, tile.sequence, column);
+  const int64_t column = job.column(tile.head);
+  const KeyList keys(job, tile.sequence, job.key_column(tile.head));
   const int seen = tile.see(keys);
   const FloatLane lane;
 
@@ -340,8 +340,8 @@ __global__ void __launch_bounds__(kThreads, 2) attention_key_gradients_float(Att
   QueryTile tile;  // of keys
   if (!find_key_tile<Shape::kRows>(job, tiles, tile)) return;
   const AttentionSequence& s = tile.sequence;
-  const int64_t column = static_cast<int64_t>(tile.head) * job.width, first_row = s.first_key + tile.first;
-  const int query_count = static_cast<int>(s.queries), visible_0 = static_cast<int>(s.visible_0);
+  const int64_t column = job.column(tile.head), first_row = s.first_key + tile.first;
+  const int visible_0 = static_cast<int>(s.visible_0);
   const FloatLane lane;
 
   SharedMemory shared;
@@ -349,48 +349,50 @@ __global__ void __launch_bounds__(kThreads, 2) attention_key_gradients_float(Att
   float* values = shared.take<float>(Shape::kRows * Shape::kStride);
   const TileBuffers<Shape> query_rows(shared), gradient_rows(shared);
   float* weights = shared.take<float>(Shape::kRows * Shape::kWeightStride);
-  const int first_seen = max(0, tile.first + 1 - visible_0);  // by which the tile's first key is seen
-  const auto fetch = [&](int first) {
-    const int64_t row = s.first_query + first;
-    fetch_rows<Shape, Shape::kTile>(query_rows.at(first - first_seen), query_count - first, job.width,
+  using Queries = SeeingQueries<Shape::kTile>;
+  const auto fetch = [&](const Queries& queries, int offset) {
+    const int64_t row = s.first_query + queries.first(), from = job.column(queries.head());
+    fetch_rows<Shape, Shape::kTile>(query_rows.at(offset), queries.count(), job.width,
                                     aligned_heads(job.queries, job.width),
-                                    [&](int i) { return job.queries.at(row + i, column); });
-    fetch_rows<Shape, Shape::kTile>(gradient_rows.at(first - first_seen), query_count - first, job.width,
+                                    [&](int i) { return job.queries.at(row + i, from); });
+    fetch_rows<Shape, Shape::kTile>(gradient_rows.at(offset), queries.count(), job.width,
                                     aligned_heads(job.output_gradients, job.width),
-                                    [&](int i) { return job.output_gradients.at(row + i, column); });
+                                    [&](int i) { return job.output_gradients.at(row + i, from); });
   };
   fetch_rows<Shape, Shape::kRows>(keys, tile.count, job.width, aligned_heads(job.keys, job.width),
                                   [&](int i) { return job.keys.at(first_row + i, column); });
   fetch_rows<Shape, Shape::kRows>(values, tile.count, job.width, aligned_heads(job.values, job.width),
                                   [&](int i) { return job.values.at(first_row + i, column); });
-  fetch(first_seen);
+  Queries queries(job, tile);
+  fetch(queries, 0);
   LaneSums<Shape> dk, dv;
   clear(dk);
   clear(dv);
-  for (int first = first_seen; first < query_count; first += Shape::kTile) {
+  for (int offset = 0; queries.there(); offset += Shape::kTile, queries = queries.next()) {
     await_copies();
     __syncthreads();
-    if (first + Shape::kTile < query_count) fetch(first + Shape::kTile);
+    if (const Queries next = queries.next(); next.there()) fetch(next, offset + Shape::kTile);
     // The warp's first key is the one that most queries see.
-    if (tile.first + lane.warp * Shape::kWarpRows >= visible_0 + first + Shape::kTile - 1) continue;
+    if (tile.first + lane.warp * Shape::kWarpRows >= visible_0 + queries.first() + Shape::kTile - 1) continue;
     LaneProducts<Shape> p, ds;
-    multiply_rows<Shape>(keys, query_rows.at(first - first_seen), p);
-    multiply_rows<Shape>(values, gradient_rows.at(first - first_seen), ds);
+    multiply_rows<Shape>(keys, query_rows.at(offset), p);
+    multiply_rows<Shape>(values, gradient_rows.at(offset), ds);
 #pragma unroll
     for (int j = 0; j < Shape::kColumns; ++j) {
-      const int query = first + lane.x + 8 * j;
-      const int64_t row = s.first_query + min(query, query_count - 1);
-      const float log_sum = *job.saved_log_sums.at(row, tile.head), projection = *job.projections.at(row, tile.head);
+      const int of_tile = lane.x + 8 * j, query = queries.first() + of_tile;
+      const int64_t row = s.first_query + queries.first() + min(of_tile, queries.count() - 1);
+      const float log_sum = *job.saved_log_sums.at(row, queries.head()),
+                  projection = *job.projections.at(row, queries.head());
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const bool sees = query < query_count && tile.first + lane.row(i) < visible_0 + query;
+        const bool sees = of_tile < queries.count() && tile.first + lane.row(i) < visible_0 + query;
         const BackwardWeights w = backward_weights(sees, p[i][j], ds[i][j], job.scale, log_sum, projection);
         p[i][j] = w.p;
         ds[i][j] = w.ds;
       }
     }
-    add_columns<Shape>(p, gradient_rows.at(first - first_seen), weights, dv);
-    add_columns<Shape>(ds, query_rows.at(first - first_seen), weights, dk);
+    add_columns<Shape>(p, gradient_rows.at(offset), weights, dv);
+    add_columns<Shape>(ds, query_rows.at(offset), weights, dk);
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -409,7 +411,7 @@ bool tiled_attention_in_fp32(Context& context, const AttentionJob& job, int64_t 
   const auto issue = [&]<typename Shape>(Shape) {
     const size_t bytes = Shape::bytes(1, 2, 1) + SharedMemory::bytes<int>(1);
     if (!fits(context, bytes)) return false;
-    const TileGrid grid = tile_grid("attention", job, most, Shape::kRows);
+    const TileGrid grid = tile_grid("attention", job, job.heads, most, Shape::kRows);
     launch(context, {.op = "attention", .grid = grid.blocks, .threads = kThreads, .shared_bytes = bytes},
            attention_float<Shape>, job, grid.tiles);
     return true;
@@ -426,7 +428,8 @@ bool tiled_attention_backward_in_fp32(Context& context, const AttentionBackwardJ
     const char* op = "attention_backward";
     const size_t bytes = Shape::bytes(2, 2, 1);
     if (!fits(context, bytes)) return false;
-    const TileGrid queries = tile_grid(op, job, most, Shape::kRows), keys = tile_grid(op, job, most_keys, Shape::kRows);
+    const TileGrid queries = tile_grid(op, job, job.heads, most, Shape::kRows),
+                   keys = tile_grid(op, job, job.key_heads, most_keys, Shape::kRows);
     launch(context, {.op = op, .grid = queries.blocks, .threads = kThreads, .shared_bytes = bytes},
            attention_query_gradients_float<Shape>, job, queries.tiles);
     launch(context, {.op = op, .grid = keys.blocks, .threads = kThreads, .shared_bytes = bytes},

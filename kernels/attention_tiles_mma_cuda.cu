@@ -346,7 +346,7 @@ class ForwardWarp {
 
  public:
   __device__ ForwardWarp(const AttentionJob& job, const QueryTile& tile, SharedMemory& shared)
-      : job_(job), tile_(tile), column_(static_cast<int64_t>(tile.head) * job.width), queries_(shared) {
+      : job_(job), tile_(tile), column_(job.column(tile.head)), queries_(shared) {
     clear(output_);
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i)
@@ -467,7 +467,7 @@ template <typename Shape>
 __global__ void __launch_bounds__(kThreads, 2) attention_mma(AttentionJob job, unsigned tiles) {
   QueryTile tile;
   if (!find_query_tile<Shape::kRows>(job, tiles, tile)) return;
-  const KeyList keys(job, tile.sequence, static_cast<int64_t>(tile.head) * job.width);
+  const KeyList keys(job, tile.sequence, job.key_column(tile.head));
   const int seen = tile.see(keys);
 
   SharedMemory shared;
@@ -503,8 +503,8 @@ template <typename Shape>
 __global__ void __launch_bounds__(kThreads, 2) attention_query_gradients_mma(AttentionBackwardJob job, unsigned tiles) {
   QueryTile tile;
   if (!find_query_tile<Shape::kRows>(job, tiles, tile)) return;
-  const int64_t column = static_cast<int64_t>(tile.head) * job.width;
-  const KeyList keys(job, tile.sequence, column);
+  const int64_t column = job.column(tile.head);
+  const KeyList keys(job, tile.sequence, job.key_column(tile.head));
   const int seen = tile.see(keys);
   const MmaLane lane;
 
@@ -603,8 +603,8 @@ __global__ void __launch_bounds__(kThreads, 2) attention_key_gradients_mma(Atten
   QueryTile tile;  // of keys
   if (!find_key_tile<Shape::kRows>(job, tiles, tile)) return;
   const AttentionSequence& s = tile.sequence;
-  const int64_t column = static_cast<int64_t>(tile.head) * job.width;
-  const int queries = static_cast<int>(s.queries), visible_0 = static_cast<int>(s.visible_0);
+  const int64_t column = job.column(tile.head);
+  const int visible_0 = static_cast<int>(s.visible_0);
   const MmaLane lane;
 
   SharedMemory shared;
@@ -616,16 +616,18 @@ __global__ void __launch_bounds__(kThreads, 2) attention_key_gradients_mma(Atten
   unsigned* gradient_columns = shared.take<unsigned>(Shape::kColumnWords);
   RowOperand<Shape> keys(shared), values(shared);
   ScalarStage<Shape::kTile> scalars(shared);
-  const auto fetch = [&](int first) {
-    const int64_t row = s.first_query + first;
-    query_stage.fetch(queries - first, [&](int i) { return job.queries.at(row + i, column); });
-    gradient_stage.fetch(queries - first, [&](int i) { return job.output_gradients.at(row + i, column); });
+  using Queries = SeeingQueries<Shape::kTile>;
+  const auto fetch = [&](const Queries& queries) {
+    const int head = queries.head();
+    const int64_t row = s.first_query + queries.first(), from = job.column(head);
+    query_stage.fetch(queries.count(), [&](int i) { return job.queries.at(row + i, from); });
+    gradient_stage.fetch(queries.count(), [&](int i) { return job.output_gradients.at(row + i, from); });
     scalars.fetch(
-        queries - first, [&](int i) { return job.saved_log_sums.at(row + i, tile.head); },
-        [&](int i) { return job.projections.at(row + i, tile.head); });
+        queries.count(), [&](int i) { return job.saved_log_sums.at(row + i, head); },
+        [&](int i) { return job.projections.at(row + i, head); });
   };
-  const int first_seen = max(0, tile.first + 1 - visible_0);  // by which the tile's first key is seen
-  fetch(first_seen);
+  Queries queries(job, tile);
+  fetch(queries);
   const auto row_of = [&](int row) { return s.first_key + tile.first + min(row, tile.count - 1); };
   keys.load([&](int row) { return job.keys.at(row_of(row), column); }, job.width, aligned_heads(job.keys, job.width));
   values.load([&](int row) { return job.values.at(row_of(row), column); }, job.width,
@@ -633,7 +635,7 @@ __global__ void __launch_bounds__(kThreads, 2) attention_key_gradients_mma(Atten
   OutputSums<Shape> dk, dv;
   clear(dk);
   clear(dv);
-  for (int first = first_seen; first < queries; first += Shape::kTile) {
+  for (; queries.there(); queries = queries.next()) {
     await_copies();
     __syncthreads();
     query_stage.round_rows(query_rows);
@@ -642,9 +644,10 @@ __global__ void __launch_bounds__(kThreads, 2) attention_key_gradients_mma(Atten
     gradient_stage.round_columns(gradient_columns, Values::as_they_are);
     scalars.publish();
     __syncthreads();
-    if (first + Shape::kTile < queries) fetch(first + Shape::kTile);
+    if (const Queries next = queries.next(); next.there()) fetch(next);
+    const int first = queries.first();
 #pragma unroll 1
-    for (int part = 0; part < Shape::kTile && first + part < queries; part += Shape::kPart) {
+    for (int part = 0; part < Shape::kTile && part < queries.count(); part += Shape::kPart) {
       // The warp's first key is the one that most queries see.
       if (tile.first + lane.warp * Shape::kWarpRows >= visible_0 + first + part + Shape::kPart - 1) continue;
       PartProducts<Shape> p, ds;
@@ -654,8 +657,8 @@ __global__ void __launch_bounds__(kThreads, 2) attention_key_gradients_mma(Atten
       for (int n = 0; n < Shape::kPartTiles; ++n)
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          const int at = part + 8 * n + 2 * lane.t + e % 2, query = first + at;
-          const bool sees = query < queries && tile.first + lane.row<Shape>(0, e / 2) < visible_0 + query;
+          const int at = part + 8 * n + 2 * lane.t + e % 2;
+          const bool sees = at < queries.count() && tile.first + lane.row<Shape>(0, e / 2) < visible_0 + first + at;
           const float weight = fast_exp2(p[0][n][e] * (job.scale * kLog2E) - scalars.first(at) * kLog2E);
           p[0][n][e] = sees ? weight : 0.0f;
           ds[0][n][e] = sees ? job.scale * weight * (ds[0][n][e] - scalars.second(at)) : 0.0f;
@@ -682,7 +685,7 @@ bool attend_by_mma(Context& context, const AttentionJob& job, int64_t most) {
   const auto issue = [&]<typename Shape>(Shape) {
     const size_t bytes = Shape::bytes(2, 1, 1, 1) + SharedMemory::bytes<int>(1);
     if (!fits(context, bytes)) return false;
-    const TileGrid grid = tile_grid("attention", job, most, Shape::kRows);
+    const TileGrid grid = tile_grid("attention", job, job.heads, most, Shape::kRows);
     launch(context, {.op = "attention", .grid = grid.blocks, .threads = kThreads, .shared_bytes = bytes},
            attention_mma<Shape>, job, grid.tiles);
     return true;
@@ -701,7 +704,8 @@ bool differentiate_by_mma(Context& context, const AttentionBackwardJob& job, int
     const size_t query_bytes = Shape::bytes(2, 2, 1, 2);
     const size_t key_bytes = Shape::bytes(2, 2, 2, 2) + ScalarStage<Shape::kTile>::bytes();
     if (!fits(context, std::max(query_bytes, key_bytes))) return false;
-    const TileGrid queries = tile_grid(op, job, most, Shape::kRows), keys = tile_grid(op, job, most_keys, Shape::kRows);
+    const TileGrid queries = tile_grid(op, job, job.heads, most, Shape::kRows),
+                   keys = tile_grid(op, job, job.key_heads, most_keys, Shape::kRows);
     launch(context, {.op = op, .grid = queries.blocks, .threads = kThreads, .shared_bytes = query_bytes},
            attention_query_gradients_mma<Shape>, job, queries.tiles);
     launch(context, {.op = op, .grid = keys.blocks, .threads = kThreads, .shared_bytes = key_bytes},

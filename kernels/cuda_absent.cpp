@@ -42,11 +42,9 @@ void cross_entropy(Context&, ConstView, const DeviceArray<int32_t>&, const Devic
 }
 void kl_divergence(Context&, ConstView, ConstView, const DeviceArray<float>&, View, View, Write) { absent(); }
 void log_softmax(Context&, ConstView, View) { absent(); }
-void attention(Context&, const AttentionBatch&, int64_t, float, ConstView, ConstView, ConstView, View, View) {
-  absent();
-}
-void attention_backward(Context&, const AttentionBatch&, int64_t, float, ConstView, ConstView, ConstView, ConstView,
-                        ConstView, ConstView, View, View, View) {
+void attention(Context&, const AttentionBatch&, const AttentionShape&, const AttentionInputs&, View, View) { absent(); }
+void attention_backward(Context&, const AttentionBatch&, const AttentionShape&, const AttentionInputs&, ConstView,
+                        ConstView, ConstView, const AttentionGradients&) {
   absent();
 }
 void sample_top_k(Context&, ConstView, int64_t, double, const DeviceArray<double>&, DeviceArray<int32_t>&) { absent(); }

@@ -34,13 +34,13 @@ std::optional<Tensor> ForwardBlock::attend() {
   layer_norm(context_, x(), p_.ln_1_gain, p_.ln_1_bias, epsilon(), h.view(), kept_.ln_1_statistics.view());
   if (!visit(Site::attn_in, h.view())) return std::nullopt;
 
-  const std::optional<ProjectedQkv> qkv = project_qkv(h.view());
-  if (!qkv) return std::nullopt;
+  const std::optional<AttentionInputs> inputs = project_qkv(h.view());
+  if (!inputs) return std::nullopt;
   kept_.attention = attention_batch(context_, pass_.plan, pass_.geometry, layer_);
-  kept_.attended = Tensor(context_, qkv->queries.rows, d);
-  if (pass_.keep) kept_.log_sums = Tensor(context_, qkv->queries.rows, pass_.config.heads);
-  attention(context_, kept_.attention, pass_.config.heads, static_cast<float>(pass_.config.attention_factor(layer_)),
-            qkv->queries, qkv->keys, qkv->values, kept_.attended.view(), kept_.log_sums.view());
+  kept_.attended = Tensor(context_, inputs->queries.rows, d);
+  if (pass_.keep) kept_.log_sums = Tensor(context_, inputs->queries.rows, pass_.config.heads);
+  attention(context_, kept_.attention, attention_shape(pass_.config, layer_), *inputs, kept_.attended.view(),
+            kept_.log_sums.view());
 
   // The backward pass needs what attention gave, and what its projection took, where patches make these differ.
   const bool patched = pass_.keep && !pass_.sites.index().at(Site::attn_heads, layer_).patches.empty();
@@ -55,7 +55,7 @@ std::optional<Tensor> ForwardBlock::attend() {
 }
 
 /// Keys and values of all rows; queries of all rows, or of the tail's alone. Nothing where the plan stops here.
-std::optional<ForwardBlock::ProjectedQkv> ForwardBlock::project_qkv(ConstView h) {
+std::optional<AttentionInputs> ForwardBlock::project_qkv(ConstView h) {
   const int64_t d = pass_.config.width;
   Tensor projected(context_, h.rows, 3 * d);
   std::optional<Tail> tail;
@@ -76,7 +76,7 @@ std::optional<ForwardBlock::ProjectedQkv> ForwardBlock::project_qkv(ConstView h)
     kept_.qkv = std::move(projected);
   if (!goes_on) return std::nullopt;
   const ConstView queries = tail ? project_tail(h, std::move(*tail)) : qkv.cols_slice(0, d);
-  return ProjectedQkv{queries, qkv.cols_slice(d, d), qkv.cols_slice(2 * d, d)};
+  return AttentionInputs{queries, qkv.cols_slice(d, d), qkv.cols_slice(2 * d, d)};
 }
 
 /// qkv = h W_qkv + b, but for the rows that bases have.

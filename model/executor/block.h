@@ -11,6 +11,11 @@
 /// One block of the model, forward and backward. Not for other folders.
 namespace loci {
 
+/// How the heads of a block attend.
+inline AttentionShape attention_shape(const GptConfig& config, int64_t layer) {
+  return {config.heads, config.heads, static_cast<float>(config.attention_factor(layer))};
+}
+
 /// What the blocks of a forward pass share.
 struct ForwardPass {
   Context& context;
@@ -30,11 +35,8 @@ class ForwardBlock {
   bool run();
 
  private:
-  struct ProjectedQkv {
-    ConstView queries, keys, values;
-  };
   std::optional<Tensor> attend();
-  std::optional<ProjectedQkv> project_qkv(ConstView h);
+  std::optional<AttentionInputs> project_qkv(ConstView h);
   void project_rows(ConstView h, View qkv);
   ConstView project_tail(ConstView h, Tail tail);
   bool feed_forward(ConstView attended);

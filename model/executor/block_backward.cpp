@@ -103,10 +103,10 @@ Tensor BackwardBlock::qkv_gradients(ConstView dheads) {
     queries = kept_.queries.view();
     dqueries = tail_dq.view();
   }
-  attention_backward(context_, kept_.attention, pass_.config.heads,
-                     static_cast<float>(pass_.config.attention_factor(layer_)), queries, qkv.cols_slice(d, d),
-                     qkv.cols_slice(2 * d, d), kept_.attended.view(), kept_.log_sums.view(), dheads, dqueries,
-                     dqkv.view().cols_slice(d, d), dqkv.view().cols_slice(2 * d, d));
+  attention_backward(context_, kept_.attention, attention_shape(pass_.config, layer_),
+                     {queries, qkv.cols_slice(d, d), qkv.cols_slice(2 * d, d)}, kept_.attended.view(),
+                     kept_.log_sums.view(), dheads,
+                     {dqueries, dqkv.view().cols_slice(d, d), dqkv.view().cols_slice(2 * d, d)});
   if (tail)
     scatter_rows(context_, tail_dq.view(), pass_.kept.geometry.tail()->device_rows, dqkv.view().cols_slice(0, d),
                  Write::assign);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "tests/kernels/reference.h"
 
@@ -18,22 +19,37 @@ struct Spec {
   std::vector<int64_t> segments;  // keys of each
 };
 
+struct Sizes {
+  std::vector<Spec> specs;
+  int64_t heads;
+  int64_t width;
+  int64_t group = 1;  // query heads that share a key head
+};
+
+/// [rows, key_heads * width] with each key head written `group` times.
+Values repeated_heads(const Values& values, int64_t width, int64_t group) {
+  Values repeated;
+  for (auto head = values.begin(); head != values.end(); head += width)
+    for (int64_t i = 0; i < group; ++i) repeated.insert(repeated.end(), head, head + width);
+  return repeated;
+}
+
 /// A ragged batch with random inputs, and the fp64 attention over it.
 class Case {
  public:
-  Case(Context& context, const std::vector<Spec>& specs, int64_t heads, int64_t width, float scale, unsigned seed = 1)
-      : heads_(heads), width_(width), scale_(scale) {
+  Case(Context& context, const Sizes& sizes, float scale, unsigned seed = 1)
+      : heads_(sizes.heads), group_(sizes.group), width_(sizes.width), scale_(scale) {
     std::mt19937 random(seed);
     int64_t queries = 0;
-    for (const Spec& spec : specs) {
+    for (const Spec& spec : sizes.specs) {
       int64_t total = spec.keys;
       const auto first_segment = std::ssize(segments_);
       for (const int64_t count : spec.segments) {
-        const Values& keys = segment_keys_.emplace_back(normal_values(random, count * d()));
-        const Values& values = segment_values_.emplace_back(normal_values(random, count * d()));
+        const Values& keys = segment_keys_.emplace_back(normal_values(random, count * key_d()));
+        const Values& values = segment_values_.emplace_back(normal_values(random, count * key_d()));
         const float* keys_there = storage_.emplace_back(context, std::span<const float>(keys)).data();
         const float* values_there = storage_.emplace_back(context, std::span<const float>(values)).data();
-        segments_.push_back({keys_there, values_there, d(), count});
+        segments_.push_back({keys_there, values_there, key_d(), count});
         total += count;
       }
       sequences_.push_back(
@@ -46,20 +62,37 @@ class Case {
     batch_.queries = queries;
     batch_.sequences = DeviceArray<AttentionSequence>(context, std::span<const AttentionSequence>(sequences_));
     batch_.segments = DeviceArray<AttentionSegment>(context, std::span<const AttentionSegment>(segments_));
-    q_ = normal_values(random, queries * d());
-    k_ = normal_values(random, key_rows_ * d());
-    v_ = normal_values(random, key_rows_ * d());
+    q = normal_values(random, queries * d());
+    k = normal_values(random, key_rows_ * key_d());
+    v = normal_values(random, key_rows_ * key_d());
+  }
+
+  /// The same attention with a key head of its own for each query head.
+  Case(Context& context, const Case& grouped, const Sizes& sizes) : Case(context, sizes, grouped.scale_) {
+    const auto repeated = [&](const Values& values) { return repeated_heads(values, width_, grouped.group_); };
+    q = grouped.q;
+    k = repeated(grouped.k);
+    v = repeated(grouped.v);
+    for (size_t i = 0; i < segments_.size(); ++i) {
+      segment_keys_[i] = repeated(grouped.segment_keys_[i]);
+      segment_values_[i] = repeated(grouped.segment_values_[i]);
+      const auto put = [&](const Values& values, const DeviceArray<float>& there) {
+        context.copy_to_device(there.data(), values.data(), sizeof(float) * values.size());
+      };
+      put(segment_keys_[i], storage_[2 * i]);
+      put(segment_values_[i], storage_[2 * i + 1]);
+    }
   }
 
   int64_t d() const { return heads_ * width_; }
+  int64_t key_d() const { return d() / group_; }
   int64_t queries() const { return batch_.queries; }
   int64_t key_rows() const { return key_rows_; }
   const AttentionBatch& batch() const { return batch_; }
   int64_t heads() const { return heads_; }
-  float scale() const { return scale_; }
-  const Values& q() const { return q_; }
-  const Values& k() const { return k_; }
-  const Values& v() const { return v_; }
+  AttentionShape shape() const { return {heads_, heads_ / group_, scale_}; }
+
+  Values q, k, v;
 
   struct Quantities {
     Doubles output;
@@ -72,8 +105,8 @@ class Case {
 
   /// Forward, and backward where `dy` is given.
   Result reference(const Values& dy = {}) const {
-    const Quantities zeros{Doubles(q_.size()), Doubles(static_cast<size_t>(queries() * heads_)), Doubles(q_.size()),
-                           Doubles(k_.size()), Doubles(k_.size())};
+    const Quantities zeros{Doubles(q.size()), Doubles(static_cast<size_t>(queries() * heads_)), Doubles(q.size()),
+                           Doubles(k.size()), Doubles(k.size())};
     Result result{zeros, zeros};
     for (const AttentionSequence& s : sequences_)
       for (int64_t i = 0; i < s.queries; ++i)
@@ -89,16 +122,15 @@ class Case {
   };
 
   void one_query(const AttentionSequence& s, int64_t i, int64_t h, const Values& dy, Result& result) const {
-    const int64_t row = s.first_query + i;
+    const int64_t row = s.first_query + i, key_column = h / group_ * width_;
     std::vector<Seen> seen;
     for (int64_t e = s.first_segment; e < s.first_segment + s.segments; ++e)
       for (int64_t j = 0; j < segments_[e].count; ++j)
-        seen.push_back(
-            {segment_keys_[e].data() + j * d() + h * width_, segment_values_[e].data() + j * d() + h * width_, -1});
-    for (int64_t j = 0; j < s.visible_0 + i; ++j)
-      seen.push_back({k_.data() + (s.first_key + j) * d() + h * width_,
-                      v_.data() + (s.first_key + j) * d() + h * width_, s.first_key + j});
-    const float* query = q_.data() + row * d() + h * width_;
+        seen.push_back({segment_keys_[e].data() + j * key_d() + key_column,
+                        segment_values_[e].data() + j * key_d() + key_column, -1});
+    for (int64_t j = s.first_key; j < s.first_key + s.visible_0 + i; ++j)
+      seen.push_back({k.data() + j * key_d() + key_column, v.data() + j * key_d() + key_column, j});
+    const float* query = q.data() + row * d() + h * width_;
     Doubles p, p_error;  // of the scores at first
     for (const Seen& one : seen) {
       double score = 0, magnitude = 0;
@@ -152,12 +184,12 @@ class Case {
           (weights.error[j] * std::abs(dp[j] - mean) + p[j] * (dp_error[j] + mean_error)) * scale + 2 * std::abs(ds);
       for (int64_t c = 0; c < width_; ++c) {
         const auto here = static_cast<size_t>(at + c);
-        const double query = static_cast<double>(q_[here]), key = static_cast<double>(seen[j].key[c]),
+        const double query = static_cast<double>(q[here]), key = static_cast<double>(seen[j].key[c]),
                      gradient = static_cast<double>(dy[here]);
         result.dq[here] += ds * key;
         result.errors.dq[here] += ds_error * std::abs(key);
         if (seen[j].own_row < 0) continue;
-        const auto own = static_cast<size_t>(seen[j].own_row * d() + h * width_ + c);
+        const auto own = static_cast<size_t>(seen[j].own_row * key_d() + h / group_ * width_ + c);
         result.dk[own] += ds * query;
         result.errors.dk[own] += ds_error * std::abs(query);
         result.dv[own] += p[j] * gradient;
@@ -168,7 +200,7 @@ class Case {
 
   static double product(float a, float b) { return static_cast<double>(a) * static_cast<double>(b); }
 
-  int64_t heads_, width_;
+  int64_t heads_, group_, width_;
   float scale_;
   int64_t key_rows_ = 0;
   std::vector<Values> segment_keys_, segment_values_;
@@ -176,16 +208,9 @@ class Case {
   std::vector<AttentionSequence> sequences_;
   std::vector<AttentionSegment> segments_;
   AttentionBatch batch_;
-  Values q_, k_, v_;
 };
 
-struct Sizes {
-  std::vector<Spec> specs;
-  int64_t heads;
-  int64_t width;
-};
-
-std::vector<Sizes> all_sizes() {
+std::vector<Sizes> sizes_without_groups() {
   return {
       {{{1, 1, 1, {}}}, 1, 1},
       {{{2, 2, 1, {}}}, 1, 2},
@@ -207,6 +232,28 @@ std::vector<Sizes> all_sizes() {
   };
 }
 
+// Few queries, short and long sequences, lone queries with many keys, and each width that has kernels of its own.
+std::vector<Sizes> grouped_sizes() {
+  return {
+      {{{1, 1, 1, {5}}, {2, 2, 1, {3, 1, 7}}, {3, 2, 0, {4}}, {5, 5, 1, {}}, {0, 0, 1, {}}}, 4, 7, 2},
+      {{{12, 12, 1, {}}, {1, 12, 12, {}}, {4, 12, 9, {3}}}, 8, 64, 4},
+      {{{70, 100, 31, {33, 0, 64}}, {3, 9, 4, {}}}, 4, 33, 4},
+      {{{130, 160, 31, {40}}}, 4, 64, 2},
+      {{{40, 40, 1, {}}, {26, 60, 30, {7}}}, 4, 96, 2},
+      {{{33, 33, 1, {}}}, 4, 128, 4},
+      {{{27, 27, 1, {2}}}, 2, 256, 2},
+      {{{30, 30, 1, {}}, {2, 3, 2, {1}}}, 2, 260, 2},
+      {{{1, 200, 200, {}}, {1, 3, 3, {}}, {0, 2, 1, {}}, {1, 70, 66, {100, 9}}}, 6, 64, 3},
+      {{{1, 1, 1, {150}}, {1, 128, 128, {}}}, 4, 7, 4},
+  };
+}
+
+std::vector<Sizes> all_sizes() {
+  std::vector<Sizes> sizes = sizes_without_groups();
+  std::ranges::copy(grouped_sizes(), std::back_inserter(sizes));
+  return sizes;
+}
+
 // Scores are sums of `width` products of standard normal values, |score| <= 40 here; fp32 rounding of the scaled score
 // and of its exponential moves a probability by that many roundings, and the output is a mean of values below 6.
 double tolerance(int64_t width) { return kEps * static_cast<double>(width + 64) * 6; }
@@ -220,95 +267,139 @@ double tolerance(int64_t width) { return kEps * static_cast<double>(width + 64) 
                  [&](size_t i) { return allowed + eps * errors[i]; });
 }
 
+/// A case's inputs, results and gradients in device memory, off the alignment and with gaps between their rows.
+struct Buffers {
+  Buffers(Context& context, const Case& c, const Values& dy_values = {})
+      : q(context, c.queries(), c.d(), c.q),
+        k(context, c.key_rows(), c.key_d(), c.k),
+        v(context, c.key_rows(), c.key_d(), c.v),
+        y(context, c.queries(), c.d()),
+        log_sums(context, c.queries(), c.heads()),
+        dy(context, c.queries(), c.d(), dy_values.empty() ? c.q : dy_values),
+        dq(context, c.queries(), c.d()),
+        dk(context, c.key_rows(), c.key_d(), Values(c.k.size(), 0.5f)),
+        dv(context, c.key_rows(), c.key_d(), Values(c.k.size(), 0.5f)) {}
+
+  AttentionInputs inputs() { return {q.read(), k.read(), v.read()}; }
+  AttentionGradients gradients() { return {dq.view(), dk.view(), dv.view()}; }
+  void forward(Context& context, const Case& c) {
+    attention(context, c.batch(), c.shape(), inputs(), y.view(), log_sums.view());
+  }
+  void backward(Context& context, const Case& c) {
+    attention_backward(context, c.batch(), c.shape(), inputs(), y.read(), log_sums.read(), dy.read(), gradients());
+  }
+
+  Padded q, k, v, y, log_sums, dy, dq, dk, dv;
+};
+
+float usual_scale(const Sizes& sizes) { return 1 / std::sqrt(static_cast<float>(sizes.width)); }
+
 class Attention : public ::testing::TestWithParam<size_t> {};
 
 TEST_P(Attention, AgreesWithTheSumInDouble) {
   const Sizes sizes = all_sizes()[GetParam()];
   Context context(device_options());
-  const Case c(context, sizes.specs, sizes.heads, sizes.width, 1 / std::sqrt(static_cast<float>(sizes.width)));
-  Padded q(context, c.queries(), c.d(), c.q()), k(context, c.key_rows(), c.d(), c.k()),
-      v(context, c.key_rows(), c.d(), c.v());
-  Padded y(context, c.queries(), c.d()), log_sums(context, c.queries(), c.heads());
-  attention(context, c.batch(), c.heads(), c.scale(), q.read(), k.read(), v.read(), y.view(), log_sums.view());
+  const Case c(context, sizes, usual_scale(sizes));
+  Buffers b(context, c);
+  b.forward(context, c);
   const Case::Result expected = c.reference();
-  EXPECT_TRUE(close_to(y.values(), expected.output, tolerance(sizes.width), expected.errors.output));
-  EXPECT_TRUE(close_to(log_sums.values(), expected.log_sums, tolerance(sizes.width), expected.errors.log_sums));
-  EXPECT_TRUE(y.guarded() && log_sums.guarded());
+  EXPECT_TRUE(close_to(b.y.values(), expected.output, tolerance(sizes.width), expected.errors.output));
+  EXPECT_TRUE(close_to(b.log_sums.values(), expected.log_sums, tolerance(sizes.width), expected.errors.log_sums));
+  EXPECT_TRUE(b.y.guarded() && b.log_sums.guarded());
   Padded plain(context, c.queries(), c.d());
-  attention(context, c.batch(), c.heads(), c.scale(), q.read(), k.read(), v.read(), plain.view(), View());
-  EXPECT_TRUE(identical(plain.values(), y.values()));
+  attention(context, c.batch(), c.shape(), b.inputs(), plain.view(), View());
+  EXPECT_TRUE(identical(plain.values(), b.y.values()));
 }
 
 TEST_P(Attention, DoesNotDependOnThreads) {
   const Sizes sizes = all_sizes()[GetParam()];
-  std::vector<Values> outputs;
+  std::vector<std::vector<Values>> results;
   for (const int threads : {1, 2, 3}) {
     Context context(device_options(threads));
-    const Case c(context, sizes.specs, sizes.heads, sizes.width, 0.25f);
-    Padded q(context, c.queries(), c.d(), c.q()), k(context, c.key_rows(), c.d(), c.k()),
-        v(context, c.key_rows(), c.d(), c.v());
-    Padded y(context, c.queries(), c.d());
-    attention(context, c.batch(), c.heads(), c.scale(), q.read(), k.read(), v.read(), y.view(), View());
-    outputs.push_back(y.values());
+    const Case c(context, sizes, 0.25f);
+    Buffers b(context, c);
+    b.forward(context, c);
+    results.push_back({b.y.values()});
+    if (!context.on_cpu()) continue;
+    b.backward(context, c);
+    for (Padded* const gradient : {&b.dq, &b.dk, &b.dv}) results.back().push_back(gradient->values());
   }
-  EXPECT_TRUE(identical(outputs[1], outputs[0]));
-  EXPECT_TRUE(identical(outputs[2], outputs[0]));
+  for (size_t i = 0; i < results[0].size(); ++i) {
+    EXPECT_TRUE(identical(results[1][i], results[0][i])) << i;
+    EXPECT_TRUE(identical(results[2][i], results[0][i])) << i;
+  }
 }
 
 TEST_P(Attention, BackwardAgreesWithTheDerivativeInDouble) {
   const Sizes sizes = all_sizes()[GetParam()];
   Context context(device_options());
-  const Case c(context, sizes.specs, sizes.heads, sizes.width, 1 / std::sqrt(static_cast<float>(sizes.width)));
+  const Case c(context, sizes, usual_scale(sizes));
   std::mt19937 random(7);
   const Values dy_values = normal_values(random, c.queries() * c.d());
-  Padded q(context, c.queries(), c.d(), c.q()), k(context, c.key_rows(), c.d(), c.k()),
-      v(context, c.key_rows(), c.d(), c.v());
-  Padded y(context, c.queries(), c.d()), log_sums(context, c.queries(), c.heads()),
-      dy(context, c.queries(), c.d(), dy_values);
-  const Values before(static_cast<size_t>(c.key_rows() * c.d()), 0.5f);
-  Padded dq(context, c.queries(), c.d()), dk(context, c.key_rows(), c.d(), before),
-      dv(context, c.key_rows(), c.d(), before);
-  attention(context, c.batch(), c.heads(), c.scale(), q.read(), k.read(), v.read(), y.view(), log_sums.view());
-  attention_backward(context, c.batch(), c.heads(), c.scale(), q.read(), k.read(), v.read(), y.read(), log_sums.read(),
-                     dy.read(), dq.view(), dk.view(), dv.view());
+  Buffers b(context, c, dy_values);
+  b.forward(context, c);
+  b.backward(context, c);
   Case::Result expected = c.reference(dy_values);
   for (double& value : expected.dk) value += 0.5;
   for (double& value : expected.dv) value += 0.5;
   // dP is a sum of `width` products; each gradient a sum over the keys or queries, weighted by P <= 1 in all.
   const double allowed = 8 * tolerance(sizes.width) * std::sqrt(static_cast<double>(sizes.width));
-  EXPECT_TRUE(close_to(dq.values(), expected.dq, allowed, expected.errors.dq));
-  EXPECT_TRUE(close_to(dk.values(), expected.dk, allowed, expected.errors.dk));
-  EXPECT_TRUE(close_to(dv.values(), expected.dv, allowed, expected.errors.dv));
-  EXPECT_TRUE(dq.guarded() && dk.guarded() && dv.guarded());
+  const double shared = allowed * static_cast<double>(sizes.group);
+  EXPECT_TRUE(close_to(b.dq.values(), expected.dq, allowed, expected.errors.dq));
+  EXPECT_TRUE(close_to(b.dk.values(), expected.dk, shared, expected.errors.dk));
+  EXPECT_TRUE(close_to(b.dv.values(), expected.dv, shared, expected.errors.dv));
+  EXPECT_TRUE(b.dq.guarded() && b.dk.guarded() && b.dv.guarded());
 }
 
 // As above, with rows that are close together and, where the width is a multiple of 4, 16-byte aligned.
 TEST_P(Attention, AgreesOnAlignedRows) {
   const Sizes sizes = all_sizes()[GetParam()];
   Context context(device_options());
-  const Case c(context, sizes.specs, sizes.heads, sizes.width, 1 / std::sqrt(static_cast<float>(sizes.width)));
+  const Case c(context, sizes, usual_scale(sizes));
   std::mt19937 random(7);
   const Values dy_values = normal_values(random, c.queries() * c.d());
-  const auto tensor = [&](const Values& values, int64_t rows) {
-    return Tensor::from_host(context, values, rows, c.d());
-  };
-  const Tensor q = tensor(c.q(), c.queries()), k = tensor(c.k(), c.key_rows()), v = tensor(c.v(), c.key_rows());
-  const Tensor dy = tensor(dy_values, c.queries());
+  const Tensor q = Tensor::from_host(context, c.q, c.queries(), c.d()),
+               k = Tensor::from_host(context, c.k, c.key_rows(), c.key_d()),
+               v = Tensor::from_host(context, c.v, c.key_rows(), c.key_d()),
+               dy = Tensor::from_host(context, dy_values, c.queries(), c.d());
   Tensor y(context, c.queries(), c.d()), log_sums(context, c.queries(), c.heads()), dq(context, c.queries(), c.d());
-  Tensor dk = Tensor::zeros(context, c.key_rows(), c.d()), dv = Tensor::zeros(context, c.key_rows(), c.d());
-  attention(context, c.batch(), c.heads(), c.scale(), q.view(), k.view(), v.view(), y.view(), log_sums.view());
-  attention_backward(context, c.batch(), c.heads(), c.scale(), q.view(), k.view(), v.view(), y.view(), log_sums.view(),
-                     dy.view(), dq.view(), dk.view(), dv.view());
+  Tensor dk = Tensor::zeros(context, c.key_rows(), c.key_d()), dv = Tensor::zeros(context, c.key_rows(), c.key_d());
+  const AttentionInputs inputs{q.view(), k.view(), v.view()};
+  attention(context, c.batch(), c.shape(), inputs, y.view(), log_sums.view());
+  attention_backward(context, c.batch(), c.shape(), inputs, y.view(), log_sums.view(), dy.view(),
+                     {dq.view(), dk.view(), dv.view()});
   const Case::Result expected = c.reference(dy_values);
   const double allowed = 8 * tolerance(sizes.width) * std::sqrt(static_cast<double>(sizes.width));
+  const double shared = allowed * static_cast<double>(sizes.group);
   EXPECT_TRUE(close_to(y.to_host(), expected.output, tolerance(sizes.width), expected.errors.output));
   EXPECT_TRUE(close_to(log_sums.to_host(), expected.log_sums, tolerance(sizes.width), expected.errors.log_sums));
   EXPECT_TRUE(close_to(dq.to_host(), expected.dq, allowed, expected.errors.dq));
-  EXPECT_TRUE(close_to(dk.to_host(), expected.dk, allowed, expected.errors.dk));
-  EXPECT_TRUE(close_to(dv.to_host(), expected.dv, allowed, expected.errors.dv));
+  EXPECT_TRUE(close_to(dk.to_host(), expected.dk, shared, expected.errors.dk));
+  EXPECT_TRUE(close_to(dv.to_host(), expected.dv, shared, expected.errors.dv));
 }
 
-INSTANTIATE_TEST_SUITE_P(Sizes, Attention, ::testing::Range<size_t>(0, 17));
+INSTANTIATE_TEST_SUITE_P(Sizes, Attention, ::testing::Range<size_t>(0, all_sizes().size()));
+
+class GroupedAttention : public ::testing::TestWithParam<size_t> {};
+
+// A query head's output and gradient are to the last bit those that it has with a key head of its own.
+TEST_P(GroupedAttention, SharedKeyHeadsAreReadAsIfRepeated) {
+  const Sizes sizes = grouped_sizes()[GetParam()];
+  Sizes apart_sizes = sizes;
+  apart_sizes.group = 1;
+  Context context(device_options());
+  const Case c(context, sizes, usual_scale(sizes)), apart(context, c, apart_sizes);
+  Buffers b(context, c), expected(context, apart);
+  b.forward(context, c);
+  b.backward(context, c);
+  expected.forward(context, apart);
+  expected.backward(context, apart);
+  EXPECT_TRUE(identical(b.y.values(), expected.y.values()));
+  EXPECT_TRUE(identical(b.log_sums.values(), expected.log_sums.values()));
+  EXPECT_TRUE(identical(b.dq.values(), expected.dq.values()));
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, GroupedAttention, ::testing::Range<size_t>(0, grouped_sizes().size()));
 
 TEST(AttentionByHand, TwoKeys) {
   Context context(device_options());
@@ -318,7 +409,7 @@ TEST(AttentionByHand, TwoKeys) {
       DeviceArray<AttentionSequence>(context, std::span<const AttentionSequence>(sequences)), {}, 2, 2};
   Padded q(context, 2, 1, {1, 1}), k(context, 2, 1, {0, std::log(3.0f)}), v(context, 2, 1, {8, 4}), y(context, 2, 1);
   Padded log_sums(context, 2, 1);
-  attention(context, batch, 1, 1, q.read(), k.read(), v.read(), y.view(), log_sums.view());
+  attention(context, batch, {1, 1, 1}, {q.read(), k.read(), v.read()}, y.view(), log_sums.view());
   const double eps = product_eps(context.precision());
   EXPECT_TRUE(near(y.values(), Doubles{8, 0.25 * 8 + 0.75 * 4}, 8 * 4 * eps));
   EXPECT_TRUE(near(log_sums.values(), Doubles{0, std::log(4.0)}, 4 * eps));
@@ -330,7 +421,7 @@ TEST(AttentionByHand, FutureKeysMayHoldAnything) {
   AttentionBatch batch{
       DeviceArray<AttentionSequence>(context, std::span<const AttentionSequence>(sequences)), {}, 2, 3};
   Padded q(context, 2, 1, {1, 1}), k(context, 3, 1, {0, 0, kNan}), v(context, 3, 1, {8, 4, kNan}), y(context, 2, 1);
-  attention(context, batch, 1, 1, q.read(), k.read(), v.read(), y.view(), View());
+  attention(context, batch, {1, 1, 1}, {q.read(), k.read(), v.read()}, y.view(), View());
   EXPECT_TRUE(near(y.values(), Doubles{8, 6}, 8 * 4 * kEps));
 }
 
@@ -340,7 +431,7 @@ TEST(AttentionNumbers, LargeScoresNeitherOverflowNorVanish) {
   AttentionBatch batch{
       DeviceArray<AttentionSequence>(context, std::span<const AttentionSequence>(sequences)), {}, 1, 2};
   Padded q(context, 1, 1, {1}), k(context, 2, 1, {3e4f, -3e4f}), v(context, 2, 1, {8, 4}), y(context, 1, 1);
-  attention(context, batch, 1, 1, q.read(), k.read(), v.read(), y.view(), View());
+  attention(context, batch, {1, 1, 1}, {q.read(), k.read(), v.read()}, y.view(), View());
   EXPECT_EQ(y.values(), Values{8});
 }
 
@@ -350,7 +441,7 @@ TEST(AttentionNumbers, NanComesThrough) {
   AttentionBatch batch{
       DeviceArray<AttentionSequence>(context, std::span<const AttentionSequence>(sequences)), {}, 2, 2};
   Padded q(context, 2, 1, {1, 1}), k(context, 2, 1, {0, kNan}), v(context, 2, 1, {8, 4}), y(context, 2, 1, {0, 0});
-  attention(context, batch, 1, 1, q.read(), k.read(), v.read(), y.view(), View());
+  attention(context, batch, {1, 1, 1}, {q.read(), k.read(), v.read()}, y.view(), View());
   EXPECT_EQ(y.values()[0], 8);
   EXPECT_TRUE(std::isnan(y.values()[1]));
 }
@@ -371,7 +462,7 @@ TEST(AttentionNumbers, NanReachesOnlyTheQueriesThatSeeIt) {
                    key_rows = Tensor::from_host(context, keys, count, width),
                    value_rows = Tensor::from_host(context, values, count, width);
       Tensor y(context, count, width);
-      attention(context, batch, 1, 0.2f, queries.view(), key_rows.view(), value_rows.view(), y.view(), View());
+      attention(context, batch, {1, 1, 0.2f}, {queries.view(), key_rows.view(), value_rows.view()}, y.view(), View());
       return y.to_host();
     };
     Values spoiled_k = k, spoiled_v = v;
@@ -390,25 +481,67 @@ TEST(AttentionNumbers, NanReachesOnlyTheQueriesThatSeeIt) {
   }
 }
 
+// Of dy . y by each input; a key or value that several query heads read moves all of them.
+TEST(AttentionNumbers, BackwardAgreesWithFiniteDifferences) {
+  for (const int64_t group : {1, 2, 4}) {
+    Context context(device_options());
+    const Sizes sizes{{{4, 4, 1, {3}}, {2, 5, 4, {}}}, 4, 3, group};
+    Case c(context, sizes, usual_scale(sizes));
+    std::mt19937 random(8);
+    const Values dy = normal_values(random, c.queries() * c.d());
+    Buffers b(context, c, dy);
+    b.forward(context, c);
+    b.backward(context, c);
+    const auto loss = [&] {
+      const Doubles y = c.reference().output;
+      return std::inner_product(y.begin(), y.end(), dy.begin(), 0.0);
+    };
+    const auto slopes = [&](Values& input, double before) {
+      constexpr float kStep = 0x1p-9f;
+      Doubles found;
+      for (float& x : input) {
+        const float middle = x;
+        const float upper = x = middle + kStep;
+        const double above = loss();
+        const float lower = x = middle - kStep;
+        const double below = loss();
+        x = middle;
+        found.push_back(before + (above - below) / (static_cast<double>(upper) - static_cast<double>(lower)));
+      }
+      return found;
+    };
+    const Case::Result expected = c.reference(dy);
+    constexpr double kAllowed = 1e-4;  // the square of the step, times a third derivative
+    EXPECT_TRUE(close_to(b.dq.values(), slopes(c.q, 0), kAllowed, expected.errors.dq)) << group;
+    EXPECT_TRUE(close_to(b.dk.values(), slopes(c.k, 0.5), kAllowed, expected.errors.dk)) << group;
+    EXPECT_TRUE(close_to(b.dv.values(), slopes(c.v, 0.5), kAllowed, expected.errors.dv)) << group;
+  }
+}
+
 TEST(AttentionErrors, AreThrownBeforeAnyWrite) {
   Context context(device_options());
-  const auto run = [&](const AttentionSequence& sequence, int64_t heads, int64_t key_rows) {
+  const auto run = [&](const AttentionSequence& sequence, int64_t heads, int64_t key_heads, int64_t key_rows) {
     const std::vector<AttentionSequence> sequences{sequence};
     AttentionBatch batch{
         DeviceArray<AttentionSequence>(context, std::span<const AttentionSequence>(sequences)), {}, 2, 2};
     Padded q(context, 2, 4, Values(8, 1)), k(context, key_rows, 4, Values(static_cast<size_t>(key_rows * 4), 1)),
         v(context, 2, 4, Values(8, 1)), y(context, 2, 4, Values(8, 7));
-    EXPECT_THROW(attention(context, batch, heads, 1, q.read(), k.read(), v.read(), y.view(), View()), ShapeError);
+    EXPECT_THROW(attention(context, batch, {heads, key_heads, 1}, {q.read(), k.read(), v.read()}, y.view(), View()),
+                 ShapeError);
     EXPECT_EQ(y.values(), Values(8, 7));
   };
-  run({0, 2, 0, 2, 1, 0, 0}, 3, 2);  // four columns do not divide into three heads
-  run({0, 2, 0, 2, 1, 0, 0}, 2, 3);  // keys and values differ
+  run({0, 2, 0, 2, 1, 0, 0}, 3, 3, 2);  // four columns do not divide into three heads
+  run({0, 2, 0, 2, 1, 0, 0}, 2, 2, 3);  // keys and values differ
+  run({0, 2, 0, 2, 1, 0, 0}, 4, 3, 2);  // four heads cannot share three key heads
+  run({0, 2, 0, 2, 1, 0, 0}, 4, 0, 2);
+  run({0, 2, 0, 2, 1, 0, 0}, 4, 8, 2);
+  run({0, 2, 0, 2, 1, 0, 0}, 4, 2, 2);  // two key heads take two columns, not four
   // A GPU's sequences are not the host's to read.
   if (device_options().device.type != DeviceType::cpu) return;
-  run({0, 2, 1, 2, 1, 0, 0}, 2, 2);  // own keys outside the rows
-  run({0, 2, 0, 2, 2, 0, 0}, 2, 2);  // the second query would see three of two
-  run({0, 2, 0, 2, 0, 0, 0}, 2, 2);  // the first query would see nothing
-  run({0, 2, 0, 2, 1, 0, 1}, 2, 2);  // a segment that is not there
+  run({0, 2, 1, 2, 1, 0, 0}, 2, 2, 2);  // own keys outside the rows
+  run({0, 2, 0, 2, 2, 0, 0}, 2, 2, 2);  // the second query would see three of two
+  run({0, 2, 0, 2, 0, 0, 0}, 2, 2, 2);  // the first query would see nothing
+  run({0, 2, 0, 2, 1, 0, 1}, 2, 2, 2);  // a segment that is not there
 }
 
 }  // namespace
