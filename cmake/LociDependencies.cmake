@@ -18,6 +18,7 @@ pkg_check_modules(HDF5 REQUIRED IMPORTED_TARGET hdf5-serial)
 # Dimension scales are in HDF5's high-level library, which has no pkg-config file.
 find_library(LOCI_HDF5_HL hdf5_serial_hl REQUIRED)
 pkg_check_modules(LIBARCHIVE REQUIRED IMPORTED_TARGET libarchive)
+pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
 if(LOCI_BUILD_TESTS)
   find_package(GTest REQUIRED)
   find_package(Boost REQUIRED COMPONENTS context)

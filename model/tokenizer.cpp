@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "model/pretokenizer.h"
-#include "model/unicode_tables.h"
 #include "runtime/error.h"
 #include "runtime/sha256.h"
 #include "runtime/shown_text.h"

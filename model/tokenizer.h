@@ -14,15 +14,9 @@
 
 #include "model/bpe.h"
 #include "model/tokenizer_files.h"
+#include "model/unicode.h"
 
 namespace loci {
-
-/// Bytes [begin, end) of a text.
-struct ByteRange {
-  std::int64_t begin = 0;
-  std::int64_t end = 0;
-  bool operator==(const ByteRange&) const = default;
-};
 
 /// Token ids and, for each, the bytes of the text that it stands for. The ranges follow each other without gaps and
 /// cover the text.

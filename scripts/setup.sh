@@ -8,7 +8,7 @@ set -euo pipefail
 build=(
   g++ cmake ninja-build pkg-config git ca-certificates
   libdnnl-dev libopenblas-dev liblapacke-dev libhdf5-dev libarchive-dev libssl-dev zlib1g-dev
-  libspdlog-dev libfmt-dev nlohmann-json3-dev
+  libspdlog-dev libfmt-dev nlohmann-json3-dev libutf8proc-dev
 )
 plot=(python3 python3-numpy python3-h5py python3-matplotlib)
 test=(

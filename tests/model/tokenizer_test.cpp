@@ -12,7 +12,6 @@
 #include <thread>
 
 #include "model/pretokenizer.h"
-#include "model/unicode_tables.h"
 #include "runtime/atomic_file.h"
 #include "runtime/error.h"
 #include "runtime/utf8.h"
@@ -168,33 +167,6 @@ void expect_offsets_cover(const Tokenizer& tokenizer, const std::string& text, c
 }
 
 // ---- characters and pieces ----
-
-TEST(CharClass, AgreesWithIcuOnEveryAssignedCodePoint) {
-  int compared = 0, spaces = 0;
-  for (int code = 0; code < 0x110000; ++code) {
-    const auto got = unicode::char_class(static_cast<char32_t>(code));
-    spaces += got == unicode::CharClass::space;
-    const auto mask = U_MASK(u_charType(code));
-    if (mask & U_MASK(U_UNASSIGNED)) continue;
-    const auto expected = u_hasBinaryProperty(code, UCHAR_WHITE_SPACE) ? unicode::CharClass::space
-                          : (mask & U_GC_L_MASK) != 0                  ? unicode::CharClass::letter
-                          : (mask & U_GC_N_MASK) != 0                  ? unicode::CharClass::number
-                                                                       : unicode::CharClass::other;
-    ASSERT_EQ(got, expected) << "U+" << std::hex << code;
-    ++compared;
-  }
-  EXPECT_GT(compared, 280000);
-  EXPECT_EQ(spaces, 25);
-}
-
-TEST(CharClass, HoldsUnicode16) {
-  // Letters of Unicode 16, not yet of 15: Garay, Tulu-Tigalari, Egyptian extended, Latin.
-  for (const char32_t code : {U'\u1C89', U'\uA7CB', U'\U00010D4A', U'\U00011380', U'\U00013460'})
-    EXPECT_EQ(unicode::char_class(code), unicode::CharClass::letter) << std::hex << static_cast<unsigned>(code);
-  EXPECT_EQ(unicode::char_class(0x180E), unicode::CharClass::other);
-  EXPECT_EQ(unicode::char_class(0xD800), unicode::CharClass::other);
-  EXPECT_EQ(unicode::char_class(0x110000), unicode::CharClass::other);
-}
 
 TEST(Utf8, RefusesWhatUnicodeRefuses) {
   const auto step = [](std::string_view text) {
