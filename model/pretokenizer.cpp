@@ -2,7 +2,7 @@
 
 #include <array>
 
-#include "model/unicode_tables.h"
+#include "model/unicode.h"
 #include "runtime/utf8.h"
 
 namespace loci {

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "model/pretokenizer.h"
-#include "model/unicode_tables.h"
 #include "runtime/error.h"
 #include "runtime/sha256.h"
 #include "runtime/shown_text.h"
@@ -64,6 +63,7 @@ Tokenizer::Tokenizer(TokenizerDefinition definition)
   for (const AddedToken& token : definition_.added) id_of_bytes_.emplace(definition_.token_bytes[token.id], token.id);
   for (std::int32_t id = 0; id < vocabulary_size(); ++id)
     if (has_token(id)) id_of_bytes_.emplace(definition_.token_bytes[id], id);
+  for (const std::int32_t id : definition_.whole_pieces) id_of_whole_piece_.emplace(definition_.token_bytes[id], id);
   for (std::size_t i = 0; i < definition_.added.size(); ++i)
     added_by_first_byte_[static_cast<unsigned char>(definition_.added[i].content[0])].push_back(
         static_cast<std::int32_t>(i));
@@ -134,14 +134,20 @@ std::vector<Tokenizer::Section> Tokenizer::sections_of(std::string_view text, Sp
 void Tokenizer::encode_ordinary(std::string_view text, std::int64_t limit, std::vector<std::int32_t>& ids) const {
   MergeScratch scratch;
   std::vector<std::int32_t> piece;
-  for (std::size_t begin = 0; begin < text.size() && std::ssize(ids) < limit;) {
-    const std::size_t end = piece_end(text, begin);
+  std::optional<SplitPattern::Pieces> pieces;
+  if (definition_.split) pieces.emplace(*definition_.split, text);
+  for (std::size_t begin = 0, end = 0; begin < text.size() && std::ssize(ids) < limit; begin = end) {
+    end = pieces ? pieces->next() : piece_end(text, begin);
+    if (const auto whole = id_of_whole_piece_.find(text.substr(begin, end - begin));
+        whole != id_of_whole_piece_.end()) {
+      ids.push_back(whole->second);
+      continue;
+    }
     piece.clear();
     for (std::size_t i = begin; i < end; ++i)
       piece.push_back(definition_.byte_tokens[static_cast<unsigned char>(text[i])]);
     scratch.merge(merge_table_, piece);
     ids.insert(ids.end(), piece.begin(), piece.end());
-    begin = end;
   }
 }
 
@@ -236,6 +242,9 @@ std::string Tokenizer::sha256() const {
         fmt::format("{} {} {} {}\n", token.id, token.takes_space_left, token.takes_space_right, token.special));
   std::ranges::sort(added);
   for (const std::string& line : added) hash.update(line);
+  // Nothing for GPT-2's own: results name tokenizers by this hash.
+  if (definition_.split) hash.update(fmt::format("split {}\n", definition_.split->pattern()));
+  if (!definition_.whole_pieces.empty()) hash.update("ignore_merges\n");
   return hash.hex();
 }
 

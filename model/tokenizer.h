@@ -14,15 +14,9 @@
 
 #include "model/bpe.h"
 #include "model/tokenizer_files.h"
+#include "model/unicode.h"
 
 namespace loci {
-
-/// Bytes [begin, end) of a text.
-struct ByteRange {
-  std::int64_t begin = 0;
-  std::int64_t end = 0;
-  bool operator==(const ByteRange&) const = default;
-};
 
 /// Token ids and, for each, the bytes of the text that it stands for. The ranges follow each other without gaps and
 /// cover the text.
@@ -39,9 +33,9 @@ enum class SpecialTokens { parse, as_text };
 /// it (`clean_up_tokenization_spaces`), as Hugging Face's `decode` then does.
 enum class TextCleanUp { none, as_configured };
 
-/// GPT-2's byte-level BPE (Radford et al. 2019). Any bytes can be encoded and come back unchanged from decode(); bytes
-/// that are not well-formed UTF-8 count as neither letters, numbers nor spaces in the split into pieces. All methods
-/// are const and may be called from many threads at once.
+/// Byte-level BPE as GPT-2 has it (Radford et al. 2019), split by GPT-2's or another pattern. Any bytes can be encoded
+/// and come back unchanged from decode(); bytes that are not well-formed UTF-8 count as neither letters, numbers nor
+/// spaces in the split into pieces. All methods are const and may be called from many threads at once.
 class Tokenizer {
  public:
   static constexpr std::int64_t kNoLimit = std::numeric_limits<std::int64_t>::max();
@@ -87,8 +81,8 @@ class Tokenizer {
   /// The id of the token that stands for exactly these bytes, added tokens included.
   std::optional<std::int32_t> find(std::string_view bytes) const;
 
-  /// Hash of vocabulary, merges and added tokens: equal for tokenizers that encode alike, whatever files they came
-  /// from.
+  /// Hash of vocabulary, merges, added tokens and, where it is not GPT-2's, the split: equal for tokenizers that encode
+  /// alike, whatever files they came from.
   std::string sha256() const;
 
  private:
@@ -110,6 +104,7 @@ class Tokenizer {
   std::int64_t embedding_rows_ = std::numeric_limits<std::int64_t>::max();
   MergeTable merge_table_;
   std::unordered_map<std::string_view, std::int32_t> id_of_bytes_;  // views into definition_.token_bytes
+  std::unordered_map<std::string_view, std::int32_t> id_of_whole_piece_;
   std::array<std::vector<std::int32_t>, 256> added_by_first_byte_;  // indices into definition_.added, longest first
 };
 

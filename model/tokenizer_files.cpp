@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "model/pretokenizer.h"
 #include "runtime/atomic_file.h"
 #include "runtime/error.h"
 #include "runtime/file_kind.h"
@@ -117,11 +118,12 @@ class DefinitionBuilder {
   std::unordered_map<std::string, std::size_t> added_of_content_;   // index into definition_.added
   std::unordered_map<std::int64_t, std::size_t> number_of_merge_;   // by left id << 32 | right id
   std::string_view vocabulary_file_, merges_file_;
+  bool ignores_merges_ = false;
   std::optional<std::string> end_of_sequence_;
   TokenizerDefinition definition_;
 };
 
-// ---- tokenizer.json: only tokenizers of GPT-2's kind ----
+// ---- tokenizer.json: only byte-level BPE ----
 
 void require_absent(const Json& object, std::string_view field, const std::string& place, std::string_view fix) {
   if (!json_has(object, field)) return;
@@ -131,22 +133,45 @@ void require_absent(const Json& object, std::string_view field, const std::strin
   require<InputError>(neutral, "{}: field \"{}\" is set, but GPT-2's byte-level BPE has none: {}", place, field, fix);
 }
 
-void check_byte_level(const Json& pre_tokenizer, const std::string& place) {
+/// The part that spells bytes; alone it also splits, by GPT-2's pattern.
+void check_byte_level(const Json& pre_tokenizer, bool alone, const std::string& place) {
   const std::string type = json_string(pre_tokenizer, "type", place);
-  if (type == "Sequence") {
-    const Json& parts = json_array(pre_tokenizer, "pretokenizers", place);
-    require<InputError>(parts.size() == 1,
-                        "{}: a sequence of {} pre-tokenizers is not supported: only ByteLevel alone is", place,
-                        parts.size());
-    return check_byte_level(parts[0], place);
-  }
-  require<InputError>(type == "ByteLevel", "{}: type {} is not supported: only ByteLevel (GPT-2's) is", place,
-                      shown_token(type));
-  require<InputError>(json_bool_or(pre_tokenizer, "use_regex", true, place),
-                      "{}: use_regex is false, so this is not GPT-2's pre-tokenizer: only use_regex true is supported",
-                      place);
+  require<InputError>(type == "ByteLevel", "{}: type {} is not supported: only ByteLevel, alone or after a Split, is",
+                      place, shown_token(type));
+  require<InputError>(json_bool_or(pre_tokenizer, "use_regex", true, place) == alone, "{}: use_regex is {}{}", place,
+                      !alone,
+                      alone ? ", so this is not GPT-2's pre-tokenizer: only use_regex true is supported"
+                            : ", so the text would be split twice: after a Split only use_regex false is supported");
   require<InputError>(!json_bool_or(pre_tokenizer, "add_prefix_space", false, place),
                       "{}: add_prefix_space is true: set it to false and write the leading space into the text", place);
+}
+
+/// The part that splits by a regular expression; null where that is GPT-2's.
+std::shared_ptr<const SplitPattern> read_split(const Json& split, const std::string& place) {
+  const std::string behavior = json_string(split, "behavior", place);
+  require<InputError>(behavior == "Isolated", "{}: behavior {} is not supported: only Isolated is", place,
+                      shown_token(behavior));
+  require<InputError>(!json_bool_or(split, "invert", false, place),
+                      "{}: invert is true, which is not supported: only false is", place);
+  const std::string pattern = json_string(json_object(split, "pattern", place), "Regex", place + ": pattern");
+  if (pattern == kGpt2Pattern) return nullptr;
+  return std::make_shared<const SplitPattern>(pattern, place + ": pattern.Regex");
+}
+
+std::shared_ptr<const SplitPattern> read_pre_tokenizer(const Json& pre_tokenizer, const std::string& place) {
+  if (json_string(pre_tokenizer, "type", place) != "Sequence") {
+    check_byte_level(pre_tokenizer, true, place);
+    return nullptr;
+  }
+  const Json& parts = json_array(pre_tokenizer, "pretokenizers", place);
+  if (parts.size() == 1) return read_pre_tokenizer(parts[0], place);
+  const std::string first = place + ": pretokenizers[0]";
+  require<InputError>(parts.size() == 2 && json_string(parts[0], "type", first) == "Split",
+                      "{}: a sequence of {} pre-tokenizers is not supported: only ByteLevel alone, or Split and then "
+                      "ByteLevel, is",
+                      place, parts.size());
+  check_byte_level(parts[1], false, place + ": pretokenizers[1]");
+  return read_split(parts[0], first);
 }
 
 /// Refuses what would put a token before or after each text, wherever it is asked for.
@@ -175,9 +200,8 @@ void check_post_processor(const Json& post, const std::string& place) {
   refuse_added_tokens(place, "is of type " + shown_token(type), "set it to null");
 }
 
-void check_pipeline(const Json& root, const std::string& place) {
+void check_what_is_around(const Json& root, const std::string& place) {
   require_absent(root, "normalizer", place, "set it to null if the model was trained without one");
-  check_byte_level(json_object(root, "pre_tokenizer", place), place + ": pre_tokenizer");
   if (json_has(root, "post_processor"))
     check_post_processor(json_object(root, "post_processor", place), place + ": post_processor");
 }
@@ -185,8 +209,7 @@ void check_pipeline(const Json& root, const std::string& place) {
 void check_model(const Json& model, const std::string& place) {
   const std::string type = json_string_or(model, "type", "BPE", place);
   require<InputError>(type == "BPE", "{}: type {} is not supported: only BPE is", place, shown_token(type));
-  for (const std::string_view field :
-       {"dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges"})
+  for (const std::string_view field : {"dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"})
     require_absent(model, field, place, "set it to null");
 }
 
@@ -195,7 +218,9 @@ void DefinitionBuilder::read_tokenizer_json(const Json& root) {
   vocabulary_file_ = merges_file_ = "tokenizer.json";
   const Json& model = json_object(root, "model", place);
   check_model(model, place + ": model");
-  check_pipeline(root, place);
+  check_what_is_around(root, place);
+  definition_.split = read_pre_tokenizer(json_object(root, "pre_tokenizer", place), place + ": pre_tokenizer");
+  ignores_merges_ = json_bool_or(model, "ignore_merges", false, place + ": model");
   read_vocabulary(json_object(model, "vocab", place + ": model"), vocabulary_file_);
   read_merges_json(json_array(model, "merges", place + ": model"));
   if (json_has(root, "added_tokens")) read_added_list(json_array(root, "added_tokens", place));
@@ -429,7 +454,10 @@ void DefinitionBuilder::finish_tokens() {
                             shown_token(twin[0]->spelling), shown_token(twin[1]->spelling), twin[0]->id);
   check_gaps(by_id);
   definition_.token_bytes.resize(static_cast<std::size_t>(by_id.back()->id) + 1);
-  for (const Token* token : by_id) definition_.token_bytes[token->id] = token->bytes ? *token->bytes : token->spelling;
+  for (const Token* token : by_id) {
+    definition_.token_bytes[token->id] = token->bytes ? *token->bytes : token->spelling;
+    if (ignores_merges_ && token->bytes) definition_.whole_pieces.push_back(static_cast<std::int32_t>(token->id));
+  }
 }
 
 /// Ids without a token may lie beyond the vocabulary, before added tokens; a gap inside it means that tokens are lost.
@@ -516,7 +544,7 @@ TokenizerDefinition DefinitionBuilder::build() {
   mark_end_of_text();
   finish_tokens();
   finish_byte_tokens();
-  check_merges_make_vocabulary();
+  if (!ignores_merges_) check_merges_make_vocabulary();
   return std::move(definition_);
 }
 

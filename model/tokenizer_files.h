@@ -3,11 +3,13 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "model/bpe.h"
+#include "model/split_pattern.h"
 
 namespace loci {
 
@@ -40,7 +42,8 @@ struct AddedToken {
 };
 
 /// A checked byte-level BPE tokenizer: ids run from 0, without gaps but before added tokens; every byte has a token,
-/// and every merge joins two tokens to a third that spells both.
+/// and every merge joins two tokens to a third that spells both. A token of several bytes is made by some merge, unless
+/// it is in `whole_pieces`.
 struct TokenizerDefinition {
   /// The bytes of each token, by id; empty where no token has the id.
   std::vector<std::string> token_bytes;
@@ -48,6 +51,10 @@ struct TokenizerDefinition {
   std::array<std::int32_t, 256> byte_tokens{};
   /// By rank.
   std::vector<Merge> merges;
+  /// How a text is cut into pieces; null: by GPT-2's pattern.
+  std::shared_ptr<const SplitPattern> split;
+  /// Tokens that a piece becomes as a whole, without merges (`ignore_merges`): none, or the whole vocabulary.
+  std::vector<std::int32_t> whole_pieces;
   std::vector<AddedToken> added;
   std::optional<std::int32_t> end_of_text;
   /// `clean_up_tokenization_spaces` of tokenizer_config.json.
@@ -57,8 +64,8 @@ struct TokenizerDefinition {
 /// tokenizer.json where there is one (vocab.json and merges.txt are then not looked at, as in Hugging Face's loader),
 /// else vocab.json and merges.txt; added and special tokens from all the files that name any. Throws InputError naming
 /// file, field and fix for anything that is malformed, contradictory, or asks for a tokenizer of another kind: a
-/// normaliser, another pre-tokenizer, tokens added to every text (a post-processor, `add_bos_token`), byte fallback,
-/// dropout.
+/// normaliser, a pre-tokenizer other than ByteLevel and Split with ByteLevel, tokens added to every text (a
+/// post-processor, `add_bos_token`), byte fallback, dropout.
 TokenizerDefinition parse_tokenizer(const TokenizerFiles& files);
 
 }  // namespace loci

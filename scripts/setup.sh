@@ -8,11 +8,11 @@ set -euo pipefail
 build=(
   g++ cmake ninja-build pkg-config git ca-certificates
   libdnnl-dev libopenblas-dev liblapacke-dev libhdf5-dev libarchive-dev libssl-dev zlib1g-dev
-  libspdlog-dev libfmt-dev nlohmann-json3-dev
+  libspdlog-dev libfmt-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev
 )
 plot=(python3 python3-numpy python3-h5py python3-matplotlib)
 test=(
-  ccache clang libclang-rt-14-dev libgtest-dev libboost-context-dev libicu-dev libbenchmark-dev
+  ccache clang libclang-rt-14-dev libgtest-dev libboost-context-dev libbenchmark-dev
   libopenmpi-dev openmpi-bin slurmctld slurmd slurm-client
   python3-regex python3-mwparserfromhell zstd
 )

@@ -5,9 +5,11 @@
 #include <fstream>
 #include <functional>
 
+#include "model/pretokenizer.h"
 #include "model/tokenizer.h"
 #include "runtime/error.h"
 #include "tests/model/tokenizer_support.h"
+#include "tests/support/errors.h"
 #include "tests/support/paths.h"
 
 namespace loci {
@@ -70,6 +72,24 @@ BadCase whole(const std::string& name, std::function<void(Json&)> change, std::v
             return files;
           },
           says};
+}
+
+/// A pre-tokenizer as Llama 3 has it.
+Json split_sequence() {
+  const Json split = {
+      {"type", "Split"}, {"pattern", {{"Regex", test::kLlama3Pattern}}}, {"behavior", "Isolated"}, {"invert", false}};
+  const Json bytes = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
+  return {{"type", "Sequence"}, {"pretokenizers", {split, bytes}}};
+}
+
+BadCase split_case(const std::string& name, std::function<void(Json& parts)> change, std::vector<std::string> says) {
+  return whole(
+      name,
+      [change](Json& root) {
+        root["pre_tokenizer"] = split_sequence();
+        change(root["pre_tokenizer"]["pretokenizers"]);
+      },
+      says);
 }
 
 BadCase beside(const std::string& name, std::optional<std::string> TokenizerFiles::*file, const std::string& text,
@@ -165,7 +185,7 @@ std::vector<BadCase> whole_cases() {
       whole("type_is_number", [](Json& r) { r["model"]["type"] = 1; }, {"type"}),
       whole("dropout", [](Json& r) { r["model"]["dropout"] = 0.1; }, {"dropout"}),
       whole("byte_fallback", [](Json& r) { r["model"]["byte_fallback"] = true; }, {"byte_fallback"}),
-      whole("ignore_merges", [](Json& r) { r["model"]["ignore_merges"] = true; }, {"ignore_merges"}),
+      whole("ignore_merges", [](Json& r) { r["model"]["ignore_merges"] = "yes"; }, {"ignore_merges"}),
       whole("word_suffix", [](Json& r) { r["model"]["end_of_word_suffix"] = "</w>"; }, {"end_of_word_suffix"}),
       whole("subword_prefix", [](Json& r) { r["model"]["continuing_subword_prefix"] = "##"; },
             {"continuing_subword_prefix"}),
@@ -190,7 +210,23 @@ std::vector<BadCase> whole_cases() {
               const Json one = r["pre_tokenizer"];
               r["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", {one, one}}};
             },
-            {"2 pre-tokenizers"}),
+            {"pre_tokenizer", "2 pre-tokenizers"}),
+      whole("split_alone", [](Json& r) { r["pre_tokenizer"] = split_sequence()["pretokenizers"][0]; },
+            {"pre_tokenizer", "Split", "ByteLevel"}),
+      split_case("three_parts", [](Json& p) { p.push_back(p[0]); }, {"3 pre-tokenizers"}),
+      split_case("split_twice", [](Json& p) { p[1]["use_regex"] = true; }, {"pretokenizers[1]", "use_regex is true"}),
+      split_case("split_then_whitespace", [](Json& p) { p[1]["type"] = "Whitespace"; }, {"Whitespace"}),
+      split_case("split_prefix_space", [](Json& p) { p[1]["add_prefix_space"] = true; }, {"add_prefix_space"}),
+      split_case("split_removes", [](Json& p) { p[0]["behavior"] = "Removed"; }, {"pretokenizers[0]", "Removed"}),
+      split_case("split_inverted", [](Json& p) { p[0]["invert"] = true; }, {"pretokenizers[0]", "invert"}),
+      split_case("split_by_text",
+                 [](Json& p) {
+                   p[0]["pattern"] = {{"String", " "}};
+                 },
+                 {"pretokenizers[0]: pattern", "Regex"}),
+      split_case("split_no_pattern", [](Json& p) { p[0].erase("pattern"); }, {"pretokenizers[0]", "pattern"}),
+      split_case("split_bad_pattern", [](Json& p) { p[0]["pattern"]["Regex"] = "(a"; },
+                 {"pretokenizers[0]: pattern.Regex", "regular expression"}),
       whole("post_processor",
             [](Json& r) {
               r["post_processor"] = {{"type", "TemplateProcessing"}};
@@ -358,6 +394,63 @@ TEST(TokenizerFiles, TakesWhatAddsNoToken) {
     whole.tokenizer_json = root.dump();
     EXPECT_EQ(Tokenizer(parse_tokenizer(whole)).sha256(), expected) << post;
   }
+}
+
+Tokenizer tokenizer_of(const Json& root) {
+  TokenizerFiles files;
+  files.folder = "small";
+  files.tokenizer_json = root.dump();
+  return Tokenizer(parse_tokenizer(files));
+}
+
+TEST(TokenizerFiles, SplitsByThePatternOfTheFile) {
+  // With GPT-2's pattern " THE'S" is three pieces; with Llama 3's "'S" is one, and letters take what stands before
+  // them.
+  Json root = SmallTokenizer({{"'", "S"}, {"(", "a"}, {"1", "2"}, {"12", "3"}, {"123", "4"}}).tokenizer_json();
+  const Tokenizer plain = tokenizer_of(root);
+  EXPECT_EQ(plain.encode_ids("A'S(a1234"), (std::vector<std::int32_t>{'A', '\'', 'S', '(', 'a', 260}));
+  root["pre_tokenizer"] = split_sequence();
+  const Tokenizer tokenizer = tokenizer_of(root);
+  EXPECT_EQ(tokenizer.encode_ids("A'S(a1234"), (std::vector<std::int32_t>{'A', 256, 257, 259, '4'}));
+  EXPECT_EQ(tokenizer.encode("(a<|endoftext|>'S").offsets, (std::vector<ByteRange>{{0, 2}, {2, 15}, {15, 17}}));
+  EXPECT_EQ(tokenizer.decode(tokenizer.encode_ids("x\xFF\n 12")), "x\xFF\n 12");
+  EXPECT_NE(tokenizer.sha256(), plain.sha256()) << "they encode differently";
+  root["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = kGpt2Pattern;
+  EXPECT_EQ(tokenizer_of(root).sha256(), plain.sha256());
+  EXPECT_EQ(tokenizer_of(root).encode_ids("A'S(a1234"), plain.encode_ids("A'S(a1234"));
+  root["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", {{{"type", "ByteLevel"}}}}};
+  EXPECT_EQ(tokenizer_of(root).sha256(), plain.sha256()) << "a sequence of one";
+}
+
+TEST(TokenizerFiles, APatternThatTakesTooManyStepsIsNamedWithItsFile) {
+  Json root = small().tokenizer_json();
+  root["pre_tokenizer"] = split_sequence();
+  root["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "(?:a+)+b";
+  const Tokenizer tokenizer = tokenizer_of(root);
+  const std::string message = test::error_of<InputError>([&] { tokenizer.encode_ids(std::string(60, 'a') + "cb"); });
+  test::expect_message(message, {"small/tokenizer.json: pre_tokenizer: pretokenizers[0]: pattern.Regex", "limit"});
+}
+
+TEST(TokenizerFiles, AWholePieceGoesBeforeMergesWhereTheFileSaysSo) {
+  // No merge makes " them", and the order of the merges never gets to " the": " t" and "h" go first.
+  Json root = small().tokenizer_json();
+  root["model"]["vocab"][test::spelled(" them")] = 261;
+  root["added_tokens"].push_back({{"id", 262}, {"content", "them"}, {"special", true}});
+  EXPECT_THROW(tokenizer_of(root), InputError) << "the merges look cut short";
+  root["model"]["ignore_merges"] = true;
+  const Tokenizer tokenizer = tokenizer_of(root);
+  EXPECT_EQ(tokenizer.encode_ids(" them the thems", SpecialTokens::as_text),
+            (std::vector<std::int32_t>{261, 259, 257, 'e', 'm', 's'}));
+  EXPECT_EQ(tokenizer.encode_ids("them", SpecialTokens::as_text), (std::vector<std::int32_t>{'t', 258, 'm'}))
+      << "an added token is no entry of the vocabulary";
+  EXPECT_EQ(tokenizer.encode(" them", SpecialTokens::as_text).offsets, (std::vector<ByteRange>{{0, 5}}));
+  EXPECT_EQ(Tokenizer(parse_tokenizer(small().files())).encode_ids(" the"), (std::vector<std::int32_t>{257, 'e'}));
+  root["model"]["ignore_merges"] = false;
+  root["model"]["vocab"].erase(test::spelled(" them"));
+  root["added_tokens"].erase(1);
+  const std::string merging = tokenizer_of(root).sha256();
+  root["model"]["ignore_merges"] = true;
+  EXPECT_NE(tokenizer_of(root).sha256(), merging) << "they encode differently";
 }
 
 TEST(TokenizerFiles, AddedTokensMayLeaveGapsBeforeThem) {

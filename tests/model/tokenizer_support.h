@@ -11,8 +11,49 @@
 
 #include "model/tokenizer_files.h"
 #include "runtime/json.h"
+#include "runtime/utf8.h"
 
 namespace loci::test {
+
+/// The patterns of `Split` in these families' tokenizer.json.
+inline constexpr std::string_view kLlama3Pattern =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*)"
+    R"(|\s*[\r\n]+|\s+(?!\S)|\s+)";
+inline constexpr std::string_view kQwen2Pattern =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*)"
+    R"(|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
+/// Random characters: ASCII, spaces of every kind, what patterns tell apart, neighbours in one block, anything.
+class RandomText {
+ public:
+  explicit RandomText(std::uint32_t seed) : random_(seed) {}
+  std::string operator()(int max_length) {
+    static const std::u32string kSpaces =
+        U" \t\n\r\v\f\u0085\u00A0\u1680\u2003\u2028\u2029\u202F\u205F\u3000\u180E\u200B\uFEFF";
+    static const std::u32string kTelling = U"'strvemlld '' ''sS012\u00B2\u00BD\u0661\u2160\u4E00\u00E9e\u0301";
+    std::string text;
+    for (int length = below(max_length + 1); length > 0; --length) {
+      const int kind = below(6);
+      if (kind == 0)
+        utf8::append(text, kSpaces[below(static_cast<int>(kSpaces.size()))]);
+      else if (kind == 1)
+        utf8::append(text, kTelling[below(static_cast<int>(kTelling.size()))]);
+      else if (kind <= 3)
+        utf8::append(text, static_cast<char32_t>(below(128)));
+      else
+        utf8::append(text, any_below(kind == 4 ? 0x3000 : 0x33000));
+    }
+    return text;
+  }
+  int below(int limit) { return std::uniform_int_distribution<int>(0, limit - 1)(random_); }
+
+ private:
+  char32_t any_below(int limit) {
+    const int code = below(limit);
+    return code >= 0xD800 && code <= 0xDFFF ? U'\uFFFD' : static_cast<char32_t>(code);
+  }
+  std::mt19937 random_;
+};
 
 /// The 256 characters that spell bytes, written down once more, apart from the code under test.
 inline std::vector<std::string> byte_spellings() {

@@ -1,9 +1,6 @@
 #include "model/tokenizer.h"
 
 #include <gtest/gtest.h>
-#include <unicode/regex.h>
-#include <unicode/uchar.h>
-#include <unicode/unistr.h>
 
 #include <fstream>
 #include <limits>
@@ -12,7 +9,7 @@
 #include <thread>
 
 #include "model/pretokenizer.h"
-#include "model/unicode_tables.h"
+#include "model/split_pattern.h"
 #include "runtime/atomic_file.h"
 #include "runtime/error.h"
 #include "runtime/utf8.h"
@@ -22,38 +19,12 @@
 namespace loci {
 namespace {
 
+using test::RandomText;
 using test::SmallTokenizer;
 using test::spelled;
 using Ids = std::vector<std::int32_t>;
 
-// ---- the oracle: ICU's regular expressions, and merges done as the textbook says ----
-
-class IcuSplitter {
- public:
-  IcuSplitter() {
-    UErrorCode status = U_ZERO_ERROR;
-    const char* pattern =
-        "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\p{White_Space}\\p{L}\\p{N}]+"
-        "|\\p{White_Space}+(?!\\P{White_Space})|\\p{White_Space}+";
-    pattern_.reset(icu::RegexPattern::compile(icu::UnicodeString::fromUTF8(pattern), 0, status));
-    EXPECT_TRUE(U_SUCCESS(status)) << u_errorName(status);
-  }
-  std::vector<std::string> split(const std::string& text) const {
-    UErrorCode status = U_ZERO_ERROR;
-    const icu::UnicodeString input = icu::UnicodeString::fromUTF8(text);
-    const std::unique_ptr<icu::RegexMatcher> matcher(pattern_->matcher(input, status));
-    std::vector<std::string> pieces;
-    while (matcher->find(status)) {
-      pieces.emplace_back();
-      matcher->group(status).toUTF8String(pieces.back());
-    }
-    EXPECT_TRUE(U_SUCCESS(status)) << u_errorName(status);
-    return pieces;
-  }
-
- private:
-  std::unique_ptr<icu::RegexPattern> pattern_;
-};
+// ---- the oracle: pieces by GPT-2's regular expression, and merges done as the textbook says ----
 
 class Oracle {
  public:
@@ -65,8 +36,10 @@ class Oracle {
 
   Ids encode(const std::string& text) {
     Ids result;
-    for (const std::string& piece : splitter_.split(text)) {
-      const Ids& ids = encode_piece(piece);
+    SplitPattern::Pieces pieces(pattern_, text);
+    for (std::size_t begin = 0, end = 0; begin < text.size(); begin = end) {
+      end = pieces.next();
+      const Ids& ids = encode_piece(text.substr(begin, end - begin));
       result.insert(result.end(), ids.begin(), ids.end());
     }
     return result;
@@ -91,45 +64,10 @@ class Oracle {
   }
 
  private:
-  IcuSplitter splitter_;
+  SplitPattern pattern_{kGpt2Pattern, "oracle"};
   std::map<std::string, std::int32_t> ids_;
   std::map<std::pair<std::string, std::string>, std::size_t> ranks_;
   std::map<std::string, Ids> cache_;
-};
-
-/// Random characters: ASCII, spaces of every kind, neighbours in one block, anything that ICU's Unicode has assigned.
-class RandomText {
- public:
-  explicit RandomText(std::uint32_t seed) : random_(seed) {}
-  std::string operator()(int max_length) {
-    static const std::u32string kSpaces =
-        U" \t\n\r\v\f\u0085\u00A0\u1680\u2003\u2028\u2029\u202F\u205F\u3000\u180E\u200B\uFEFF";
-    static const std::u32string kTelling = U"'strvemlld '' ''sS012\u00B2\u00BD\u0661\u2160\u4E00\u00E9e\u0301";
-    std::string text;
-    for (int length = below(max_length + 1); length > 0; --length) {
-      const int kind = below(6);
-      if (kind == 0)
-        utf8::append(text, kSpaces[below(static_cast<int>(kSpaces.size()))]);
-      else if (kind == 1)
-        utf8::append(text, kTelling[below(static_cast<int>(kTelling.size()))]);
-      else if (kind <= 3)
-        utf8::append(text, static_cast<char32_t>(below(128)));
-      else
-        utf8::append(text, assigned(kind == 4 ? 0x3000 : 0x110000));
-    }
-    return text;
-  }
-  int below(int limit) { return std::uniform_int_distribution<int>(0, limit - 1)(random_); }
-
- private:
-  char32_t assigned(int limit) {
-    for (;;) {
-      const int code = below(limit);
-      const int8_t type = u_charType(code);
-      if (type != U_UNASSIGNED && type != U_SURROGATE) return static_cast<char32_t>(code);
-    }
-  }
-  std::mt19937 random_;
 };
 
 std::vector<std::string> split(const std::string& text) {
@@ -169,33 +107,6 @@ void expect_offsets_cover(const Tokenizer& tokenizer, const std::string& text, c
 
 // ---- characters and pieces ----
 
-TEST(CharClass, AgreesWithIcuOnEveryAssignedCodePoint) {
-  int compared = 0, spaces = 0;
-  for (int code = 0; code < 0x110000; ++code) {
-    const auto got = unicode::char_class(static_cast<char32_t>(code));
-    spaces += got == unicode::CharClass::space;
-    const auto mask = U_MASK(u_charType(code));
-    if (mask & U_MASK(U_UNASSIGNED)) continue;
-    const auto expected = u_hasBinaryProperty(code, UCHAR_WHITE_SPACE) ? unicode::CharClass::space
-                          : (mask & U_GC_L_MASK) != 0                  ? unicode::CharClass::letter
-                          : (mask & U_GC_N_MASK) != 0                  ? unicode::CharClass::number
-                                                                       : unicode::CharClass::other;
-    ASSERT_EQ(got, expected) << "U+" << std::hex << code;
-    ++compared;
-  }
-  EXPECT_GT(compared, 280000);
-  EXPECT_EQ(spaces, 25);
-}
-
-TEST(CharClass, HoldsUnicode16) {
-  // Letters of Unicode 16, not yet of 15: Garay, Tulu-Tigalari, Egyptian extended, Latin.
-  for (const char32_t code : {U'\u1C89', U'\uA7CB', U'\U00010D4A', U'\U00011380', U'\U00013460'})
-    EXPECT_EQ(unicode::char_class(code), unicode::CharClass::letter) << std::hex << static_cast<unsigned>(code);
-  EXPECT_EQ(unicode::char_class(0x180E), unicode::CharClass::other);
-  EXPECT_EQ(unicode::char_class(0xD800), unicode::CharClass::other);
-  EXPECT_EQ(unicode::char_class(0x110000), unicode::CharClass::other);
-}
-
 TEST(Utf8, RefusesWhatUnicodeRefuses) {
   const auto step = [](std::string_view text) {
     const utf8::Step s = utf8::decode(text, 0);
@@ -226,15 +137,6 @@ TEST(Pretokenizer, SplitsByHand) {
   EXPECT_EQ(split("x2y \xC2\xB2"), (Pieces{"x", "2", "y", " \xC2\xB2"}));
   EXPECT_EQ(split("!\xFF\x80 \xFF"), (Pieces{"!\xFF\x80", " \xFF"}));
   EXPECT_EQ(split("'l 'r 'v '"), (Pieces{"'", "l", " '", "r", " '", "v", " '"}));
-}
-
-TEST(Pretokenizer, AgreesWithIcuOnRandomText) {
-  const IcuSplitter icu;
-  RandomText random(7);
-  for (int i = 0; i < 20000; ++i) {
-    const std::string text = random(24);
-    ASSERT_EQ(split(text), icu.split(text)) << text;
-  }
 }
 
 // ---- encoding ----
