@@ -97,7 +97,7 @@ void Backward::unembed(ConstView dlogits) {
                       "logit gradients are [{}, {}], expected [{}, {}]", dlogits.rows, dlogits.cols, x.rows,
                       config_.vocabulary);
   Tensor dh(context_, x.rows, config_.width);
-  gemm(context_, Transpose::no, dlogits, Transpose::no, parameters_.unembedding, dh.view());
+  linear_backward(context_, dlogits, WeightView::out_in(parameters_.unembedding), dh.view(), Write::assign);
   if (gradients_) {
     const Tensor h = normalised(x, parameters_.ln_f_gain, parameters_.ln_f_bias);
     gemm(context_, Transpose::yes, dlogits, Transpose::no, h.view(), gradients_->unembedding, Write::accumulate);
@@ -145,13 +145,13 @@ void Backward::feed_forward(int64_t layer) {
     activation(context_, config_.activation, kept.up.view(), dup.view());  // the keys, for a moment
     weight_gradients(dup.view(), dout, g->down_weight, g->down_bias);
   }
-  gemm(context_, Transpose::no, dout, Transpose::yes, p.down_weight, dup.view());
+  linear_backward(context_, dout, WeightView::in_out(p.down_weight), dup.view(), Write::assign);
   activation_backward(context_, config_.activation, kept.up.view(), dup.view(), dup.view());
   if (g)
     weight_gradients(normalised(kept.middle.view(), p.ln_2_gain, p.ln_2_bias).view(), dup.view(), g->up_weight,
                      g->up_bias);
   Tensor dh(context_, rows, config_.width);
-  gemm(context_, Transpose::no, dup.view(), Transpose::yes, p.up_weight, dh.view());
+  linear_backward(context_, dup.view(), WeightView::in_out(p.up_weight), dh.view(), Write::assign);
   layer_norm_backward(context_, kept.middle.view(), p.ln_2_gain, kept.ln_2_statistics.view(), dh.view(), dx,
                       Write::accumulate, g ? g->ln_2_gain : View{}, g ? g->ln_2_bias : View{});
 }
@@ -165,7 +165,7 @@ void Backward::attend(int64_t layer) {
   const View dout = dx_.rows_slice(0, rows_after_attention(layer));
   if (g) weight_gradients(kept.attended.view(), dout, g->out_weight, g->out_bias);
   Tensor dattended(context_, dout.rows, config_.width);
-  gemm(context_, Transpose::no, dout, Transpose::yes, p.out_weight, dattended.view());
+  linear_backward(context_, dout, WeightView::in_out(p.out_weight), dattended.view(), Write::assign);
 
   const Tensor dqkv = qkv_gradients(layer, dattended.view());
   if (has_tail(layer)) {
@@ -214,21 +214,21 @@ void Backward::through_qkv(int64_t layer, ConstView dqkv) {
 
 /// dqkv W_qkv^T; 0 for the rows that bases gave.
 Tensor Backward::before_qkv(int64_t layer, ConstView dqkv) const {
-  const ConstView weight = parameters(layer).qkv_weight;
+  const WeightView weight = WeightView::in_out(parameters(layer).qkv_weight);
   const std::optional<ReusedRows>& reused = block(layer).reused;
   if (!reused) {
     Tensor dh(context_, dqkv.rows, config_.width);
-    gemm(context_, Transpose::no, dqkv, Transpose::yes, weight, dh.view());
+    linear_backward(context_, dqkv, weight, dh.view(), Write::assign);
     return dh;
   }
   Tensor dh = Tensor::zeros(context_, dqkv.rows, config_.width);
   const int64_t first = reused->first_joined;
-  gemm(context_, Transpose::no, dqkv.rows_slice(0, first), Transpose::yes, weight, dh.rows_slice(0, first));
+  linear_backward(context_, dqkv.rows_slice(0, first), weight, dh.rows_slice(0, first), Write::assign);
   const auto changed = std::ssize(reused->changed);
   if (changed == 0) return dh;
   Tensor changed_dqkv(context_, changed, dqkv.cols), changed_dh(context_, changed, config_.width);
   gather_rows(context_, dqkv, reused->device_changed, changed_dqkv.view());
-  gemm(context_, Transpose::no, changed_dqkv.view(), Transpose::yes, weight, changed_dh.view());
+  linear_backward(context_, changed_dqkv.view(), weight, changed_dh.view(), Write::assign);
   scatter_rows(context_, changed_dh.view(), reused->device_changed, dh.view(), Write::assign);
   return dh;
 }

@@ -378,7 +378,7 @@ std::optional<Tensor> Forward::attend(int64_t layer, BlockActivations& kept) {
   attention(context_, kept.attention, shape, {queries, qkv_keys(qkv), qkv_values(qkv)}, kept.attended.view(),
             kept.log_sums.view());
   Tensor out(context_, queries.rows, config_.width);
-  linear(context_, kept.attended.view(), p.out_weight, p.out_bias, out.view());
+  linear(context_, kept.attended.view(), WeightView::in_out(p.out_weight), p.out_bias, out.view());
   visit_site(Site::attn_out, layer, out.view());
   record_site(Site::attn_out, layer, out.view());
   if (records_) storage_->keep(std::move(kept.qkv));
@@ -432,20 +432,22 @@ std::optional<ReusedRows> Forward::reused_rows(int64_t layer) const {
 void Forward::project_rows(int64_t layer, ConstView h, const std::optional<ReusedRows>& reused, View qkv) const {
   const BlockParameters<const float>& p = parameters_.blocks[layer];
   const int64_t computed = reused ? reused->first_joined : h.rows;
-  linear(context_, h.rows_slice(0, computed), p.qkv_weight, p.qkv_bias, qkv.rows_slice(0, computed));
+  linear(context_, h.rows_slice(0, computed), WeightView::in_out(p.qkv_weight), p.qkv_bias,
+         qkv.rows_slice(0, computed));
   if (!reused) return;
   patch_rows(context_, {context_, std::span<const RowSource>(reused->sources)}, qkv);
   if (reused->changed.empty()) return;
   const auto changed = std::ssize(reused->changed);
   Tensor changed_h(context_, changed, h.cols), changed_qkv(context_, changed, qkv.cols);
   gather_rows(context_, h, reused->device_changed, changed_h.view());
-  linear(context_, changed_h.view(), p.qkv_weight, p.qkv_bias, changed_qkv.view());
+  linear(context_, changed_h.view(), WeightView::in_out(p.qkv_weight), p.qkv_bias, changed_qkv.view());
   scatter_rows(context_, changed_qkv.view(), reused->device_changed, qkv, Write::assign);
 }
 
 /// Keys and values of all rows; queries of all rows, or of the tail rows alone. Returns the queries.
 ConstView Forward::project_qkv(int64_t layer, ConstView h, BlockActivations& kept) {
   const BlockParameters<const float>& p = parameters_.blocks[layer];
+  const WeightView weight = WeightView::in_out(p.qkv_weight);
   const int64_t d = config_.width;
   kept.qkv = Tensor(context_, h.rows, 3 * d);
   const View qkv = kept.qkv.view();
@@ -454,7 +456,7 @@ ConstView Forward::project_qkv(int64_t layer, ConstView h, BlockActivations& kep
     kept.reused = reused_rows(layer);
     project_rows(layer, h, kept.reused, qkv);
   } else {
-    linear(context_, h, p.qkv_weight.cols_slice(d, 2 * d), p.qkv_bias.cols_slice(d, 2 * d), qkv.cols_slice(d, 2 * d));
+    linear(context_, h, weight.outputs(d, 2 * d), p.qkv_bias.cols_slice(d, 2 * d), qkv.cols_slice(d, 2 * d));
   }
   if (records_) {
     if (!tail) record_views(&Recording::qkv, layer, qkv, layer);
@@ -466,7 +468,7 @@ ConstView Forward::project_qkv(int64_t layer, ConstView h, BlockActivations& kep
   Tensor tail_h(context_, std::ssize(tail->rows), d);
   gather_rows(context_, h, tail->device_rows, tail_h.view());
   kept.queries = Tensor(context_, tail_h.rows(), d);
-  linear(context_, tail_h.view(), p.qkv_weight.cols_slice(0, d), p.qkv_bias.cols_slice(0, d), kept.queries.view());
+  linear(context_, tail_h.view(), weight.outputs(0, d), p.qkv_bias.cols_slice(0, d), kept.queries.view());
   shorten(std::move(*tail));
   return kept.queries.view();
 }
@@ -500,11 +502,11 @@ bool Forward::mlp(int64_t layer, View h, BlockActivations& kept) {
   if (keep_) kept.up = Tensor(context_, h.rows, config_.mlp_width);
   Tensor activated(context_, h.rows, config_.mlp_width);
   const View key = activated.view();
-  linear_activation(context_, h, p.up_weight, p.up_bias, config_.activation, kept.up.view(), key);
+  linear_activation(context_, h, WeightView::in_out(p.up_weight), p.up_bias, config_.activation, kept.up.view(), key);
   visit_site(Site::mlp_key, layer, key);
   record_site(Site::mlp_key, layer, key);
   if (stops_at(plan_, Site::mlp_key, layer)) return false;
-  linear(context_, key, p.down_weight, p.down_bias, h);
+  linear(context_, key, WeightView::in_out(p.down_weight), p.down_bias, h);
   add_low_rank_terms(layer, key, h);
   kept.mlp_factors = mlp_factors(layer, h.rows);
   if (!kept.mlp_factors.empty()) scale_rows(context_, kept.mlp_factors, h);
@@ -537,8 +539,9 @@ void Forward::mlp_of_rows(int64_t layer, const DeviceArray<int64_t>& rows, View 
   const BlockParameters<const float>& p = parameters_.blocks[layer];
   Tensor some(context_, rows.size(), h.cols), key(context_, rows.size(), config_.mlp_width);
   gather_rows(context_, h, rows, some.view());
-  linear_activation(context_, some.view(), p.up_weight, p.up_bias, config_.activation, {}, key.view());
-  linear(context_, key.view(), p.down_weight, p.down_bias, some.view());
+  linear_activation(context_, some.view(), WeightView::in_out(p.up_weight), p.up_bias, config_.activation, {},
+                    key.view());
+  linear(context_, key.view(), WeightView::in_out(p.down_weight), p.down_bias, some.view());
   scatter_rows(context_, some.view(), rows, h, Write::assign);
 }
 
@@ -676,12 +679,13 @@ void Forward::unembed() {
   Tensor h(context_, count, config_.width);
   layer_norm(context_, kept.final_rows.view(), parameters_.ln_f_gain, parameters_.ln_f_bias, epsilon(), h.view(),
              kept.final_statistics.view());
+  const WeightView unembedding = WeightView::out_in(parameters_.unembedding);
   if (!plan_.questions.empty()) {
-    scores_ = start_scoring_tokens(context_, h.view(), parameters_.unembedding, plan_.questions);
+    scores_ = start_scoring_tokens(context_, h.view(), unembedding, {}, plan_.questions);
     return;
   }
   logits_ = Tensor::padded(context_, count, config_.vocabulary);
-  gemm(context_, Transpose::no, h.view(), Transpose::yes, parameters_.unembedding, logits_.view());
+  linear(context_, h.view(), unembedding, {}, logits_.view());
 }
 
 Run Forward::finish() {

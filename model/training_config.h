@@ -10,6 +10,7 @@
 
 #include "model/config.h"
 #include "runtime/json.h"
+#include "runtime/stored.h"
 
 namespace loci {
 
@@ -56,8 +57,6 @@ struct NameMlpDrop {
 
   bool operator==(const NameMlpDrop&) const = default;
 };
-
-enum class StoredType { fp32, fp16, bf16 };
 
 /// A training job. The JSON keys are the members' names; a file that holds any other key is refused.
 ///
