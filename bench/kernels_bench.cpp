@@ -77,11 +77,31 @@ Suite::Work make_linear(Suite& suite, int64_t rows, int64_t inputs, int64_t outp
   auto x = suite.shared_random(rows, inputs), w = suite.shared_random(inputs, outputs);
   auto bias = suite.shared_random(1, outputs), y = suite.shared_random(rows, outputs);
   return {[=, &suite, held = constant(suite, *w)] {
-            linear(suite.context(), x->view(), w->view(), bias->view(), y->view());
+            linear(suite.context(), x->view(), WeightView::in_out(w->view()), bias->view(), y->view());
           },
           [=, &suite] {
             return product_error(suite.context(), Transpose::no, x->view(), Transpose::no, w->view(), y->view(),
                                  bias->view());
+          }};
+}
+
+// A Linear of a checkpoint in bf16, as it is stored.
+Suite::Work make_linear_bf16(Suite& suite, int64_t rows, int64_t inputs, int64_t outputs) {
+  auto x = suite.shared_random(rows, inputs), y = suite.shared_random(rows, outputs);
+  std::vector<float> values = suite.shared_random(outputs, inputs)->to_host();
+  std::vector<uint16_t> halves;
+  for (float& value : values) {
+    halves.push_back(to_bfloat(value).bits);
+    value = to_float(to_bfloat(value));
+  }
+  auto w = std::make_shared<DeviceArray<uint16_t>>(suite.context(), std::span<const uint16_t>(halves));
+  auto same = std::make_shared<Tensor>(Tensor::from_host(suite.context(), values, outputs, inputs));
+  return {[=, &suite] {
+            const StoredView stored(w->data(), StoredType::bf16, outputs, inputs, inputs);
+            linear(suite.context(), x->view(), WeightView::out_in(stored), {}, y->view());
+          },
+          [=, &suite] {
+            return product_error(suite.context(), Transpose::no, x->view(), Transpose::yes, same->view(), y->view());
           }};
 }
 
@@ -104,12 +124,13 @@ Suite::Work make_linear_activation(Suite& suite, int64_t rows, int64_t inputs, i
   auto x = suite.shared_random(rows, inputs), w = suite.shared_random(inputs, outputs, 0.02f);
   auto bias = suite.shared_random(1, outputs), y = suite.shared_random(rows, outputs);
   return {[=, &suite, held = constant(suite, *w)] {
-            linear_activation(suite.context(), x->view(), w->view(), bias->view(), Activation::gelu_new, {}, y->view());
+            linear_activation(suite.context(), x->view(), WeightView::in_out(w->view()), bias->view(),
+                              Activation::gelu_new, {}, y->view());
           },
           [=, &suite] {  // its largest error is that of the sums, which the GELU hardly enlarges
             Context& context = suite.context();
             Tensor sums(context, rows, outputs);
-            linear(context, x->view(), w->view(), bias->view(), sums.view());
+            linear(context, x->view(), WeightView::in_out(w->view()), bias->view(), sums.view());
             const double product =
                 product_error(context, Transpose::no, x->view(), Transpose::no, w->view(), sums.view(), bias->view());
             return std::max(product,
@@ -123,8 +144,8 @@ Suite::Work make_linear_activation_keeping(Suite& suite, int64_t rows, int64_t i
   auto bias = suite.shared_random(1, outputs), y = suite.shared_random(rows, outputs);
   auto up = suite.shared_random(rows, outputs);
   return {[=, &suite, held = constant(suite, *w)] {
-            linear_activation(suite.context(), x->view(), w->view(), bias->view(), Activation::gelu_new, up->view(),
-                              y->view());
+            linear_activation(suite.context(), x->view(), WeightView::in_out(w->view()), bias->view(),
+                              Activation::gelu_new, up->view(), y->view());
           },
           [=, &suite] {
             const double product = product_error(suite.context(), Transpose::no, x->view(), Transpose::no, w->view(),
@@ -156,6 +177,8 @@ void add_products(Suite& suite) {
               [&suite, rows, d, inner] { return make_linear_activation_keeping(suite, rows, d, inner); });
     suite.add(fmt::format("linear/mlp_in/{}x{}x{}", rows, inner, d), Suite::Unit::flop, flop_of(rows, inner, d),
               [&suite, rows, d, inner] { return make_linear(suite, rows, d, inner); });
+    suite.add(fmt::format("linear_bf16/mlp_in/{}x{}x{}", rows, inner, d), Suite::Unit::flop, flop_of(rows, inner, d),
+              [&suite, rows, d, inner] { return make_linear_bf16(suite, rows, d, inner); });
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include "runtime/context.h"
 #include "runtime/error.h"
+#include "runtime/stored.h"
 #include "runtime/view.h"
 
 /// What the `x.cpp` files share: shape checks.
@@ -21,6 +22,11 @@ void require_shape(const char* op, const char* name, const MatrixView<T>& view, 
 template <typename T>
 void require_valid(const char* op, const char* name, const MatrixView<T>& view) {
   require_shape(op, name, view, std::max<int64_t>(view.rows, 0), std::max<int64_t>(view.cols, 0));
+}
+
+inline void require_stored(const char* op, const char* name, const StoredView& view) {
+  require<ShapeError>(view.rows >= 0 && view.cols >= 0 && (view.rows <= 1 || view.stride >= view.cols),
+                      "{}: {} is [{}, {}] with rows at a stride of {}", op, name, view.rows, view.cols, view.stride);
 }
 
 inline void require_size(const char* op, const char* name, int64_t size, int64_t expected) {

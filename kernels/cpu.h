@@ -18,6 +18,7 @@ namespace loci::cpu {
 decltype(loci::gemm) gemm;
 decltype(loci::linear) linear;
 decltype(loci::linear_activation) linear_activation;
+decltype(loci::linear_backward) linear_backward;
 
 /// One single-threaded product on the calling thread: c = alpha op(a) op(b) + beta c, row-major with leading
 /// dimensions.
@@ -39,22 +40,33 @@ void multiply(const Product& product);
 /// Lets the library compile its kernels.
 void prepare_products();
 
-/// How b [n, k] enters products a b^T.
+/// to [rows, cols], close together, = from in fp32, on the calling thread.
+void to_fp32(const StoredView& from, float* to);
+
+/// The second operand op(b) [k, n] of products a op(b), and how a product gets some of its columns in fp32.
 struct SecondOperand {
-  enum class Form {
-    plain,       ///< as it is: to the last bit, such products depend on their extents
-    transposed,  ///< as b^T [k, n], kept or made
-    panels,      ///< as b^T too, but made for some columns of the product at a time, since there is no room for all
+  StoredView matrix;                    ///< b, or op(b) where it was transposed
+  Transpose transpose = Transpose::no;  ///< of `matrix`
+  bool turned = false;                  ///< columns are transposed for the product that needs them
+  Tensor made;                          ///< what `matrix` views, where it is not kept
+
+  /// Whether products read the matrix where it lies. Else each needs room for its columns of it.
+  bool in_place() const { return matrix.type == StoredType::fp32 && !turned; }
+
+  struct Columns {
+    Transpose transpose;
+    const float* data;
+    int64_t stride;
   };
-  Form form = Form::plain;
-  ConstView matrix;  ///< b, or b^T where it is transposed
-  Tensor made;       ///< what `matrix` views, where the transpose is not kept
+  /// Columns first .. first + count - 1 of op(b), made in `room` [k * count] unless in_place(); on the calling thread.
+  Columns columns(int64_t first, int64_t count, float* room) const;
 };
-/// Chosen for products of `products_rows` rows. Whether a product is plain follows from b's shape, whether it is
-/// constant, and that number alone, so its bits do not depend on the memory there is.
-SecondOperand second_operand(Context& context, ConstView b, int64_t products_rows);
-/// to [cols, rows] = b^T for b [rows, cols], on the calling thread.
-void transpose(const float* b, int64_t stride, int64_t rows, int64_t cols, float* to);
+/// For op(b) = b^T, chosen for products of `products_rows` rows: as it is, which sums in an order that depends on the
+/// extents of products, or turned, as a whole or by columns. Which one follows from b's shape, whether it is constant,
+/// and that number alone, so the bits do not depend on the memory there is.
+SecondOperand second_operand(Context& context, const StoredView& b, int64_t products_rows);
+/// The same for x W; as it is where W is stored as [in, out].
+SecondOperand second_operand(Context& context, const WeightView& w, int64_t products_rows);
 
 decltype(loci::layer_norm) layer_norm;
 decltype(loci::add_layer_norm) add_layer_norm;

@@ -18,6 +18,7 @@ namespace loci::cuda {
 decltype(loci::gemm) gemm;
 decltype(loci::linear) linear;
 decltype(loci::linear_activation) linear_activation;
+decltype(loci::linear_backward) linear_backward;
 
 decltype(loci::layer_norm) layer_norm;
 decltype(loci::add_layer_norm) add_layer_norm;

@@ -10,14 +10,15 @@ namespace {
 }  // namespace
 
 void gemm(Context&, Transpose, ConstView, Transpose, ConstView, View, Write, float) { absent(); }
-void linear(Context&, ConstView, ConstView, ConstView, View) { absent(); }
-void linear_activation(Context&, ConstView, ConstView, ConstView, Activation, View, View) { absent(); }
+void linear(Context&, ConstView, const WeightView&, ConstView, View) { absent(); }
+void linear_activation(Context&, ConstView, const WeightView&, ConstView, Activation, View, View) { absent(); }
+void linear_backward(Context&, ConstView, const WeightView&, View, Write) { absent(); }
 void layer_norm(Context&, ConstView, ConstView, ConstView, float, View, View) { absent(); }
 void add_layer_norm(Context&, ConstView, View, ConstView, ConstView, float, View, View) { absent(); }
 void layer_norm_backward(Context&, ConstView, ConstView, ConstView, ConstView, View, Write, View, View) { absent(); }
 void activation(Context&, Activation, ConstView, View) { absent(); }
 void activation_backward(Context&, Activation, ConstView, ConstView, View) { absent(); }
-void embed_rows(Context&, ConstView, const DeviceArray<int32_t>&, View) { absent(); }
+void embed_rows(Context&, const StoredView&, const DeviceArray<int32_t>&, View) { absent(); }
 void embed_rows_backward(Context&, const DeviceArray<int32_t>&, ConstView, View) { absent(); }
 void gather_rows(Context&, ConstView, const DeviceArray<int64_t>&, View) { absent(); }
 void scatter_rows(Context&, ConstView, const DeviceArray<int64_t>&, View, Write) { absent(); }

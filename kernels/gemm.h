@@ -4,6 +4,7 @@
 #include <span>
 
 #include "kernels/activation.h"
+#include "kernels/weight.h"
 #include "runtime/tensor.h"
 
 namespace loci {
@@ -20,12 +21,18 @@ enum class Write { assign, accumulate };
 void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transpose_b, ConstView b, View c,
           Write write = Write::assign, float alpha = 1);
 
-/// y = x w + bias for x [rows, in], w [in, out], bias [1, out], y [rows, out].
-void linear(Context& context, ConstView x, ConstView w, ConstView bias, View y);
+/// y = x W + bias for x [rows, in], bias [1, out] or empty for none, y [rows, out]. Weights in fp16 and bf16 are
+/// converted exactly, a part at a time, and count as fp32 weights of these values; with bf16 products a GPU reads bf16
+/// weights as they are.
+void linear(Context& context, ConstView x, const WeightView& w, ConstView bias, View y);
 
-/// y = f(x w + bias), and up = x w + bias, which the backward pass needs, where `up` is not empty; shapes as in
+/// y = f(x W + bias), and up = x W + bias, which the backward pass needs, where `up` is not empty; shapes as in
 /// linear(). y, up and x do not alias. In tf32 and bf16 the tanh of gelu_new may be the GPU's own, good to 2^-11.
-void linear_activation(Context& context, ConstView x, ConstView w, ConstView bias, Activation kind, View up, View y);
+void linear_activation(Context& context, ConstView x, const WeightView& w, ConstView bias, Activation kind, View up,
+                       View y);
+
+/// dx = dy W^T   or   dx += dy W^T: the backward pass of linear() to its inputs. dy [rows, out], dx [rows, in].
+void linear_backward(Context& context, ConstView dy, const WeightView& w, View dx, Write write);
 
 /// Has the backend prepare what the first product would wait for: on the CPU, code that its library compiles, which
 /// takes some 30 ms.
@@ -33,31 +40,32 @@ void prepare_products(Context& context);
 
 /// A promise that matrices do not change while it lives, such as the weights of a loaded model. Products with one of
 /// them, or with some of its rows and columns, may keep it in the form in which the device reads it, made when it is
-/// first needed: in bf16 a copy in half the memory; on the CPU its transpose, while all of these take less than a
-/// quarter of the memory budget. At most the order of sums changes.
+/// first needed: in bf16 a copy of two bytes an element; on the CPU its transpose in fp32, while all of these take less
+/// than a quarter of the memory budget. At most the order of sums changes.
 class ConstantOperands {
  public:
   struct Matrix {
-    ConstView view;
+    StoredView view;
     DeviceArray<uint16_t> bf16;  ///< of a backend: its copy, once it has made one
     Tensor transposed;           ///< likewise
   };
 
+  ConstantOperands(Context& context, std::span<const StoredView> matrices);
   ConstantOperands(Context& context, std::span<const ConstView> matrices);
   ~ConstantOperands();
   ConstantOperands(const ConstantOperands&) = delete;
   ConstantOperands& operator=(const ConstantOperands&) = delete;
 
   /// The matrix that `view` is a part of among all that are promised; null where there is none.
-  static Matrix* find(Context& context, ConstView view);
+  static Matrix* find(Context& context, const StoredView& view);
   /// Bytes that the transposes of all promised matrices take.
   static int64_t transposed_bytes(Context& context);
 
  private:
-  Matrix* find_own(ConstView view);
+  Matrix* find_own(const StoredView& view);
 
   Context& context_;
-  std::map<const float*, Matrix> matrices_;
+  std::map<const void*, Matrix> matrices_;
 };
 
 /// The arithmetic of one product.

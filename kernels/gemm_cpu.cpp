@@ -34,21 +34,25 @@ const float* slab_of(Transpose transpose, const float* data, int64_t stride, int
   return transpose == Transpose::no ? data + first_row * stride + first_col : data + first_col * stride + first_row;
 }
 
-// c = op(a) op(b) + beta c.
-Product product_of(Transpose transpose_a, ConstView a, Transpose transpose_b, ConstView b, float beta, View c) {
-  return {transpose_a,
-          transpose_b,
-          c.rows,
-          c.cols,
-          transpose_a == Transpose::no ? a.cols : a.rows,
-          1,
-          a.data,
-          std::max(a.stride, a.cols),
-          b.data,
-          std::max(b.stride, b.cols),
-          beta,
-          c.data,
-          std::max(c.stride, c.cols)};
+// c = alpha op(a) op(b) + beta c, for an operand b that is still to be set.
+Product product_of(Transpose transpose_a, ConstView a, Write write, View c) {
+  Product product;
+  product.transpose_a = transpose_a;
+  product.m = c.rows;
+  product.n = c.cols;
+  product.k = transpose_a == Transpose::no ? a.cols : a.rows;
+  product.a = a.data;
+  product.lda = std::max(a.stride, a.cols);
+  product.beta = write == Write::assign ? 0.0f : 1.0f;
+  product.c = c.data;
+  product.ldc = std::max(c.stride, c.cols);
+  return product;
+}
+
+void set_operand(Product& product, const SecondOperand::Columns& b) {
+  product.transpose_b = b.transpose;
+  product.b = b.data;
+  product.ldb = b.stride;
 }
 
 Product columns_of(Product p, int64_t first, int64_t count) {
@@ -91,6 +95,9 @@ constexpr int64_t kPartColumns = 192;
 constexpr int64_t kRowsWorthTransposing = 512;
 // Elements of copies that are not kept.
 constexpr int64_t kMostTransposed = int64_t{1} << 24;
+// Elements and columns that a thread converts at a time for few rows.
+constexpr int64_t kCachedElements = int64_t{1} << 17;
+constexpr int64_t kLeastColumns = 64;
 
 struct Range {
   int64_t first, count;
@@ -103,48 +110,87 @@ Range part_of(int64_t extent, int64_t unit, int64_t parts, int64_t i) {
   return {first, std::min(extent, units * (i + 1) / parts * unit) - first};
 }
 
-void multiply_in_fixed_parts(Context& context, const Product& whole) {
-  const int64_t down = std::max<int64_t>(1, whole.m / kPartRows);
-  const int64_t across = std::max<int64_t>(1, whole.n / kPartColumns);
+// The parts are `down` times `across`; each gets its columns of b for itself.
+void multiply_in_parts(Context& context, const Product& whole, const SecondOperand& b, int64_t down, int64_t across) {
   context.threads().parallel_tasks(down * across, [&](TaskQueue& parts) {
+    std::vector<float> room;
     while (const auto i = parts.take()) {
       const Range rows = part_of(whole.m, kRowUnit, down, *i % down);
       const Range columns = part_of(whole.n, kColumnUnit, across, *i / down);
-      multiply(rows_of(columns_of(whole, columns.first, columns.count), rows.first, rows.count));
+      if (!b.in_place()) room.resize(static_cast<size_t>(whole.k * columns.count));
+      Product part = whole;
+      part.c += columns.first;
+      part.n = columns.count;
+      set_operand(part, b.columns(columns.first, columns.count, room.data()));
+      multiply(rows_of(part, rows.first, rows.count));
     }
   });
+}
+
+LOCI_SIMD void convert_row(const Half* from, int64_t count, float* to) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) to[i] = to_float(from[i]);
+}
+LOCI_SIMD void convert_row(const Bfloat* from, int64_t count, float* to) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) to[i] = to_float(from[i]);
+}
+void convert_row(const float* from, int64_t count, float* to) { std::copy_n(from, count, to); }
+
+// Each of `count` rows = row.
+void copy_to_rows(const float* row, int64_t cols, float* to, int64_t stride, int64_t count) {
+  for (int64_t r = 0; r < count; ++r) std::memcpy(to + r * stride, row, sizeof(float) * static_cast<size_t>(cols));
 }
 
 constexpr int64_t kBlock = 16;
 
 // Rows [first, end) of to [cols, rows] = b^T.
-void transpose_rows(const float* b, int64_t stride, int64_t rows, int64_t first, int64_t end, float* to) {
+template <typename Element>
+void transpose_rows(const Element* b, int64_t stride, int64_t rows, int64_t first, int64_t end, float* to) {
   for (int64_t r = 0; r < rows; r += kBlock)
     for (int64_t c = first; c < end; ++c)
-      for (int64_t i = r; i < std::min(rows, r + kBlock); ++i) to[c * rows + i] = b[i * stride + c];
+      for (int64_t i = r; i < std::min(rows, r + kBlock); ++i) to[c * rows + i] = to_float(b[i * stride + c]);
+}
+void transpose_rows(const StoredView& b, int64_t first, int64_t end, float* to) {
+  visit_elements(b, [&](const auto* elements) { transpose_rows(elements, b.stride, b.rows, first, end, to); });
 }
 
-// b^T for b [rows, cols].
-Tensor transposed(Context& context, const float* b, int64_t stride, int64_t rows, int64_t cols) {
-  Tensor made(context, cols, rows);
-  context.threads().parallel_for((cols + kBlock - 1) / kBlock, 1, [&](int64_t begin, int64_t end) {
-    transpose_rows(b, stride, rows, begin * kBlock, std::min(cols, end * kBlock), made.data());
+// b^T.
+Tensor transposed(Context& context, const StoredView& b) {
+  Tensor made(context, b.cols, b.rows);
+  context.threads().parallel_for((b.cols + kBlock - 1) / kBlock, 1, [&](int64_t begin, int64_t end) {
+    transpose_rows(b, begin * kBlock, std::min(b.cols, end * kBlock), made.data());
   });
   return made;
+}
+
+Tensor converted(Context& context, const StoredView& b) {
+  Tensor made(context, b.rows, b.cols);
+  context.threads().parallel_for(b.rows, row_grain(b.cols), [&](int64_t begin, int64_t end) {
+    to_fp32(b.rows_slice(begin, end - begin), made.row(begin));
+  });
+  return made;
+}
+
+StoredView columns_of_operand(const SecondOperand& b, int64_t first, int64_t count) {
+  return b.transpose == Transpose::no ? b.matrix.cols_slice(first, count) : b.matrix.rows_slice(first, count);
 }
 
 void multiply_slabs(Context& context, const Product& whole) {
   over_slabs(context, whole, [](const Product& slab, int64_t) { multiply(slab); });
 }
 
-void multiply_by_panels(Context& context, const Product& whole) {
+// By columns of op(b) that all threads make, then share.
+void multiply_by_panels(Context& context, const Product& whole, const SecondOperand& b) {
   const int64_t most = std::max(kColumnUnit, kMostTransposed / whole.k / kColumnUnit * kColumnUnit);
   for (int64_t first = 0; first < whole.n; first += most) {
-    Product panel = columns_of(whole, first, std::min(most, whole.n - first));
-    const Tensor turned = transposed(context, panel.b, panel.ldb, panel.n, panel.k);
-    panel.transpose_b = Transpose::no;
-    panel.b = turned.data();
-    panel.ldb = panel.n;
+    const int64_t count = std::min(most, whole.n - first);
+    const StoredView columns = columns_of_operand(b, first, count);
+    const Tensor made = b.transpose == Transpose::yes ? transposed(context, columns) : converted(context, columns);
+    Product panel = whole;
+    panel.c += first;
+    panel.n = count;
+    set_operand(panel, {Transpose::no, made.data(), count});
     multiply_slabs(context, panel);
   }
 }
@@ -207,19 +253,50 @@ LOCI_SIMD void multiply_few_rows(const Product& p) {
   for (; col < p.n; ++col) dot_columns<1>(p, col);
 }
 
-bool few_rows(const Product& p) {
-  return p.m <= kFewRows && p.transpose_a == Transpose::no && p.transpose_b == Transpose::yes;
-}
+bool few_rows(const Product& p) { return p.m <= kFewRows && p.transpose_a == Transpose::no; }
 
 // Keeps the transpose of a whole constant matrix, where the memory budget has room for it.
-const Tensor* kept_transpose(Context& context, ConstView b, ConstantOperands::Matrix& matrix) {
+const Tensor* kept_transpose(Context& context, const StoredView& b, ConstantOperands::Matrix& matrix) {
   if (b.data != matrix.view.data || b.rows != matrix.view.rows || b.cols != matrix.view.cols) return nullptr;
   if (!matrix.transposed.empty()) return &matrix.transposed;
   const int64_t bytes = static_cast<int64_t>(sizeof(float)) * b.rows * b.cols;
   if (ConstantOperands::transposed_bytes(context) + bytes > context.memory_budget() / 4) return nullptr;
-  matrix.transposed = transposed(context, b.data, std::max(b.stride, b.cols), b.rows, b.cols);
+  matrix.transposed = transposed(context, b);
   return &matrix.transposed;
 }
+
+// A matrix and whether it is transposed to be the second operand.
+SecondOperand as_stored(const StoredView& matrix, Transpose transpose) {
+  SecondOperand operand{matrix, transpose, false, {}};
+  operand.matrix.stride = std::max(matrix.stride, matrix.cols);
+  return operand;
+}
+
+// c = alpha op(a) op(b) + beta c for what `whole` says of a and c.
+void multiply_by(Context& context, Product whole, const StoredView& b, Transpose transpose_b) {
+  if (whole.k == 0) return multiply(whole);
+  const bool few = few_rows(whole);
+  const bool may_turn = transpose_b == Transpose::yes && whole.transpose_a == Transpose::no && !few;
+  const SecondOperand operand = may_turn ? second_operand(context, b, whole.m) : as_stored(b, transpose_b);
+  if (may_turn && operand.transpose == Transpose::yes && !operand.turned) {
+    const int64_t down = std::max<int64_t>(1, whole.m / kPartRows),
+                  across = std::max<int64_t>(1, whole.n / kPartColumns);
+    return multiply_in_parts(context, whole, operand, down, across);
+  }
+  if (operand.in_place()) {
+    set_operand(whole, operand.columns(0, whole.n, nullptr));
+    return multiply_slabs(context, whole);
+  }
+  if (!few) return multiply_by_panels(context, whole, operand);
+  // What is converted for few rows should not leave the caches before it is used.
+  const int64_t across = std::min(whole.n / kLeastColumns, whole.n * whole.k / kCachedElements);
+  multiply_in_parts(context, whole, operand, 1, std::max<int64_t>(1, across));
+}
+
+Transpose transpose_of(const WeightView& w) {
+  return w.orientation == Orientation::in_out ? Transpose::no : Transpose::yes;
+}
+Transpose other(Transpose transpose) { return transpose == Transpose::no ? Transpose::yes : Transpose::no; }
 
 }  // namespace
 
@@ -230,7 +307,7 @@ void multiply(const Product& p) {
       for (int64_t r = 0; r < p.m; ++r) std::fill_n(p.c + r * p.ldc, p.n, 0.0f);
     return;
   }
-  if (few_rows(p)) return multiply_few_rows(p);
+  if (p.transpose_b == Transpose::yes && few_rows(p)) return multiply_few_rows(p);
   omp_set_num_threads(1);  // of this thread: the pool already has one per core
   const dnnl_status_t status =
       dnnl_sgemm(p.transpose_a == Transpose::no ? 'N' : 'T', p.transpose_b == Transpose::no ? 'N' : 'T', p.m, p.n, p.k,
@@ -245,53 +322,84 @@ void prepare_products() {
   multiply({Transpose::no, Transpose::no, 1, 1, 1, 1, &one, 1, &one, 1, 0, &product, 1});
 }
 
-void transpose(const float* b, int64_t stride, int64_t rows, int64_t cols, float* to) {
-  transpose_rows(b, stride, rows, 0, cols, to);
+void to_fp32(const StoredView& from, float* to) {
+  visit_elements(from, [&](const auto* elements) {
+    for (int64_t r = 0; r < from.rows; ++r) convert_row(elements + r * from.stride, from.cols, to + r * from.cols);
+  });
 }
 
-SecondOperand second_operand(Context& context, ConstView b, int64_t products_rows) {
-  using Form = SecondOperand::Form;
-  b.stride = std::max(b.stride, b.cols);
-  ConstantOperands::Matrix* const constant = ConstantOperands::find(context, b);
+SecondOperand::Columns SecondOperand::columns(int64_t first, int64_t count, float* room) const {
+  const StoredView wanted = columns_of_operand(*this, first, count);
+  if (in_place()) return {transpose, wanted.fp32().data, matrix.stride};
+  if (turned) {
+    transpose_rows(wanted, 0, wanted.cols, room);
+    return {Transpose::no, room, count};
+  }
+  to_fp32(wanted, room);
+  return {transpose, room, wanted.cols};
+}
+
+SecondOperand second_operand(Context& context, const StoredView& b, int64_t products_rows) {
+  SecondOperand operand = as_stored(b, Transpose::yes);
+  const StoredView& matrix = operand.matrix;
+  ConstantOperands::Matrix* const constant = ConstantOperands::find(context, matrix);
   const bool small = b.rows * b.cols <= kMostTransposed;
   const bool plain = constant ? products_rows <= kFewRows : products_rows < kRowsWorthTransposing || !small;
-  if (plain) return {Form::plain, b, {}};
-  if (const Tensor* kept = constant ? kept_transpose(context, b, *constant) : nullptr)
-    return {Form::transposed, kept->view(), {}};
-  if (!small) return {Form::panels, b, {}};
-  SecondOperand operand{Form::transposed, {}, transposed(context, b.data, b.stride, b.rows, b.cols)};
-  operand.matrix = operand.made.view();
+  if (plain) return operand;
+  if (const Tensor* kept = constant ? kept_transpose(context, matrix, *constant) : nullptr)
+    return as_stored(kept->view(), Transpose::no);
+  if (!small) {
+    operand.turned = true;
+    return operand;
+  }
+  operand.made = transposed(context, matrix);
+  operand.matrix = std::as_const(operand.made).view();
+  operand.transpose = Transpose::no;
   return operand;
+}
+
+SecondOperand second_operand(Context& context, const WeightView& w, int64_t products_rows) {
+  return w.orientation == Orientation::in_out ? as_stored(w.stored(), Transpose::no)
+                                              : second_operand(context, w.stored(), products_rows);
 }
 
 void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transpose_b, ConstView b, View c, Write write,
           float alpha) {
-  Product whole = product_of(transpose_a, a, transpose_b, b, write == Write::assign ? 0.0f : 1.0f, c);
+  Product whole = product_of(transpose_a, a, write, c);
   whole.alpha = alpha;
-  if (transpose_a == Transpose::yes || transpose_b == Transpose::no || few_rows(whole))
-    return multiply_slabs(context, whole);
-  const SecondOperand operand = second_operand(context, b, whole.m);
-  if (operand.form == SecondOperand::Form::plain) return multiply_in_fixed_parts(context, whole);
-  if (operand.form == SecondOperand::Form::panels) return multiply_by_panels(context, whole);
-  whole.transpose_b = Transpose::no;
-  whole.b = operand.matrix.data;
-  whole.ldb = operand.matrix.stride;
-  multiply_slabs(context, whole);
+  multiply_by(context, whole, b, transpose_b);
 }
 
-void linear(Context& context, ConstView x, ConstView w, ConstView bias, View y) {
-  over_slabs(context, product_of(Transpose::no, x, Transpose::no, w, 1, y),
-             [&](const Product& slab, int64_t first_col) {
-               for (int64_t r = 0; r < slab.m; ++r)
-                 std::memcpy(slab.c + r * slab.ldc, bias.data + first_col, sizeof(float) * static_cast<size_t>(slab.n));
-               multiply(slab);
-             });
+void linear(Context& context, ConstView x, const WeightView& w, ConstView bias, View y) {
+  const Transpose transpose = transpose_of(w);
+  if (bias.empty()) return multiply_by(context, product_of(Transpose::no, x, Write::assign, y), w.stored(), transpose);
+  Product whole = product_of(Transpose::no, x, Write::accumulate, y);
+  if (const SecondOperand operand = as_stored(w.stored(), transpose);
+      operand.in_place() && transpose == Transpose::no) {
+    set_operand(whole, operand.columns(0, whole.n, nullptr));
+    return over_slabs(context, whole, [&](const Product& slab, int64_t first_col) {
+      copy_to_rows(bias.data + first_col, slab.n, slab.c, slab.ldc, slab.m);
+      multiply(slab);
+    });
+  }
+  context.threads().parallel_for(y.rows, row_grain(y.cols), [&](int64_t begin, int64_t end) {
+    copy_to_rows(bias.data, y.cols, y.row(begin), y.stride, end - begin);
+  });
+  multiply_by(context, whole, w.stored(), transpose);
 }
 
-void linear_activation(Context& context, ConstView x, ConstView w, ConstView bias, Activation kind, View up, View y) {
+void linear_activation(Context& context, ConstView x, const WeightView& w, ConstView bias, Activation kind, View up,
+                       View y) {
   const View sum = up.empty() ? y : up;
-  multiply_slabs(context, product_of(Transpose::no, x, Transpose::no, w, 0, sum));
-  biased_activation(context, kind, bias, sum, y);
+  multiply_by(context, product_of(Transpose::no, x, Write::assign, sum), w.stored(), transpose_of(w));
+  if (bias.empty())
+    cpu::activation(context, kind, sum, y);
+  else
+    biased_activation(context, kind, bias, sum, y);
+}
+
+void linear_backward(Context& context, ConstView dy, const WeightView& w, View dx, Write write) {
+  multiply_by(context, product_of(Transpose::no, dy, write, dx), w.stored(), other(transpose_of(w)));
 }
 
 }  // namespace loci::cpu

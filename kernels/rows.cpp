@@ -6,8 +6,8 @@
 
 namespace loci {
 
-void embed_rows(Context& context, ConstView table, const DeviceArray<int32_t>& ids, View y) {
-  require_valid("embed_rows", "table", table);
+void embed_rows(Context& context, const StoredView& table, const DeviceArray<int32_t>& ids, View y) {
+  require_stored("embed_rows", "table", table);
   require_shape("embed_rows", "y", y, ids.size(), table.cols);
   (context.on_cpu() ? cpu::embed_rows : cuda::embed_rows)(context, table, ids, y);
 }

@@ -9,9 +9,9 @@
 /// Ops that move, add or scale whole rows. Index arrays and pointer arrays are in device memory.
 namespace loci {
 
-/// y[i] = table[ids[i]] for table [V, d], y [n, d]. Ids must lie in the table (checked by the caller, who has them on
-/// the host).
-void embed_rows(Context& context, ConstView table, const DeviceArray<int32_t>& ids, View y);
+/// y[i] = table[ids[i]] for table [V, d], y [n, d]; tables in fp16 and bf16 are converted exactly. Ids must lie in the
+/// table (checked by the caller, who has them on the host).
+void embed_rows(Context& context, const StoredView& table, const DeviceArray<int32_t>& ids, View y);
 
 /// table_gradient[ids[i]] += dy[i], in ascending order of i, so that the sum does not depend on the number of threads.
 void embed_rows_backward(Context& context, const DeviceArray<int32_t>& ids, ConstView dy, View table_gradient);

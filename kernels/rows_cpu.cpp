@@ -76,8 +76,8 @@ void over_columns(Context& context, int64_t rows, int64_t cols, const Block& blo
 
 }  // namespace
 
-void embed_rows(Context& context, ConstView table, const DeviceArray<int32_t>& ids, View y) {
-  over_rows(context, y.rows, y.cols, [&](int64_t i) { copy_row(table.row(ids.data()[i]), y.cols, y.row(i)); });
+void embed_rows(Context& context, const StoredView& table, const DeviceArray<int32_t>& ids, View y) {
+  over_rows(context, y.rows, y.cols, [&](int64_t i) { to_fp32(table.rows_slice(ids.data()[i], 1), y.row(i)); });
 }
 
 void embed_rows_backward(Context& context, const DeviceArray<int32_t>& ids, ConstView dy, View table_gradient) {

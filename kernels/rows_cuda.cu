@@ -2,6 +2,7 @@
 
 #include "kernels/cuda.h"
 #include "kernels/cuda_rows.h"
+#include "kernels/cuda_stored.h"
 #include "runtime/tensor.h"
 
 namespace loci::cuda {
@@ -97,6 +98,13 @@ void move_rows(Context& context, const char* op, const Rows& rows, int64_t count
   const int64_t slabs_a_row = (cols + kSlabColumns - 1) / kSlabColumns;
   launch(context, {.op = op, .grid = blocks_for(count * slabs_a_row, kWarps), .threads = kThreads}, move_kernel<Rows>,
          rows, count, cols, slabs_a_row);
+}
+
+/// y[i] = x[ids[i]] in fp32; a thread has one element.
+template <typename Element>
+__global__ void embed_stored_rows(MatrixView<const Element> x, const int32_t* ids, View y) {
+  const int64_t i = blockIdx.x, c = static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x;
+  if (c < y.cols) y.data[i * y.stride + c] = in_fp32(x.data[ids[i] * x.stride + c]);
 }
 
 // --- Rows of which several go to one place, in order
@@ -409,8 +417,16 @@ void sum_columns_into(Context& context, ConstView x, float* y) {
 
 }  // namespace
 
-void embed_rows(Context& context, ConstView table, const DeviceArray<int32_t>& ids, View y) {
-  move_rows(context, "embed_rows", Gather<int32_t>{table, ids.data(), y}, y.rows, y.cols);
+void embed_rows(Context& context, const StoredView& table, const DeviceArray<int32_t>& ids, View y) {
+  if (table.type == StoredType::fp32)
+    return move_rows(context, "embed_rows", Gather<int32_t>{table.fp32(), ids.data(), y}, y.rows, y.cols);
+  visit_matrix(table, [&]<typename Element>(MatrixView<const Element> elements) {
+    launch(context,
+           {.op = "embed_rows",
+            .grid = {static_cast<unsigned>(y.rows), blocks_for(y.cols, kThreads)},
+            .threads = kThreads},
+           embed_stored_rows<Element>, elements, ids.data(), y);
+  });
 }
 
 void embed_rows_backward(Context& context, const DeviceArray<int32_t>& ids, ConstView dy, View table_gradient) {

@@ -29,13 +29,10 @@ struct Part {
   ArrayInFlight<int32_t> best;
 };
 
-Part score_part(Context& context, ConstView hidden, ConstView unembedding, const std::vector<int64_t>& rows,
-                const std::vector<int32_t>& tokens) {
-  Tensor scratch = Tensor::padded(context, hidden.rows, unembedding.rows);
-  const View logits = scratch.view();
-  gemm(context, Transpose::no, hidden, Transpose::yes, unembedding, logits);
+// The rows of each question and their tokens, sorted by row.
+Part score_part(Context& context, View logits, const std::vector<int64_t>& rows, const std::vector<int32_t>& tokens) {
   Tensor log_probabilities(context, std::ssize(rows), 1);
-  DeviceArray<int32_t> best(context, hidden.rows);
+  DeviceArray<int32_t> best(context, logits.rows);
   argmax_rows(context, logits, best);
   target_log_probabilities(context, logits, {context, std::span<const int64_t>(rows)},
                            {context, std::span<const int32_t>(tokens)}, log_probabilities.view());
@@ -55,10 +52,10 @@ TokenScores collect(std::vector<Part>& parts, const std::vector<size_t>& order) 
 }
 
 // Through the logits of some rows at a time.
-ScoresInFlight score_by_logits(Context& context, ConstView hidden, ConstView unembedding,
+ScoresInFlight score_by_logits(Context& context, ConstView hidden, const WeightView& unembedding, ConstView bias,
                                std::span<const TokenQuestion> questions) {
   const int64_t row_bytes =
-      static_cast<int64_t>(sizeof(float)) * std::max<int64_t>(1, Tensor::padded_stride(unembedding.rows));
+      static_cast<int64_t>(sizeof(float)) * std::max<int64_t>(1, Tensor::padded_stride(unembedding.out));
   const int64_t most = std::max<int64_t>(1, logit_bytes(context) / row_bytes);
   std::vector<size_t> order = by_row(questions);
   const auto parts = std::make_shared<std::vector<Part>>();
@@ -72,32 +69,35 @@ ScoresInFlight score_by_logits(Context& context, ConstView hidden, ConstView une
       rows.push_back(question.row - first);
       tokens.push_back(question.token);
     }
-    parts->push_back(score_part(context, hidden.rows_slice(first, count), unembedding, rows, tokens));
+    Tensor logits = Tensor::padded(context, count, unembedding.out);
+    linear(context, hidden.rows_slice(first, count), unembedding, bias, logits.view());
+    parts->push_back(score_part(context, logits.view(), rows, tokens));
   }
   return ScoresInFlight([parts, order = std::move(order)] { return collect(*parts, order); });
 }
 
 }  // namespace
 
-ScoresInFlight start_scoring_tokens(Context& context, ConstView hidden, ConstView unembedding,
+ScoresInFlight start_scoring_tokens(Context& context, ConstView hidden, const WeightView& unembedding, ConstView bias,
                                     std::span<const TokenQuestion> questions) {
-  require_valid("score_tokens", "unembedding", unembedding);
-  require_shape("score_tokens", "hidden", hidden, hidden.rows, unembedding.cols);
-  require<ShapeError>(hidden.rows == 0 || unembedding.rows > 0, "score_tokens: unembedding has no rows");
+  require_stored("score_tokens", "unembedding", unembedding.stored());
+  require_shape("score_tokens", "hidden", hidden, hidden.rows, unembedding.in);
+  if (!bias.empty()) require_shape("score_tokens", "bias", bias, 1, unembedding.out);
+  require<ShapeError>(hidden.rows == 0 || unembedding.out > 0, "score_tokens: unembedding has no tokens");
   for (const TokenQuestion& question : questions)
     require<ShapeError>(
-        question.row >= 0 && question.row < hidden.rows && question.token >= 0 && question.token < unembedding.rows,
+        question.row >= 0 && question.row < hidden.rows && question.token >= 0 && question.token < unembedding.out,
         "score_tokens: token {} of row {} is asked of [{}, {}] logits", question.token, question.row, hidden.rows,
-        unembedding.rows);
-  if (!context.on_cpu()) return score_by_logits(context, hidden, unembedding, questions);
-  context.count_matrix_flop(gemm_flop(static_cast<double>(hidden.rows), static_cast<double>(unembedding.rows),
+        unembedding.out);
+  if (!context.on_cpu()) return score_by_logits(context, hidden, unembedding, bias, questions);
+  context.count_matrix_flop(gemm_flop(static_cast<double>(hidden.rows), static_cast<double>(unembedding.out),
                                       static_cast<double>(hidden.cols)));
-  return cpu::score_tokens(context, hidden, unembedding, questions);
+  return cpu::score_tokens(context, hidden, unembedding, bias, questions);
 }
 
-TokenScores score_tokens(Context& context, ConstView hidden, ConstView unembedding,
+TokenScores score_tokens(Context& context, ConstView hidden, const WeightView& unembedding, ConstView bias,
                          std::span<const TokenQuestion> questions) {
-  return start_scoring_tokens(context, hidden, unembedding, questions).collect();
+  return start_scoring_tokens(context, hidden, unembedding, bias, questions).collect();
 }
 
 }  // namespace loci

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/weight.h"
 #include "runtime/tensor.h"
 
 namespace loci {
@@ -16,7 +17,7 @@ struct TokenQuestion {
   int32_t token;
 };
 
-/// What is asked of next-token distributions softmax(h U^T), on the host.
+/// What is asked of next-token distributions softmax(h U^T + bias), on the host.
 struct TokenScores {
   std::vector<float> log_probabilities;  ///< of each question's token
   std::vector<int32_t> best;             ///< of each hidden row: arg max, the lowest index where several are equal
@@ -36,13 +37,14 @@ class ScoresInFlight {
   std::function<TokenScores()> collect_;
 };
 
-/// Answers questions about rows of `hidden` [n, d] and `unembedding` [V, d] without holding their n x V logits: the
-/// CPU computes them in tiles that stay in its caches, a GPU some rows at a time. Throws ShapeError for a question
-/// outside [n, V]. Equal inputs and shapes give equal bits with any number of threads.
-ScoresInFlight start_scoring_tokens(Context& context, ConstView hidden, ConstView unembedding,
+/// Answers questions about rows of `hidden` [n, d], with U^T = `unembedding` from d to V and an optional bias [1, V] of
+/// the logits, without holding their n x V logits: the CPU computes them in tiles that stay in its caches, a GPU some
+/// rows at a time. Throws ShapeError for a question outside [n, V]. Equal inputs and shapes give equal bits with any
+/// number of threads.
+ScoresInFlight start_scoring_tokens(Context& context, ConstView hidden, const WeightView& unembedding, ConstView bias,
                                     std::span<const TokenQuestion> questions);
 /// The same, and waits for the answers.
-TokenScores score_tokens(Context& context, ConstView hidden, ConstView unembedding,
+TokenScores score_tokens(Context& context, ConstView hidden, const WeightView& unembedding, ConstView bias,
                          std::span<const TokenQuestion> questions);
 
 }  // namespace loci

@@ -37,13 +37,19 @@ Part part_of(const float* logits, int64_t first_token, int64_t count, float& hig
   return part;
 }
 
+void add_bias(const float* bias, int64_t count, float* logits) {
+  for (int64_t i = 0; i < count; ++i) logits[i] += bias[i];
+}
+
 // Rows of a table [rows, chunks of the vocabulary], and which questions are about which row.
 class TokenScorer {
  public:
-  TokenScorer(Context& context, ConstView hidden, ConstView unembedding, std::span<const TokenQuestion> questions)
+  TokenScorer(Context& context, ConstView hidden, const WeightView& unembedding, ConstView bias,
+              std::span<const TokenQuestion> questions)
       : context_(context),
         hidden_(hidden),
-        vocabulary_(unembedding.rows),
+        bias_(bias),
+        vocabulary_(unembedding.out),
         questions_(questions),
         operand_(second_operand(context, unembedding, hidden.rows)),
         tiles_((hidden.rows + kTileRows - 1) / kTileRows),
@@ -58,8 +64,8 @@ class TokenScorer {
     context_.threads().parallel_tasks(tiles_ * chunks_, [&](TaskQueue& tasks) {
       const auto rows = static_cast<size_t>(std::min(kTileRows, hidden_.rows));
       const auto logits = std::make_unique_for_overwrite<float[]>(rows * kTileTokens);
-      const bool panels = operand_.form == SecondOperand::Form::panels;
-      std::vector<float> highest(rows), panel(static_cast<size_t>(panels ? hidden_.cols * kTileTokens : 0));
+      std::vector<float> highest(rows);
+      std::vector<float> panel(static_cast<size_t>(operand_.in_place() ? 0 : hidden_.cols * kTileTokens));
       int64_t tile = -1;
       while (const auto task = tasks.take()) {
         if (tile != *task / chunks_) std::ranges::fill(highest, kNothing);
@@ -78,37 +84,18 @@ class TokenScorer {
   void score_tile(int64_t tile, int64_t chunk, float* panel, float* logits, float* highest) {
     const int64_t first_row = hidden_.rows * tile / tiles_, rows = hidden_.rows * (tile + 1) / tiles_ - first_row;
     const int64_t first_token = chunk * kTileTokens, count = std::min(kTileTokens, vocabulary_ - first_token);
-    const auto [transpose_b, b, ldb] = tokens_of_operand(first_token, count, panel);
+    const auto [transpose_b, b, ldb] = operand_.columns(first_token, count, panel);
     multiply({Transpose::no, transpose_b, rows, count, hidden_.cols, 1, hidden_.row(first_row),
               std::max(hidden_.stride, hidden_.cols), b, ldb, 0, logits, count});
     for (int64_t r = 0; r < rows; ++r) {
-      const float* const row_logits = logits + r * count;
+      float* const row_logits = logits + r * count;
+      if (!bias_.empty()) add_bias(bias_.data + first_token, count, row_logits);
       parts_[(first_row + r) * chunks_ + chunk] = part_of(row_logits, first_token, count, highest[r]);
       for (const size_t q : asked_[first_row + r]) {
         const int64_t token = questions_[q].token - first_token;
         if (token >= 0 && token < count) logits_asked_[q] = row_logits[token];
       }
     }
-  }
-
-  struct Tokens {
-    Transpose transpose;
-    const float* data;
-    int64_t stride;
-  };
-  // The part of the unembedding that some tokens need; `panel` has room for it.
-  Tokens tokens_of_operand(int64_t first, int64_t count, float* panel) const {
-    const ConstView& matrix = operand_.matrix;
-    switch (operand_.form) {
-      case SecondOperand::Form::plain:
-        return {Transpose::yes, matrix.row(first), matrix.stride};
-      case SecondOperand::Form::transposed:
-        return {Transpose::no, matrix.data + first, matrix.stride};
-      case SecondOperand::Form::panels:
-        break;
-    }
-    transpose(matrix.row(first), matrix.stride, count, hidden_.cols, panel);
-    return {Transpose::no, panel, count};
   }
 
   // log softmax = logit - maximum - log sum: the last two apart, so that huge logits do not swallow the sum.
@@ -127,6 +114,7 @@ class TokenScorer {
 
   Context& context_;
   ConstView hidden_;
+  ConstView bias_;
   int64_t vocabulary_;
   std::span<const TokenQuestion> questions_;
   SecondOperand operand_;
@@ -138,9 +126,9 @@ class TokenScorer {
 
 }  // namespace
 
-TokenScores score_tokens(Context& context, ConstView hidden, ConstView unembedding,
+TokenScores score_tokens(Context& context, ConstView hidden, const WeightView& unembedding, ConstView bias,
                          std::span<const TokenQuestion> questions) {
-  return TokenScorer(context, hidden, unembedding, questions).score();
+  return TokenScorer(context, hidden, unembedding, bias, questions).score();
 }
 
 }  // namespace loci::cpu

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -14,6 +13,7 @@
 #include "runtime/atomic_file.h"
 #include "runtime/error.h"
 #include "runtime/sha256.h"
+#include "runtime/stored.h"
 
 namespace loci {
 
@@ -48,51 +48,17 @@ bool is_weight_type(DType type) {
   return type == DType::f32 || type == DType::f16 || type == DType::bf16 || type == DType::f64;
 }
 
-/// IEEE half to single: exact for every value.
-float half_to_float(uint16_t half) {
-  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
-  const uint32_t exponent = (half >> 10) & 31u;
-  const uint32_t fraction = half & 1023u;
-  if (exponent == 0) {
-    const float magnitude = std::ldexp(static_cast<float>(fraction), -24);
-    return sign != 0 ? -magnitude : magnitude;
-  }
-  const uint32_t single_exponent = exponent == 31 ? 255 : exponent + 112;
-  return std::bit_cast<float>(sign | (single_exponent << 23) | (fraction << 13));
-}
-
-/// Single to IEEE half, to nearest, ties to even; beyond its range infinity.
-uint16_t float_to_half(float value) {
-  const auto bits = std::bit_cast<uint32_t>(value);
-  const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
-  const float magnitude = std::fabs(value);
-  if (std::isnan(value)) return static_cast<uint16_t>(sign | 0x7E00u);
-  if (magnitude >= 65520.0f) return static_cast<uint16_t>(sign | 0x7C00u);
-  if (magnitude < 6.103515625e-05f) {  // 2^-14: below it halves are multiples of 2^-24
-    return static_cast<uint16_t>(sign | static_cast<uint16_t>(std::lrint(std::ldexp(magnitude, 24))));
-  }
-  uint32_t rounded = bits & 0x7FFFFFFFu;
-  rounded += 0xFFFu + ((rounded >> 13) & 1u);
-  return static_cast<uint16_t>(sign | ((rounded >> 13) - (112u << 10)));
-}
-
-float bfloat_to_float(uint16_t value) { return std::bit_cast<float>(static_cast<uint32_t>(value) << 16); }
-
-/// Single to bfloat16, to nearest, ties to even.
-uint16_t float_to_bfloat(float value) {
-  const auto bits = std::bit_cast<uint32_t>(value);
-  if (std::isnan(value)) return static_cast<uint16_t>((bits >> 16) | 0x40u);
-  return static_cast<uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
-}
-
 /// Reads elements of type From from any address.
-template <typename From, typename Convert>
-void convert_into(std::vector<float>& out, std::span<const std::byte> data, const Convert& convert) {
+template <typename From>
+void convert_into(std::vector<float>& out, std::span<const std::byte> data) {
   out.resize(data.size() / sizeof(From));
   for (size_t i = 0; i < out.size(); ++i) {
     From value;
     std::memcpy(&value, data.data() + i * sizeof(From), sizeof(From));
-    out[i] = convert(value);
+    if constexpr (std::is_same_v<From, double>)
+      out[i] = static_cast<float>(value);
+    else
+      out[i] = to_float(value);
   }
 }
 
@@ -100,7 +66,7 @@ void convert_into(std::vector<float>& out, std::span<const std::byte> data, cons
 std::vector<std::byte> encode(std::span<const float> values, DType type) {
   std::vector<std::byte> bytes(values.size() * 2);
   for (size_t i = 0; i < values.size(); ++i) {
-    const uint16_t half = type == DType::f16 ? float_to_half(values[i]) : float_to_bfloat(values[i]);
+    const uint16_t half = type == DType::f16 ? to_half(values[i]).bits : to_bfloat(values[i]).bits;
     std::memcpy(bytes.data() + 2 * i, &half, 2);
   }
   return bytes;
@@ -315,16 +281,16 @@ std::span<const float> Checkpoint::f32(std::string_view name, std::vector<float>
       if (reinterpret_cast<uintptr_t>(data.data()) % alignof(float) == 0) {
         return {reinterpret_cast<const float*>(data.data()), data.size() / sizeof(float)};
       }
-      convert_into<float>(scratch, data, [](float value) { return value; });
+      convert_into<float>(scratch, data);
       break;
     case DType::f16:
-      convert_into<uint16_t>(scratch, data, half_to_float);
+      convert_into<Half>(scratch, data);
       break;
     case DType::bf16:
-      convert_into<uint16_t>(scratch, data, bfloat_to_float);
+      convert_into<Bfloat>(scratch, data);
       break;
     case DType::f64:
-      convert_into<double>(scratch, data, [](double value) { return static_cast<float>(value); });
+      convert_into<double>(scratch, data);
       break;
     default:
       throw_error<InputError>("{}: tensor \"{}\" has type {}, which holds no weights", file.path().string(), name,

@@ -9,6 +9,7 @@
 
 #include "model/config.h"
 #include "runtime/json.h"
+#include "runtime/stored.h"
 
 namespace loci {
 
@@ -61,8 +62,6 @@ struct NameMlpDrop {
   bool operator==(const NameMlpDrop&) const = default;
 };
 void visit_fields(Fields& field, NameMlpDrop& drop);
-
-enum class StoredType { fp32, fp16, bf16 };
 
 /// A training job. The JSON keys are the members' names; visit_fields() says what they mean.
 ///

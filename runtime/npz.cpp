@@ -7,9 +7,7 @@
 #include <array>
 #include <bit>
 #include <cctype>
-#include <cmath>
 #include <cstring>
-#include <limits>
 #include <optional>
 #include <type_traits>
 #include <utility>
@@ -17,6 +15,7 @@
 #include "runtime/atomic_file.h"
 #include "runtime/error.h"
 #include "runtime/file_kind.h"
+#include "runtime/stored.h"
 
 namespace loci {
 
@@ -260,15 +259,6 @@ std::vector<uint32_t> decode_utf8(std::string_view text, std::string_view where)
   return codes;
 }
 
-double half_to_double(uint16_t bits) {
-  const double sign = (bits & 0x8000) != 0 ? -1.0 : 1.0;
-  const int exponent = (bits >> 10) & 31;
-  const int fraction = bits & 1023;
-  if (exponent == 31) return fraction != 0 ? std::numeric_limits<double>::quiet_NaN() : sign * HUGE_VAL;
-  if (exponent == 0) return sign * std::ldexp(fraction, -24);
-  return sign * std::ldexp(1024 + fraction, exponent - 25);
-}
-
 template <typename To, typename From>
 To convert(From value, const std::string& where) {
   if constexpr (std::is_floating_point_v<To>) {
@@ -372,9 +362,9 @@ std::vector<T> NpyArray::as() const {
     if (dtype == NpyType::f16) {
       std::vector<T> values;
       for (size_t i = 0; i < bytes.size(); i += 2) {
-        uint16_t bits = 0;
-        std::memcpy(&bits, bytes.data() + i, 2);
-        values.push_back(static_cast<T>(half_to_double(bits)));
+        Half half;
+        std::memcpy(&half, bytes.data() + i, 2);
+        values.push_back(static_cast<T>(to_float(half)));
       }
       return values;
     }

@@ -62,7 +62,7 @@ void Backward::unembed(ConstView dlogits) {
                       "logit gradients are [{}, {}], expected [{}, {}]", dlogits.rows, dlogits.cols, x.rows,
                       pass_.config.vocabulary);
   Tensor dh(context_, x.rows, x.cols);
-  gemm(context_, Transpose::no, dlogits, Transpose::no, p.unembedding, dh.view());
+  linear_backward(context_, dlogits, WeightView::out_in(p.unembedding), dh.view(), Write::assign);
   if (g) {
     Tensor h(context_, x.rows, x.cols);
     layer_norm(context_, x, p.ln_f_gain, p.ln_f_bias, epsilon, h.view(), {});

@@ -48,7 +48,7 @@ std::optional<Tensor> ForwardBlock::attend() {
   const View heads = patched ? copy.view() : kept_.attended.view();
   if (!visit(Site::attn_heads, heads)) return std::nullopt;
   Tensor out(context_, heads.rows, d);
-  linear(context_, heads, p_.out_weight, p_.out_bias, out.view());
+  linear(context_, heads, WeightView::in_out(p_.out_weight), p_.out_bias, out.view());
   add_branches_to(Site::attn_out, out.view());
   if (!visit(Site::attn_out, out.view())) return std::nullopt;
   return out;
@@ -62,7 +62,7 @@ std::optional<AttentionInputs> ForwardBlock::project_qkv(ConstView h) {
   if (layer_ == pass_.config.layers - 1 && !pass_.plan.stop)
     tail = tail_of(context_, pass_.plan, pass_.geometry, pass_.sites.index());
   if (tail)
-    linear(context_, h, p_.qkv_weight.cols_slice(d, 2 * d), p_.qkv_bias.cols_slice(d, 2 * d),
+    linear(context_, h, WeightView::in_out(p_.qkv_weight).outputs(d, 2 * d), p_.qkv_bias.cols_slice(d, 2 * d),
            projected.view().cols_slice(d, 2 * d));
   else
     project_rows(h, projected.view());
@@ -83,7 +83,8 @@ std::optional<AttentionInputs> ForwardBlock::project_qkv(ConstView h) {
 void ForwardBlock::project_rows(ConstView h, View qkv) {
   kept_.reused = reused_rows(context_, pass_.plan, pass_.geometry, pass_.sites.index(), layer_);
   const int64_t computed = kept_.reused ? kept_.reused->first_joined : h.rows;
-  linear(context_, h.rows_slice(0, computed), p_.qkv_weight, p_.qkv_bias, qkv.rows_slice(0, computed));
+  linear(context_, h.rows_slice(0, computed), WeightView::in_out(p_.qkv_weight), p_.qkv_bias,
+         qkv.rows_slice(0, computed));
   if (!kept_.reused) return;
   const ReusedRows& reused = *kept_.reused;
   patch_rows(context_, {context_, std::span<const RowSource>(reused.sources)}, qkv);
@@ -91,7 +92,7 @@ void ForwardBlock::project_rows(ConstView h, View qkv) {
   const auto changed = std::ssize(reused.changed);
   Tensor changed_h(context_, changed, h.cols), changed_qkv(context_, changed, qkv.cols);
   gather_rows(context_, h, reused.device_changed, changed_h.view());
-  linear(context_, changed_h.view(), p_.qkv_weight, p_.qkv_bias, changed_qkv.view());
+  linear(context_, changed_h.view(), WeightView::in_out(p_.qkv_weight), p_.qkv_bias, changed_qkv.view());
   scatter_rows(context_, changed_qkv.view(), reused.device_changed, qkv, Write::assign);
 }
 
@@ -101,7 +102,8 @@ ConstView ForwardBlock::project_tail(ConstView h, Tail tail) {
   Tensor tail_h(context_, rows, d);
   gather_rows(context_, h, tail.device_rows, tail_h.view());
   kept_.queries = Tensor(context_, rows, d);
-  linear(context_, tail_h.view(), p_.qkv_weight.cols_slice(0, d), p_.qkv_bias.cols_slice(0, d), kept_.queries.view());
+  linear(context_, tail_h.view(), WeightView::in_out(p_.qkv_weight).outputs(0, d), p_.qkv_bias.cols_slice(0, d),
+         kept_.queries.view());
 
   Tensor shorter(context_, std::max<int64_t>(1, tail.buffer_rows), d);
   gather_rows(context_, x_.view(), tail.device_rows, shorter.rows_slice(0, rows));
@@ -136,15 +138,16 @@ bool ForwardBlock::mlp(View h) {
   if (busy(Site::mlp_pre)) {
     Tensor own = pass_.keep ? Tensor() : Tensor(context_, h.rows, ff);
     const View up = pass_.keep ? kept_.up.view() : own.view();
-    linear(context_, h, p_.up_weight, p_.up_bias, up);
+    linear(context_, h, WeightView::in_out(p_.up_weight), p_.up_bias, up);
     add_branches_to(Site::mlp_pre, up);
     if (!visit(Site::mlp_pre, up)) return false;
     activation(context_, pass_.config.activation, up, key.view());
   } else {
-    linear_activation(context_, h, p_.up_weight, p_.up_bias, pass_.config.activation, kept_.up.view(), key.view());
+    linear_activation(context_, h, WeightView::in_out(p_.up_weight), p_.up_bias, pass_.config.activation,
+                      kept_.up.view(), key.view());
   }
   if (!visit(Site::mlp_key, key.view())) return false;
-  linear(context_, key.view(), p_.down_weight, p_.down_bias, h);
+  linear(context_, key.view(), WeightView::in_out(p_.down_weight), p_.down_bias, h);
   add_branches_to(Site::mlp_out, h);
   kept_.mlp_factors = mlp_factors(h.rows);
   if (!kept_.mlp_factors.empty()) scale_rows(context_, kept_.mlp_factors, h);

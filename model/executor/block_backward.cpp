@@ -39,14 +39,14 @@ void BackwardBlock::feed_forward() {
   branches_into(Site::mlp_out, dout);
   if (g_) weight_gradients(rows_at(Site::mlp_key).view(), dout, g_->down_weight, g_->down_bias);
   Tensor dup(context_, dx.rows, pass_.config.mlp_width);
-  gemm(context_, Transpose::no, dout, Transpose::yes, p_.down_weight, dup.view());
+  linear_backward(context_, dout, WeightView::in_out(p_.down_weight), dup.view(), Write::assign);
   visit(Site::mlp_key, dup.view());
   activation_backward(context_, pass_.config.activation, kept_.up.view(), dup.view(), dup.view());
   visit(Site::mlp_pre, dup.view());
   branches_into(Site::mlp_pre, dup.view());
   if (g_) weight_gradients(rows_at(Site::mlp_in).view(), dup.view(), g_->up_weight, g_->up_bias);
   Tensor dh(context_, dx.rows, pass_.config.width);
-  gemm(context_, Transpose::no, dup.view(), Transpose::yes, p_.up_weight, dh.view());
+  linear_backward(context_, dup.view(), WeightView::in_out(p_.up_weight), dh.view(), Write::assign);
   visit(Site::mlp_in, dh.view());
   layer_norm_backward(context_, kept_.middle.view(), p_.ln_2_gain, kept_.ln_2_statistics.view(), dh.view(), dx,
                       Write::accumulate, g_ ? g_->ln_2_gain : View{}, g_ ? g_->ln_2_bias : View{});
@@ -77,7 +77,7 @@ void BackwardBlock::attend() {
   branches_into(Site::attn_out, dout);
   if (g_) weight_gradients(heads(), dout, g_->out_weight, g_->out_bias);
   Tensor dheads(context_, dout.rows, d);
-  gemm(context_, Transpose::no, dout, Transpose::yes, p_.out_weight, dheads.view());
+  linear_backward(context_, dout, WeightView::in_out(p_.out_weight), dheads.view(), Write::assign);
   visit(Site::attn_heads, dheads.view());
 
   Tensor dqkv = qkv_gradients(dheads.view());
@@ -129,18 +129,19 @@ Tensor BackwardBlock::before_qkv(ConstView dqkv) const {
   const int64_t d = pass_.config.width;
   if (!kept_.reused) {
     Tensor dh(context_, dqkv.rows, d);
-    gemm(context_, Transpose::no, dqkv, Transpose::yes, p_.qkv_weight, dh.view());
+    linear_backward(context_, dqkv, WeightView::in_out(p_.qkv_weight), dh.view(), Write::assign);
     return dh;
   }
   const ReusedRows& reused = *kept_.reused;
   const int64_t first = reused.first_joined;
   Tensor dh = Tensor::zeros(context_, dqkv.rows, d);
-  gemm(context_, Transpose::no, dqkv.rows_slice(0, first), Transpose::yes, p_.qkv_weight, dh.rows_slice(0, first));
+  linear_backward(context_, dqkv.rows_slice(0, first), WeightView::in_out(p_.qkv_weight), dh.rows_slice(0, first),
+                  Write::assign);
   const auto changed = std::ssize(reused.changed);
   if (changed == 0) return dh;
   Tensor changed_dqkv(context_, changed, dqkv.cols), changed_dh(context_, changed, d);
   gather_rows(context_, dqkv, reused.device_changed, changed_dqkv.view());
-  gemm(context_, Transpose::no, changed_dqkv.view(), Transpose::yes, p_.qkv_weight, changed_dh.view());
+  linear_backward(context_, changed_dqkv.view(), WeightView::in_out(p_.qkv_weight), changed_dh.view(), Write::assign);
   scatter_rows(context_, changed_dh.view(), reused.device_changed, dh.view(), Write::assign);
   return dh;
 }

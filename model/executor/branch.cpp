@@ -15,10 +15,7 @@ bool is_rank_one(const Branch& branch) {
 /// x K + b.
 Tensor before_activation(Context& context, const Branch& branch, ConstView x) {
   Tensor z(context, x.rows, branch.neurons());
-  if (branch.bias.empty())
-    gemm(context, Transpose::no, x, Transpose::no, branch.keys, z.view());
-  else
-    linear(context, x, branch.keys, branch.bias, z.view());
+  linear(context, x, WeightView::in_out(branch.keys), branch.bias, z.view());
   return z;
 }
 

@@ -160,12 +160,13 @@ void Forward::unembed() {
   Tensor h(context_, count, pass_.config.width);
   layer_norm(context_, kept.final_rows.view(), p.ln_f_gain, p.ln_f_bias,
              static_cast<float>(pass_.config.layer_norm_epsilon), h.view(), kept.final_statistics.view());
+  const WeightView unembedding = WeightView::out_in(p.unembedding);
   if (!plan_.questions.empty()) {
-    scores_ = start_scoring_tokens(context_, h.view(), p.unembedding, plan_.questions);
+    scores_ = start_scoring_tokens(context_, h.view(), unembedding, {}, plan_.questions);
     return;
   }
   logits_ = Tensor::padded(context_, count, pass_.config.vocabulary);
-  gemm(context_, Transpose::no, h.view(), Transpose::yes, p.unembedding, logits_.view());
+  linear(context_, h.view(), unembedding, {}, logits_.view());
 }
 
 Run Forward::finish() {

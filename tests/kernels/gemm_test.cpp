@@ -94,7 +94,7 @@ TEST_P(Gemm, LinearAddsTheBias) {
   const Values bias_values = integer_values(random, s.n);
   Padded x(context, s.m, s.k, x_values), w(context, s.k, s.n, w_values), bias(context, 1, s.n, bias_values),
       y(context, s.m, s.n);
-  linear(context, x.read(), w.read(), bias.read(), y.view());
+  linear(context, x.read(), WeightView::in_out(w.read()), bias.read(), y.view());
   Reference expected = multiply(s, Transpose::no, x_values, Transpose::no, w_values);
   for (size_t i = 0; i < expected.product.size(); ++i)
     expected.product[i] += static_cast<double>(bias_values[i % static_cast<size_t>(s.n)]);
@@ -140,7 +140,7 @@ TEST_P(Gemm, LinearActivation) {
   for (const Activation kind : {Activation::gelu_new, Activation::gelu, Activation::relu}) {
     Padded x(context, s.m, s.k, x_values), w(context, s.k, s.n, w_values), bias(context, 1, s.n, bias_values),
         up(context, s.m, s.n), y(context, s.m, s.n);
-    linear_activation(context, x.read(), w.read(), bias.read(), kind, up.view(), y.view());
+    linear_activation(context, x.read(), WeightView::in_out(w.read()), bias.read(), kind, up.view(), y.view());
     expect_activated(kind, sums, eps, up.values(), y.values());
     EXPECT_TRUE(up.guarded() && y.guarded());
     // Close together and aligned, where a library may do the whole at once; `up` is not wanted there.
@@ -148,10 +148,11 @@ TEST_P(Gemm, LinearActivation) {
                  packed_w = Tensor::from_host(context, w_values, s.k, s.n),
                  packed_bias = Tensor::from_host(context, bias_values, 1, s.n);
     Tensor packed_up(context, s.m, s.n), packed_y(context, s.m, s.n);
-    linear_activation(context, packed_x.view(), packed_w.view(), packed_bias.view(), kind, {}, packed_y.view());
-    expect_activated(kind, sums, eps, {}, packed_y.to_host());
-    linear_activation(context, packed_x.view(), packed_w.view(), packed_bias.view(), kind, packed_up.view(),
+    linear_activation(context, packed_x.view(), WeightView::in_out(packed_w.view()), packed_bias.view(), kind, {},
                       packed_y.view());
+    expect_activated(kind, sums, eps, {}, packed_y.to_host());
+    linear_activation(context, packed_x.view(), WeightView::in_out(packed_w.view()), packed_bias.view(), kind,
+                      packed_up.view(), packed_y.view());
     expect_activated(kind, sums, eps, packed_up.to_host(), packed_y.to_host());
   }
 }
@@ -197,8 +198,8 @@ TEST(GemmNumbers, ArithmeticIsCounted) {
   Tensor c(context, 3, 7);
   gemm(context, Transpose::no, a.view(), Transpose::no, b.view(), c.view());
   EXPECT_EQ(context.matrix_flop(), 2 * 3 * 5 * 7);
-  linear(context, a.view(), b.view(), bias.view(), c.view());
-  linear_activation(context, a.view(), b.view(), bias.view(), Activation::gelu_new, {}, c.view());
+  linear(context, a.view(), WeightView::in_out(b.view()), bias.view(), c.view());
+  linear_activation(context, a.view(), WeightView::in_out(b.view()), bias.view(), Activation::gelu_new, {}, c.view());
   EXPECT_EQ(context.matrix_flop(), 3 * 2 * 3 * 5 * 7);
 }
 
@@ -312,9 +313,10 @@ TEST(GemmErrors, ShapesThatDoNotFitAreRefusedBeforeAnyWrite) {
   Padded a(context, 2, 3, Values(6, 1)), b(context, 4, 2, Values(8, 1)), c(context, 2, 2, Values(4, 7));
   EXPECT_THROW(gemm(context, Transpose::no, a.read(), Transpose::no, b.read(), c.view()), ShapeError);
   EXPECT_THROW(gemm(context, Transpose::yes, a.read(), Transpose::no, b.read(), c.view()), ShapeError);
-  EXPECT_THROW(linear(context, a.read(), b.read(), a.read(), c.view()), ShapeError);
+  EXPECT_THROW(linear(context, a.read(), WeightView::in_out(b.read()), a.read(), c.view()), ShapeError);
   Padded w(context, 3, 2, Values(6, 1)), bias(context, 1, 2, {1, 1}), narrow(context, 2, 1, {1, 1});
-  EXPECT_THROW(linear_activation(context, a.read(), w.read(), bias.read(), Activation::relu, narrow.view(), c.view()),
+  EXPECT_THROW(linear_activation(context, a.read(), WeightView::in_out(w.read()), bias.read(), Activation::relu,
+                                 narrow.view(), c.view()),
                ShapeError);
   EXPECT_EQ(c.values(), Values(4, 7));
 }

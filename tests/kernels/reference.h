@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <random>
 #include <span>
 #include <vector>
 
+#include "runtime/stored.h"
 #include "runtime/tensor.h"
 #include "runtime/view.h"
 #include "tests/support/compare.h"
@@ -77,5 +79,51 @@ class Padded {
   int64_t rows_, cols_, stride_;
   Tensor storage_;
 };
+
+/// The number that `value` becomes where it is stored in a type.
+inline float rounded_to(StoredType type, float value) {
+  if (type == StoredType::fp16) return to_float(to_half(value));
+  if (type == StoredType::bf16) return to_float(to_bfloat(value));
+  return value;
+}
+inline Values rounded_to(StoredType type, Values values) {
+  for (float& value : values) value = rounded_to(type, value);
+  return values;
+}
+
+/// A matrix of a stored type in device memory, off the alignment and with gaps between its rows, or with rows that are
+/// 16-byte aligned. What lies around it is NaN.
+class StoredMatrix {
+ public:
+  enum class Layout { anywhere, aligned };
+
+  StoredMatrix(Context& context, StoredType type, int64_t rows, int64_t cols, const Values& values,
+               Layout layout = Layout::anywhere)
+      : type_(type), rows_(rows), cols_(cols) {
+    stride_ = layout == Layout::aligned ? (cols + 7) / 8 * 8 : cols + 5;
+    offset_ = layout == Layout::aligned ? 0 : 3;
+    const int64_t size = stored_bytes(type);
+    std::vector<unsigned char> all(static_cast<size_t>((offset_ + rows * stride_ + 7) * size), 0xff);
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < cols; ++c) {
+        const float value = values[r * cols + c];
+        const Half half = to_half(value);
+        const Bfloat bfloat = to_bfloat(value);
+        const void* const from = type == StoredType::fp32   ? static_cast<const void*>(&value)
+                                 : type == StoredType::fp16 ? static_cast<const void*>(&half)
+                                                            : static_cast<const void*>(&bfloat);
+        std::memcpy(all.data() + (offset_ + r * stride_ + c) * size, from, static_cast<size_t>(size));
+      }
+    storage_ = DeviceArray<unsigned char>(context, std::span<const unsigned char>(all));
+  }
+  StoredView view() const { return {storage_.data() + offset_ * stored_bytes(type_), type_, rows_, cols_, stride_}; }
+
+ private:
+  StoredType type_;
+  int64_t rows_, cols_, stride_ = 0, offset_ = 0;
+  DeviceArray<unsigned char> storage_;
+};
+
+inline constexpr StoredType kStoredTypes[] = {StoredType::fp32, StoredType::fp16, StoredType::bf16};
 
 }  // namespace loci::test

@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <cstring>
+#include <numeric>
+
 #include "tests/kernels/reference.h"
 
 namespace loci {
@@ -36,6 +40,50 @@ TEST_P(Rows, EmbedAndItsBackward) {
   embed_rows_backward(context, ids, dy.read(), table.view());
   EXPECT_EQ(table.values(), expected);
   EXPECT_TRUE(table.guarded());
+}
+
+TEST_P(Rows, EmbedReadsTablesOfAnyType) {
+  Context context(device_options(3));
+  const std::vector<int32_t> ids_values{4, 0, 4, 2};
+  const auto ids = device(context, ids_values);
+  for (const StoredType type : kStoredTypes) {
+    const Values table_values = rounded_to(type, normal_values(random_, 5 * width_));
+    const StoredMatrix table(context, type, 5, width_, table_values);
+    Padded y(context, 4, width_);
+    embed_rows(context, table.view(), ids, y.view());
+    for (int64_t i = 0; i < 4; ++i) EXPECT_EQ(row(y.values(), i), row(table_values, ids_values[i]));
+    EXPECT_TRUE(y.guarded());
+  }
+}
+
+// IEEE 754: (-1)^sign 2^(exponent - bias) 1.fraction, below the smallest exponent 0.fraction.
+float decoded(uint16_t bits, int exponent_bits) {
+  const int fraction_bits = 15 - exponent_bits, bias = (1 << (exponent_bits - 1)) - 1;
+  const int exponent = (bits & 0x7fff) >> fraction_bits, fraction = bits & ((1 << fraction_bits) - 1);
+  const int whole = exponent > 0 ? 1 << fraction_bits : 0;
+  double value = std::ldexp(whole + fraction, std::max(exponent, 1) - bias - fraction_bits);
+  if (exponent == (1 << exponent_bits) - 1) value = fraction ? NAN : HUGE_VAL;
+  return static_cast<float>(bits & 0x8000 ? -value : value);
+}
+
+TEST(StoredNumbers, AllOfThemAreConvertedExactly) {
+  Context context(device_options());
+  std::vector<uint16_t> all(1 << 16);
+  std::iota(all.begin(), all.end(), uint16_t{0});
+  const auto table = device(context, all);
+  std::vector<int32_t> rows(256);
+  std::iota(rows.begin(), rows.end(), 0);
+  const auto ids = device(context, rows);
+  for (const StoredType type : {StoredType::fp16, StoredType::bf16}) {
+    Tensor y(context, 256, 256);
+    embed_rows(context, StoredView(table.data(), type, 256, 256, 256), ids, y.view());
+    const Values got = y.to_host();
+    for (size_t i = 0; i < all.size(); ++i) {
+      const float expected = decoded(all[i], type == StoredType::fp16 ? 5 : 8);
+      EXPECT_TRUE(std::isnan(expected) ? std::isnan(got[i]) : std::memcmp(&got[i], &expected, sizeof(float)) == 0)
+          << "bits " << i << " become " << got[i];
+    }
+  }
 }
 
 TEST_P(Rows, GatherScatterTapCollect) {

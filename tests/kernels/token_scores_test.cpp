@@ -44,7 +44,7 @@ class TokenScoring : public ::testing::TestWithParam<Shape> {
   void take_row(int64_t r) {
     Doubles logits;
     for (int64_t t = 0; t < s_.tokens; ++t) {
-      double logit = 0;
+      double logit = bias_.empty() ? 0 : static_cast<double>(bias_[t]);
       for (int64_t k = 0; k < s_.width; ++k)
         logit += static_cast<double>(hidden_[r * s_.width + k]) * static_cast<double>(unembedding_[t * s_.width + k]);
       logits.push_back(logit);
@@ -67,7 +67,7 @@ class TokenScoring : public ::testing::TestWithParam<Shape> {
     Padded hidden(context, s_.rows, s_.width, hidden_), unembedding(context, s_.tokens, s_.width, unembedding_);
     const ConstView matrix = unembedding.read();
     const ConstantOperands promise(context, std::span(&matrix, constant ? 1 : 0));
-    return score_tokens(context, hidden.read(), matrix, questions_);
+    return score_tokens(context, hidden.read(), WeightView::out_in(matrix), {}, questions_);
   }
 
   void check(const TokenScores& scores) const {
@@ -77,13 +77,36 @@ class TokenScoring : public ::testing::TestWithParam<Shape> {
   }
 
   Shape s_ = GetParam();
-  Values hidden_, unembedding_;
+  Values hidden_, unembedding_, bias_;
   std::vector<TokenQuestion> questions_;
   Doubles log_probabilities_;
   std::vector<int32_t> best_;
 };
 
 TEST_P(TokenScoring, AgreesWithTheSoftmaxInDouble) { check(score(device_options())); }
+
+// Eighths are the same numbers in all types.
+TEST_P(TokenScoring, SoDoUnembeddingsOfAnyTypeWithABias) {
+  std::mt19937 random(3);
+  bias_ = eighths(random, s_.tokens);
+  best_.clear();
+  log_probabilities_.clear();
+  for (int64_t r = 0; r < s_.rows; ++r) take_row(r);
+  Values turned(unembedding_.size());
+  for (int64_t t = 0; t < s_.tokens; ++t)
+    for (int64_t k = 0; k < s_.width; ++k) turned[k * s_.tokens + t] = unembedding_[t * s_.width + k];
+  Context context(device_options());
+  Padded hidden(context, s_.rows, s_.width, hidden_), bias(context, 1, s_.tokens, bias_);
+  for (const StoredType type : kStoredTypes) {
+    const StoredMatrix out_in(context, type, s_.tokens, s_.width, unembedding_),
+        in_out(context, type, s_.width, s_.tokens, turned);
+    check(score_tokens(context, hidden.read(), WeightView::out_in(out_in.view()), bias.read(), questions_));
+    check(score_tokens(context, hidden.read(), WeightView::in_out(in_out.view()), bias.read(), questions_));
+    const StoredView constant = out_in.view();
+    const ConstantOperands promise(context, {&constant, 1});
+    check(score_tokens(context, hidden.read(), WeightView::out_in(constant), bias.read(), questions_));
+  }
+}
 
 TEST_P(TokenScoring, SoDoesAConstantUnembedding) { check(score(device_options(), true)); }
 
@@ -126,7 +149,7 @@ TokenScores score_logits(const Values& logits, const std::vector<int32_t>& token
   const Tensor unembedding = Tensor::from_host(context, logits, std::ssize(logits), 1);
   std::vector<TokenQuestion> questions;
   for (const int32_t token : tokens) questions.push_back({0, token});
-  return score_tokens(context, hidden.view(), unembedding.view(), questions);
+  return score_tokens(context, hidden.view(), WeightView::out_in(unembedding.view()), {}, questions);
 }
 
 TEST(TokenScoringNumbers, LogitsOfMinusInfinityHaveNoProbability) {
@@ -170,7 +193,7 @@ TEST(TokenScoringNumbers, TheBitsOfALargeUnembeddingDoNotFollowTheMemory) {
     const ConstView constant = unembedding.view();
     const ConstantOperands promise(context, {&constant, 1});
     const std::vector<TokenQuestion> questions{{0, 5}, {16, 39999}};
-    scores.push_back(score_tokens(context, hidden.view(), unembedding.view(), questions));
+    scores.push_back(score_tokens(context, hidden.view(), WeightView::out_in(unembedding.view()), {}, questions));
   }
   EXPECT_TRUE(identical(scores[0].log_probabilities, scores[1].log_probabilities));
   EXPECT_EQ(scores[0].best, scores[1].best);
@@ -202,7 +225,7 @@ TEST(TokenScoringNumbers, ArithmeticIsCounted) {
   Context context(device_options());
   const Tensor hidden = Tensor::from_host(context, Values(6, 1), 2, 3);
   const Tensor unembedding = Tensor::from_host(context, Values(15, 1), 5, 3);
-  score_tokens(context, hidden.view(), unembedding.view(), {});
+  score_tokens(context, hidden.view(), WeightView::out_in(unembedding.view()), {}, {});
   EXPECT_EQ(context.matrix_flop(), 2 * 2 * 5 * 3);
 }
 
@@ -212,10 +235,17 @@ TEST(TokenScoringErrors, QuestionsAndShapes) {
   const Tensor unembedding = Tensor::from_host(context, Values(15, 1), 5, 3);
   for (const TokenQuestion& wrong :
        {TokenQuestion{2, 0}, TokenQuestion{-1, 0}, TokenQuestion{0, 5}, TokenQuestion{0, -1}})
-    EXPECT_THROW(score_tokens(context, hidden.view(), unembedding.view(), std::span(&wrong, 1)), ShapeError);
-  EXPECT_THROW(score_tokens(context, unembedding.view(), hidden.view().cols_slice(0, 2), {}), ShapeError);
-  EXPECT_THROW(score_tokens(context, hidden.view(), unembedding.view().rows_slice(0, 0), {}), ShapeError);
-  const TokenScores none = score_tokens(context, hidden.view().rows_slice(0, 0), unembedding.view(), {});
+    EXPECT_THROW(score_tokens(context, hidden.view(), WeightView::out_in(unembedding.view()), {}, std::span(&wrong, 1)),
+                 ShapeError);
+  EXPECT_THROW(score_tokens(context, unembedding.view(), WeightView::out_in(hidden.view().cols_slice(0, 2)), {}, {}),
+               ShapeError);
+  EXPECT_THROW(score_tokens(context, hidden.view(), WeightView::out_in(unembedding.view().rows_slice(0, 0)), {}, {}),
+               ShapeError);
+  const Tensor bias = Tensor::from_host(context, Values(3, 1), 1, 3);
+  EXPECT_THROW(score_tokens(context, hidden.view(), WeightView::out_in(unembedding.view()), bias.view(), {}),
+               ShapeError);
+  const TokenScores none =
+      score_tokens(context, hidden.view().rows_slice(0, 0), WeightView::out_in(unembedding.view()), {}, {});
   EXPECT_TRUE(none.best.empty() && none.log_probabilities.empty());
 }
 
