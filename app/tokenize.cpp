@@ -80,9 +80,9 @@ TokenStream tokenize_text(const TokenizeCommand& command, const Tokenizer& token
   Progress progress("tokenize", "bytes", reader.total_bytes());
   TokenizeOptions options;
   if (command.max_tokens_per_document > 0) options.max_tokens_per_document = command.max_tokens_per_document;
-  options.threads = command.common.usable_threads();
+  ThreadPool threads(command.common.usable_threads());
   options.progress = [&](const TokenizeProgress& now) { progress.advance(now.bytes_read - progress.done()); };
-  TokenStream stream = tokenize(tokenizer, reader, options);
+  TokenStream stream = tokenize(threads, tokenizer, reader, options);
   require<InputError>(stream.documents() > 0,
                       "{}: holds no documents: give one per line, or JSON lines with a field \"text\"",
                       input_name(command.text));

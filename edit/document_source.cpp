@@ -2,10 +2,9 @@
 
 #include <algorithm>
 #include <memory>
-#include <optional>
 #include <utility>
 
-#include "model/token_stream.h"
+#include "model/documents.h"
 #include "runtime/error.h"
 #include "runtime/hdf5.h"
 #include "runtime/hdf5_probe.h"
@@ -14,63 +13,35 @@
 namespace loci {
 namespace {
 
-// Lines that are read before they are tokenised together.
-constexpr size_t kLinesAtOnce = 512;
-
 class TextDocuments {
  public:
   TextDocuments(Context& context, const Tokenizer& tokenizer, const std::filesystem::path& path, OnInvalid on_invalid,
                 std::vector<std::string>& skipped)
-      : context_(context), tokenizer_(tokenizer), reader_(path), on_invalid_(on_invalid), skipped_(skipped) {}
+      : reader_(path), encoder_(context.threads(), tokenizer, reader_), on_invalid_(on_invalid), skipped_(skipped) {}
 
   bool next(std::vector<int32_t>& tokens) {
-    while (true) {
-      if (taken_ == ready_.size() && !fill()) return false;
-      Outcome& outcome = ready_[taken_++];
-      if (outcome.fault) {
-        refuse_or_skip(on_invalid_, *outcome.fault, skipped_);
-        continue;
+    for (;; ++taken_) {
+      if (taken_ == ready_.size()) {
+        ready_ = encoder_.next_batch();
+        taken_ = 0;
+        if (ready_.empty()) return false;
       }
-      tokens = std::move(outcome.tokens);
-      return true;
+      EncodedDocument& document = ready_[taken_];
+      if (!document.fault) {
+        tokens = std::move(document.ids);
+        ++taken_;
+        return true;
+      }
+      refuse_or_skip(on_invalid_, *document.fault, skipped_);
     }
   }
 
  private:
-  /// A line's tokens, or why it has none.
-  struct Outcome {
-    std::vector<int32_t> tokens;
-    std::optional<InputError> fault;
-  };
-
-  /// False where the text has ended.
-  bool fill() {
-    std::vector<TextReader::Line> lines;
-    TextReader::Line line;
-    while (lines.size() < kLinesAtOnce && reader_.next_line(line)) lines.push_back(std::move(line));
-    ready_.assign(lines.size(), {});
-    taken_ = 0;
-    context_.threads().parallel_for(std::ssize(lines), 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) ready_[i] = outcome_of(std::move(lines[i]));
-    });
-    return !ready_.empty();
-  }
-
-  Outcome outcome_of(TextReader::Line line) const {
-    try {
-      const std::string place = reader_.place_of(line);
-      return {encode_document(tokenizer_, reader_.document_of(std::move(line)), place), {}};
-    } catch (const InputError& error) {
-      return {{}, error};
-    }
-  }
-
-  Context& context_;
-  const Tokenizer& tokenizer_;
   TextReader reader_;
+  DocumentEncoder encoder_;
   OnInvalid on_invalid_;
   std::vector<std::string>& skipped_;
-  std::vector<Outcome> ready_;
+  std::vector<EncodedDocument> ready_;
   size_t taken_ = 0;
 };
 

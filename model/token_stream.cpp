@@ -1,15 +1,8 @@
 #include "model/token_stream.h"
 
 #include <algorithm>
-#include <condition_variable>
-#include <deque>
-#include <exception>
-#include <map>
-#include <mutex>
-#include <optional>
-#include <thread>
-#include <utility>
 
+#include "model/documents.h"
 #include "runtime/error.h"
 #include "runtime/hdf5_checksums.h"
 #include "runtime/hdf5_probe.h"
@@ -17,178 +10,36 @@
 namespace loci {
 namespace {
 
-/// A batch is a fixed slice of the input: so much text, or so many documents.
-constexpr std::size_t kBatchBytes = std::size_t{1} << 19;
-constexpr std::size_t kBatchDocuments = 2048;
-
-using Batch = std::vector<TextReader::Line>;
-
-struct EncodedBatch {
-  std::vector<std::int32_t> tokens;
-  std::vector<std::int64_t> lengths;
-  std::int64_t cut_documents = 0, cut_tokens = 0;
-  /// Of the first document that could not be read; those before it are encoded.
-  std::exception_ptr failure;
-};
-
-EncodedBatch encode_batch(const Tokenizer& tokenizer, const TextReader& reader, const TokenizeOptions& options,
-                          Batch batch) {
-  EncodedBatch encoded;
-  try {
-    for (TextReader::Line& line : batch) {
-      const std::string place = reader.place_of(line);
-      std::vector<std::int32_t> ids =
-          encode_document(tokenizer, reader.document_of(std::move(line)), place, options.special);
-      if (const auto cut = std::ssize(ids) - options.max_tokens_per_document; cut > 0) {
-        ids.resize(static_cast<std::size_t>(options.max_tokens_per_document));
-        ++encoded.cut_documents;
-        encoded.cut_tokens += cut;
-      }
-      encoded.tokens.insert(encoded.tokens.end(), ids.begin(), ids.end());
-      encoded.lengths.push_back(std::ssize(ids));
-    }
-  } catch (...) {
-    encoded.failure = std::current_exception();
+/// Adds a document, without what is beyond the limit.
+void append(TokenStream& stream, std::span<const std::int32_t> ids, std::int64_t limit) {
+  if (const auto cut = std::ssize(ids) - limit; cut > 0) {
+    ids = ids.first(static_cast<std::size_t>(limit));
+    ++stream.source.cut_documents;
+    stream.source.cut_tokens += cut;
   }
-  return encoded;
-}
-
-/// Threads that encode batches; results are taken in the order in which batches were given.
-class EncoderPool {
- public:
-  using Encode = std::function<EncodedBatch(Batch)>;
-  EncoderPool(int threads, Encode encode) : encode_(std::move(encode)) {
-    for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
-  }
-  ~EncoderPool() {
-    {
-      const std::lock_guard lock(mutex_);
-      stop_ = true;
-    }
-    wake_workers_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
-  }
-  EncoderPool(const EncoderPool&) = delete;
-  EncoderPool& operator=(const EncoderPool&) = delete;
-
-  void give(Batch batch) {
-    {
-      const std::lock_guard lock(mutex_);
-      waiting_.emplace_back(given_++, std::move(batch));
-    }
-    wake_workers_.notify_one();
-  }
-  /// Batches given and not yet taken.
-  std::int64_t in_flight() const { return given_ - taken_; }
-  /// Waits for the oldest batch in flight.
-  EncodedBatch take() {
-    std::unique_lock lock(mutex_);
-    result_ready_.wait(lock, [this] { return ready_.contains(taken_); });
-    return std::move(ready_.extract(taken_++).mapped());
-  }
-
- private:
-  void work() {
-    for (std::unique_lock lock(mutex_);;) {
-      wake_workers_.wait(lock, [this] { return stop_ || !waiting_.empty(); });
-      if (stop_) return;
-      auto [index, batch] = std::move(waiting_.front());
-      waiting_.pop_front();
-      lock.unlock();
-      EncodedBatch result = encode_(std::move(batch));
-      lock.lock();
-      ready_.emplace(index, std::move(result));
-      result_ready_.notify_one();
-    }
-  }
-
-  const Encode encode_;
-  std::mutex mutex_;
-  std::condition_variable wake_workers_, result_ready_;
-  std::deque<std::pair<std::int64_t, Batch>> waiting_;
-  std::map<std::int64_t, EncodedBatch> ready_;
-  bool stop_ = false;
-  std::int64_t given_ = 0, taken_ = 0;  // touched by the calling thread alone
-  std::vector<std::thread> threads_;    // last: they use all of the above
-};
-
-/// Takes batches from a reader; where reading fails, the lines before the failure still make a batch.
-class BatchSource {
- public:
-  explicit BatchSource(TextReader& reader) : reader_(reader) {}
-  /// Empty at the end.
-  Batch next() {
-    Batch batch;
-    std::size_t bytes = 0;
-    try {
-      while (!ended_ && batch.size() < kBatchDocuments && bytes < kBatchBytes) {
-        TextReader::Line line;
-        ended_ = !reader_.next_line(line);
-        bytes += line.bytes.size();
-        if (!ended_) batch.push_back(std::move(line));
-      }
-    } catch (...) {
-      failure_ = std::current_exception();
-      ended_ = true;
-    }
-    return batch;
-  }
-  bool ended() const { return ended_; }
-  void rethrow() const {
-    if (failure_) std::rethrow_exception(failure_);
-  }
-
- private:
-  TextReader& reader_;
-  bool ended_ = false;
-  std::exception_ptr failure_;
-};
-
-void append(TokenStream& stream, EncodedBatch batch) {
-  if (batch.failure) std::rethrow_exception(batch.failure);
-  stream.tokens.insert(stream.tokens.end(), batch.tokens.begin(), batch.tokens.end());
-  for (const std::int64_t length : batch.lengths)
-    stream.document_offsets.push_back(stream.document_offsets.back() + length);
-  stream.source.cut_documents += batch.cut_documents;
-  stream.source.cut_tokens += batch.cut_tokens;
-}
-
-void encode_all(TokenStream& stream, const Tokenizer& tokenizer, TextReader& reader, const TokenizeOptions& options) {
-  const int threads =
-      options.threads > 0 ? options.threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  BatchSource source(reader);
-  EncoderPool pool(threads, [&](Batch batch) { return encode_batch(tokenizer, reader, options, std::move(batch)); });
-  while (!source.ended() || pool.in_flight() > 0) {
-    if (!source.ended() && pool.in_flight() < 2 * threads + 2) {
-      if (Batch batch = source.next(); !batch.empty()) pool.give(std::move(batch));
-      continue;
-    }
-    append(stream, pool.take());
-    if (options.progress)
-      options.progress({stream.documents(), std::ssize(stream.tokens), reader.bytes_read(), reader.total_bytes()});
-  }
-  source.rethrow();
+  stream.tokens.insert(stream.tokens.end(), ids.begin(), ids.end());
+  stream.document_offsets.push_back(std::ssize(stream.tokens));
 }
 
 }  // namespace
 
-std::vector<std::int32_t> encode_document(const Tokenizer& tokenizer, std::string_view document,
-                                          const std::string& place, SpecialTokens special) {
-  try {
-    return tokenizer.encode_ids(document, special);
-  } catch (const InputError& error) {
-    throw_error<InputError>("{}: {}", place, error.what());
-  }
-}
-
-TokenStream tokenize(const Tokenizer& tokenizer, TextReader& reader, const TokenizeOptions& options) {
+TokenStream tokenize(ThreadPool& threads, const Tokenizer& tokenizer, TextReader& reader,
+                     const TokenizeOptions& options) {
   require<InputError>(options.max_tokens_per_document >= 1,
                       "a document must keep at least one token, not {}: raise the limit",
                       options.max_tokens_per_document);
   require<InputError>(reader.documents_read() == 0, "{}: {} documents were read before: open the text anew",
                       reader.path().string(), reader.documents_read());
   TokenStream stream;
-  encode_all(stream, tokenizer, reader, options);
+  DocumentEncoder encoder(threads, tokenizer, reader, options.special);
+  for (auto batch = encoder.next_batch(); !batch.empty(); batch = encoder.next_batch()) {
+    for (const EncodedDocument& document : batch) {
+      if (document.fault) throw *document.fault;
+      append(stream, document.ids, options.max_tokens_per_document);
+    }
+    if (options.progress)
+      options.progress({stream.documents(), std::ssize(stream.tokens), reader.bytes_read(), reader.total_bytes()});
+  }
   stream.source = {.tokenizer_sha256 = tokenizer.sha256(),
                    .vocabulary = tokenizer.vocabulary_size(),
                    .file = reader.path().filename().string(),

@@ -11,6 +11,7 @@
 #include "runtime/json.h"
 #include "runtime/provenance.h"
 #include "runtime/text_reader.h"
+#include "runtime/thread_pool.h"
 
 namespace loci {
 
@@ -54,19 +55,14 @@ struct TokenizeOptions {
   /// Each document keeps its first tokens up to this many (>= 1).
   std::int64_t max_tokens_per_document = Tokenizer::kNoLimit;
   SpecialTokens special = SpecialTokens::parse;
-  /// Threads that encode, beside the calling one that reads; 0: the number of cores. The result does not depend on it.
-  int threads = 0;
   /// Called on the calling thread now and then; may be empty.
   std::function<void(const TokenizeProgress&)> progress;
 };
 
-/// The tokens of one document. InputErrors are led by its `place` in the file.
-std::vector<std::int32_t> encode_document(const Tokenizer& tokenizer, std::string_view document,
-                                          const std::string& place, SpecialTokens special = SpecialTokens::parse);
-
 /// Encodes all documents of a fresh reader. An unreadable document ends it with the InputError of the first one in the
 /// file's order. Holds the tokens and a few megabytes of text in memory.
-TokenStream tokenize(const Tokenizer& tokenizer, TextReader& reader, const TokenizeOptions& options = {});
+TokenStream tokenize(ThreadPool& threads, const Tokenizer& tokenizer, TextReader& reader,
+                     const TokenizeOptions& options = {});
 
 /// Writes datasets `tokens` (int32) and `document_offsets` (int64) and the source as attributes into an open file.
 void write_token_stream(H5File& file, const TokenStream& stream);

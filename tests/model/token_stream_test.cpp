@@ -2,8 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <filesystem>
 #include <fstream>
 
+#include "model/documents.h"
 #include "runtime/error.h"
 #include "runtime/hdf5.h"
 #include "runtime/sha256.h"
@@ -26,7 +29,8 @@ class TokenStreamTest : public ::testing::Test {
   }
   TokenStream run(const std::string& path, int threads = 1, std::int64_t limit = Tokenizer::kNoLimit) {
     TextReader reader(path);
-    return tokenize(tokenizer_, reader, {.max_tokens_per_document = limit, .threads = threads, .progress = {}});
+    ThreadPool pool(threads);
+    return tokenize(pool, tokenizer_, reader, {.max_tokens_per_document = limit, .progress = {}});
   }
   /// Some megabytes: many batches.
   std::string many_records() {
@@ -65,7 +69,8 @@ TEST_F(TokenStreamTest, CutsDocuments) {
   EXPECT_EQ(stream.tokens, (std::vector<std::int32_t>{'a', 'b', 258, 258, 'x'}));
   EXPECT_EQ(stream.document_offsets, (std::vector<std::int64_t>{0, 2, 4, 5}));
   TextReader reader(folder_.file("a.txt"));
-  EXPECT_THROW(tokenize(tokenizer_, reader, {.max_tokens_per_document = 0, .progress = {}}), InputError);
+  ThreadPool pool(1);
+  EXPECT_THROW(tokenize(pool, tokenizer_, reader, {.max_tokens_per_document = 0, .progress = {}}), InputError);
 }
 
 TEST_F(TokenStreamTest, TheNumberOfThreadsChangesNothing) {
@@ -96,12 +101,38 @@ TEST_F(TokenStreamTest, TheFirstBadRecordIsNamedWhateverTheThreads) {
   for (const int threads : {2, 5}) EXPECT_EQ(message(threads), expected);
 }
 
+TEST_F(TokenStreamTest, WhatCannotBeReadOnIsSaidAfterTheDocumentsBeforeIt) {
+  const auto damaged = [&](const std::string& text) {
+    const std::string path = text_file("a.jsonl", text);
+    EXPECT_EQ(std::system(("gzip -f " + path).c_str()), 0);
+    std::filesystem::resize_file(path + ".gz", std::filesystem::file_size(path + ".gz") * 9 / 10);
+    return path + ".gz";
+  };
+  const std::string text = many_records();
+  const std::string path = damaged(text);
+  TextReader reader(path);
+  ThreadPool pool(2);
+  DocumentEncoder encoder(pool, tokenizer_, reader);
+  std::int64_t documents = 0;
+  const std::string message = error_of<InputError>([&] {
+    for (auto batch = encoder.next_batch(); !batch.empty(); batch = encoder.next_batch())
+      for (const EncodedDocument& document : batch) documents += !document.fault;
+  });
+  expect_message(message, {path, "cut short"});
+  EXPECT_GT(documents, 4000);
+  EXPECT_EQ(error_of<InputError>([&] { run(path, 2); }), message);
+  std::string bad = text;
+  bad.insert(bad.find('\n') + 1, "{\"nothing\": 1}\n");
+  expect_message(error_of<InputError>([&] { run(damaged(bad), 2); }), {path, "line 2", "text"});
+}
+
 TEST_F(TokenStreamTest, ReportsProgress) {
   const std::string path = text_file("a.jsonl", many_records());
   TextReader reader(path);
   std::vector<TokenizeProgress> reports;
-  const TokenStream stream = tokenize(
-      tokenizer_, reader, {.threads = 2, .progress = [&](const TokenizeProgress& p) { reports.push_back(p); }});
+  ThreadPool pool(2);
+  const TokenStream stream =
+      tokenize(pool, tokenizer_, reader, {.progress = [&](const TokenizeProgress& p) { reports.push_back(p); }});
   ASSERT_GT(reports.size(), 2u);
   EXPECT_EQ(reports.back().documents, stream.documents());
   EXPECT_EQ(reports.back().tokens, std::ssize(stream.tokens));
