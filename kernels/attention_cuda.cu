@@ -540,8 +540,10 @@ __device__ void key_gradients(const AttentionBackwardJob& job, const WarpWork& w
     }
   };
   const int group = static_cast<int>(job.group);
-  for (int head = work.head * group; head < (work.head + 1) * group; ++head)
-    for (int first = first_seen; first < queries; first += kRows) add_queries(head, first);
+#pragma unroll 1
+  for (int i = 0; i < group; ++i)
+#pragma unroll 1
+    for (int first = first_seen; first < queries; first += kRows) add_queries(work.head * group + i, first);
   const auto add_to = [&](const AttentionRows<float>& gradients, float4(&sums)[kKeys][kChunks]) {
     sum_and_store(sums, count, [&](int i, float4(&sum)[kChunks]) {
       float* to = gradients.at(first_row + i, key_column);
