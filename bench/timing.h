@@ -13,7 +13,7 @@ struct Samples {
   std::vector<double> seconds;
   int batch = 1;  ///< calls between two looks at the clock
 
-  double quantile(double q) const { return seconds[q * static_cast<double>(seconds.size() - 1) + 0.5]; }
+  double quantile(double q) const { return seconds[static_cast<size_t>(q * static_cast<double>(seconds.size() - 1) + 0.5)]; }
   double median() const { return quantile(0.5); }
 };
 
