@@ -127,7 +127,8 @@ bool ForwardBlock::feed_forward(ConstView attended) {
                            : mlp(h.view());
   if (!goes_on || !visit(Site::mlp_out, h.view())) return false;
   add(context_, h.view(), x());
-  return visit(Site::resid, x());
+  visit(Site::resid, x());  // a plan that stops here still has its rows recorded
+  return true;
 }
 
 /// h = W_down f(W_up h), with the sites on the way. False where the plan stops there.
