@@ -122,13 +122,4 @@ TokenStream read_token_stream(const std::filesystem::path& path) {
   return stream;
 }
 
-void require_tokenizer(const TokenStream& stream, const Tokenizer& tokenizer, const std::filesystem::path& path) {
-  const std::string expected = tokenizer.sha256();
-  require<InputError>(
-      stream.source.tokenizer_sha256 == expected,
-      "{}: was made by another tokenizer (attribute tokenizer_sha256 is {}, the model's is {}): tokenize the "
-      "text with this model",
-      path.string(), stream.source.tokenizer_sha256, expected);
-}
-
 }  // namespace loci

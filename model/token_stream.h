@@ -75,7 +75,4 @@ void write_token_stream(const std::filesystem::path& path, const TokenStream& st
 /// vocabulary.
 TokenStream read_token_stream(const std::filesystem::path& path);
 
-/// InputError unless the stream was made by this tokenizer; `path` is the stream's, for the message.
-void require_tokenizer(const TokenStream& stream, const Tokenizer& tokenizer, const std::filesystem::path& path);
-
 }  // namespace loci

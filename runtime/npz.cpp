@@ -4,7 +4,6 @@
 #include <archive_entry.h>
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cctype>
 #include <cstring>
@@ -15,7 +14,7 @@
 #include "runtime/atomic_file.h"
 #include "runtime/error.h"
 #include "runtime/file_kind.h"
-#include "runtime/stored.h"
+#include "runtime/utf8.h"
 
 namespace loci {
 
@@ -157,220 +156,41 @@ class HeaderParser {
   size_t at_ = 0;
 };
 
-struct ElementType {
-  NpyType type;
-  int64_t size;
-};
-
-ElementType parse_descr(const std::string& descr, std::string_view where) {
-  const auto unknown = [&]() {
-    throw_error<InputError>("{}: field \"descr\" '{}' is no element type that loci reads", where, descr.substr(0, 40));
-  };
-  if (descr.size() < 2) unknown();
-  const char order = descr[0];
-  const bool explicit_order = order == '<' || order == '>' || order == '|' || order == '=';
-  const std::string name = explicit_order ? descr.substr(1) : descr;
-  require<InputError>(order != '>' || name.ends_with("1"), "{}: field \"descr\" '{}': big-endian data is not supported",
-                      where, descr.substr(0, 40));
-  if (name.starts_with('O')) return {NpyType::object, 8};
-  if (name.starts_with('U') || name.starts_with('S')) {
-    const std::string digits = name.substr(1);
-    if (digits.empty() || digits.size() > 9 ||
-        !std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; }))
-      unknown();
-    const int64_t length = std::stoll(digits);
-    return name[0] == 'U' ? ElementType{NpyType::unicode, 4 * length} : ElementType{NpyType::bytes, length};
-  }
-  static constexpr std::array<std::tuple<std::string_view, NpyType, int64_t>, 12> kNumbers{
-      {{"f2", NpyType::f16, 2},
-       {"f4", NpyType::f32, 4},
-       {"f8", NpyType::f64, 8},
-       {"i1", NpyType::i8, 1},
-       {"i2", NpyType::i16, 2},
-       {"i4", NpyType::i32, 4},
-       {"i8", NpyType::i64, 8},
-       {"u1", NpyType::u8, 1},
-       {"u2", NpyType::u16, 2},
-       {"u4", NpyType::u32, 4},
-       {"u8", NpyType::u64, 8},
-       {"b1", NpyType::boolean, 1}}};
-  for (const auto& [text, type, size] : kNumbers) {
-    if (name == text) return {type, size};
-  }
-  unknown();
-  return {};
-}
-
-/// From column-major to row-major order of items of `item` bytes.
-std::vector<std::byte> transposed(std::span<const std::byte> data, const std::vector<int64_t>& shape, int64_t item) {
-  std::vector<std::byte> out(data.size());
-  std::vector<int64_t> index(shape.size(), 0);
-  std::vector<int64_t> stride(shape.size(), 1);
-  for (size_t axis = 1; axis < shape.size(); ++axis) stride[axis] = stride[axis - 1] * shape[axis - 1];
-  const auto count = std::ssize(data) / std::max<int64_t>(item, 1);
-  for (int64_t position = 0; position < count; ++position) {
-    int64_t source = 0;
-    for (size_t axis = 0; axis < shape.size(); ++axis) source += index[axis] * stride[axis];
-    std::memcpy(out.data() + position * item, data.data() + source * item, static_cast<size_t>(item));
-    for (size_t axis = shape.size(); axis-- > 0;) {
-      if (++index[axis] < shape[axis]) break;
-      index[axis] = 0;
-    }
-  }
-  return out;
-}
-
-void append_utf8(std::string& out, uint32_t code, std::string_view where) {
-  require<InputError>(code <= 0x10FFFF && (code < 0xD800 || code > 0xDFFF), "{}: holds the invalid character U+{:X}",
-                      where, code);
-  if (code < 0x80) {
-    out += static_cast<char>(code);
-  } else if (code < 0x800) {
-    out += static_cast<char>(0xC0 | (code >> 6));
-    out += static_cast<char>(0x80 | (code & 0x3F));
-  } else if (code < 0x10000) {
-    out += static_cast<char>(0xE0 | (code >> 12));
-    out += static_cast<char>(0x80 | ((code >> 6) & 0x3F));
-    out += static_cast<char>(0x80 | (code & 0x3F));
-  } else {
-    out += static_cast<char>(0xF0 | (code >> 18));
-    out += static_cast<char>(0x80 | ((code >> 12) & 0x3F));
-    out += static_cast<char>(0x80 | ((code >> 6) & 0x3F));
-    out += static_cast<char>(0x80 | (code & 0x3F));
-  }
-}
-
-std::vector<uint32_t> decode_utf8(std::string_view text, std::string_view where) {
-  std::vector<uint32_t> codes;
-  for (size_t i = 0; i < text.size();) {
-    const auto lead = static_cast<unsigned char>(text[i]);
-    const int length = lead < 0x80 ? 1 : (lead >> 5) == 6 ? 2 : (lead >> 4) == 14 ? 3 : (lead >> 3) == 30 ? 4 : 0;
-    require<InputError>(length > 0 && i + static_cast<size_t>(length) <= text.size(),
-                        "{}: is not valid UTF-8 at byte {}", where, i);
-    uint32_t code = length == 1 ? lead : lead & (0x7Fu >> length);
-    for (int k = 1; k < length; ++k) {
-      const auto next = static_cast<unsigned char>(text[i + static_cast<size_t>(k)]);
-      require<InputError>((next & 0xC0) == 0x80, "{}: is not valid UTF-8 at byte {}", where, i);
-      code = (code << 6) | (next & 0x3Fu);
-    }
-    codes.push_back(code);
-    i += static_cast<size_t>(length);
-  }
-  return codes;
-}
-
+/// The elements of an array that holds values of `From`.
 template <typename To, typename From>
-To convert(From value, const std::string& where) {
-  if constexpr (std::is_floating_point_v<To>) {
-    return static_cast<To>(value);
-  } else {
-    require<InputError>(std::in_range<To>(value), "{}: the value {} does not fit {} bits", where, value,
-                        8 * sizeof(To));
-    return static_cast<To>(value);
-  }
+std::vector<To> converted(const NpyArray& array) {
+  std::vector<From> values(static_cast<size_t>(array.size()));
+  if (!values.empty()) std::memcpy(values.data(), array.bytes.data(), array.bytes.size());
+  if constexpr (std::is_same_v<To, From>) return values;
+  std::vector<To> result;
+  result.reserve(values.size());
+  for (const From value : values) result.push_back(static_cast<To>(value));
+  return result;
 }
 
-template <typename To, typename From>
-std::vector<To> convert_all(const NpyArray& array) {
-  std::vector<To> values(static_cast<size_t>(array.size()));
-  if constexpr (std::is_same_v<To, From>) {
-    if (!values.empty()) std::memcpy(values.data(), array.bytes.data(), array.bytes.size());
-  } else {
-    for (size_t i = 0; i < values.size(); ++i) {
-      From value;
-      std::memcpy(&value, array.bytes.data() + i * sizeof(From), sizeof(From));
-      values[i] = convert<To, From>(value, array.where);
-    }
-  }
-  return values;
+/// Bytes of an element of the types that can be read as numbers; 0 for others.
+int64_t item_size_of(std::string_view descr) {
+  for (const auto& [name, size] : {std::pair<std::string_view, int64_t>{"<f4", 4}, {"<f8", 8}, {"<i4", 4}, {"<i8", 8}})
+    if (descr == name) return size;
+  return 0;
 }
 
 }  // namespace
-
-std::string_view npy_type_name(NpyType type) {
-  switch (type) {
-    case NpyType::f16:
-      return "float16";
-    case NpyType::f32:
-      return "float32";
-    case NpyType::f64:
-      return "float64";
-    case NpyType::i8:
-      return "int8";
-    case NpyType::i16:
-      return "int16";
-    case NpyType::i32:
-      return "int32";
-    case NpyType::i64:
-      return "int64";
-    case NpyType::u8:
-      return "uint8";
-    case NpyType::u16:
-      return "uint16";
-    case NpyType::u32:
-      return "uint32";
-    case NpyType::u64:
-      return "uint64";
-    case NpyType::boolean:
-      return "bool";
-    case NpyType::unicode:
-      return "str";
-    case NpyType::bytes:
-      return "bytes";
-    case NpyType::object:
-      break;
-  }
-  return "object";
-}
 
 int64_t NpyArray::size() const { return checked_product(shape).value_or(0); }
 
 template <typename T>
 std::vector<T> NpyArray::as() const {
-  const auto refuse = [&]() {
-    require<InputError>(dtype != NpyType::object,
-                        "{}: holds Python objects (dtype object), which only Python can read: store it as numbers or "
-                        "strings",
-                        where);
-    throw_error<InputError>("{}: holds {}, expected {}", where, npy_type_name(dtype),
-                            std::is_floating_point_v<T> ? "numbers" : "integers");
-  };
-  switch (dtype) {
-    case NpyType::i8:
-      return convert_all<T, int8_t>(*this);
-    case NpyType::i16:
-      return convert_all<T, int16_t>(*this);
-    case NpyType::i32:
-      return convert_all<T, int32_t>(*this);
-    case NpyType::i64:
-      return convert_all<T, int64_t>(*this);
-    case NpyType::u8:
-    case NpyType::boolean:
-      return convert_all<T, uint8_t>(*this);
-    case NpyType::u16:
-      return convert_all<T, uint16_t>(*this);
-    case NpyType::u32:
-      return convert_all<T, uint32_t>(*this);
-    case NpyType::u64:
-      return convert_all<T, uint64_t>(*this);
-    default:
-      break;
-  }
+  require<InputError>(!fortran_order || shape.size() < 2,
+                      "{}: is stored in Fortran order: store it in C order (numpy.ascontiguousarray)", where);
+  if (descr == "<i4") return converted<T, int32_t>(*this);
+  if (descr == "<i8") return converted<T, int64_t>(*this);
   if constexpr (std::is_floating_point_v<T>) {
-    if (dtype == NpyType::f32) return convert_all<T, float>(*this);
-    if (dtype == NpyType::f64) return convert_all<T, double>(*this);
-    if (dtype == NpyType::f16) {
-      std::vector<T> values;
-      for (size_t i = 0; i < bytes.size(); i += 2) {
-        Half half;
-        std::memcpy(&half, bytes.data() + i, 2);
-        values.push_back(static_cast<T>(to_float(half)));
-      }
-      return values;
-    }
+    if (descr == "<f4") return converted<T, float>(*this);
+    if (descr == "<f8") return converted<T, double>(*this);
   }
-  refuse();
-  return {};
+  throw_error<InputError>("{}: holds elements of NumPy's type {}, expected {}", where, descr,
+                          std::is_floating_point_v<T> ? "<f4, <f8, <i4 or <i8" : "<i4 or <i8");
 }
 
 template <typename T>
@@ -384,43 +204,8 @@ T NpyArray::scalar() const {
   template T NpyArray::scalar<T>() const;
 LOCI_INSTANTIATE(float)
 LOCI_INSTANTIATE(double)
-LOCI_INSTANTIATE(int32_t)
 LOCI_INSTANTIATE(int64_t)
-LOCI_INSTANTIATE(uint8_t)
 #undef LOCI_INSTANTIATE
-
-std::vector<std::string> NpyArray::strings() const {
-  require<InputError>(dtype != NpyType::object,
-                      "{}: holds Python objects (dtype object), which only Python can read: store it as strings",
-                      where);
-  require<InputError>(dtype == NpyType::unicode || dtype == NpyType::bytes, "{}: holds {}, expected strings", where,
-                      npy_type_name(dtype));
-  std::vector<std::string> values;
-  const auto count = static_cast<size_t>(size());
-  const auto step = static_cast<size_t>(item_size);
-  for (size_t i = 0; i < count; ++i) {
-    std::string value;
-    if (dtype == NpyType::bytes) {
-      value.assign(reinterpret_cast<const char*>(bytes.data()) + i * step, step);
-      decode_utf8(value, where);
-    } else {
-      for (size_t k = 0; k < step; k += 4) {
-        uint32_t code = 0;
-        std::memcpy(&code, bytes.data() + i * step + k, 4);
-        append_utf8(value, code, where);
-      }
-    }
-    // NumPy pads with zeros and strips them when reading.
-    value.erase(value.find_last_not_of('\0') + 1);
-    values.push_back(std::move(value));
-  }
-  return values;
-}
-
-std::string NpyArray::string() const {
-  require<InputError>(size() == 1, "{}: has shape {}, expected one string", where, shape_string(shape));
-  return strings().at(0);
-}
 
 NpyArray parse_npy(std::span<const std::byte> file, std::string_view where) {
   const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
@@ -436,29 +221,17 @@ NpyArray parse_npy(std::span<const std::byte> file, std::string_view where) {
   require<InputError>(length <= kMaxHeader && length <= text.size() - start,
                       "{}: .npy header of {} bytes: the file is truncated or damaged", where, length);
   const NpyHeader header = HeaderParser(text.substr(start, length), where).parse();
-  const auto [type, item_size] = parse_descr(header.descr, where);
-
-  NpyArray array;
-  array.where = where;
-  array.dtype = type;
-  array.shape = header.shape;
-  array.item_size = item_size;
-  const auto count = checked_product(array.shape);
+  const auto count = checked_product(header.shape);
+  const int64_t item_size = item_size_of(header.descr);
   int64_t size = 0;
   require<InputError>(count && !__builtin_mul_overflow(*count, item_size, &size), "{}: field \"shape\" {} overflows",
-                      where, shape_string(array.shape));
+                      where, shape_string(header.shape));
   const auto data = file.subspan(start + length);
-  if (type == NpyType::object) return array;
-  require<InputError>(static_cast<uint64_t>(size) == data.size(),
+  require<InputError>(item_size == 0 || static_cast<uint64_t>(size) == data.size(),
                       "{}: fields \"shape\" {} and \"descr\" {} need {} bytes, {} are there: the file is {}", where,
-                      shape_string(array.shape), header.descr, size, data.size(),
+                      shape_string(header.shape), header.descr, size, data.size(),
                       static_cast<uint64_t>(size) > data.size() ? "truncated" : "too long");
-  if (header.fortran_order && array.shape.size() > 1) {
-    array.bytes = transposed(data, array.shape, item_size);
-  } else {
-    array.bytes.assign(data.begin(), data.end());
-  }
-  return array;
+  return {std::string(where), header.descr, header.fortran_order, header.shape, {data.begin(), data.end()}};
 }
 
 // ---- reading the zip file ----
@@ -541,9 +314,18 @@ template <typename T>
 std::string descr_of() {
   if constexpr (std::is_same_v<T, float>) return "<f4";
   if constexpr (std::is_same_v<T, double>) return "<f8";
-  if constexpr (std::is_same_v<T, int32_t>) return "<i4";
-  if constexpr (std::is_same_v<T, int64_t>) return "<i8";
-  return "|u1";
+  return "<i8";
+}
+
+std::u32string code_points_of(std::string_view text, std::string_view where) {
+  std::u32string codes;
+  for (size_t at = 0; at < text.size();) {
+    const utf8::Step step = utf8::decode(text, at);
+    require<InputError>(step.well_formed, "{}: is not valid UTF-8 at byte {}", where, at);
+    codes += step.code_point;
+    at += step.length;
+  }
+  return codes;
 }
 
 /// A version 1 header, padded so that the data starts at a multiple of 64 bytes.
@@ -622,31 +404,24 @@ void NpzWriter::add(const std::string& name, std::span<const T> values, std::spa
 }
 template void NpzWriter::add<float>(const std::string&, std::span<const float>, std::span<const int64_t>);
 template void NpzWriter::add<double>(const std::string&, std::span<const double>, std::span<const int64_t>);
-template void NpzWriter::add<int32_t>(const std::string&, std::span<const int32_t>, std::span<const int64_t>);
 template void NpzWriter::add<int64_t>(const std::string&, std::span<const int64_t>, std::span<const int64_t>);
-template void NpzWriter::add<uint8_t>(const std::string&, std::span<const uint8_t>, std::span<const int64_t>);
-
-void NpzWriter::add_booleans(const std::string& name, std::span<const uint8_t> values, std::span<const int64_t> shape) {
-  archive_->add(name, "|b1", std::as_bytes(values), 1, shape);
-}
 
 void NpzWriter::add_boolean(const std::string& name, bool value) {
-  const uint8_t byte = value ? 1 : 0;
-  add_booleans(name, std::span(&byte, 1), {});
+  archive_->add(name, "|b1", std::as_bytes(std::span(&value, 1)), 1, {});
 }
 
 void NpzWriter::add_strings(const std::string& name, std::span<const std::string> values,
                             std::span<const int64_t> shape) {
-  const auto where = fmt::format("{}: array '{}'", archive_->file.target().string(), name);
-  std::vector<std::vector<uint32_t>> decoded;
+  std::vector<std::u32string> decoded;
   size_t length = 1;
   for (const std::string& value : values) {
-    decoded.push_back(decode_utf8(value, where));
+    decoded.push_back(code_points_of(value, fmt::format("{}: array '{}'", archive_->file.target().string(), name)));
     length = std::max(length, decoded.back().size());
   }
-  std::vector<uint32_t> codes(values.size() * length, 0);
-  for (size_t i = 0; i < decoded.size(); ++i) {
-    std::copy(decoded[i].begin(), decoded[i].end(), codes.begin() + static_cast<std::ptrdiff_t>(i * length));
+  std::u32string codes;
+  for (std::u32string& value : decoded) {
+    value.resize(length);  // NumPy pads with zeros
+    codes += value;
   }
   archive_->add(name, fmt::format("<U{}", length), std::as_bytes(std::span(codes)), static_cast<int64_t>(4 * length),
                 shape);

@@ -12,36 +12,25 @@
 
 namespace loci {
 
-/// NumPy element types that loci reads. `object` entries are kept so that the other entries of their file can be used,
-/// but their contents (a Python pickle) cannot be read.
-enum class NpyType { f16, f32, f64, i8, i16, i32, i64, u8, u16, u32, u64, boolean, unicode, bytes, object };
-
-/// "float32", "str", ...
-std::string_view npy_type_name(NpyType type);
-
-/// One array of a .npz file, in C order (Fortran order is transposed on reading).
+/// One array of a .npz file, as it stands there.
 struct NpyArray {
   /// "file.npz: array 'scores'"; leads every message.
   std::string where;
-  NpyType dtype = NpyType::f32;
+  /// NumPy's name of the element type: "<f4", "|b1", "<U12".
+  std::string descr;
+  bool fortran_order = false;
   /// Empty for a 0-d array.
   std::vector<int64_t> shape;
-  /// Bytes an element takes; for unicode 4 times its length.
-  int64_t item_size = 0;
   std::vector<std::byte> bytes;
 
   int64_t size() const;
-  /// All elements in C order. T is float, double, int64_t, int32_t, uint8_t (booleans too). Integers convert to
-  /// floating point and to wider integers, doubles to float; decimals to integers, and values that do not fit, are an
-  /// InputError.
+  /// All elements; T is float, double or int64_t. Reads arrays of <f4, <f8, <i4 and <i8 in C order (InputError for
+  /// others): integers also as floating point and doubles as float, but decimals not as integers.
   template <typename T>
   std::vector<T> as() const;
   /// The only element.
   template <typename T>
   T scalar() const;
-  /// Unicode or byte strings as UTF-8.
-  std::vector<std::string> strings() const;
-  std::string string() const;
 };
 
 /// All arrays of a .npz file (stored or deflated; .npy versions 1 to 3) by name without ".npy". Throws InputError for
@@ -63,7 +52,7 @@ class NpzWriter {
   NpzWriter(const NpzWriter&) = delete;
   NpzWriter& operator=(const NpzWriter&) = delete;
 
-  /// A numeric array; shape {} is a 0-d array. T is float, double, int64_t, int32_t or uint8_t.
+  /// A numeric array; shape {} is a 0-d array. T is float, double or int64_t.
   template <typename T>
   void add(const std::string& name, std::span<const T> values, std::span<const int64_t> shape);
   template <typename T>
@@ -74,8 +63,7 @@ class NpzWriter {
   void add_scalar(const std::string& name, T value) {
     add<T>(name, std::span<const T>(&value, 1), std::span<const int64_t>());
   }
-  /// dtype bool; values are 0 or 1.
-  void add_booleans(const std::string& name, std::span<const uint8_t> values, std::span<const int64_t> shape);
+  /// dtype bool, 0-d.
   void add_boolean(const std::string& name, bool value);
   /// dtype <U; UTF-8 in.
   void add_strings(const std::string& name, std::span<const std::string> values, std::span<const int64_t> shape);

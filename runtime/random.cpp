@@ -5,32 +5,6 @@
 
 namespace loci {
 
-LegacyRandom::LegacyRandom(uint32_t seed) {
-  for (uint32_t i = 0; i < kWords; ++i) {
-    state_[i] = seed;
-    seed = 1812433253u * (seed ^ (seed >> 30)) + i + 1;
-  }
-}
-
-void LegacyRandom::refill() {
-  constexpr size_t kWordCount = kWords;
-  constexpr size_t kShift = 397;
-  for (size_t i = 0; i < kWordCount; ++i) {
-    const uint32_t joined = (state_[i] & 0x80000000u) | (state_[(i + 1) % kWordCount] & 0x7fffffffu);
-    state_[i] = state_[(i + kShift) % kWordCount] ^ (joined >> 1) ^ (joined & 1u ? 0x9908b0dfu : 0u);
-  }
-  position_ = 0;
-}
-
-uint32_t LegacyRandom::next() {
-  if (position_ == kWords) refill();
-  uint32_t y = state_[position_++];
-  y ^= y >> 11;
-  y ^= (y << 7) & 0x9d2c5680u;
-  y ^= (y << 15) & 0xefc60000u;
-  return y ^ (y >> 18);
-}
-
 double LegacyRandom::uniform() {
   const uint32_t a = next() >> 5;
   const uint32_t b = next() >> 6;

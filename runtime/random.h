@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <random>
 
 namespace loci {
 
@@ -11,9 +12,9 @@ namespace loci {
 /// Published causal traces draw their noise from it.
 class LegacyRandom {
  public:
-  explicit LegacyRandom(uint32_t seed);
+  explicit LegacyRandom(uint32_t seed) : words_(seed) {}
 
-  uint32_t next();
+  uint32_t next() { return static_cast<uint32_t>(words_()); }
   /// random_sample(): (a 2^26 + b) / 2^53 in [0, 1) with a = next() >> 5, b = next() >> 6.
   double uniform();
   /// uniform(low, high).
@@ -27,12 +28,7 @@ class LegacyRandom {
   double chi_square(double degrees) { return 2 * standard_gamma(degrees / 2); }
 
  private:
-  static constexpr int kWords = 624;
-
-  void refill();
-
-  std::array<uint32_t, kWords> state_;
-  int position_ = kWords;
+  std::mt19937 words_;
   std::optional<double> kept_normal_;
 };
 

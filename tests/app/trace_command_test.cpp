@@ -3,11 +3,11 @@
 #include <cmath>
 #include <thread>
 
-#include "runtime/npz.h"
 #include "runtime/unit_store.h"
 #include "tests/app/support.h"
 #include "tests/support/canonical_hash.h"
 #include "tests/support/errors.h"
+#include "tests/support/npz.h"
 
 namespace loci::test {
 namespace {
@@ -281,19 +281,19 @@ TEST_F(TraceCommandTest, ExportsNpzAndTables) {
   const auto state = read_npz(dir_->path() / "npz" / ("knowledge_" + id + ".npz"));
   const auto tokens = static_cast<int64_t>(facts[0]["prompt"].get<std::string>().size());
   EXPECT_EQ(state.at("scores").shape, (std::vector<int64_t>{tokens, 3}));
-  EXPECT_EQ(state.at("scores").dtype, NpyType::f32);
-  EXPECT_EQ(state.at("low_score").dtype, NpyType::f64);
-  EXPECT_EQ(state.at("high_score").dtype, NpyType::f32);
-  EXPECT_EQ(state.at("input_ids").dtype, NpyType::i64);
-  EXPECT_EQ(state.at("input_tokens").strings().size(), static_cast<size_t>(tokens));
-  EXPECT_EQ(state.at("answer").string(), facts[0]["attribute"].get<std::string>());
-  EXPECT_EQ(state.at("kind").string(), "");
+  EXPECT_EQ(state.at("scores").descr, "<f4");
+  EXPECT_EQ(state.at("low_score").descr, "<f8");
+  EXPECT_EQ(state.at("high_score").descr, "<f4");
+  EXPECT_EQ(state.at("input_ids").descr, "<i8");
+  EXPECT_EQ(npy_strings(state.at("input_tokens")).size(), static_cast<size_t>(tokens));
+  EXPECT_EQ(npy_string(state.at("answer")), facts[0]["attribute"].get<std::string>());
+  EXPECT_EQ(npy_string(state.at("kind")), "");
   EXPECT_EQ(state.at("window").scalar<int64_t>(), 10);
-  EXPECT_EQ(read_npz(dir_->path() / "npz" / ("knowledge_" + id + "_attn.npz")).at("kind").string(), "attn");
+  EXPECT_EQ(npy_string(read_npz(dir_->path() / "npz" / ("knowledge_" + id + "_attn.npz")).at("kind")), "attn");
   const std::string wrong = std::to_string(facts[1]["known_id"].get<int64_t>());
   const auto skipped = read_npz(dir_->path() / "npz" / ("knowledge_" + wrong + ".npz"));
   EXPECT_EQ(skipped.size(), 1u);
-  EXPECT_EQ(skipped.at("correct_prediction").dtype, NpyType::boolean);
+  EXPECT_FALSE(npy_boolean(skipped.at("correct_prediction")));
   EXPECT_TRUE(exists("npz/severed_" + id + "_no_mlp.npz"));
   EXPECT_FALSE(exists("npz/severed_" + id + "_no_attn.npz"));
   ASSERT_EQ(run_loci({"export", path("export.h5"), "--format", "csv", "--output", path("csv")}).exit_code, 0);

@@ -20,28 +20,20 @@ bool json(std::string_view input) {
 }
 const Registration kJson("json", json);
 
-/// Every conversion of an array gives all its elements or refuses.
-template <typename T>
-void convert(const NpyArray& array, std::string_view name) {
-  accepted(name, [&] { expect(std::ssize(array.as<T>()) == array.size(), "conversion keeps the number of elements"); });
-  accepted(name, [&] { array.scalar<T>(); });
-}
-
-void examine(const NpyArray& array, std::string_view name) {
+/// Whether the array is one that loci reads: then every conversion gives all its elements.
+bool examine(const NpyArray& array, std::string_view name) {
   expect(std::ranges::all_of(array.shape, [](int64_t extent) { return extent >= 0; }), "extents are not negative");
-  if (array.dtype == NpyType::object) return;
-  expect(std::ssize(array.bytes) == array.size() * array.item_size, "the bytes fill the shape");
-  convert<float>(array, name);
-  convert<double>(array, name);
-  convert<int64_t>(array, name);
-  convert<int32_t>(array, name);
-  convert<uint8_t>(array, name);
-  accepted(name, [&] { expect(std::ssize(array.strings()) == array.size(), "there is a string per element"); });
-  accepted(name, [&] { array.string(); });
+  return accepted(name, [&] {
+    accepted(name, [&] { array.as<int64_t>(); });
+    accepted(name, [&] { array.scalar<double>(); });
+    expect(std::ssize(array.as<float>()) == array.size(), "conversion keeps the number of elements");
+  });
 }
 
 bool npy(std::string_view input) {
-  return accepted("fuzz.npy", [&] { examine(parse_npy(std::as_bytes(std::span(input)), "fuzz.npy"), "fuzz.npy"); });
+  bool is_read = false;
+  accepted("fuzz.npy", [&] { is_read = examine(parse_npy(std::as_bytes(std::span(input)), "fuzz.npy"), "fuzz.npy"); });
+  return is_read;
 }
 const Registration kNpy("npy", npy);
 

@@ -11,6 +11,7 @@
 
 #include "runtime/atomic_file.h"
 #include "tests/support/errors.h"
+#include "tests/support/npz.h"
 #include "tests/support/paths.h"
 
 namespace loci {
@@ -18,6 +19,10 @@ namespace {
 
 using test::error_of;
 using test::expect_message;
+using test::npy_boolean;
+using test::npy_by_rows;
+using test::npy_string;
+using test::npy_strings;
 using test::TemporaryDir;
 
 void write_sample(const std::string& path) {
@@ -25,8 +30,7 @@ void write_sample(const std::string& path) {
   writer.add("scores", std::vector<float>{1, 2, 3, 4, 5, 6}, {2, 3});
   writer.add("big", std::vector<double>{0.1, -1e300}, {2});
   writer.add("ids", std::vector<int64_t>{-5, int64_t{1} << 60}, {2});
-  writer.add("ids32", std::vector<int32_t>{7}, {1, 1, 1});
-  writer.add("bytes", std::vector<uint8_t>{255}, {1});
+  writer.add("deep", std::vector<int64_t>{7}, {1, 1, 1});
   writer.add("nothing", std::vector<float>{}, {0, 4});
   writer.add_scalar<double>("low_score", 0.25);
   writer.add_boolean("correct_prediction", true);
@@ -41,22 +45,21 @@ TEST(Npz, RoundTrip) {
   write_sample(dir.file("x.npz"));
   EXPECT_FALSE(std::filesystem::exists(dir.file("x.npz.tmp")));
   const auto arrays = read_npz(dir.file("x.npz"));
-  ASSERT_EQ(arrays.size(), 10u);
+  ASSERT_EQ(arrays.size(), 9u);
   EXPECT_EQ(arrays.at("scores").shape, (std::vector<int64_t>{2, 3}));
   EXPECT_EQ(arrays.at("scores").as<float>(), (std::vector<float>{1, 2, 3, 4, 5, 6}));
   EXPECT_EQ(arrays.at("scores").as<double>()[5], 6.0);
   EXPECT_EQ(arrays.at("big").as<double>(), (std::vector<double>{0.1, -1e300}));
   EXPECT_EQ(arrays.at("ids").as<int64_t>()[1], int64_t{1} << 60);
-  EXPECT_EQ(arrays.at("ids32").scalar<int64_t>(), 7);
-  EXPECT_EQ(arrays.at("bytes").as<int32_t>(), std::vector<int32_t>{255});
+  EXPECT_EQ(arrays.at("ids").as<double>()[0], -5.0);
+  EXPECT_EQ(arrays.at("deep").scalar<int64_t>(), 7);
   EXPECT_EQ(arrays.at("nothing").size(), 0);
   EXPECT_TRUE(arrays.at("low_score").shape.empty());
   EXPECT_EQ(arrays.at("low_score").scalar<double>(), 0.25);
-  EXPECT_EQ(arrays.at("correct_prediction").dtype, NpyType::boolean);
-  EXPECT_EQ(arrays.at("correct_prediction").scalar<uint8_t>(), 1);
-  EXPECT_EQ(arrays.at("input_tokens").strings(),
+  EXPECT_TRUE(npy_boolean(arrays.at("correct_prediction")));
+  EXPECT_EQ(npy_strings(arrays.at("input_tokens")),
             (std::vector<std::string>{"The", " Eiffel", "\xe2\x82\xac \xf0\x9f\x98\x80", ""}));
-  EXPECT_EQ(arrays.at("answer").string(), " Paris");
+  EXPECT_EQ(npy_string(arrays.at("answer")), " Paris");
 }
 
 TEST(Npz, EqualDataGivesEqualFiles) {
@@ -91,12 +94,11 @@ TEST(Npz, WrongUseNamesTheArray) {
   const TemporaryDir dir;
   write_sample(dir.file("x.npz"));
   const auto arrays = read_npz(dir.file("x.npz"));
-  expect_message(error_of<InputError>([&] { arrays.at("scores").as<int64_t>(); }), {"x.npz", "'scores'", "float32"});
-  expect_message(error_of<InputError>([&] { arrays.at("scores").strings(); }), {"'scores'", "strings"});
+  expect_message(error_of<InputError>([&] { arrays.at("scores").as<int64_t>(); }), {"x.npz", "'scores'", "<f4", "<i8"});
   expect_message(error_of<InputError>([&] { arrays.at("scores").scalar<float>(); }),
                  {"'scores'", "(2, 3)", "one value"});
-  expect_message(error_of<InputError>([&] { arrays.at("answer").as<float>(); }), {"'answer'", "str"});
-  expect_message(error_of<InputError>([&] { arrays.at("ids").as<int32_t>(); }), {"'ids'", "does not fit 32 bits"});
+  expect_message(error_of<InputError>([&] { arrays.at("answer").as<float>(); }), {"'answer'", "<U6", "<f4"});
+  expect_message(error_of<InputError>([&] { arrays.at("correct_prediction").as<int64_t>(); }), {"|b1"});
   expect_message(error_of<InputError>([&] { npz_at(arrays, "mom2", dir.file("x.npz")); }),
                  {"x.npz", "'mom2' is missing"});
 }
@@ -120,33 +122,24 @@ TEST(Npy, ReadsVersionsOrdersAndTypes) {
             (std::vector<float>{1, 2}));
   EXPECT_EQ(parse(npy("{'shape': (2,), 'fortran_order': True, 'descr': '<f4'}", two_floats, 2)).as<float>(),
             (std::vector<float>{1, 2}));
-  EXPECT_EQ(parse(npy("{'descr': '|b1', 'fortran_order': False, 'shape': ()}", "\x01", 3)).scalar<uint8_t>(), 1);
-  const std::string halves("\x00\x3c\x01\x00\x00\xfc\xff\x7b", 8);
-  const auto values = parse(npy("{'descr': '<f2', 'fortran_order': False, 'shape': (4,)}", halves)).as<double>();
-  EXPECT_EQ(values[0], 1.0);
-  EXPECT_EQ(values[1], std::ldexp(1.0, -24));
-  EXPECT_EQ(values[2], -HUGE_VAL);
-  EXPECT_EQ(values[3], 65504.0);
+  const std::string two_integers("\x05\0\0\0\xff\xff\xff\xff", 8);
+  const NpyArray integers = parse(npy("{'descr': '<i4', 'fortran_order': False, 'shape': (2,)}", two_integers, 3));
+  EXPECT_EQ(integers.as<int64_t>(), (std::vector<int64_t>{5, -1}));
+  EXPECT_EQ(integers.as<float>(), (std::vector<float>{5, -1}));
 }
 
-TEST(Npy, TransposesFortranOrder) {
+TEST(Npy, WhatIsNotReadFailsOnlyWhenUsed) {
+  for (const char* type : {"|O", "<U2", "|S3", "|b1", "<f2", "<u8", ">f4", "<c8", "<M8[ns]"}) {
+    const NpyArray array = parse(npy(fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': ()}}", type), "x"));
+    expect_message(error_of<InputError>([&] { array.as<float>(); }), {"x.npz", "'a'", type});
+  }
   // [[1, 2, 3], [4, 5, 6]] by columns
-  const std::string data("\x01\x04\x02\x05\x03\x06", 6);
-  const NpyArray array = parse(npy("{'descr': '|u1', 'fortran_order': True, 'shape': (2, 3)}", data));
-  EXPECT_EQ(array.as<uint8_t>(), (std::vector<uint8_t>{1, 2, 3, 4, 5, 6}));
-}
-
-TEST(Npy, ObjectArraysFailOnlyWhenUsed) {
-  const NpyArray array = parse(npy("{'descr': '|O', 'fortran_order': False, 'shape': ()}", "a pickle"));
-  EXPECT_EQ(array.dtype, NpyType::object);
-  expect_message(error_of<InputError>([&] { array.as<float>(); }), {"x.npz", "'a'", "Python objects"});
-  expect_message(error_of<InputError>([&] { array.strings(); }), {"'a'", "Python objects"});
-}
-
-TEST(Npy, InvalidCharactersAreRefused) {
-  const std::string surrogate("\x00\xd8\0\0", 4);
-  const NpyArray array = parse(npy("{'descr': '<U1', 'fortran_order': False, 'shape': ()}", surrogate));
-  expect_message(error_of<InputError>([&] { array.string(); }), {"'a'", "U+D800"});
+  const std::string header = "{'descr': '<i4', 'fortran_order': True, 'shape': (2, 3)}";
+  std::string data;
+  for (const char value : std::string("\1\4\2\5\3\6")) data += value + std::string(3, '\0');
+  const NpyArray columns = parse(npy(header, data));
+  expect_message(error_of<InputError>([&] { columns.as<double>(); }), {"x.npz", "'a'", "Fortran", "C order"});
+  EXPECT_EQ(npy_by_rows(columns).as<int64_t>(), (std::vector<int64_t>{1, 2, 3, 4, 5, 6}));
 }
 
 struct BadNpy {
@@ -195,14 +188,7 @@ INSTANTIATE_TEST_SUITE_P(
                "more than 32 axes"},
         BadNpy{"data_short", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}", "1234"), "truncated"},
         BadNpy{"data_long", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}", "12345"), "too long"},
-        BadNpy{"big_endian", npy("{'descr': '>f4', 'fortran_order': False, 'shape': (1,)}", "1234"), "big-endian"},
-        BadNpy{"complex", npy("{'descr': '<c8', 'fortran_order': False, 'shape': (1,)}", "12345678"), "\"descr\""},
-        BadNpy{"record", npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,)}", "1234"), "records"},
-        BadNpy{"unicode_no_length", npy("{'descr': '<U', 'fortran_order': False, 'shape': ()}", ""), "\"descr\""},
-        BadNpy{"unicode_hostile", npy("{'descr': '<U99999999999', 'fortran_order': False, 'shape': ()}", ""),
-               "\"descr\""},
-        BadNpy{"datetime", npy("{'descr': '<M8[ns]', 'fortran_order': False, 'shape': ()}", "12345678"), "\"descr\""},
-        BadNpy{"empty_descr", npy("{'descr': '', 'fortran_order': False, 'shape': ()}", ""), "\"descr\""}),
+        BadNpy{"record", npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,)}", "1234"), "records"}),
     [](const auto& param) { return param.param.name; });
 
 // ---- the zip file ----
@@ -272,8 +258,8 @@ void write_zip(const std::string& path, const std::vector<std::pair<std::string,
 
 TEST_F(BadNpz, DeflatedMembersAreRead) {
   const std::string data(4000, '\x07');
-  write_zip(path_, {{"a.npy", npy("{'descr': '|u1', 'fortran_order': False, 'shape': (4000,)}", data)}});
-  EXPECT_EQ(read_npz(path_).at("a").as<uint8_t>(), std::vector<uint8_t>(4000, 7));
+  write_zip(path_, {{"a.npy", npy("{'descr': '<i4', 'fortran_order': False, 'shape': (1000,)}", data)}});
+  EXPECT_EQ(read_npz(path_).at("a").as<int64_t>(), std::vector<int64_t>(1000, 0x07070707));
 }
 
 TEST_F(BadNpz, StrangeMembers) {
@@ -299,11 +285,11 @@ TEST(NpzNumpy, ReadsWhatWeWrite) {
   const TemporaryDir dir;
   write_sample(dir.file("x.npz"));
   EXPECT_TRUE(run_python("import numpy as np\nz = np.load('" + dir.file("x.npz") + R"(')
-assert len(z.files) == 10
+assert len(z.files) == 9
 assert z['scores'].dtype == np.float32 and z['scores'].tolist() == [[1, 2, 3], [4, 5, 6]]
 assert z['big'].tolist() == [0.1, -1e300]
 assert z['ids'].dtype == np.int64 and z['ids'].tolist() == [-5, 2**60]
-assert z['ids32'].shape == (1, 1, 1) and z['ids32'].dtype == np.int32
+assert z['deep'].shape == (1, 1, 1)
 assert z['nothing'].shape == (0, 4)
 assert z['low_score'].shape == () and z['low_score'] == 0.25
 assert z['correct_prediction'].dtype == bool and bool(z['correct_prediction'])
@@ -317,21 +303,21 @@ TEST(NpzNumpy, WeReadWhatItWrites) {
   for (const std::string function : {"savez", "savez_compressed"}) {
     const std::string path = dir.file(function + ".npz");
     if (!run_python("import numpy as np\nnp." + function + "('" + path + R"(', a=np.arange(6.).reshape(2,3).T,
-      s=np.array(['x', '\u20ac y']), n=np.float32(3), o=np.array(None), i=np.array([1,2],dtype=np.uint16), e=np.zeros((0,2)),
+      s=np.array(['x', '\u20ac y']), n=np.float32(3), o=np.array(None), i=np.array([1,2],dtype=np.int32), e=np.zeros((0,2)),
       f=np.asfortranarray(np.arange(24).reshape(2,3,4)))
 )")) {
       GTEST_SKIP() << "no numpy";
     }
     const auto arrays = read_npz(path);
     EXPECT_EQ(arrays.at("a").shape, (std::vector<int64_t>{3, 2}));
-    EXPECT_EQ(arrays.at("a").as<double>(), (std::vector<double>{0, 3, 1, 4, 2, 5}));
-    EXPECT_EQ(arrays.at("s").strings(), (std::vector<std::string>{"x", "\xe2\x82\xac y"}));
+    EXPECT_EQ(npy_by_rows(arrays.at("a")).as<double>(), (std::vector<double>{0, 3, 1, 4, 2, 5}));
+    EXPECT_EQ(npy_strings(arrays.at("s")), (std::vector<std::string>{"x", "\xe2\x82\xac y"}));
     EXPECT_EQ(arrays.at("n").scalar<float>(), 3.0f);
     EXPECT_EQ(arrays.at("i").as<int64_t>(), (std::vector<int64_t>{1, 2}));
     EXPECT_EQ(arrays.at("e").shape, (std::vector<int64_t>{0, 2}));
-    const auto f = arrays.at("f").as<int64_t>();
+    const auto f = npy_by_rows(arrays.at("f")).as<int64_t>();
     for (size_t i = 0; i < 24; ++i) EXPECT_EQ(f[i], static_cast<int64_t>(i));
-    expect_message(error_of<InputError>([&] { arrays.at("o").as<float>(); }), {path, "'o'", "Python objects"});
+    expect_message(error_of<InputError>([&] { arrays.at("o").as<float>(); }), {path, "'o'", "|O"});
   }
 }
 

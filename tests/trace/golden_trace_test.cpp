@@ -3,9 +3,9 @@
 
 #include <map>
 
-#include "runtime/npz.h"
 #include "tests/support/compare.h"
 #include "tests/support/golden_model.h"
+#include "tests/support/npz.h"
 #include "trace/sweep.h"
 
 namespace loci::test {
@@ -52,14 +52,16 @@ class GoldenTrace : public GoldenModelTest {
       for (const TraceKind kind : kTraceKinds) {
         const auto path = path_of(set, facts[i], kind);
         const auto golden = read_npz(path);
-        ASSERT_EQ(traces[i].correct, golden.at("correct_prediction").as<uint8_t>()[0] != 0) << path;
+        ASSERT_EQ(traces[i].correct, npy_boolean(golden.at("correct_prediction"))) << path;
         if (!traces[i].correct) continue;
         EXPECT_TRUE(near(traces[i].of(kind), golden.at("scores").as<float>(), kTolerance)) << path;
         EXPECT_NEAR(traces[i].low_score, golden.at("low_score").scalar<double>(), kTolerance) << path;
         EXPECT_NEAR(traces[i].high_score, golden.at("high_score").scalar<float>(), kTolerance) << path;
         const auto range = golden.at("subject_range").as<int64_t>();
         EXPECT_EQ(facts[i].subject_range, (TokenRange{range[0], range[1]})) << path;
-        EXPECT_EQ(facts[i].tokens, golden.at("input_ids").as<int32_t>()) << path;
+        EXPECT_EQ((std::vector<int64_t>{facts[i].tokens.begin(), facts[i].tokens.end()}),
+                  golden.at("input_ids").as<int64_t>())
+            << path;
       }
   }
 
