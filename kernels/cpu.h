@@ -9,6 +9,7 @@
 #include "kernels/rows.h"
 #include "kernels/sampling.h"
 #include "kernels/softmax.h"
+#include "kernels/symmetric_update.h"
 #include "kernels/token_scores.h"
 
 /// The CPU backend of every op: the contracts of the public headers, shapes already checked.

@@ -9,6 +9,7 @@
 #include "kernels/rows.h"
 #include "kernels/sampling.h"
 #include "kernels/softmax.h"
+#include "kernels/symmetric_update.h"
 
 /// The CUDA backend of every op: the contracts of the public headers, shapes already checked, views possibly empty.
 /// Implemented in x_cuda.cu; in a build without CUDA by cuda_absent.cpp.
