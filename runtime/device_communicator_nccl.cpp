@@ -134,7 +134,7 @@ void NcclDeviceCommunicator::expect_same_calls(Operation operation, size_t bytes
     bool operator==(const Call&) const = default;
     std::string text() const {
       constexpr std::array kNames{"broadcast", "all-gather", "all-to-all"};
-      return fmt::format("{} of {} bytes with root {}", kNames[operation], bytes, root);
+      return fmt::format("{} of {} bytes with root {}", kNames[static_cast<size_t>(operation)], bytes, root);
     }
   };
   const std::vector<Call> calls = ranks().all_gather_value(Call{bytes, operation, root}, what);

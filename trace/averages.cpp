@@ -14,7 +14,7 @@ constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
 using RowTokens = std::array<std::vector<int64_t>, kTokenRows>;
 
-std::vector<int64_t>& at(RowTokens& rows, TokenRow row) { return rows[row]; }
+std::vector<int64_t>& at(RowTokens& rows, TokenRow row) { return rows[static_cast<size_t>(row)]; }
 
 RowTokens rows_each_token_once(int64_t tokens, TokenRange subject) {
   RowTokens rows;

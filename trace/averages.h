@@ -67,7 +67,7 @@ struct Averages {
   std::array<AveragedRow, kTokenRows> rows;
   BestLayer last_subject, last_token;
 
-  const AveragedRow& row(TokenRow which) const { return rows[which]; }
+  const AveragedRow& row(TokenRow which) const { return rows[static_cast<size_t>(which)]; }
   /// Average indirect effect [layers]: row mean - mean low.
   std::vector<double> indirect_effect(TokenRow which) const;
 };

@@ -61,8 +61,8 @@ struct FactTrace {
   std::array<std::vector<float>, kTraceKinds.size()> scores;  ///< by kind, [tokens, layers]
   std::optional<SeveredTrace> severed;
 
-  const std::vector<float>& of(TraceKind kind) const { return scores[kind]; }
-  std::vector<float>& of(TraceKind kind) { return scores[kind]; }
+  const std::vector<float>& of(TraceKind kind) const { return scores[static_cast<size_t>(kind)]; }
+  std::vector<float>& of(TraceKind kind) { return scores[static_cast<size_t>(kind)]; }
 };
 
 /// Layers [begin, end) that a window around `layer` restores: max(0, l - w/2) .. min(L, l + ceil(w/2)).
