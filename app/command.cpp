@@ -8,6 +8,7 @@
 #include <functional>
 
 #include "runtime/json.h"
+#include "runtime/wording.h"
 
 namespace loci::app {
 namespace {

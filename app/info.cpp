@@ -74,7 +74,7 @@ Json describe(const Checkpoint& checkpoint, const TokenizerCheck& check) {
           {"mlp_width", config.mlp_width},
           {"positions", config.positions},
           {"vocabulary", config.vocabulary},
-          {"activation", activation_name(config.activation)},
+          {"activation", name_of(config.activation, kActivationNames)},
           {"tied_unembedding", config.tied},
           {"parameters", parameters},
           {"stored_types", checkpoint.stored_types()},

@@ -6,8 +6,9 @@
 #include <charconv>
 #include <cmath>
 #include <nlohmann/json.hpp>
-#include <numeric>
 #include <type_traits>
+
+#include "runtime/wording.h"
 
 namespace loci::app {
 namespace {
@@ -73,23 +74,6 @@ void append(const Option& option, std::vector<std::string>& list, const std::str
   }
 }
 
-/// Insertions, deletions, replacements and swaps of neighbours that lead from one to the other.
-size_t edit_distance(const std::string& from, const std::string& to) {
-  std::vector<size_t> before(to.size() + 1), row(to.size() + 1), next(to.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 1; i <= from.size(); ++i) {
-    next[0] = i;
-    for (size_t j = 1; j <= to.size(); ++j) {
-      next[j] = std::min({row[j] + 1, next[j - 1] + 1, row[j - 1] + (from[i - 1] != to[j - 1])});
-      if (i > 1 && j > 1 && from[i - 1] == to[j - 2] && from[i - 2] == to[j - 1])
-        next[j] = std::min(next[j], before[j - 2] + 1);
-    }
-    before.swap(row);
-    row.swap(next);
-  }
-  return row.back();
-}
-
 }  // namespace
 
 Group Option::heading() const {
@@ -140,25 +124,6 @@ std::optional<nlohmann::json> Option::json() const {
         return nlohmann::json(*target);
       },
       value);
-}
-
-std::string nearest(const std::string& word, const std::vector<std::string>& candidates) {
-  std::string best;
-  size_t best_distance = std::max<size_t>(1, word.size() / 3) + 1;
-  for (const std::string& candidate : candidates) {
-    // An abbreviation is as near as a slip of the finger.
-    const bool begins = word.size() >= 2 && candidate.starts_with(word);
-    const size_t distance = begins ? 1 : edit_distance(word, candidate);
-    if (distance < best_distance) best = candidate;
-    best_distance = std::min(best_distance, distance);
-  }
-  return best;
-}
-
-std::string did_you_mean(const std::string& word, const std::vector<std::string>& candidates,
-                         const std::string& before) {
-  const std::string found = nearest(word, candidates);
-  return found.empty() ? "" : fmt::format("; did you mean {}{}?", before, found);
 }
 
 }  // namespace loci::app

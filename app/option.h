@@ -83,10 +83,4 @@ struct Option {
   std::optional<nlohmann::json> json() const;
 };
 
-/// The candidate that somebody who wrote `word` most likely meant; empty where none is near.
-std::string nearest(const std::string& word, const std::vector<std::string>& candidates);
-/// "; did you mean --facts?" or nothing. `before` is put in front of the candidate.
-std::string did_you_mean(const std::string& word, const std::vector<std::string>& candidates,
-                         const std::string& before = "");
-
 }  // namespace loci::app

@@ -3,27 +3,23 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
-#include <numeric>
-#include <string>
 
 #include "runtime/error.h"
+#include "runtime/json.h"
+#include "runtime/settings.h"
+#include "runtime/wording.h"
 
 namespace loci {
 namespace {
 
-constexpr std::array<std::pair<FactToken, std::string_view>, 4> kFactTokens = {{
-    {FactToken::subject_first, "subject_first"},
-    {FactToken::subject_last, "subject_last"},
-    {FactToken::subject_first_after_last, "subject_first_after_last"},
-    {FactToken::last, "last"},
+constexpr NamedValues<FactToken, 4> kFactTokens = {{
+    {"subject_last", FactToken::subject_last},
+    {"subject_first", FactToken::subject_first},
+    {"subject_first_after_last", FactToken::subject_first_after_last},
+    {"last", FactToken::last},
 }};
 
-constexpr std::array<std::string_view, 9> kWithEffect = {
-    "layers",    "fact_token",      "v_num_grad_steps",
-    "v_lr",      "v_weight_decay",  "clamp_norm_factor",
-    "kl_factor", "mom2_adjustment", "context_template_length_params"};
-
-/// What other flags give here, or what the published code does not use either. The second part is EasyEdit's.
+/// What other options give here, or what the published code does not use either. The second part is EasyEdit's.
 constexpr std::array<std::string_view, 16> kWithoutEffect = {
     "v_loss_layer",   "mom2_dataset",    "mom2_n_samples", "mom2_dtype",     "rewrite_module_tmp", "layer_module_tmp",
     "mlp_module_tmp", "attn_module_tmp", "ln_f_module",    "lm_head_module", "model_name",         "stats_dir",
@@ -32,11 +28,6 @@ constexpr std::array<std::string_view, 16> kWithoutEffect = {
 /// They say which method is meant.
 constexpr std::array<std::string_view, 4> kMethodKeys = {"alg_name", "original_implementation",
                                                          "enable_random_prefix_keys", "enable_prompt_keys"};
-
-bool is_known(std::string_view key) {
-  const auto holds = [&](const auto& keys) { return std::ranges::find(keys, key) != keys.end(); };
-  return holds(kWithEffect) || holds(kWithoutEffect) || holds(kMethodKeys);
-}
 
 /// Whether a value switches off what its key names.
 bool is_off(const Json& value) {
@@ -49,31 +40,32 @@ bool is_off(const Json& value) {
          (value.is_structured() && value.empty());
 }
 
-/// Letters to change, add or leave out to make one word of the other.
-size_t distance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 0; i < a.size(); ++i) {
-    size_t diagonal = std::exchange(row[0], i + 1);
-    for (size_t j = 0; j < b.size(); ++j) {
-      const size_t changed = diagonal + (a[i] != b[j]);
-      diagonal = row[j + 1];
-      row[j + 1] = std::min({changed, row[j] + 1, diagonal + 1});
-    }
-  }
-  return row.back();
-}
-
 /// An unknown key is passed over where it is switched off. One that looks like a known key is a slip: its value is
 /// meant to count.
-void check_unknown_key(std::string_view key, const Json& value, std::string_view where) {
-  for (const std::string_view known : kWithEffect)
-    require<InputError>(distance(key, known) > 2, "{}: field \"{}\" is unknown; did you mean \"{}\"?", where, key,
+void check_unknown_key(std::string_view key, const Json& value, const std::vector<std::string>& with_effect,
+                       std::string_view where) {
+  for (const std::string_view known : with_effect)
+    require<InputError>(edit_distance(key, known) > 2, "{}: field \"{}\" is unknown; did you mean \"{}\"?", where, key,
                         known);
   require<InputError>(is_off(value),
                       "{}: field \"{}\" is unknown and not switched off ({}); loci would not do what it asks for, so "
                       "remove it or set it to false",
                       where, key, value.dump().substr(0, 80));
+}
+
+/// The keys of a file that change nothing, those known first.
+std::vector<std::string> keys_without_effect(const Json& json, const std::vector<std::string>& with_effect,
+                                             std::string_view where) {
+  const auto holds = [](const auto& keys, std::string_view key) { return std::ranges::find(keys, key) != keys.end(); };
+  std::vector<std::string> keys;
+  for (const std::string_view key : kWithoutEffect)
+    if (json.contains(std::string(key))) keys.emplace_back(key);
+  for (const auto& [key, value] : json.items()) {
+    if (holds(with_effect, key) || holds(kWithoutEffect, key) || holds(kMethodKeys, key)) continue;
+    check_unknown_key(std::string_view(key).substr(0, 80), value, with_effect, where);
+    keys.push_back(key);
+  }
+  return keys;
 }
 
 /// The method that the file was made for; nothing where it does not say.
@@ -89,66 +81,76 @@ std::optional<std::string> method_meant(const Json& json, std::string_view where
                           name);
 }
 
-int64_t only_layer(const Json& json, std::string_view where) {
-  const std::vector<int64_t> layers = json_ints(json, "layers", where, 0);
-  require<InputError>(layers.size() == 1, "{}: field \"layers\" must hold exactly one layer, got {}", where,
-                      layers.size());
-  return layers[0];
+/// The published files name layers by a list; here it holds one.
+Field one_layer(int64_t& layer, std::string help) {
+  Field field{"layers", "list of one layer", std::move(help), Presence::off};
+  field.read = [&layer](const Json& json, const std::string& where) {
+    const std::vector<int64_t> layers = json_ints(json, "layers", where, 0);
+    require<InputError>(layers.size() == 1, "{}: field \"layers\" must hold exactly one layer, got {}", where,
+                        layers.size());
+    layer = layers[0];
+  };
+  field.write = [&layer](Json& value) {
+    if (layer >= 0) value = Json::array({layer});
+  };
+  return field;
 }
 
-std::vector<TemplateSample> template_samples(const Json& json, std::string_view where) {
-  constexpr std::string_view kKey = "context_template_length_params";
+constexpr const char* kSamples = "context_template_length_params";
+
+std::vector<TemplateSample> template_samples(const Json& json, const std::string& where) {
   std::vector<TemplateSample> samples;
-  for (const Json& pair : json_array(json, kKey, where)) {
+  for (const Json& pair : json_array(json, kSamples, where)) {
     const bool valid =
         pair.is_array() && pair.size() == 2 && pair[0].is_number_integer() && pair[1].is_number_integer();
-    require<InputError>(valid, "{}: field \"{}\" must hold pairs [length in tokens, number of texts]", where, kKey);
+    require<InputError>(valid, "{}: field \"{}\" must hold pairs [length in tokens, number of texts]", where, kSamples);
     const Json object = {{"length", pair[0]}, {"count", pair[1]}};
-    const std::string inside = std::string(where) + ": " + std::string(kKey);
+    const std::string inside = where + ": " + kSamples;
     samples.push_back({json_int(object, "length", inside, 2, 1024), json_int(object, "count", inside, 0, 10000)});
   }
   return samples;
 }
 
+Field sampled_templates(std::vector<TemplateSample>& samples, std::string help) {
+  Field field{kSamples, "list of pairs", std::move(help), Presence::defaulted};
+  field.read = [&samples](const Json& json, const std::string& where) { samples = template_samples(json, where); };
+  field.write = [&samples](Json& value) {
+    value = Json::array();
+    for (const TemplateSample& sample : samples) value.push_back({sample.length, sample.count});
+  };
+  return field;
+}
+
 }  // namespace
 
-FactToken fact_token_from_name(std::string_view name, std::string_view where) {
-  for (const auto& [token, text] : kFactTokens)
-    if (text == name) return token;
-  throw_error<InputError>(
-      "{}: field \"fact_token\" is \"{}\"; use subject_last, subject_first, subject_first_after_last or last", where,
-      name);
+void visit_fields(Fields& field, ValueOptions& value) {
+  field("v_num_grad_steps", value.steps, {1, 100000}, "evaluations of the loss of v*; the last one makes no step");
+  field("v_lr", value.learning_rate, {.min = 0}, "learning rate of v*");
+  field("v_weight_decay", value.weight_decay, {.min = 0}, "weight of the penalty on the length of the change of v*");
+  field("clamp_norm_factor", value.clamp_factor, {.min = 0},
+        "the change of v* is at most this times the length of the value before");
+  field("kl_factor", value.kl_factor, {.min = 0},
+        "weight of the penalty that keeps what the model says after \"{subject} is a\"");
 }
 
-std::string_view fact_token_name(FactToken token) {
-  for (const auto& [known, text] : kFactTokens)
-    if (known == token) return text;
-  return "";
+void visit_fields(Fields& field, RomeHparams& hparams) {
+  field.add(one_layer(hparams.layer, "the layer that is edited, such as `[17]`; the option `layer` wins over it"));
+  field("fact_token", hparams.fact_token, kFactTokens, "the token whose key and value are edited");
+  visit_fields(field, hparams.value);
+  field("mom2_adjustment", hparams.uses_second_moment,
+        "use C⁻¹k as direction of the update; false: use k itself, and no second moments");
+  field.add(sampled_templates(hparams.samples, "context templates to sample: pairs of length in tokens and number"));
 }
 
-RomeHparams hparams_from_json(const Json& json, std::string_view where) {
+RomeHparams hparams_from_json(const Json& json, std::string_view where_view) {
+  const std::string where(where_view);
   require<InputError>(json.is_object(), "{}: the file must hold one object of hyper-parameters", where);
-  RomeHparams made;
-  for (const auto& [key, value] : json.items()) {
-    if (!is_known(key)) check_unknown_key(std::string_view(key).substr(0, 80), value, where);
-  }
-  made.method = method_meant(json, where);
-  if (json_has(json, "layers")) made.layer = only_layer(json, where);
-  made.fact_token =
-      fact_token_from_name(json_string_or(json, "fact_token", fact_token_name(made.fact_token), where), where);
-  ValueOptions& value = made.value;
-  value.steps = json_int_or(json, "v_num_grad_steps", value.steps, where, 1, 100000);
-  value.learning_rate = json_number_or(json, "v_lr", value.learning_rate, where, 0);
-  value.weight_decay = json_number_or(json, "v_weight_decay", value.weight_decay, where, 0);
-  value.clamp_factor = json_number_or(json, "clamp_norm_factor", value.clamp_factor, where, 0);
-  value.kl_factor = json_number_or(json, "kl_factor", value.kl_factor, where, 0);
-  made.uses_second_moment = json_bool_or(json, "mom2_adjustment", made.uses_second_moment, where);
-  if (json_has(json, "context_template_length_params")) made.samples = template_samples(json, where);
-  for (const std::string_view key : kWithoutEffect)
-    if (json.contains(std::string(key))) made.without_effect.emplace_back(key);
-  for (const auto& [key, setting] : json.items())
-    if (!is_known(key)) made.without_effect.push_back(key);
-  return made;
+  RomeHparams hparams;
+  const Fields fields = fields_of(hparams);
+  hparams.without_effect = keys_without_effect(json, fields.keys(), where);
+  hparams.method = method_meant(json, where);
+  read_known_settings(json, where, fields);
+  return hparams;
 }
 
 RomeHparams read_hparams(const std::filesystem::path& path) {
@@ -156,17 +158,8 @@ RomeHparams read_hparams(const std::filesystem::path& path) {
 }
 
 Json hparams_to_json(const RomeHparams& hparams) {
-  Json samples = Json::array();
-  for (const TemplateSample& sample : hparams.samples) samples.push_back({sample.length, sample.count});
-  return {{"layers", {hparams.layer}},
-          {"fact_token", fact_token_name(hparams.fact_token)},
-          {"v_num_grad_steps", hparams.value.steps},
-          {"v_lr", hparams.value.learning_rate},
-          {"v_weight_decay", hparams.value.weight_decay},
-          {"clamp_norm_factor", hparams.value.clamp_factor},
-          {"kl_factor", hparams.value.kl_factor},
-          {"mom2_adjustment", hparams.uses_second_moment},
-          {"context_template_length_params", std::move(samples)}};
+  RomeHparams copy = hparams;
+  return settings_to_json(fields_of(copy));
 }
 
 }  // namespace loci

@@ -1,9 +1,7 @@
 #include "model/config.h"
 
-#include <array>
 #include <cmath>
 #include <limits>
-#include <utility>
 
 #include "runtime/error.h"
 
@@ -18,15 +16,6 @@ constexpr int64_t kMaxWidth = 1 << 18;
 constexpr int64_t kMaxPositions = 1 << 24;
 constexpr int64_t kMaxVocabulary = 1 << 26;
 constexpr int64_t kMaxMlpWidth = 1 << 21;
-
-constexpr std::array<std::pair<std::string_view, Activation>, 7> kActivations{
-    {{"gelu_new", Activation::gelu_new},
-     {"gelu_fast", Activation::gelu_new},
-     {"gelu_pytorch_tanh", Activation::gelu_new},
-     {"gelu_accurate", Activation::gelu_new},
-     {"gelu", Activation::gelu},
-     {"gelu_python", Activation::gelu},
-     {"relu", Activation::relu}}};
 
 /// A field that may go by two names: both may be given if they agree. -1 if neither is.
 int64_t field(const Json& json, std::string_view name, std::string_view alias, std::string_view where, int64_t max) {
@@ -47,11 +36,11 @@ int64_t required_field(const Json& json, std::string_view name, std::string_view
 
 Activation parse_activation(const Json& json, std::string_view where) {
   const std::string name = json_string_or(json, "activation_function", "gelu_new", where);
-  for (const auto& [known, activation] : kActivations) {
-    if (name == known) return activation;
-  }
-  throw_error<InputError>("{}: field \"activation_function\" is \"{}\"; loci knows gelu_new, gelu and relu", where,
-                          name.substr(0, 40));
+  const std::optional<Activation> activation = value_named(name, kActivationNames);
+  require<InputError>(activation.has_value(),
+                      "{}: field \"activation_function\" is \"{}\"; loci knows gelu_new, gelu and relu", where,
+                      name.substr(0, 40));
+  return *activation;
 }
 
 /// One id, a list of ids, or nothing.
@@ -70,18 +59,6 @@ void check_range(int64_t value, std::string_view name, int64_t max, std::string_
 }
 
 }  // namespace
-
-std::string_view activation_name(Activation activation) {
-  switch (activation) {
-    case Activation::gelu_new:
-      return "gelu_new";
-    case Activation::gelu:
-      return "gelu";
-    case Activation::relu:
-      break;
-  }
-  return "relu";
-}
 
 double GptConfig::attention_factor(int64_t layer) const {
   double factor = 1.0;

@@ -8,11 +8,19 @@
 
 #include "kernels/activation.h"
 #include "runtime/json.h"
+#include "runtime/named_value.h"
 
 namespace loci {
 
-/// Hugging Face's name: "gelu_new", "gelu", "relu".
-std::string_view activation_name(Activation activation);
+/// Hugging Face's names.
+inline constexpr NamedValues<Activation, 7> kActivationNames{{{"gelu_new", Activation::gelu_new},
+                                                              {"gelu_fast", Activation::gelu_new},
+                                                              {"gelu_pytorch_tanh", Activation::gelu_new},
+                                                              {"gelu_accurate", Activation::gelu_new},
+                                                              {"gelu", Activation::gelu},
+                                                              {"gelu_python", Activation::gelu},
+                                                              {"relu", Activation::relu}}};
+inline std::string_view activation_name(Activation activation) { return name_of(activation, kActivationNames); }
 
 /// Whether attention scores are divided by sqrt(head width) (`scale_attn_weights`).
 enum class AttentionScale { by_head_width, none };

@@ -7,6 +7,7 @@
 #include "runtime/error.h"
 #include "runtime/file_kind.h"
 #include "runtime/standard_input.h"
+#include "runtime/wording.h"
 
 namespace loci {
 
@@ -160,6 +161,14 @@ std::string shown_value(const Json& value) {
   throw_error<InputError>("{}: field \"{}\" must be {}, got {}", where, key, wanted, shown_value(got));
 }
 
+template <typename Number>
+void require_in_range(Number number, std::string_view key, std::string_view where, Number min, Number max) {
+  if (number >= min && number <= max) return;
+  throw_error<InputError>("{}: field \"{}\" is {}, it must {}", where, key, number,
+                          max == std::numeric_limits<Number>::max() ? fmt::format("be at least {}", min)
+                                                                    : fmt::format("lie between {} and {}", min, max));
+}
+
 int64_t to_int(const Json& value, std::string_view key, std::string_view where, int64_t min, int64_t max) {
   if (!value.is_number_integer()) wrong_type(key, where, "an integer", value);
   if (value.is_number_unsigned() &&
@@ -167,8 +176,7 @@ int64_t to_int(const Json& value, std::string_view key, std::string_view where, 
     wrong_type(key, where, "an integer of 64 bits", value);
   }
   const auto number = value.get<int64_t>();
-  require<InputError>(number >= min && number <= max, "{}: field \"{}\" is {}, it must lie between {} and {}", where,
-                      key, number, min, max);
+  require_in_range(number, key, where, min, max);
   return number;
 }
 
@@ -228,8 +236,7 @@ double json_number(const Json& object, std::string_view key, std::string_view wh
   const Json& value = json_field(object, key, where);
   if (!value.is_number()) wrong_type(key, where, "a number", value);
   const auto number = value.get<double>();
-  require<InputError>(number >= min && number <= max, "{}: field \"{}\" is {}, it must lie between {} and {}", where,
-                      key, number, min, max);
+  require_in_range(number, key, where, min, max);
   return number;
 }
 
@@ -303,11 +310,12 @@ void refuse_or_skip(OnInvalid on_invalid, const std::exception& fault, std::vect
   skipped.emplace_back(fault.what());
 }
 
-void refuse_unknown_keys(const Json& object, std::initializer_list<std::string_view> known, std::string_view where) {
+void refuse_unknown_keys(const Json& object, const std::vector<std::string>& known, std::string_view where) {
   require<InputError>(object.is_object(), "{}: must be an object, got {}", where, shown_value(object));
   for (const auto& [key, value] : object.items()) {
-    require<InputError>(std::find(known.begin(), known.end(), key) != known.end(), "{}: field \"{}\" is unknown", where,
-                        key.substr(0, 80));
+    if (std::ranges::count(known, key) > 0) continue;
+    const std::string shown = key.substr(0, 80);
+    throw_error<InputError>("{}: field \"{}\" is unknown{}", where, shown, did_you_mean(shown, known, "\"", "\""));
   }
 }
 

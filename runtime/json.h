@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <exception>
 #include <filesystem>
-#include <initializer_list>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -75,7 +74,7 @@ enum class OnInvalid { refuse, skip };
 /// Throws InputError with the fault and the way out, or adds the fault to the sentences about records left out.
 void refuse_or_skip(OnInvalid on_invalid, const std::exception& fault, std::vector<std::string>& skipped);
 
-/// Throws InputError naming the first key of `object` that is not in `known`.
-void refuse_unknown_keys(const Json& object, std::initializer_list<std::string_view> known, std::string_view where);
+/// Throws InputError naming the first key of `object` that is not in `known`, and the known one that it resembles.
+void refuse_unknown_keys(const Json& object, const std::vector<std::string>& known, std::string_view where);
 
 }  // namespace loci

@@ -5,8 +5,9 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
-/// How numbers and counted things are written in messages.
+/// How numbers, counted things and names are written in messages.
 namespace loci {
 
 /// "1 fact", "2 facts", "0 facts". `plural` is for nouns that take more than an s: count(n, "entry", "entries").
@@ -20,5 +21,12 @@ inline std::string fixed(double value, int decimals) {
   const std::string text = fmt::format("{:.{}f}", value, decimals);
   return text.starts_with('-') && text.find_first_of("123456789in") == text.npos ? text.substr(1) : text;
 }
+
+/// Insertions, deletions, replacements and swaps of neighbours that lead from one word to the other.
+size_t edit_distance(std::string_view from, std::string_view to);
+/// "; did you mean facts?" with the candidate that somebody who wrote `word` most likely meant; nothing where none is
+/// near. `before` and `after` stand around the candidate.
+std::string did_you_mean(std::string_view word, const std::vector<std::string>& candidates,
+                         std::string_view before = "", std::string_view after = "");
 
 }  // namespace loci

@@ -5,8 +5,10 @@
 #include "edit/edit_prompts.h"
 #include "edit/hparams.h"
 #include "runtime/atomic_file.h"
+#include "runtime/settings.h"
 #include "tests/edit/support.h"
 #include "tests/support/errors.h"
+#include "tests/support/page.h"
 #include "tests/support/paths.h"
 
 namespace loci::test {
@@ -61,6 +63,18 @@ TEST(Hparams, WhatIsSwitchedOffIsPassedOver) {
   EXPECT_EQ(method(R"({"enable_prompt_keys": true})"), "p-rome");
   EXPECT_EQ(method(R"({"alg_name": "R-ROME"})"), "r-rome");
   EXPECT_EQ(method(R"({"layers": [1]})"), std::nullopt);
+}
+
+TEST(Hparams, StoredFormStays) {
+  EXPECT_EQ(hparams_to_json(hparams_from_json(Json{{"layers", {17}}}, "h.json")).dump(),
+            R"({"clamp_norm_factor":4.0,"context_template_length_params":[[5,10],[10,10]],"fact_token":"subject_last",)"
+            R"("kl_factor":0.0625,"layers":[17],"mom2_adjustment":true,"v_lr":0.5,"v_num_grad_steps":20,)"
+            R"("v_weight_decay":0.5})");
+}
+
+TEST(Hparams, PageTellsEveryKey) {
+  RomeHparams hparams;
+  expect_in_page("file_formats.md", settings_table(fields_of(hparams)));
 }
 
 TEST(Hparams, BadInputIsRefusedInOneSentence) {

@@ -145,9 +145,7 @@ const Registration kList("list", list);
 
 bool hparams(std::string_view input) {
   return accepted("hparams.json", [&] {
-    RomeHparams hparams = hparams_from_json(parse_json(input, "hparams.json"), "hparams.json");
-    if (hparams.layer < 0) hparams.layer = 0;  // a file may leave it to --layer
-    const Json resolved = hparams_to_json(hparams);
+    const Json resolved = hparams_to_json(hparams_from_json(parse_json(input, "hparams.json"), "hparams.json"));
     expect(hparams_to_json(hparams_from_json(resolved, "again")) == resolved,
            "hyper-parameters come back as they were");
   });

@@ -17,9 +17,11 @@
 #include "runtime/communicator_threads.h"
 #include "runtime/error.h"
 #include "runtime/output_lock.h"
+#include "runtime/settings.h"
 #include "tests/support/byte_tokenizer.h"
 #include "tests/support/device.h"
 #include "tests/support/errors.h"
+#include "tests/support/page.h"
 #include "tests/support/paths.h"
 #include "tests/support/tiny_model.h"
 
@@ -416,6 +418,28 @@ TEST_F(TrainingTest, SubjectsOutsideTheirTextAreRefused) {
     config["text"] = dir_.file("bad.jsonl");
     EXPECT_THROW(train("refused", config), InputError) << subjects;
   }
+}
+
+TEST(TrainingConfig, StoredFormStays) {
+  const Json given = {{"tokenizer", "t"},
+                      {"model", {{"layers", 2}, {"width", 20}, {"heads", 5}, {"positions", 8}}},
+                      {"text", "a"},
+                      {"steps", 7}};
+  EXPECT_EQ(
+      training_config_to_json(training_config_from_json(given, "test")).dump(),
+      R"({"attention_cut":{"layers":0,"probability":0.0},"beta_1":0.9,"beta_2":0.95,"checkpoint_every":500,)"
+      R"("embedding_weight_decay":0.0,"epsilon":1e-08,"gradient_clip":1.0,"initial_deviation":0.02,)"
+      R"("learning_rate":0.001,"learning_rate_floor":0.1,"mlp_drop":[],"model":{"activation":"gelu_new","heads":5,)"
+      R"("layer_norm_epsilon":1e-05,"layers":2,"mlp_width":80,"positions":8,"tied":true,"width":20},)"
+      R"("name_mlp_drop":{"factor":0.0,"layers":0,"probability":0.0},"report_every":20,)"
+      R"("seed":0,"sequences":{"endoftext_after":true,"endoftext_before":0.0,"join_most":1,"join_probability":0.0,)"
+      R"("join_separator":" ","max_tokens":0},"steps":7,"stored_type":"fp32","text":["a"],"tokenizer":"t",)"
+      R"("tokens_per_step":8192,"tokens_per_wave":2048,"validate_every":500,"warmup_steps":100,"weight_decay":0.1})");
+}
+
+TEST(TrainingConfig, PageTellsEveryKey) {
+  TrainingConfig config;
+  expect_in_page("training.md", settings_table(fields_of(config)));
 }
 
 TEST(TrainingConfig, SurvivesJson) {
