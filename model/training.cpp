@@ -9,6 +9,7 @@
 #include "runtime/error.h"
 #include "runtime/hdf5_checksums.h"
 #include "runtime/random.h"
+#include "runtime/unit_store.h"
 
 namespace loci {
 namespace {
@@ -51,14 +52,6 @@ double learning_rate(const TrainingConfig& config, int64_t step, int64_t total) 
   const double progress = std::min(1.0, static_cast<double>(step - config.warmup_steps) / static_cast<double>(rest));
   const double height = (1 + std::cos(std::numbers::pi * progress)) / 2;
   return config.learning_rate * (config.learning_rate_floor + (1 - config.learning_rate_floor) * height);
-}
-
-std::string first_difference(const Json& a, const Json& b) {
-  for (const auto& [key, value] : a.items())
-    if (!b.contains(key) || b.at(key) != value) return key;
-  for (const auto& [key, value] : b.items())
-    if (!a.contains(key)) return key;
-  return "";
 }
 
 Trainer::Trainer(Context& context, const TrainingConfig& config, const GptConfig& model, const Corpus& corpus,
@@ -288,11 +281,8 @@ void Trainer::save(const std::filesystem::path& path, const Json& identity, cons
 
 Json Trainer::restore(const std::filesystem::path& path, const Json& identity) {
   const H5File file = H5File::open_read(path);
-  const Json stored = parse_json(read_string_attribute(file, "/", "identity"), path.string());
-  const std::string difference = first_difference(stored, identity);
-  require<InputError>(difference.empty(),
-                      "{} belongs to a training with another \"{}\"; use another --output or --overwrite",
-                      path.string(), difference);
+  require_same_configuration(parse_json(read_string_attribute(file, "/", "identity"), path.string()), identity, path,
+                             path.parent_path());
   const auto read = [&](const std::string& name, ParameterBuffer& buffer) {
     const View view = buffer.all();
     const H5Array<float> array = read_dataset<float>(file, name, {view.rows, view.cols});
@@ -306,7 +296,7 @@ Json Trainer::restore(const std::filesystem::path& path, const Json& identity) {
   open_epoch(read_int_attribute(file, "/", "epoch"));
   run_ = static_cast<size_t>(read_int_attribute(file, "/", "run"));
   require<InputError>(step_ >= 0 && step_ <= total_steps_ && run_ < runs_.size(),
-                      "{}: step {} lies outside the training; use --overwrite", path.string(), step_);
+                      "{}: step {} lies outside the training", path.string(), step_);
   return parse_json(read_string_attribute(file, "/", "extra"), path.string());
 }
 

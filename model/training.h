@@ -64,8 +64,8 @@ class Trainer {
   /// Writes weights, both moments, counters and the place in the data to an HDF5 file that replaces an old one whole.
   /// `extra` is kept with them.
   void save(const std::filesystem::path& path, const Json& identity, const Json& extra);
-  /// Continues from such a file and returns its `extra`. Throws InputError where the file belongs to another training
-  /// (naming the first key of `identity` that differs) or is damaged.
+  /// Continues from such a file and returns its `extra`. Throws ConfigurationMismatch where the file belongs to another
+  /// training (naming the first key of `identity` that differs), InputError where it is damaged.
   Json restore(const std::filesystem::path& path, const Json& identity);
 
  private:
@@ -109,8 +109,5 @@ class Trainer {
   std::vector<size_t> runs_;
   Drawn drawn_;
 };
-
-/// Names the first key whose value differs between two objects, "" where they are equal.
-std::string first_difference(const Json& a, const Json& b);
 
 }  // namespace loci

@@ -87,13 +87,14 @@ void share_hash(Checkpoint& initial, Communicator& ranks) {
   initial.adopt_weights_sha256(std::move(hash));
 }
 
-/// Throws InputError where this rank has read other data than rank 0.
+/// Throws ConfigurationMismatch where this rank has read other data than rank 0.
 void require_same(const Json& identity, Communicator& ranks) {
   std::string text = identity.dump();
   ranks.broadcast(text, 0, "the comparison of the training data");
   const std::string difference = first_difference(parse_json(text, "rank 0"), identity);
-  require<InputError>(difference.empty(), "rank {} has read another \"{}\" than rank 0: give all ranks the same files",
-                      ranks.rank(), difference);
+  require<ConfigurationMismatch>(difference.empty(),
+                                 "rank {} has read other data than rank 0 ({}): give all ranks the same files",
+                                 ranks.rank(), difference);
 }
 
 Inputs read_inputs(Context& context, const TrainingConfig& config, Communicator& ranks) {
@@ -186,10 +187,7 @@ bool Job::read_complete_record() {
     return false;
   const std::string where = record_path_.string();
   const Json record = parse_json_file(record_path_);
-  const std::string difference = first_difference(json_object(record, "identity", where), inputs_.identity);
-  require<InputError>(difference.empty(),
-                      "{} belongs to a training with another \"{}\"; use another --output or --overwrite", where,
-                      difference);
+  require_same_configuration(json_object(record, "identity", where), inputs_.identity, record_path_, job_.output);
   summary_.steps = json_int(record, "steps", where);
   summary_.tokens = json_int(record, "tokens", where);
   summary_.losses = losses_from_json(json_array(record, "losses", where), where);
@@ -231,8 +229,9 @@ void Job::start(Trainer& trainer) {
 Json Job::restored(Trainer& trainer) {
   try {
     return trainer.restore(state_path_, inputs_.identity);
+  } catch (const ConfigurationMismatch&) {
+    throw;
   } catch (const InputError& error) {
-    if (std::string_view(error.what()).find("--overwrite") != std::string_view::npos) throw;
     throw_error<InputError>("{}; give --overwrite to train from the start", error.what());
   }
 }

@@ -14,7 +14,7 @@ namespace loci {
 std::string on_one_line(std::string_view text);
 
 /// Base of everything loci throws on purpose. `what()` is one sentence for the user: it names the file, the field and
-/// the mend. The command prints it and ends with `exit_code()`.
+/// the fix. The command prints it and ends with `exit_code()`.
 class Error : public std::runtime_error {
  public:
   explicit Error(std::string_view message, int exit_code = 1)
@@ -29,6 +29,12 @@ class Error : public std::runtime_error {
 class InputError : public Error {
  public:
   explicit InputError(const std::string& message) : Error(message, 2) {}
+};
+
+/// A result, or what an interrupted job left of one, belongs to another configuration than the job that found it.
+class ConfigurationMismatch : public InputError {
+ public:
+  using InputError::InputError;
 };
 
 /// Shapes handed to an op do not fit each other: a defect of the caller. Thrown before any write.

@@ -24,8 +24,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-/// "trace.noise: it was made with 3, now it is 1": the first place where two configurations differ; empty if none.
-std::string first_difference(const Json& before, const Json& now, const std::string& path) {
+std::string difference_below(const Json& before, const Json& now, const std::string& path) {
   const auto shown = [](const Json& value) {
     const std::string text = value.is_discarded() ? "nothing" : canonical_json(value);
     return text.size() <= 80 ? text : text.substr(0, 77) + "...";
@@ -34,7 +33,7 @@ std::string first_difference(const Json& before, const Json& now, const std::str
     for (const auto& [key, value] : before.items()) {
       const std::string inner = path.empty() ? key : path + "." + key;
       if (!now.contains(key)) return fmt::format("{}: it was made with {}, now there is none", inner, shown(value));
-      if (auto found = first_difference(value, now[key], inner); !found.empty()) return found;
+      if (auto found = difference_below(value, now[key], inner); !found.empty()) return found;
     }
     for (const auto& [key, value] : now.items()) {
       const std::string inner = path.empty() ? key : path + "." + key;
@@ -43,15 +42,6 @@ std::string first_difference(const Json& before, const Json& now, const std::str
     return "";
   }
   return before == now ? "" : fmt::format("{}: it was made with {}, now it is {}", path, shown(before), shown(now));
-}
-
-void require_same_config(const Json& before, const Json& now, const fs::path& found, const fs::path& output) {
-  const std::string difference = first_difference(before, now, "");
-  require<InputError>(
-      difference.empty(),
-      "{}: belongs to another configuration ({}); give --overwrite to start anew, or another output than "
-      "{}",
-      found.string(), difference, output.string());
 }
 
 /// The number in "unit_000012.done"; nothing for other names.
@@ -115,6 +105,16 @@ Json without(Json config, std::initializer_list<const char*> keys) {
 
 }  // namespace
 
+std::string first_difference(const Json& before, const Json& now) { return difference_below(before, now, ""); }
+
+void require_same_configuration(const Json& before, const Json& now, const fs::path& found, const fs::path& output) {
+  const std::string difference = first_difference(before, now);
+  require<ConfigurationMismatch>(
+      difference.empty(),
+      "{}: belongs to another configuration ({}); give --overwrite to replace it, or another output than {}",
+      found.string(), difference, output.string());
+}
+
 UnitStore::UnitStore(fs::path output, const Json& config, OnExisting on_existing, std::optional<UnitGrowth> growth)
     : output_(std::move(output)),
       parts_(output_.string() + ".parts"),
@@ -151,11 +151,10 @@ UnitStore::UnitStore(fs::path output, const Json& config, const std::string& lau
       "{}: the folder that rank 0 made cannot be seen from here ({}); all ranks must write to the same "
       "file system",
       claims.string(), this_process());
-  const std::string difference =
-      first_difference(without(parse_json_file(parts_ / "config.json"), {kItems}), config_, "");
-  require<InputError>(
+  const std::string difference = first_difference(without(parse_json_file(parts_ / "config.json"), {kItems}), config_);
+  require<ConfigurationMismatch>(
       difference.empty(),
-      "{}: this rank came with another configuration than rank 0 ({}); all need the same flags and files",
+      "{}: this rank came with another configuration than rank 0 ({}); all need the same options and files",
       output_.string(), difference);
   claims_ = claims;
 }
@@ -174,13 +173,14 @@ void UnitStore::check_output(OnExisting on_existing) {
   try {
     const H5File file = H5File::open_read(output_);
     if (growth_)
-      require_same_config(without(read_config(file), {kLimit}), without(config_, {kLimit}), output_, output_);
+      require_same_configuration(without(read_config(file), {kLimit}), without(config_, {kLimit}), output_, output_);
     else
-      require_same_config(read_config(file), config_, output_, output_);
+      require_same_configuration(read_config(file), config_, output_, output_);
     file.verify_all();
     if (growth_) held_ = growth_->count(file);
+  } catch (const ConfigurationMismatch&) {
+    throw;
   } catch (const InputError& error) {
-    if (std::string_view(error.what()).find("--overwrite") != std::string_view::npos) throw;
     throw_error<InputError>("{}; give --overwrite to replace it, or another output", error.what());
   }
   if (growth_) require_no_more(held_, output_.string());
@@ -215,8 +215,8 @@ Json UnitStore::described() const {
 void UnitStore::fit_parts(Json before) {
   const Json now = described();
   if (!growth_ || !before.contains(kItems))
-    return require_same_config(without(before, {kItems}), config_, parts_, output_);
-  require_same_config(without(before, {kItems, kLimit}), without(config_, {kLimit}), parts_, output_);
+    return require_same_configuration(without(before, {kItems}), config_, parts_, output_);
+  require_same_configuration(without(before, {kItems, kLimit}), without(config_, {kLimit}), parts_, output_);
   if (before == now) return;
   const int64_t held = json_int(before, kItems, parts_.string(), 0);
   const int64_t per_unit = growth_->per_unit, units = (growth_->items + per_unit - 1) / per_unit;
@@ -238,7 +238,7 @@ void UnitStore::open_parts(OnExisting on_existing) {
   if (!fs::exists(config_path)) {
     for (const auto& entry : fs::directory_iterator(parts_)) {
       require<InputError>(!unit_of(entry.path().filename().string(), ".done"),
-                          "{}: is missing although units are there; give --overwrite to start anew",
+                          "{}: is missing although units are there; give --overwrite to do them again",
                           config_path.string());
     }
     write_file_atomically(config_path, canonical_json(described()) + "\n");
@@ -248,7 +248,7 @@ void UnitStore::open_parts(OnExisting on_existing) {
   try {
     before = parse_json_file(config_path);
   } catch (const InputError& error) {
-    throw_error<InputError>("{}; the file is damaged, give --overwrite to start anew", error.what());
+    throw_error<InputError>("{}; the file is damaged, give --overwrite to do the job again", error.what());
   }
   fit_parts(std::move(before));
 }
@@ -273,7 +273,7 @@ void UnitStore::scan_units() {
   for (const fs::path& file : files) {
     const auto unit = unit_of(file.filename().string(), ".h5");
     if (file.extension() == ".tmp" || (unit && !done_.contains(*unit))) fs::remove(file);
-    // A rank of a dead launch may be writing there still: what it adds stays behind, and matters to nobody.
+    // A rank of a dead launch may be writing there still: what it adds is left there, and matters to nobody.
     std::error_code ignored;
     if (file.filename().string().starts_with(kClaims)) fs::remove_all(file, ignored);
   }

@@ -19,6 +19,12 @@ namespace loci {
 
 enum class OnExisting { resume, overwrite };
 
+/// "trace.noise: it was made with 3, now it is 1": the first place where two configurations differ; empty if none.
+std::string first_difference(const Json& before, const Json& now);
+/// Throws ConfigurationMismatch, with what differs, where `found`, of the job that writes `output`, is of another one.
+void require_same_configuration(const Json& before, const Json& now, const std::filesystem::path& found,
+                                const std::filesystem::path& output);
+
 /// How a job over more items takes over what an earlier one did over fewer (--limit). Its units are fixed slices of the
 /// items, so all but a last one that was not full are the same.
 struct UnitGrowth {
@@ -35,7 +41,7 @@ struct UnitGrowth {
 /// continues where it stopped and the result does not depend on how often it stopped.
 ///
 /// Beside `output` lies the folder `output`.parts: `config.json` (the configuration the units belong to), one immutable
-/// shard `unit_000012.h5` a unit, and its completion mark `unit_000012.done` (JSON: size and SHA-256 of the shard). A
+/// shard `unit_000012.h5` per unit, and its completion mark `unit_000012.done` (JSON: size and SHA-256 of the shard). A
 /// unit counts as done only if its mark verifies; a shard that does not is reported and done again. finish() merges the
 /// shards into `output`, whose root attribute `config` says what it is, and removes the folder.
 ///
@@ -51,15 +57,15 @@ class UnitStore {
   static constexpr Patience kPatience = std::chrono::seconds(60);
 
   /// `config` is the resolved configuration without anything that may change between runs (paths of outputs, threads).
-  /// Throws InputError if `output` or its parts were made with another configuration (naming the first key that
-  /// differs), SystemError if another job holds the lock (naming its process and host). OnExisting::overwrite removes
-  /// old parts; an old output stays until finish() replaces it.
-  /// With `growth` the key `limit` of the configuration may be another than before: the full units of an output of
-  /// fewer items are done already. Throws InputError where the output, or its parts, hold more items.
+  /// Throws ConfigurationMismatch if `output` or its parts were made with another configuration (naming the first key
+  /// that differs), SystemError if another job holds the lock (naming its process and host). OnExisting::overwrite
+  /// removes old parts; an old output stays until finish() replaces it. With `growth` the key `limit` of the
+  /// configuration may be another than before: the full units of an output of fewer items are done already. Throws
+  /// InputError where the output, or its parts, hold more items.
   UnitStore(std::filesystem::path output, const Json& config, OnExisting on_existing,
             std::optional<UnitGrowth> growth = std::nullopt);
   /// The store that another rank has opened and shared under the name `launch`, with the units that it found done.
-  /// Throws SystemError if its folder cannot be seen from here, InputError if it belongs to another configuration.
+  /// Throws SystemError if its folder cannot be seen from here, ConfigurationMismatch if it belongs to another one.
   static UnitStore join(std::filesystem::path output, const Json& config, const std::string& launch,
                         std::set<int64_t> done_units, Patience patience = kPatience);
   ~UnitStore();

@@ -127,7 +127,7 @@ TEST_F(UnitStoreTest, AnotherConfigurationIsRefused) {
   other["noise"]["factor"] = 1.0;
   run_job(output_, 2);
   const auto open = [&](const Json& config) {
-    return error_of<InputError>([&] { UnitStore store(output_, config, OnExisting::resume); });
+    return error_of<ConfigurationMismatch>([&] { UnitStore store(output_, config, OnExisting::resume); });
   };
   expect_message(open(other), {output_ + ".parts", "noise.factor", "3.0", "1.0", "--overwrite"});
   other = kConfig;
@@ -137,7 +137,10 @@ TEST_F(UnitStoreTest, AnotherConfigurationIsRefused) {
   other["window"] = 5;
   expect_message(open(other), {"window", "made without", "5"});
   run_job(output_);
-  expect_message(open(other), {output_, "window", "--overwrite"});
+  EXPECT_EQ(open(other),
+            fmt::format("{0}: belongs to another configuration (window: it was made without, now it is 5); "
+                        "give --overwrite to replace it, or another output than {0}",
+                        output_));
   EXPECT_TRUE(fs::exists(output_));
   EXPECT_FALSE(fs::exists(output_ + ".parts"));
 }
@@ -665,10 +668,11 @@ TEST_F(GrowingJob, NeverLosesWhatIsThere) {
 TEST_F(GrowingJob, AnythingElseThatDiffersIsRefused) {
   run(4);
   const Json other = {{"command", "sum"}, {"limit", "8"}};
-  expect_message(error_of<InputError>([&] { UnitStore store(output_, other, OnExisting::resume, growth(8)); }),
-                 {"command", "--overwrite"});
+  expect_message(
+      error_of<ConfigurationMismatch>([&] { UnitStore store(output_, other, OnExisting::resume, growth(8)); }),
+      {"command", "--overwrite"});
   // A job that cannot grow is told so as before.
-  expect_message(error_of<InputError>([&] { UnitStore store(output_, config(8), OnExisting::resume); }),
+  expect_message(error_of<ConfigurationMismatch>([&] { UnitStore store(output_, config(8), OnExisting::resume); }),
                  {"limit", "--overwrite"});
 }
 
