@@ -300,7 +300,7 @@ TEST_F(TrainingTest, FinishedTrainingIsFoundAndAnotherConfigurationRefused) {
   Json other = json();
   other["learning_rate"] = 0.01;
   expect_message(error_of<ConfigurationMismatch>([&] { train("model", other); }),
-                 {"training.json: belongs to another configuration (learning_rate: ", "now it is 0.01", "--overwrite"});
+                 {"training.json: belongs to another configuration (learning_rate: ", "now it is 0.01", "overwrite"});
   Context context(device_options());
   TrainingJob replacing = job("model", other);
   replacing.on_existing = OnExisting::overwrite;
@@ -328,7 +328,7 @@ TEST_F(TrainingTest, DamagedCheckpointIsRefused) {
                  {"training.h5: belongs to another configuration (learning_rate: ", "or another output"});
   const auto path = dir_.path() / "model" / "training.h5";
   std::filesystem::resize_file(path, std::filesystem::file_size(path) / 2);
-  expect_message(error_of<InputError>([&] { train("model"); }), {"training.h5", "--overwrite to train from the start"});
+  expect_message(error_of<InputError>([&] { train("model"); }), {"training.h5", "overwrite to train from the start"});
 }
 
 TEST_F(TrainingTest, FineTuningStartsFromTheGivenWeights) {
