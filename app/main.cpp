@@ -21,6 +21,7 @@
 #include "runtime/progress.h"
 #include "runtime/provenance.h"
 #include "runtime/utf8.h"
+#include "runtime/wording.h"
 
 namespace {
 
@@ -205,6 +206,7 @@ int flushed(int code) {
 }
 
 int main(int argc, char** argv) {
+  loci::set_option_style(loci::OptionStyle::dashes);
   std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow further is an error like a full disk
   const std::vector<std::string> arguments(argv + 1, argv + argc);
   std::optional<loci::app::Launcher> launcher(std::in_place, nullptr);

@@ -22,7 +22,8 @@ void replace_all(std::string& text, std::string_view part, std::string_view by) 
 int32_t first_token(const Tokenizer& tokenizer, const GptConfig& config) {
   if (const auto id = tokenizer.end_of_text()) return *id;
   require<InputError>(config.bos_token >= 0,
-                      "the tokenizer has no <|endoftext|> to sample context templates from; give --context-templates");
+                      "the tokenizer has no <|endoftext|> to sample context templates from; give {}",
+                      option("context-templates"));
   return static_cast<int32_t>(config.bos_token);
 }
 

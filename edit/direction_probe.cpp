@@ -9,6 +9,7 @@
 #include "kernels/cholesky.h"
 #include "kernels/rows.h"
 #include "runtime/error.h"
+#include "runtime/wording.h"
 
 namespace loci {
 namespace {
@@ -34,7 +35,7 @@ double largest_change(const std::vector<double>& now, const std::vector<double>&
 DirectionProbe::DirectionProbe(Executor& executor, std::vector<int64_t> layers,
                                std::span<const PreparedRequest> requests)
     : context_(executor.context()), layers_(std::move(layers)), width_(executor.model().config().mlp_width) {
-  require<InputError>(!requests.empty(), "--probe: the file holds no facts");
+  require<InputError>(!requests.empty(), "{}: the file holds no facts", option("probe"));
   keys_.resize(layers_.size());
   const auto rows_of = [](const PreparedRequest& request) { return request.prompts[0].lookup + 1; };
   const int64_t keys_bytes = std::ssize(layers_) * width_ * static_cast<int64_t>(sizeof(float));

@@ -9,6 +9,7 @@
 #include "runtime/error.h"
 #include "runtime/hdf5_probe.h"
 #include "runtime/provenance.h"
+#include "runtime/wording.h"
 
 namespace loci {
 namespace {
@@ -157,16 +158,16 @@ void check_edits_fit(const EditFile& file, const GptConfig& config, const ModelS
                       path, file.weights_sha256, state.weights_sha256);
   require<InputError>(file.base_edits_sha256.empty() || !state.edits_sha256.empty(),
                       "{}: the edits were made on top of others (content {:.12}); name the file with those first, "
-                      "--edits FIRST.h5,{}",
-                      path, file.base_edits_sha256, path);
+                      "{} FIRST.h5,{}",
+                      path, file.base_edits_sha256, option("edits"), path);
   require<InputError>(!file.base_edits_sha256.empty() || state.edits_sha256.empty(),
                       "{}: the edits were made for the model without other edits; leave the files before it out of "
-                      "--edits",
-                      path);
+                      "{}",
+                      path, option("edits"));
   require<InputError>(file.base_edits_sha256 == state.edits_sha256,
-                      "{}: the edits were made on top of others (content {:.12}) than those before it in --edits "
+                      "{}: the edits were made on top of others (content {:.12}) than those before it in {} "
                       "(content {:.12})",
-                      path, file.base_edits_sha256, state.edits_sha256);
+                      path, file.base_edits_sha256, option("edits"), state.edits_sha256);
   for (size_t i = 0; i < file.edits.size(); ++i) {
     const Edit& edit = file.edits[i];
     const bool fits =
@@ -188,8 +189,8 @@ void apply_edits(Context& context, Model& model, const EditFile& file, EditChain
                         *index, count - 1);
     require<InputError>(file.mode == EditMode::independent || count == 1,
                         "{}: the edits are sequential, one of them alone was never made; apply all, or remake the file "
-                        "without --sequential",
-                        file.path.string());
+                        "without {}",
+                        file.path.string(), option("sequential"));
   }
   const std::span<const Edit> chosen =
       index ? std::span(file.edits).subspan(static_cast<size_t>(*index), 1) : std::span(file.edits);

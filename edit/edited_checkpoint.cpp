@@ -13,6 +13,7 @@
 #include "runtime/error.h"
 #include "runtime/output_lock.h"
 #include "runtime/safetensors.h"
+#include "runtime/wording.h"
 
 namespace loci {
 namespace {
@@ -86,15 +87,16 @@ std::string metadata_of(const SafetensorsFile& file, const std::string& key) {
 
 void require_free_folder(const fs::path& dir, const fs::path& source, OnExistingCheckpoint on_existing) {
   std::error_code error;
-  require<InputError>(!fs::equivalent(dir, source, error),
-                      "--export {}: is the folder of the model itself; choose another", dir.string());
-  require<InputError>(!fs::exists(dir) || fs::is_directory(dir), "--export {}: is no folder", dir.string());
-  require<InputError>(!fs::exists(dir / "model.safetensors.index.json"),
-                      "--export {}: holds a sharded model; choose another folder", dir.string());
-  require<InputError>(on_existing == OnExistingCheckpoint::replace || !fs::exists(dir / "model.safetensors"),
-                      "--export {}: holds a model already; give another folder, or replace it with --overwrite (edits "
-                      "that were made before: --edits FILE.h5 --export DIR --overwrite)",
+  require<InputError>(!fs::equivalent(dir, source, error), "{} {}: is the folder of the model itself; choose another",
+                      option("export"), dir.string());
+  require<InputError>(!fs::exists(dir) || fs::is_directory(dir), "{} {}: is not a folder", option("export"),
                       dir.string());
+  require<InputError>(!fs::exists(dir / "model.safetensors.index.json"),
+                      "{} {}: holds a sharded model; choose another folder", option("export"), dir.string());
+  require<InputError>(on_existing == OnExistingCheckpoint::replace || !fs::exists(dir / "model.safetensors"),
+                      "{0} {1}: holds a model already; give another folder, or replace it with {2} (edits that were "
+                      "made before: {3} FILE.h5 {0} DIR {2})",
+                      option("export"), dir.string(), option("overwrite"), option("edits"));
 }
 
 void write_edited_checkpoint(Context& context, const Model& model, const EditChain& chain, const fs::path& dir,
@@ -120,9 +122,8 @@ void write_edited_checkpoint(Context& context, const Model& model, const EditCha
 void write_reverted_checkpoint(const fs::path& edited_dir, const fs::path& dir, OnExistingCheckpoint on_existing) {
   const fs::path path = edited_dir / kOriginalsFile;
   require<InputError>(fs::exists(path),
-                      "{}: holds no {}, so it was not written by loci edit --export; the original "
-                      "checkpoint is the way back",
-                      edited_dir.string(), kOriginalsFile);
+                      "{}: holds no {}, so it was not written by loci edit {}; the original checkpoint is the way back",
+                      edited_dir.string(), kOriginalsFile, option("export"));
   const Checkpoint checkpoint = Checkpoint::open(edited_dir);
   const SafetensorsFile originals(path);
   std::map<std::string, std::vector<float>> restored;

@@ -9,6 +9,7 @@
 #include "edit/context_templates.h"
 #include "edit/edit_bases.h"
 #include "runtime/error.h"
+#include "runtime/wording.h"
 
 namespace loci {
 namespace {
@@ -161,13 +162,15 @@ std::string_view rome_method_name(RomeMethod method) {
 
 void check_settings(const RomeSettings& settings, const GptConfig& config) {
   const int64_t layer = settings.hparams.layer;
-  require<InputError>(layer >= 0, "no layer to edit is given; set \"layers\" in --hparams, or --layer");
+  require<InputError>(layer >= 0, "no layer to edit is given; set \"layers\" in {}, or {}", option("hparams"),
+                      option("layer"));
   require<InputError>(layer < config.layers, "layer {} cannot be edited: the model has the layers 0 to {}", layer,
                       config.layers - 1);
   check_context_templates(settings.templates, "context templates");
   if (!settings.hparams.uses_second_moment) return;
   require<InputError>(settings.second_moment != nullptr,
-                      "second moments are needed: give --cov FILE, or set \"mom2_adjustment\" to false in --hparams");
+                      "second moments are needed: give {} FILE, or set \"mom2_adjustment\" to false in {}",
+                      option("cov"), option("hparams"));
   require<InputError>(settings.second_moment->size() == config.mlp_width,
                       "the second moments are {} wide, the model's keys {}", settings.second_moment->size(),
                       config.mlp_width);

@@ -19,6 +19,7 @@
 #include "runtime/hdf5_probe.h"
 #include "runtime/npz.h"
 #include "runtime/progress.h"
+#include "runtime/wording.h"
 
 namespace loci {
 namespace {
@@ -36,7 +37,7 @@ int64_t token_count(std::span<const std::vector<int32_t>> documents) {
 SecondMomentCollector::SecondMomentCollector(Executor& executor, std::vector<int64_t> layers)
     : executor_(executor), layers_(std::move(layers)) {
   const GptConfig& config = executor.model().config();
-  require<InputError>(!layers_.empty(), "no layers are given; name them with --layers");
+  require<InputError>(!layers_.empty(), "no layers are given; name them with {}", option("layers"));
   std::set<int64_t> distinct;
   for (const int64_t layer : layers_) {
     require<InputError>(layer >= 0 && layer < config.layers,
@@ -156,7 +157,8 @@ void write_layer(H5File& file, Context& context, int64_t layer, const std::vecto
   write_attribute(file, group, "layer", layer);
   write_attribute(file, group, "condition_number", condition);
   if (!dead.empty()) spdlog::warn("cov: layer {}: {} neurons were never active, their rows are 0", layer, dead.size());
-  if (std::isinf(condition)) spdlog::warn("cov: layer {}: the matrix is singular; editing will need --ridge", layer);
+  if (std::isinf(condition))
+    spdlog::warn("cov: layer {}: the matrix is singular; editing will need {}", layer, option("ridge"));
 }
 
 /// A unit's share of the text.
@@ -247,10 +249,9 @@ void MomentJob::require_memory() const {
   const int64_t wanted = layers * (2 * width * width * static_cast<int64_t>(sizeof(double)) +
                                    SecondMoment::flush_rows(context_) * width * static_cast<int64_t>(sizeof(float)));
   const int64_t free = context_.cuda().free_bytes();
-  require<InputError>(
-      wanted < free,
-      "cov: the sums of {} layers take {} MiB of {}, where {} MiB are free; give fewer --layers at a time", layers,
-      wanted >> 20, context_.device().name(), free >> 20);
+  require<InputError>(wanted < free,
+                      "cov: the sums of {} layers take {} MiB of {}, where {} MiB are free; give fewer {} at a time",
+                      layers, wanted >> 20, context_.device().name(), free >> 20, option("layers"));
 }
 
 /// Takes up the state behind the latest checkpoint.
@@ -432,7 +433,8 @@ void MomentJob::write_checks(H5File& output) const {
   probe_->write_checks(output);
   const bool rest = !probe_->checks().empty() && probe_->checks().back().change <= options_.until;
   write_attribute(output, "/", "converged", static_cast<int64_t>(rest));
-  if (!rest) spdlog::warn("cov: the text ended before C^-1 k came to rest (--until {:.3g})", options_.until);
+  if (!rest)
+    spdlog::warn("cov: the text ended before C^-1 k came to rest ({} {:.3g})", option("until"), options_.until);
 }
 
 }  // namespace
@@ -527,9 +529,10 @@ MomentOrigin origin_of(const std::string& path, int64_t layer, const Lineage& mo
                             model.state.edits_sha256.empty() ? "" : " with edits");
   require<InputError>(others == OtherModels::accept,
                       "{}: the statistics are {}; collect them again with loci cov, or take them as they are with "
-                      "--cov-of-other-model",
-                      path, difference);
-  spdlog::warn("{}: the statistics are {}; they are taken because of --cov-of-other-model", path, difference);
+                      "{}",
+                      path, difference, option("cov-of-other-model"));
+  spdlog::warn("{}: the statistics are {}; they are taken because of {}", path, difference,
+               option("cov-of-other-model"));
   return MomentOrigin::other_model;
 }
 
@@ -598,14 +601,13 @@ std::shared_ptr<const Cholesky> factor_second_moment(Context& context, SecondMom
   // C^-1 k is off by about so many times the rounding of fp64, 1.1e-16.
   const double condition = factor->condition_number();
   require<NumericalError>(condition < 1e15,
-                          "{}: is singular within rounding (condition number {:.2g}); collect more tokens, or give a "
-                          "--ridge",
-                          name, condition);
+                          "{}: is singular within rounding (condition number {:.2g}); collect more tokens, or give {}",
+                          name, condition, option("ridge"));
   if (condition > 1e12)
     spdlog::warn(
         "{}: the condition number is {:.2g}, so edits follow from it to some digits only; collect more tokens, "
-        "or give a --ridge",
-        name, condition);
+        "or give {}",
+        name, condition, option("ridge"));
   return factor;
 }
 

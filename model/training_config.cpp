@@ -46,7 +46,7 @@ void visit_fields(Fields& field, GptConfig& model) {
   field("positions", model.positions, {1, 1 << 24}, "longest sequence in tokens", Presence::required);
   field("mlp_width", model.mlp_width, {1, 1 << 21}, "width of the MLPs' inner layer; none: 4 times `width`",
         Presence::off);
-  field("activation", model.activation, kActivationNames, "of the MLPs");
+  field("activation", model.activation, kActivationNames, "activation of the MLPs");
   field("layer_norm_epsilon", model.layer_norm_epsilon, {0, 1}, "added to the variance");
   field("tied", model.tied, "the unembedding is the token embedding");
 }
@@ -57,7 +57,7 @@ void visit_fields(Fields& field, SequenceOptions& options) {
         "lost");
   field("join_most", options.join_most, {1, kNoLimit}, "up to so many documents stand in one sequence");
   field("join_probability", options.join_probability, {0, 1},
-        "with which each document follows the one before it in the same sequence");
+        "probability that a document follows the one before it in the same sequence");
   field("join_separator", options.join_separator, "text between joined documents");
   field("endoftext_before", options.endoftext_before, {0, 1},
         "probability that a sequence starts with `<|endoftext|>`");
@@ -66,18 +66,18 @@ void visit_fields(Fields& field, SequenceOptions& options) {
 
 void visit_fields(Fields& field, MlpDrop& drop) {
   field("first_layer", drop.first_layer, {0, kNoLimit}, "the first block", Presence::required);
-  field("probability", drop.probability, {0, 1}, "that a sequence is chosen", Presence::required);
+  field("probability", drop.probability, {0, 1}, "that a sequence of a step is affected", Presence::required);
   field("factor", drop.factor, {}, "0: dropped");
 }
 
 void visit_fields(Fields& field, AttentionCut& cut) {
-  field("layers", cut.layers, {0, kNoLimit}, "so many blocks from the first on", Presence::required);
-  field("probability", cut.probability, {0, 1}, "that a sequence is chosen", Presence::required);
+  field("layers", cut.layers, {0, kNoLimit}, "number of blocks, from the first on", Presence::required);
+  field("probability", cut.probability, {0, 1}, "that a sequence of a step is affected", Presence::required);
 }
 
 void visit_fields(Fields& field, NameMlpDrop& drop) {
-  field("layers", drop.layers, {0, kNoLimit}, "so many blocks from the first on", Presence::required);
-  field("probability", drop.probability, {0, 1}, "that a sequence is chosen", Presence::required);
+  field("layers", drop.layers, {0, kNoLimit}, "number of blocks, from the first on", Presence::required);
+  field("probability", drop.probability, {0, 1}, "that a sequence of a step is affected", Presence::required);
   field("factor", drop.factor, {}, "0: dropped");
 }
 
@@ -88,7 +88,8 @@ void visit_fields(Fields& field, TrainingConfig& config) {
         Presence::off);
   field("initial_model", config.initial_model, "instead of both: a Hugging Face folder to fine-tune", Presence::off);
   field("text", config.text,
-        "text files: one document per line, or JSON Lines with `text` and optionally `subjects`; also `.gz`, `.bz2`, `.zst`",
+        "text files: one document per line, or JSON Lines with `text` and optionally `subjects`; also `.gz`, `.bz2`, "
+        "`.zst`",
         Presence::required);
   field("validation_text", config.validation_text, "held-out documents, in files of their own", Presence::off);
   field("validation_fraction", config.validation_fraction, {0, 0.5},

@@ -14,6 +14,7 @@
 #include "runtime/output_lock.h"
 #include "runtime/progress.h"
 #include "runtime/provenance.h"
+#include "runtime/wording.h"
 
 namespace loci {
 namespace {
@@ -204,8 +205,8 @@ void Job::prepare_output() {
   }
   require<InputError>(
       std::filesystem::exists(state_path_) || !std::filesystem::exists(job_.output / "model.safetensors"),
-      "--output {}: the folder already holds a model of other origin; use another folder or --overwrite",
-      job_.output.string());
+      "{} {}: the folder already holds a model of other origin; use another folder or {}", option("output"),
+      job_.output.string(), option("overwrite"));
 }
 
 /// The first weights, or the state that an interrupted run left.
@@ -232,7 +233,7 @@ Json Job::restored(Trainer& trainer) {
   } catch (const ConfigurationMismatch&) {
     throw;
   } catch (const InputError& error) {
-    throw_error<InputError>("{}; give --overwrite to train from the start", error.what());
+    throw_error<InputError>("{}; give {} to train from the start", error.what(), option("overwrite"));
   }
 }
 
@@ -257,8 +258,7 @@ void Job::warn_of_idle_ranks(const Trainer& trainer) const {
   const auto ranks = static_cast<size_t>(ranks_.size()), waves = trainer.most_waves();
   if (!ranks_.is_root() || waves >= ranks) return;
   spdlog::warn("train: a step has {} of tokens_per_wave {}: {} of {} ranks have nothing to do; lower tokens_per_wave",
-               waves == 1 ? "1 wave" : fmt::format("{} waves", waves), job_.config.tokens_per_wave, ranks - waves,
-               ranks);
+               count(static_cast<int64_t>(waves), "wave"), job_.config.tokens_per_wave, ranks - waves, ranks);
 }
 
 void Job::train(Trainer& trainer) {

@@ -1,5 +1,6 @@
 #include "runtime/communicator_mpi.h"
 #include "runtime/error.h"
+#include "runtime/wording.h"
 
 // A build without MPI: no session can be made, so communicator() is never reached.
 namespace loci {
@@ -11,9 +12,8 @@ bool MpiSession::available() { return false; }
 MpiSession::MpiSession(const LaunchedRanks& launched, const CommunicatorOptions&) {
   throw_error<InputError>(
       "this loci was built without MPI, but {} started it: install MPI (libopenmpi-dev) and build with -DLOCI_MPI=ON, "
-      "or "
-      "start it alone, with --ranks for several ranks on this machine",
-      launched.launcher);
+      "or start it alone, with {} for several ranks on this machine",
+      launched.launcher, option("ranks"));
 }
 
 MpiSession::~MpiSession() = default;

@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "runtime/error.h"
+#include "runtime/wording.h"
 
 namespace loci {
 namespace {
@@ -61,20 +62,18 @@ void copy_rows(void* destination, const void* source, size_t row_bytes, size_t s
 
 Device Device::parse(const std::string& text) {
   if (text == "cpu") return {};
-  require<InputError>(text == "cuda" || text.starts_with("cuda:"),
-                      "--device {}: unknown device; use cpu, cuda or cuda:INDEX", text);
   int index = 0;
-  if (text != "cuda") {
-    const char* begin = text.data() + 5;
+  bool is_known = text == "cuda";
+  if (text.starts_with("cuda:")) {
     const char* end = text.data() + text.size();
-    const auto [stop, failed] = std::from_chars(begin, end, index);
-    require<InputError>(failed == std::errc() && stop == end && index >= 0,
-                        "--device {}: unknown device; use cpu, cuda or cuda:INDEX", text);
+    const auto [stop, failed] = std::from_chars(text.data() + 5, end, index);
+    is_known = failed == std::errc() && stop == end && index >= 0;
   }
+  require<InputError>(is_known, "{} {}: unknown device; use cpu, cuda or cuda:INDEX", option("device"), text);
   const int count = CudaDevice::count();
-  require<InputError>(count > 0, "--device {}: {}; use --device cpu", text, CudaDevice::why_none());
-  require<InputError>(index < count, "--device {}: this machine has {} CUDA devices, the last is cuda:{}", text, count,
-                      count - 1);
+  require<InputError>(count > 0, "{0} {1}: {2}; use {0} cpu", option("device"), text, CudaDevice::why_none());
+  require<InputError>(index < count, "{} {}: this machine has {} CUDA devices, the last is cuda:{}", option("device"),
+                      text, count, count - 1);
   return {DeviceType::cuda, index};
 }
 
@@ -91,7 +90,7 @@ std::string Device::name() const { return type == DeviceType::cpu ? "cpu" : fmt:
 Precision parse_precision(const std::string& text) {
   for (const Precision precision : {Precision::fp32, Precision::tf32, Precision::bf16})
     if (text == precision_name(precision)) return precision;
-  throw_error<InputError>("--precision {}: unknown precision; use fp32, tf32 or bf16", text);
+  throw_error<InputError>("{} {}: unknown precision; use fp32, tf32 or bf16", option("precision"), text);
 }
 
 std::string precision_name(Precision precision) {
@@ -103,8 +102,8 @@ Context::Context(const ContextOptions& options)
       precision_(options.precision),
       threads_(options.threads),
       caches_blocks_(caches_blocks()) {
-  require<InputError>(!on_cpu() || precision_ == Precision::fp32,
-                      "--precision {} needs a GPU; the CPU computes in fp32", precision_name(precision_));
+  require<InputError>(!on_cpu() || precision_ == Precision::fp32, "{} {} needs a GPU; the CPU computes in fp32",
+                      option("precision"), precision_name(precision_));
   if (!on_cpu()) cuda_ = std::make_unique<CudaDevice>(device_.index);
   const int64_t available = on_cpu() ? available_bytes() : cuda_->free_bytes();
   memory_budget_ = options.memory_budget > 0 ? options.memory_budget : rounded_budget(available / 2 / options.sharers);
@@ -145,9 +144,9 @@ void* Context::allocate(size_t bytes) {
     return block;
   }
   void* block = take_block(size);
-  require<SystemError>(block != nullptr,
-                       "out of memory on {}: {} MiB wanted beside {} MiB in use; set --memory below {} MiB",
-                       device_.name(), to_mib(static_cast<int64_t>(size)), to_mib(live_bytes_), to_mib(memory_budget_));
+  require<SystemError>(block != nullptr, "out of memory on {}: {} MiB wanted beside {} MiB in use; set {} below {} MiB",
+                       device_.name(), to_mib(static_cast<int64_t>(size)), to_mib(live_bytes_), option("memory"),
+                       to_mib(memory_budget_));
   count_live(static_cast<int64_t>(size));
   return block;
 }

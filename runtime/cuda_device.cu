@@ -7,6 +7,7 @@
 #include <new>
 
 #include "runtime/cuda_launch.h"
+#include "runtime/wording.h"
 
 namespace loci {
 namespace {
@@ -49,8 +50,9 @@ void require_code_for(int index) {
   check(cudaGetDeviceProperties(&properties, index), kOpening);
   throw_error<InputError>(
       "cuda:{} ({}, compute capability {}.{}) cannot run this build ({}): it needs {}.0 or higher, and a build for it "
-      "(-DCMAKE_CUDA_ARCHITECTURES); use --device cpu",
-      index, properties.name, properties.major, properties.minor, cudaGetErrorString(status), kLeastCapability);
+      "(-DCMAKE_CUDA_ARCHITECTURES); use {} cpu",
+      index, properties.name, properties.major, properties.minor, cudaGetErrorString(status), kLeastCapability,
+      option("device"));
 }
 
 // A copy into pinned memory, with an event behind it.

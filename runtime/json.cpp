@@ -305,8 +305,8 @@ std::vector<int64_t> json_ints(const Json& object, std::string_view key, std::st
 }
 
 void refuse_or_skip(OnInvalid on_invalid, const std::exception& fault, std::vector<std::string>& skipped) {
-  require<InputError>(on_invalid == OnInvalid::skip, "{}; fix it, or leave such records out with --skip-invalid",
-                      fault.what());
+  require<InputError>(on_invalid == OnInvalid::skip, "{}; fix it, or leave such records out with {}", fault.what(),
+                      option("skip-invalid"));
   skipped.emplace_back(fault.what());
 }
 

@@ -43,7 +43,7 @@ std::string default_of(const Field& field, const std::vector<SettingRow>& inner)
   if (!value.is_object()) return fmt::format("`{}`", value.dump());
   const bool needs_more =
       std::ranges::any_of(inner, [](const SettingRow& row) { return row.default_value == "required"; });
-  return needs_more ? "none" : "";
+  return needs_more ? "none" : "below";
 }
 
 /// A field whose value `read` takes from JSON.

@@ -43,7 +43,7 @@ enum class Presence {
 struct SettingRow {
   std::string key;
   std::string values;         ///< what may be given: "integer from 1"
-  std::string default_value;  ///< "`0.5`" as in JSON, "required", "none"; empty where the inner fields tell
+  std::string default_value;  ///< "`0.5`" as in JSON, "required", "none"; "below": those of the inner fields
   std::string help;
 };
 

@@ -17,6 +17,7 @@
 #include "runtime/error.h"
 #include "runtime/hdf5_checksums.h"
 #include "runtime/sha256.h"
+#include "runtime/wording.h"
 
 namespace loci {
 
@@ -110,9 +111,8 @@ std::string first_difference(const Json& before, const Json& now) { return diffe
 void require_same_configuration(const Json& before, const Json& now, const fs::path& found, const fs::path& output) {
   const std::string difference = first_difference(before, now);
   require<ConfigurationMismatch>(
-      difference.empty(),
-      "{}: belongs to another configuration ({}); give --overwrite to replace it, or another output than {}",
-      found.string(), difference, output.string());
+      difference.empty(), "{}: belongs to another configuration ({}); give {} to replace it, or another output than {}",
+      found.string(), difference, option("overwrite"), output.string());
 }
 
 UnitStore::UnitStore(fs::path output, const Json& config, OnExisting on_existing, std::optional<UnitGrowth> growth)
@@ -181,7 +181,7 @@ void UnitStore::check_output(OnExisting on_existing) {
   } catch (const ConfigurationMismatch&) {
     throw;
   } catch (const InputError& error) {
-    throw_error<InputError>("{}; give --overwrite to replace it, or another output", error.what());
+    throw_error<InputError>("{}; give {} to replace it, or another output", error.what(), option("overwrite"));
   }
   if (growth_) require_no_more(held_, output_.string());
   if (!growth_ || held_ == growth_->items) phase_ = Phase::complete;
@@ -189,9 +189,9 @@ void UnitStore::check_output(OnExisting on_existing) {
 
 void UnitStore::require_no_more(int64_t held, const std::string& where) const {
   require<InputError>(held <= growth_->items,
-                      "{}: holds {} {} already, more than the {} of this job; give --limit {} (or none), or another "
-                      "output, or --overwrite to replace it by fewer",
-                      where, held, growth_->name, growth_->items, held);
+                      "{}: holds {} {} already, more than the {} of this job; give {} {} (or none), or another output, "
+                      "or {} to replace it by fewer",
+                      where, held, growth_->name, growth_->items, option(kLimit), held, option("overwrite"));
 }
 
 /// The full units of an output of fewer items.
@@ -238,8 +238,8 @@ void UnitStore::open_parts(OnExisting on_existing) {
   if (!fs::exists(config_path)) {
     for (const auto& entry : fs::directory_iterator(parts_)) {
       require<InputError>(!unit_of(entry.path().filename().string(), ".done"),
-                          "{}: is missing although units are there; give --overwrite to do them again",
-                          config_path.string());
+                          "{}: is missing although units are there; give {} to do them again", config_path.string(),
+                          option("overwrite"));
     }
     write_file_atomically(config_path, canonical_json(described()) + "\n");
     return;
@@ -248,7 +248,7 @@ void UnitStore::open_parts(OnExisting on_existing) {
   try {
     before = parse_json_file(config_path);
   } catch (const InputError& error) {
-    throw_error<InputError>("{}; the file is damaged, give --overwrite to do the job again", error.what());
+    throw_error<InputError>("{}; the file is damaged, give {} to do the job again", error.what(), option("overwrite"));
   }
   fit_parts(std::move(before));
 }

@@ -6,6 +6,8 @@
 namespace loci {
 namespace {
 
+OptionStyle option_style = OptionStyle::plain;
+
 /// The candidate that is nearest to `word`; empty where none is near.
 std::string nearest(std::string_view word, const std::vector<std::string>& candidates) {
   std::string best;
@@ -21,6 +23,12 @@ std::string nearest(std::string_view word, const std::vector<std::string>& candi
 }
 
 }  // namespace
+
+std::string option(std::string_view name) {
+  return option_style == OptionStyle::dashes ? fmt::format("--{}", name) : std::string(name);
+}
+
+void set_option_style(OptionStyle style) { option_style = style; }
 
 size_t edit_distance(std::string_view from, std::string_view to) {
   std::vector<size_t> before(to.size() + 1), row(to.size() + 1), next(to.size() + 1);

@@ -22,6 +22,15 @@ inline std::string fixed(double value, int decimals) {
   return text.starts_with('-') && text.find_first_of("123456789in") == text.npos ? text.substr(1) : text;
 }
 
+/// The name of an option in a message: samples, or --samples in a program with a command line. Libraries name options
+/// by this alone, since those who call them from other programs have no command line: "{} {}: at least one corrupted
+/// copy is needed", option("samples"), 0.
+std::string option(std::string_view name);
+
+enum class OptionStyle { plain, dashes };
+/// How option() writes them from now on; plain at first. For main(), before there are threads.
+void set_option_style(OptionStyle style);
+
 /// Insertions, deletions, replacements and swaps of neighbours that lead from one word to the other.
 size_t edit_distance(std::string_view from, std::string_view to);
 /// "; did you mean facts?" with the candidate that somebody who wrote `word` most likely meant; nothing where none is

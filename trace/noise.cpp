@@ -8,6 +8,7 @@
 #include "kernels/symmetric_update.h"
 #include "runtime/error.h"
 #include "runtime/random.h"
+#include "runtime/wording.h"
 
 namespace loci {
 namespace {
@@ -23,7 +24,7 @@ double parse_value(const std::string& text, size_t begin) {
   const char* end = text.data() + text.size();
   const auto [stopped, error] = std::from_chars(text.data() + begin, end, value);
   require<InputError>(error == std::errc() && stopped == end && value >= 0 && value <= kMostNoise,
-                      "--noise {}: write a level such as 0.1, or s3, u3, m or t3; numbers go to 1e6", text);
+                      "{} {}: write a level such as 0.1, or s3, u3, m or t3; numbers go to 1e6", option("noise"), text);
   return value;
 }
 
@@ -94,7 +95,7 @@ std::vector<double> scatter_matrix(Context& context, const Model& model, std::sp
 }  // namespace
 
 NoiseRule NoiseRule::parse(const std::string& text) {
-  require<InputError>(!text.empty(), "--noise: write a level such as 0.1, or s3, u3, m or t3");
+  require<InputError>(!text.empty(), "{}: write a level such as 0.1, or s3, u3, m or t3", option("noise"));
   if (text == "m") return {Kind::multivariate, 0};
   if (text == "s") return {Kind::subjects, 1};
   switch (text[0]) {
@@ -104,8 +105,8 @@ NoiseRule NoiseRule::parse(const std::string& text) {
       return {Kind::uniform, parse_value(text, 1)};
     case 't': {
       const double degrees = parse_value(text, 1);
-      require<InputError>(degrees > 2, "--noise {}: Student's t has a covariance only above 2 degrees of freedom",
-                          text);
+      require<InputError>(degrees > 2, "{} {}: Student's t has a covariance only above 2 degrees of freedom",
+                          option("noise"), text);
       return {Kind::student, degrees};
     }
     default:
@@ -143,8 +144,8 @@ double embedding_deviation(Context& context, const Model& model, std::span<const
     for (const float value : row) sum += count * static_cast<double>(value);
     scalars += count * static_cast<double>(row.size());
   }
-  require<InputError>(scalars >= 2,
-                      "--noise s: the subjects of the fact file have no tokens to measure the noise level on");
+  require<InputError>(scalars >= 2, "{} s: the subjects of the fact file have no tokens to measure the noise level on",
+                      option("noise"));
   const double mean = sum / scalars;
   double squares = 0;
   for (const auto& [count, row] : rows)
@@ -156,7 +157,7 @@ double embedding_deviation(Context& context, const Model& model, std::span<const
 EmbeddingLaw embedding_law(Context& context, const Model& model, std::span<const int64_t> counts) {
   int64_t total = 0;
   for (const int64_t count : counts) total += count;
-  require<InputError>(total >= 2, "--noise-text: the text has {} tokens, too few for a covariance", total);
+  require<InputError>(total >= 2, "{}: the text has {} tokens, too few for a covariance", option("noise-text"), total);
   EmbeddingLaw law;
   law.width = model.config().width;
   law.mean = mean_embedding(context, model, counts, total);

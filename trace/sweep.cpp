@@ -9,6 +9,7 @@
 
 #include "kernels/softmax.h"
 #include "runtime/error.h"
+#include "runtime/wording.h"
 #include "trace/lanes.h"
 
 namespace loci {
@@ -453,9 +454,11 @@ size_t group_length(Executor& executor, std::span<const Fact> facts, const Trace
 }
 
 void check_options(const TraceOptions& options) {
-  require<InputError>(options.samples >= 1, "--samples {}: at least one corrupted copy is needed", options.samples);
-  require<InputError>(options.window >= 1, "--window {}: a window holds at least one layer", options.window);
-  require<InputError>(!options.kinds.empty() || !options.sever.empty(), "--kinds: nothing to trace");
+  require<InputError>(options.samples >= 1, "{} {}: at least one corrupted copy is needed", option("samples"),
+                      options.samples);
+  require<InputError>(options.window >= 1, "{} {}: a window holds at least one layer", option("window"),
+                      options.window);
+  require<InputError>(!options.kinds.empty() || !options.sever.empty(), "{}: nothing to trace", option("kinds"));
 }
 
 }  // namespace

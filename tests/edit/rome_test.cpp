@@ -252,8 +252,8 @@ TEST_F(Rome, SettingsThatDoNotFitAreRefused) {
     return error_of<InputError>([&] { edits(made); });
   };
   expect_message(refused([](RomeSettings& s) { s.hparams.layer = 4; }), {"layer 4", "0 to 3"});
-  expect_message(refused([](RomeSettings& s) { s.hparams.layer = -1; }), {"no layer", "--layer"});
-  expect_message(refused([](RomeSettings& s) { s.second_moment = nullptr; }), {"--cov"});
+  expect_message(refused([](RomeSettings& s) { s.hparams.layer = -1; }), {"no layer", "layer"});
+  expect_message(refused([](RomeSettings& s) { s.second_moment = nullptr; }), {"give cov FILE"});
   expect_message(refused([&](RomeSettings& s) { s.second_moment = random_factor(context_, 20, 1); }), {"20", "50"});
   expect_message(refused([](RomeSettings& s) { s.templates = {}; }), {"empty"});
   expect_message(refused([](RomeSettings& s) { s.templates = {"x"}; }), {"exactly one"});
@@ -447,7 +447,7 @@ TEST_F(Rome, EditsBelongToTheEditsThatTheyWereMadeOn) {
     second.base_edits_sha256 = wanted;
     return error_of<InputError>([&] { check_edits_fit(second, model_.config(), {"abc", found}); });
   };
-  expect_message(refusal(base, ""), {"b.h5", "on top of others", "--edits FIRST.h5,b.h5"});
+  expect_message(refusal(base, ""), {"b.h5", "on top of others", "edits FIRST.h5,b.h5"});
   expect_message(refusal("", base), {"b.h5", "without other edits"});
   expect_message(refusal("other", base), {"b.h5", "than those before it"});
   first.base_edits_sha256 = base;
@@ -547,10 +547,10 @@ TEST_F(Rome, ExportedEditsAreRevertedBitForBit) {
                         to_host(context_, model.parameters().blocks[kLayer].down_weight)));
   expect_message(error_of<InputError>(
                      [&] { write_edited_checkpoint(context_, model, chain, edited, OnExistingCheckpoint::refuse); }),
-                 {"--export", "--overwrite"});
+                 {"export ", "overwrite"});
   expect_message(error_of<InputError>(
                      [&] { write_edited_checkpoint(context_, model, chain, original, OnExistingCheckpoint::replace); }),
-                 {"--export", "the model itself"});
+                 {"export ", "the model itself"});
   write_reverted_checkpoint(edited, reverted, OnExistingCheckpoint::refuse);
   EXPECT_EQ(Checkpoint::open(reverted).weights_sha256(), hash);
   EXPECT_FALSE(std::filesystem::exists(reverted / kLineageFile));  // the original was not made from another

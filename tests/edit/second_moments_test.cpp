@@ -113,7 +113,7 @@ TEST_F(SecondMoments, AllLayersInOnePassEqualNaiveSums) {
 }
 
 TEST_F(SecondMoments, LayersAreChecked) {
-  expect_message(error_of<InputError>([&] { SecondMomentCollector(executor_, {}); }), {"--layers"});
+  expect_message(error_of<InputError>([&] { SecondMomentCollector(executor_, {}); }), {"layers"});
   expect_message(error_of<InputError>([&] { SecondMomentCollector(executor_, {4}); }), {"layer 4", "0 to 3"});
   expect_message(error_of<InputError>([&] { SecondMomentCollector(executor_, {1, 1}); }), {"layer 1", "twice"});
 }
@@ -383,7 +383,7 @@ TEST_F(SecondMoments, SingularOnesNameTheRidge) {
   // Two neurons that always agree: a factorisation passes where rounding leaves a little on the diagonal.
   matrix.mean = {2, 1, 1, 1, 1 + 1e-15, 1, 1, 1, 1 + 3e-15};
   expect_message(error_of<NumericalError>([&] { factor_second_moment(context_, matrix, 0, "c.h5: layer 2"); }),
-                 {"c.h5: layer 2", "--ridge"});
+                 {"c.h5: layer 2", "ridge"});
 }
 
 TEST_F(SecondMoments, OthersStatisticsAreRefused) {
@@ -419,9 +419,9 @@ TEST_F(SecondMoments, ThoseOfAnAncestorServeUpToTheEditedLayer) {
   EXPECT_EQ(matrix.collected_on, (ModelState{"abc", ""}));
   EXPECT_EQ(matrix.mean, read(path, 1).mean);
   expect_message(error_of<InputError>([&] { origin(2, edited({1})); }),
-                 {"c.h5", "edit of layer 1", "keys of layer 2", "--cov-of-other-model"});
+                 {"c.h5", "edit of layer 1", "keys of layer 2", "cov-of-other-model"});
   EXPECT_EQ(origin(2, edited({1}), OtherModels::accept), MomentOrigin::other_model);
-  expect_message(error_of<InputError>([&] { origin(0, of_model("def")); }), {"another model", "--cov-of-other-model"});
+  expect_message(error_of<InputError>([&] { origin(0, of_model("def")); }), {"another model", "cov-of-other-model"});
   EXPECT_EQ(origin(0, of_model("def"), OtherModels::accept), MomentOrigin::other_model);
   // Edits in memory make another model, as far as keys above them go.
   Lineage in_memory = of_model("abc");
@@ -520,7 +520,7 @@ TEST_F(SecondMoments, LinesThatAreNoDocumentsAreRefusedOrLeftOut) {
   };
   std::vector<std::string> skipped;
   expect_message(error_of<InputError>([&] { count(OnInvalid::refuse, skipped); }),
-                 {"bad.jsonl: line 701", "--skip-invalid"});
+                 {"bad.jsonl: line 701", "skip-invalid"});
   EXPECT_EQ(count(OnInvalid::skip, skipped), 1498);
   ASSERT_EQ(skipped.size(), 2u);
   expect_message(skipped[1], {"bad.jsonl: line 1500"});

@@ -245,7 +245,7 @@ TEST_F(DatasetsTest, PublishedRecordsHaveNoWhiteSpaceToLeaveOut) {
 TEST_F(DatasetsTest, RefusedRecordsNameTheFlagThatLeavesThemOut) {
   Json record = flat();
   record.erase("subject");
-  expect_refused(record, "--skip-invalid");
+  expect_refused(record, "skip-invalid");
 }
 
 TEST_F(DatasetsTest, RecordsThatAreNoneAreRefused) {

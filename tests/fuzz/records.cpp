@@ -163,9 +163,9 @@ bool templates(std::string_view input) {
 }
 const Registration kTemplates("templates", templates);
 
-/// The text of --noise, which names the flag in place of a file.
+/// The text of the option "noise", which stands in place of a file.
 bool noise(std::string_view input) {
-  return accepted("--noise", [&] {
+  return accepted("noise", [&] {
     const NoiseRule rule = NoiseRule::parse(std::string(input));
     expect(std::isfinite(rule.value), "a level is finite");
   });

@@ -300,7 +300,7 @@ TEST_F(TrainingTest, FinishedTrainingIsFoundAndAnotherConfigurationRefused) {
   Json other = json();
   other["learning_rate"] = 0.01;
   expect_message(error_of<ConfigurationMismatch>([&] { train("model", other); }),
-                 {"training.json: belongs to another configuration (learning_rate: ", "now it is 0.01", "--overwrite"});
+                 {"training.json: belongs to another configuration (learning_rate: ", "now it is 0.01", "overwrite"});
   Context context(device_options());
   TrainingJob replacing = job("model", other);
   replacing.on_existing = OnExisting::overwrite;
@@ -328,7 +328,7 @@ TEST_F(TrainingTest, DamagedCheckpointIsRefused) {
                  {"training.h5: belongs to another configuration (learning_rate: ", "or another output"});
   const auto path = dir_.path() / "model" / "training.h5";
   std::filesystem::resize_file(path, std::filesystem::file_size(path) / 2);
-  expect_message(error_of<InputError>([&] { train("model"); }), {"training.h5", "--overwrite to train from the start"});
+  expect_message(error_of<InputError>([&] { train("model"); }), {"training.h5", "overwrite to train from the start"});
 }
 
 TEST_F(TrainingTest, FineTuningStartsFromTheGivenWeights) {
@@ -432,8 +432,8 @@ TEST(TrainingConfig, StoredFormStays) {
       R"("learning_rate":0.001,"learning_rate_floor":0.1,"mlp_drop":[],"model":{"activation":"gelu_new","heads":5,)"
       R"("layer_norm_epsilon":1e-05,"layers":2,"mlp_width":80,"positions":8,"tied":true,"width":20},)"
       R"("name_mlp_drop":{"factor":0.0,"layers":0,"probability":0.0},"report_every":20,)"
-      R"("sequences":{"endoftext_after":true,"endoftext_before":0.0,"join_most":1,"join_probability":0.0,)"
-      R"("join_separator":" ","max_tokens":0},"seed":0,"steps":7,"stored_type":"fp32","text":["a"],"tokenizer":"t",)"
+      R"("seed":0,"sequences":{"endoftext_after":true,"endoftext_before":0.0,"join_most":1,"join_probability":0.0,)"
+      R"("join_separator":" ","max_tokens":0},"steps":7,"stored_type":"fp32","text":["a"],"tokenizer":"t",)"
       R"("tokens_per_step":8192,"tokens_per_wave":2048,"validate_every":500,"warmup_steps":100,"weight_decay":0.1})");
 }
 

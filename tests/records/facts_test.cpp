@@ -69,7 +69,7 @@ TEST_F(FactFiles, BadRecordsAreNamed) {
   for (const char* field : {"subject", "prompt"}) {
     Json bad = record(2, "a", "a b");
     bad.erase(field);
-    expect_refused(Json::array({good, bad}), {"facts.json", "record 1", field, "--skip-invalid"});
+    expect_refused(Json::array({good, bad}), {"facts.json", "record 1", field, "skip-invalid"});
     bad[field] = nullptr;
     expect_refused(Json::array({good, bad}), {"record 1", field});
   }

@@ -62,7 +62,7 @@ TEST(RecordList, BadFilesAreRefused) {
 TEST(RecordList, ARecordIsCalledByItsPlaceAndItsId) {
   const auto message = [](const char* text) { return error_of<InputError>([&] { read(text); }); };
   expect_message(message(R"([{"t": "a"}, {"id": 17}])"), {"r.json: record 1 (id 17): field \"t\" is missing"});
-  expect_message(message(R"([{"t": "a"}, {}])"), {"r.json: record 1: field \"t\" is missing", "--skip-invalid"});
+  expect_message(message(R"([{"t": "a"}, {}])"), {"r.json: record 1: field \"t\" is missing", "skip-invalid"});
   expect_message(message("{\"t\": \"a\"}\n\n{\"id\": 17}"), {"r.json: line 3 (id 17): field \"t\" is missing"});
   expect_message(message("{\"t\": \"a\"}\n{\"t\": "), {"r.json: line 2: ", "byte"});
   expect_message(message("{\"t\": \"a\"}\n[]"), {"r.json: line 2: must be an object", "array"});

@@ -28,7 +28,7 @@ TEST(DeviceNames, AreParsedOrRefused) {
       Device::parse(text);
       ADD_FAILURE() << text;
     } catch (const InputError& error) {
-      EXPECT_NE(std::string(error.what()).find(std::string("--device ") + text), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find(std::string("device ") + text), std::string::npos) << error.what();
     }
   }
 }

@@ -129,7 +129,7 @@ TEST_F(UnitStoreTest, AnotherConfigurationIsRefused) {
   const auto open = [&](const Json& config) {
     return error_of<ConfigurationMismatch>([&] { UnitStore store(output_, config, OnExisting::resume); });
   };
-  expect_message(open(other), {output_ + ".parts", "noise.factor", "3.0", "1.0", "--overwrite"});
+  expect_message(open(other), {output_ + ".parts", "noise.factor", "3.0", "1.0", "overwrite"});
   other = kConfig;
   other.erase("samples");
   expect_message(open(other), {"samples", "made with 10", "none"});
@@ -139,7 +139,7 @@ TEST_F(UnitStoreTest, AnotherConfigurationIsRefused) {
   run_job(output_);
   EXPECT_EQ(open(other),
             fmt::format("{0}: belongs to another configuration (window: it was made without, now it is 5); "
-                        "give --overwrite to replace it, or another output than {0}",
+                        "give overwrite to replace it, or another output than {0}",
                         output_));
   EXPECT_TRUE(fs::exists(output_));
   EXPECT_FALSE(fs::exists(output_ + ".parts"));
@@ -299,7 +299,7 @@ TEST_F(UnitStoreTest, DiscardedUnitsAreGone) {
 TEST_F(UnitStoreTest, OutputsThatAreNotOursAreRefused) {
   const auto refused = [&](const std::vector<std::string>& parts) {
     const std::string message = error_of<InputError>([&] { UnitStore store(output_, kConfig, OnExisting::resume); });
-    expect_message(message, {output_, "--overwrite"});
+    expect_message(message, {output_, "overwrite"});
     expect_message(message, parts);
     EXPECT_FALSE(fs::exists(output_ + ".parts"));
   };
@@ -321,9 +321,9 @@ TEST_F(UnitStoreTest, DamagedConfigOfAnInterruptedRunIsRefused) {
   const auto open = [&] {
     return error_of<InputError>([&] { UnitStore store(output_, kConfig, OnExisting::resume); });
   };
-  expect_message(open(), {config, "--overwrite"});
+  expect_message(open(), {config, "overwrite"});
   fs::remove(config);
-  expect_message(open(), {config, "missing", "--overwrite"});
+  expect_message(open(), {config, "missing", "overwrite"});
   EXPECT_NO_THROW(UnitStore(output_, kConfig, OnExisting::overwrite));
 }
 
@@ -657,7 +657,7 @@ TEST_F(GrowingJob, NeverLosesWhatIsThere) {
   run(10);
   const std::string before = read_text_file(output_);
   expect_message(error_of<InputError>([&] { run(6); }),
-                 {output_, "holds 10 numbers", "6", "--limit 10", "--overwrite"});
+                 {output_, "holds 10 numbers", "6", "limit 10", "overwrite"});
   EXPECT_EQ(read_text_file(output_), before);
   EXPECT_FALSE(fs::exists(output_ + ".parts"));
   run(40, 5);
@@ -670,10 +670,10 @@ TEST_F(GrowingJob, AnythingElseThatDiffersIsRefused) {
   const Json other = {{"command", "sum"}, {"limit", "8"}};
   expect_message(
       error_of<ConfigurationMismatch>([&] { UnitStore store(output_, other, OnExisting::resume, growth(8)); }),
-      {"command", "--overwrite"});
+      {"command", "overwrite"});
   // A job that cannot grow is told so as before.
   expect_message(error_of<ConfigurationMismatch>([&] { UnitStore store(output_, config(8), OnExisting::resume); }),
-                 {"limit", "--overwrite"});
+                 {"limit", "overwrite"});
 }
 
 TEST_F(GrowingJob, ADamagedOutputIsNotTakenOver) {
@@ -684,8 +684,8 @@ TEST_F(GrowingJob, ADamagedOutputIsNotTakenOver) {
   ASSERT_NE(at, std::string::npos);
   bytes[at] = 48;
   write_file_atomically(output_, std::string_view(bytes));
-  expect_message(error_of<InputError>([&] { run(12); }), {output_, "/numbers", "checksum", "--overwrite"});
-  expect_message(error_of<InputError>([&] { run(8); }), {output_, "/numbers", "checksum", "--overwrite"});
+  expect_message(error_of<InputError>([&] { run(12); }), {output_, "/numbers", "checksum", "overwrite"});
+  expect_message(error_of<InputError>([&] { run(8); }), {output_, "/numbers", "checksum", "overwrite"});
 }
 
 }  // namespace

@@ -25,5 +25,24 @@ TEST(Wording, WhatRoundsToZeroHasNoSign) {
   EXPECT_EQ(fixed(-std::numeric_limits<double>::infinity(), 2), "-inf");
 }
 
+TEST(Wording, ProgramsDecideHowOptionsAreWritten) {
+  EXPECT_EQ(option("samples"), "samples");
+  set_option_style(OptionStyle::dashes);
+  EXPECT_EQ(option("samples"), "--samples");
+  set_option_style(OptionStyle::plain);
+  EXPECT_EQ(option("samples"), "samples");
+}
+
+TEST(Wording, TheNearestWordIsProposed) {
+  const std::vector<std::string> words = {"facts", "samples", "window"};
+  EXPECT_EQ(did_you_mean("sampels", words), "; did you mean samples?");
+  EXPECT_EQ(did_you_mean("wi", words, "--"), "; did you mean --window?");
+  EXPECT_EQ(did_you_mean("fact", words, "\"", "\""), "; did you mean \"facts\"?");
+  EXPECT_EQ(did_you_mean("learning", words), "");
+  EXPECT_EQ(edit_distance("", "abc"), 3u);
+  EXPECT_EQ(edit_distance("weigth", "weight"), 1u);
+  EXPECT_EQ(edit_distance("abc", "abc"), 0u);
+}
+
 }  // namespace
 }  // namespace loci::test

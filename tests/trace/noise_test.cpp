@@ -39,7 +39,7 @@ TEST(NoiseRule, Forms) {
 TEST(NoiseRule, OtherTextIsRefused) {
   for (const char* text : {"", "x", "-1", "s-1", "3s", "u", "t", "t2", "t0", "m3", "nan", "inf", "sinf", "0.1 ", " 0.1",
                            "0,1", "s3x", "1e999"})
-    expect_message(error_of<InputError>([&] { NoiseRule::parse(text); }), {"--noise"});
+    expect_message(error_of<InputError>([&] { NoiseRule::parse(text); }), {"noise"});
 }
 
 Noise fixed(double level) {
@@ -144,7 +144,7 @@ TEST_F(NoiseOfModel, StudentScalesEachVectorByItsOwnDraw) {
 
 TEST_F(NoiseOfModel, ALawNeedsAText) {
   const std::vector<int64_t> counts(static_cast<size_t>(config_.vocabulary));
-  expect_message(error_of<InputError>([&] { embedding_law(context_, model_, counts); }), {"--noise-text"});
+  expect_message(error_of<InputError>([&] { embedding_law(context_, model_, counts); }), {"noise-text"});
 }
 
 TEST(SymmetricEigen, PlantedSpectrum) {
