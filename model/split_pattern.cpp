@@ -178,7 +178,7 @@ SplitPattern::SplitPattern(std::string_view pattern, std::string place) : patter
   auto limits = owned(pcre2_match_context_create(nullptr));
   pcre2_set_match_limit(limits.get(), kMatchSteps);
   pcre2_set_heap_limit(limits.get(), kMatchKiB);
-  compiled_ = std::make_unique<const Compiled>(std::move(code), std::move(limits));
+  compiled_.reset(new Compiled{std::move(code), std::move(limits)});
 }
 
 SplitPattern::~SplitPattern() = default;
