@@ -56,7 +56,7 @@ class Command {
   void place_positional(const std::vector<std::string>& texts, std::vector<Given>& all);
   [[noreturn]] void refuse_unknown(const std::string& argument) const;
   void read_configuration();
-  void set_from_json(Option& option, const nlohmann::json& value, const std::string& where);
+  void set_from_json(Option& option, const Json& value, const std::string& where);
   void read_environment();
   void check_relations() const;
   std::vector<std::string> shown_names() const;

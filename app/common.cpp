@@ -118,12 +118,12 @@ void add_json_option(Command& command, bool& json) {
                .role = Role::no_effect});
 }
 
-UnitStore OutputOptions::open(const nlohmann::json& config, std::optional<UnitGrowth> growth) const {
+UnitStore OutputOptions::open(const Json& config, std::optional<UnitGrowth> growth) const {
   spdlog::debug("configuration: {}", config.dump());
   return UnitStore(path, config, overwrite ? OnExisting::overwrite : OnExisting::resume, std::move(growth));
 }
 
-bool is_complete(const UnitStore& store, const nlohmann::json& config) {
+bool is_complete(const UnitStore& store, const Json& config) {
   if (store.complete())
     spdlog::info("{}: {} is complete already", config.at("command").get<std::string>(), store.output().string());
   return store.complete();
@@ -160,11 +160,11 @@ void print_done_before(int64_t before, int64_t all, const std::string& items) {
   if (before > 0) fmt::print("{} of {} {} {} done before\n", before, all, items, before == 1 ? "was" : "were");
 }
 
-nlohmann::json resolved_configuration(const Command& command, const CommonOptions& options) {
-  nlohmann::json resolved = {{"command", command.name()}};
+Json resolved_configuration(const Command& command, const CommonOptions& options) {
+  Json resolved = {{"command", command.name()}};
   for (const Option& option : command.options()) {
     if (option.role != Role::setting) continue;
-    if (const std::optional<nlohmann::json> value = option.json()) resolved[option.name] = *value;
+    if (const std::optional<Json> value = option.json()) resolved[option.name] = *value;
   }
   if (resolved.contains("device")) {
     resolved["device"] = options.resolved_device().type == DeviceType::cpu ? "cpu" : "cuda";
@@ -180,12 +180,12 @@ ReadyModel load_model(Context& context, const CommonOptions& options) {
   return ready;
 }
 
-nlohmann::json named_inputs(const Command& command) {
-  nlohmann::json inputs = nlohmann::json::object();
+Json named_inputs(const Command& command) {
+  Json inputs = Json::object();
   for (const Option& option : command.options())
     if (option.role == Role::input && option.given) {
       const std::vector<std::string> paths = option.texts();
-      inputs[option.name] = paths.size() == 1 ? nlohmann::json(paths.front()) : nlohmann::json(paths);
+      inputs[option.name] = paths.size() == 1 ? Json(paths.front()) : Json(paths);
     }
   return inputs;
 }
@@ -226,6 +226,6 @@ std::string cut_sentence(int64_t cut_documents, int64_t documents, int64_t cut_t
                      100 * static_cast<double>(cut_tokens) / static_cast<double>(cut_tokens + kept_tokens));
 }
 
-void print_json(const nlohmann::json& object) { fmt::print("{}\n", object.dump()); }
+void print_json(const Json& object) { fmt::print("{}\n", object.dump()); }
 
 }  // namespace loci::app

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
 #include <string>
@@ -65,12 +64,12 @@ struct OutputOptions {
   bool overwrite = false;
 
   /// The job's results so far. Logs the resolved configuration, with which they must have been made.
-  UnitStore open(const nlohmann::json& config, std::optional<UnitGrowth> growth = std::nullopt) const;
+  UnitStore open(const Json& config, std::optional<UnitGrowth> growth = std::nullopt) const;
 };
 void add_output_options(Command& command, OutputOptions& options);
 void add_overwrite_option(Command& command, bool& overwrite);
 /// Whether nothing is left to do, which is logged.
-bool is_complete(const UnitStore& store, const nlohmann::json& config);
+bool is_complete(const UnitStore& store, const Json& config);
 
 /// The items of a job (facts, requests, records) in units of equal size for its UnitStore; the last may be smaller.
 struct Units {
@@ -97,7 +96,7 @@ void print_done_before(int64_t before, int64_t all, const std::string& items);
 /// The options of a command that are settings, with their values, given or default: what identifies a result and is
 /// stored with it. Options with neither value nor default are left out. The device is "cpu" or "cuda", without an
 /// index.
-nlohmann::json resolved_configuration(const Command& command, const CommonOptions& options);
+Json resolved_configuration(const Command& command, const CommonOptions& options);
 
 /// Ready to compute with: a model whose weights are finite, and its tokenizer, which knows the model's embedding.
 struct ReadyModel {
@@ -109,7 +108,7 @@ ReadyModel load_model(Context& context, const CommonOptions& options);
 
 /// The files and folders that a command reads, by the option that names them: Provenance::inputs. A list where
 /// an option names several.
-nlohmann::json named_inputs(const Command& command);
+Json named_inputs(const Command& command);
 
 /// Looks through the HDF5 files that a job reads and the output that an earlier run may have left, before several ranks
 /// use the library. Throws InputError for a damaged one, and for an output that is one of the inputs.
@@ -139,6 +138,6 @@ std::string cut_sentence(int64_t cut_documents, int64_t documents, int64_t cut_t
                          int64_t limit);
 
 /// Prints one JSON object to standard output. Progress and logs go to standard error.
-void print_json(const nlohmann::json& object);
+void print_json(const Json& object);
 
 }  // namespace loci::app

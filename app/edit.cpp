@@ -149,12 +149,12 @@ class EditJob {
   /// After the last of sequential edits the model has them all.
   void describe_end(H5File& output) {
     const std::vector<PromptAnswer> answers = answer_bare_prompts(executor_, tokenizer_, requests_);
-    for (size_t i = 0; i < answers.size(); ++i) write_answer_with_all(output, fmt::format("/edits/{}", i), answers[i]);
+    for (size_t i = 0; i < answers.size(); ++i) write_answer_with_all(output, edit_group(i), answers[i]);
   }
 
   void cut_unit(const H5File& output, int64_t unit, H5File& shard) const {
     for (int64_t i = units().first(unit); i < units().first(unit) + units().size(unit); ++i)
-      copy_object(output, fmt::format("/edits/{}", i), shard, fmt::format("/edits/{}", i));
+      copy_object(output, edit_group(i), shard, edit_group(i));
   }
 
   static void take_over_edits(H5File& output, const H5File& shard) {

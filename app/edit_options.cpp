@@ -26,24 +26,20 @@ RomeHparams resolve_hparams(const EditOptions& options, const GptConfig& config)
                         "fields that say so (\"alg_name\", \"original_implementation\", \"enable_...\")",
                         options.hparams, *hparams.method, options.method, *hparams.method);
   if (options.layer >= 0) hparams.layer = options.layer;
-  require<InputError>(hparams.layer >= 0, "no layer to edit is given; set \"layers\" in --hparams, or --layer");
-  require<InputError>(hparams.layer < config.layers, "layer {} cannot be edited: the model has the layers 0 to {}",
-                      hparams.layer, config.layers - 1);
+  check_layer(hparams, config);
   return hparams;
 }
 
 /// Notes in `config` where the statistics come from another model.
 std::shared_ptr<const Cholesky> factor_given_moment(const EditOptions& options, const RomeHparams& hparams,
-                                                    Executor& executor, const Lineage& lineage,
-                                                    nlohmann::json& config) {
+                                                    Executor& executor, const Lineage& lineage, Json& config) {
   if (!hparams.uses_second_moment) {
     require<InputError>(options.cov.empty(), "--cov {} contradicts \"mom2_adjustment\": false in --hparams",
                         options.cov);
     require<InputError>(!options.cov_of_other_model, "--cov-of-other-model belongs to --cov FILE, which is not given");
     return nullptr;
   }
-  require<InputError>(!options.cov.empty(),
-                      "second moments are needed: give --cov FILE, or set \"mom2_adjustment\" to false in --hparams");
+  if (options.cov.empty()) refuse_missing_second_moment();
   SecondMomentMatrix matrix =
       read_second_moment(options.cov, hparams.layer, executor.model().config().mlp_width, lineage,
                          options.cov_of_other_model ? OtherModels::accept : OtherModels::refuse);
@@ -144,7 +140,7 @@ PreparedEdits prepare_edits(const CommonOptions& common, const EditOptions& opti
   settings.method = rome_method_from_name(options.method);
   settings.hparams = resolve_hparams(options, executor.model().config());
   settings.forcing = common.rome() ? TeacherForcing::text : TeacherForcing::tokens;
-  nlohmann::json cov = nlohmann::json::object();
+  Json cov = Json::object();
   settings.second_moment = factor_given_moment(options, settings.hparams, executor, lineage, cov);
   settings.templates = options.context_templates.empty()
                            ? sample_context_templates(executor, tokenizer, settings.hparams.samples, common.seed)
@@ -201,7 +197,7 @@ EditChain apply_given_edits(Context& context, Model& model, const GivenEdits& gi
   return chain;
 }
 
-void note_base_edits(nlohmann::json& config, const EditChain& edits) {
+void note_base_edits(Json& config, const EditChain& edits) {
   if (!edits.empty()) config["base_edits_sha256"] = edits.sha256();
 }
 

@@ -45,7 +45,7 @@ void warn_of_sequential_edits(const EditOptions& options);
 /// instead of the names of files.
 struct PreparedEdits {
   RomeSettings settings;
-  nlohmann::json config;
+  Json config;
 };
 
 /// Reads the files, samples context templates where none are given, and factors C once. `lineage` is that of the
@@ -72,6 +72,6 @@ void add_given_edits(Command& command, GivenEdits& given);
 EditChain apply_given_edits(Context& context, Model& model, const GivenEdits& given,
                             FileOrigin last = FileOrigin::handed_in);
 /// Adds `base_edits_sha256` to the configuration of a job that runs on a model with edits.
-void note_base_edits(nlohmann::json& config, const EditChain& edits);
+void note_base_edits(Json& config, const EditChain& edits);
 
 }  // namespace loci::app

@@ -2,24 +2,17 @@
 
 #include <fmt/format.h>
 
-#include <chrono>
-
 #include "model/executor/executor.h"
+#include "runtime/clock.h"
 #include "runtime/error.h"
 
 namespace loci::app {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
 void add_outcomes(Executor& executor, const Tokenizer& tokenizer, std::span<Edit> edits) {
   std::vector<EditOutcome> outcomes = score_outcomes(executor, tokenizer, edits);
   for (size_t i = 0; i < edits.size(); ++i) edits[i].outcome = std::move(outcomes[i]);
 }
-
-std::string edit_group(int64_t index) { return fmt::format("/edits/{}", index); }
 
 }  // namespace
 

@@ -68,14 +68,12 @@ int64_t export_npz(const H5File& file, const std::filesystem::path& folder) {
       ++files;
     }
     if (!stored.trace.severed) continue;
-    const auto write = [&](const char* name, const std::vector<float>& scores) {
+    const auto write = [&](const SeriesName& name, const std::vector<float>& scores) {
       if (scores.empty()) return;
-      write_series(folder / fmt::format("severed_{}_{}.npz", stored.known_id, name), stored, scores);
+      write_series(folder / fmt::format("severed_{}_{}.npz", stored.known_id, name.in_files), stored, scores);
       ++files;
     };
-    write("ordinary", stored.trace.severed->ordinary);
-    write("no_mlp", stored.trace.severed->no_mlp);
-    write("no_attn", stored.trace.severed->no_attn);
+    visit_series(write, *stored.trace.severed);
   }
   return files;
 }
@@ -126,24 +124,19 @@ std::string severed_csv(const std::vector<StoredTrace>& traces, int64_t layers) 
   std::string text = "known_id,severed,layer,score,low_score,indirect_effect,confidence\n";
   for (const StoredTrace& stored : traces) {
     if (!stored.trace.severed) continue;
-    const auto write = [&](const char* severed, const std::vector<float>& scores) {
+    const auto write = [&](const SeriesName& name, const std::vector<float>& scores) {
       for (size_t l = 0; l < scores.size(); ++l)
-        text += fmt::format("{},{},{},{:.9g},{:.9g},{:.9g},\n", stored.known_id, severed, l, scores[l],
+        text += fmt::format("{},{},{},{:.9g},{:.9g},{:.9g},\n", stored.known_id, name.severed, l, scores[l],
                             stored.trace.low_score, static_cast<double>(scores[l]) - stored.trace.low_score);
     };
-    write("", stored.trace.severed->ordinary);
-    write("mlp", stored.trace.severed->no_mlp);
-    write("attn", stored.trace.severed->no_attn);
+    visit_series(write, *stored.trace.severed);
   }
-  const SeveredAverages averages = average_severed(traces, layers);
-  const auto write = [&](const char* severed, const std::vector<double>& effect,
-                         const std::vector<double>& confidence) {
-    for (size_t l = 0; l < effect.size(); ++l)
-      text += fmt::format(",{},{},,,{:.9g},{:.9g}\n", severed, l, effect[l], confidence[l]);
+  const auto write = [&](const SeriesName& name, const SeveredMean& mean) {
+    for (size_t l = 0; l < mean.effect.size(); ++l)
+      text += fmt::format(",{},{},,,{:.9g},{:.9g}\n", name.severed, l, mean.effect[l], mean.confidence[l]);
   };
-  write("", averages.ordinary, averages.ordinary_confidence);
-  write("mlp", averages.no_mlp, averages.no_mlp_confidence);
-  write("attn", averages.no_attn, averages.no_attn_confidence);
+  const SeveredAverages averages = average_severed(traces, layers);
+  visit_series(write, averages);
   return text;
 }
 

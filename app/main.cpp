@@ -14,6 +14,7 @@
 #include "app/help.h"
 #include "app/nothing_to_do.h"
 #include "app/ranks.h"
+#include "runtime/clock.h"
 #include "runtime/communicator_mpi.h"
 #include "runtime/error.h"
 #include "runtime/interruption.h"
@@ -120,10 +121,9 @@ void run(const std::vector<std::string>& arguments, loci::Communicator* launched
   }
   launcher.require_shareable(command);
   launcher.configure_log(log);
-  const auto begin = std::chrono::steady_clock::now();
+  const auto begin = loci::Clock::now();
   command.run();
-  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
-  spdlog::debug("{}: done in {}", command.name(), loci::duration_text(taken.count()));
+  spdlog::debug("{}: done in {}", command.name(), loci::duration_text(loci::seconds_since(begin)));
 }
 
 /// The exit code of the error that is being handled, which is logged.

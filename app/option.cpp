@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <type_traits>
 
+#include "runtime/json.h"
 #include "runtime/wording.h"
 
 namespace loci::app {
@@ -115,13 +115,13 @@ std::vector<std::string> Option::texts() const {
   return {*std::get<std::string*>(value)};
 }
 
-std::optional<nlohmann::json> Option::json() const {
+std::optional<Json> Option::json() const {
   if (!given && !default_text.empty()) return std::nullopt;
   return std::visit(
-      [&](const auto* target) -> std::optional<nlohmann::json> {
+      [&](const auto* target) -> std::optional<Json> {
         if constexpr (requires { target->empty(); })
           if (!given && target->empty()) return std::nullopt;
-        return nlohmann::json(*target);
+        return Json(*target);
       },
       value);
 }

@@ -2,13 +2,13 @@
 
 #include <cstdint>
 #include <limits>
-#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <variant>
 #include <vector>
 
 #include "runtime/error.h"
+#include "runtime/json_fwd.h"
 
 namespace loci::app {
 
@@ -80,7 +80,7 @@ struct Option {
   /// Of a text or a list of them.
   std::vector<std::string> texts() const;
   /// Nothing where there is neither a value nor a default.
-  std::optional<nlohmann::json> json() const;
+  std::optional<Json> json() const;
 };
 
 }  // namespace loci::app

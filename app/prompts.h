@@ -26,7 +26,7 @@ void add_prompt_options(Command& command, PromptOptions& options);
 
 struct Prompt {
   std::string text;
-  std::vector<std::int32_t> tokens;
+  std::vector<int32_t> tokens;
 };
 
 /// The prompts as tokens. An empty prompt is the start of a text: <|endoftext|>. Throws InputError naming the prompt

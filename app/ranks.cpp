@@ -139,8 +139,7 @@ LoadedModel load_rank_model(const Ranks& ranks, Context& context, const CommonOp
 
 Spending spending_of_all(const Ranks& ranks, const Context& context, const LoadedModel& loaded) {
   const auto all = ranks.communicator.all_gather_value(context.matrix_flop(), "the count of arithmetic");
-  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - loaded.loaded_at;
-  return {std::accumulate(all.begin(), all.end(), 0.0), taken.count()};
+  return {std::accumulate(all.begin(), all.end(), 0.0), seconds_since(loaded.loaded_at)};
 }
 
 void add_spending(Json& summary, const Spending& spending) {

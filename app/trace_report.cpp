@@ -91,9 +91,11 @@ Json averages_json(const Averages& averages) {
 }
 
 Json severed_json(const SeveredAverages& averages) {
-  Json json = {{"cases", averages.cases}, {"ordinary", averages.ordinary}};
-  if (!averages.no_mlp.empty()) json["no_mlp"] = averages.no_mlp;
-  if (!averages.no_attn.empty()) json["no_attn"] = averages.no_attn;
+  Json json = {{"cases", averages.cases}, {"ordinary", averages.ordinary.effect}};
+  const auto add = [&](const SeriesName& name, const SeveredMean& mean) {
+    if (!mean.effect.empty()) json[name.in_files] = mean.effect;
+  };
+  visit_series(add, averages);
   return json;
 }
 
@@ -124,18 +126,16 @@ void print_averages(TraceKind kind, const Averages& averages) {
 }
 
 void print_severed(const SeveredAverages& averages) {
-  const auto line = [](const char* name, const std::vector<double>& effects) {
-    if (effects.empty()) return;
-    fmt::print("  {:<24}", name);
-    for (const double effect : effects) fmt::print(" {}", decimals(effect));
+  const auto line = [](const SeriesName& name, const SeveredMean& mean) {
+    if (mean.effect.empty()) return;
+    fmt::print("  {:<24}", name.shown);
+    for (const double effect : mean.effect) fmt::print(" {}", decimals(effect));
     fmt::print("\n");
   };
   fmt::print("severed: {} at the last subject token by layer{}\n",
              averages.cases == 1 ? "indirect effect" : "average indirect effect",
              averages.cases == 1 ? "" : ", over " + count(averages.cases, "fact"));
-  line("nothing severed", averages.ordinary);
-  line("MLPs severed", averages.no_mlp);
-  line("attention severed", averages.no_attn);
+  visit_series(line, averages);
 }
 
 void print_strongest(const StoredTrace& fact, TraceKind kind, int64_t layers) {

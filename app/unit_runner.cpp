@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
-#include <chrono>
 #include <optional>
 #include <random>
 #include <vector>
 
+#include "runtime/clock.h"
 #include "runtime/error.h"
 
 namespace loci::app {
@@ -59,8 +59,6 @@ class SharedProgress {
   }
 
  private:
-  using Clock = std::chrono::steady_clock;
-
   void advance_to(const std::set<int64_t>& units) {
     progress_->advance(items_of(job_.units, units) - progress_->done());
   }

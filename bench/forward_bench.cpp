@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <nlohmann/json.hpp>
 
 #include "app/help.h"
 #include "bench/ceilings.h"
@@ -71,7 +70,7 @@ void run(const Options& options) {
   const auto matrix_rate = [&] { return options.extent ? bench::square_product_flops(context, options.extent) : 0.0; };
   double rate = matrix_rate();
   Executor executor(context, model);
-  nlohmann::json results = nlohmann::json::array();
+  Json results = Json::array();
   for (const std::string& shape : options.shapes) {
     int64_t sequences = 0, tokens = 0;
     require<InputError>(std::sscanf(shape.c_str(), "%ldx%ld", &sequences, &tokens) == 2 && sequences > 0 && tokens > 0,
@@ -85,12 +84,12 @@ void run(const Options& options) {
                        {"seconds_last_position_only", median_seconds(executor, last, options.repeats)}});
   }
   rate = std::max(rate, matrix_rate());
-  fmt::print("{}\n", nlohmann::json{{"threads", context.threads().size()},
-                                    {"matrix_flops", rate},
-                                    {"device", context.device_product()},
-                                    {"precision", precision_name(context.precision())},
-                                    {"peak_device_bytes", context.peak_bytes()},
-                                    {"results", results}}
+  fmt::print("{}\n", Json{{"threads", context.threads().size()},
+                          {"matrix_flops", rate},
+                          {"device", context.device_product()},
+                          {"precision", precision_name(context.precision())},
+                          {"peak_device_bytes", context.peak_bytes()},
+                          {"results", results}}
                          .dump());
 }
 

@@ -16,8 +16,6 @@ namespace {
 
 constexpr int64_t kLossColumns = 5;
 
-std::string group_of(int64_t index) { return fmt::format("/edits/{}", index); }
-
 std::vector<float> read_vector(const H5File& file, const std::string& group, const char* name) {
   const std::string path = group + "/" + name;
   std::vector<float> values = read_dataset<float>(file, path, {kAnyExtent}).values;
@@ -56,10 +54,12 @@ int64_t read_layer(const H5File& file, const std::string& group) {
 
 }  // namespace
 
+std::string edit_group(int64_t index) { return fmt::format("/edits/{}", index); }
+
 std::string_view edit_mode_name(EditMode mode) { return mode == EditMode::sequential ? "sequential" : "independent"; }
 
 void write_edit(H5File& file, int64_t index, const Edit& edit) {
-  const std::string group = group_of(index);
+  const std::string group = edit_group(index);
   create_group(file, group);
   const auto write = [&](const char* name, const std::vector<float>& values, const char* long_name) {
     write_dataset<float>(file, group + "/" + name, values, {std::ssize(values)},
@@ -92,7 +92,7 @@ void write_edit(H5File& file, int64_t index, const Edit& edit) {
 }
 
 EditReport read_edit_report(const H5File& file, int64_t index) {
-  const std::string group = group_of(index);
+  const std::string group = edit_group(index);
   const std::vector<LossRow> curve = read_loss_curve(file, group + "/loss_curve");
   return {.request = read_request(file, group),
           .layer = read_layer(file, group),
@@ -105,7 +105,7 @@ EditReport read_edit_report(const H5File& file, int64_t index) {
 }
 
 Edit read_edit(const H5File& file, int64_t index) {
-  const std::string group = group_of(index);
+  const std::string group = edit_group(index);
   Edit edit;
   edit.u = read_vector(file, group, "u");
   edit.v = read_vector(file, group, "v");
@@ -144,7 +144,7 @@ EditFile read_edit_file(const std::filesystem::path& path, FileOrigin origin) {
   const auto count = static_cast<int64_t>(group_members(file, "/edits").size());
   require<InputError>(count > 0, "{}: holds no edit", path.string());
   for (int64_t i = 0; i < count; ++i) {
-    require<InputError>(h5_is_group(file, group_of(i)), "{}: {} is missing", path.string(), group_of(i));
+    require<InputError>(h5_is_group(file, edit_group(i)), "{}: {} is missing", path.string(), edit_group(i));
     made.edits.push_back(read_edit(file, i));
   }
   return made;

@@ -20,6 +20,9 @@ enum class EditMode {
   sequential,   ///< each was made from the model with all earlier ones applied
 };
 
+/// The group of the edit with this index: "/edits/3".
+std::string edit_group(int64_t index);
+
 /// "independent", "sequential".
 std::string_view edit_mode_name(EditMode mode);
 

@@ -2,11 +2,12 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "runtime/json_fwd.h"
 
 namespace loci {
 
@@ -54,10 +55,10 @@ void visit_fields(Fields& field, RomeHparams& hparams);
 /// a wrong type, a value out of range, several layers. `v_loss_layer`, `mom2_dataset`, the module names and EasyEdit's
 /// `device` and the like have no effect (in the reference neither, or they name what other options give), nor does an
 /// unknown key that is switched off: false, null, 0, "none", or empty.
-RomeHparams hparams_from_json(const nlohmann::json& json, std::string_view where);
+RomeHparams hparams_from_json(const Json& json, std::string_view where);
 RomeHparams read_hparams(const std::filesystem::path& path);
 
 /// With the reference's keys.
-nlohmann::json hparams_to_json(const RomeHparams& hparams);
+Json hparams_to_json(const RomeHparams& hparams);
 
 }  // namespace loci

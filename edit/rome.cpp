@@ -160,17 +160,23 @@ std::string_view rome_method_name(RomeMethod method) {
   return "";
 }
 
-void check_settings(const RomeSettings& settings, const GptConfig& config) {
-  const int64_t layer = settings.hparams.layer;
-  require<InputError>(layer >= 0, "no layer to edit is given; set \"layers\" in {}, or {}", option("hparams"),
+void check_layer(const RomeHparams& hparams, const GptConfig& config) {
+  require<InputError>(hparams.layer >= 0, "no layer to edit is given; set \"layers\" in {}, or {}", option("hparams"),
                       option("layer"));
-  require<InputError>(layer < config.layers, "layer {} cannot be edited: the model has the layers 0 to {}", layer,
-                      config.layers - 1);
+  require<InputError>(hparams.layer < config.layers, "layer {} cannot be edited: the model has the layers 0 to {}",
+                      hparams.layer, config.layers - 1);
+}
+
+void refuse_missing_second_moment() {
+  throw_error<InputError>("second moments are needed: give {} FILE, or set \"mom2_adjustment\" to false in {}",
+                          option("cov"), option("hparams"));
+}
+
+void check_settings(const RomeSettings& settings, const GptConfig& config) {
+  check_layer(settings.hparams, config);
   check_context_templates(settings.templates, "context templates");
   if (!settings.hparams.uses_second_moment) return;
-  require<InputError>(settings.second_moment != nullptr,
-                      "second moments are needed: give {} FILE, or set \"mom2_adjustment\" to false in {}",
-                      option("cov"), option("hparams"));
+  if (!settings.second_moment) refuse_missing_second_moment();
   require<InputError>(settings.second_moment->size() == config.mlp_width,
                       "the second moments are {} wide, the model's keys {}", settings.second_moment->size(),
                       config.mlp_width);

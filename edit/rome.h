@@ -55,6 +55,10 @@ struct RomeSettings {
       second_moment;  ///< factor of C = E[k k^T] (any scale); needed where hparams.uses_second_moment
 };
 
+/// Throws InputError where the model has no such layer, or none is given.
+void check_layer(const RomeHparams& hparams, const GptConfig& config);
+/// Throws the InputError for hyper-parameters that need second moments where none are given.
+[[noreturn]] void refuse_missing_second_moment();
 /// Throws InputError where the settings do not fit the model: no such layer, a missing or wrong C.
 void check_settings(const RomeSettings& settings, const GptConfig& config);
 

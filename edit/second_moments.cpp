@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <bit>
 #include <charconv>
-#include <chrono>
 #include <cmath>
 #include <exception>
 #include <future>
@@ -15,6 +14,7 @@
 
 #include "edit/direction_probe.h"
 #include "edit/moment_totals.h"
+#include "runtime/clock.h"
 #include "runtime/error.h"
 #include "runtime/hdf5_probe.h"
 #include "runtime/npz.h"
@@ -178,8 +178,6 @@ struct Round {
 
 /// One collection of second moments, on one of its ranks.
 class MomentJob {
-  using Clock = std::chrono::steady_clock;
-
  public:
   MomentJob(Executor& executor, const NextDocument& next, const SecondMomentOptions& options,
             const SecondMomentRanks& ranks)
@@ -373,11 +371,10 @@ constexpr double kCheckpointShare = 0.05;
 void MomentJob::end_round() {
   const int own_signal = ranks_.interruption ? ranks_.interruption->signal() : 0;
   const int signal = ranks_.communicator.agree(own_signal, "the end of a round");
-  const std::chrono::duration<double> since = Clock::now() - last_checkpoint_;
   // The next round will throw what ended the reading.
   const double wanted = options_.checkpoint_seconds;
   const double between = wanted > 0 ? std::max(wanted, last_checkpoint_took_.count() / kCheckpointShare) : 0;
-  bool due = signal != 0 || ahead_error_ || since.count() >= between;
+  bool due = signal != 0 || ahead_error_ || seconds_since(last_checkpoint_) >= between;
   ranks_.communicator.broadcast_value(due, 0, "the decision about a checkpoint");
   if (due) commit();
   require<InterruptedError>(signal == 0,

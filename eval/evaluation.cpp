@@ -1,15 +1,10 @@
 #include "eval/evaluation.h"
 
-#include <chrono>
-
+#include "runtime/clock.h"
 #include "runtime/error.h"
 
 namespace loci {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 /// A record's prompts as tokens, in the order of its prompts.
 struct PreparedRecord {

@@ -2,7 +2,6 @@
 
 #include <spdlog/spdlog.h>
 
-#include <chrono>
 #include <cmath>
 #include <limits>
 #include <optional>
@@ -10,6 +9,7 @@
 #include "model/checkpoint.h"
 #include "model/tokenizer.h"
 #include "runtime/atomic_file.h"
+#include "runtime/clock.h"
 #include "runtime/error.h"
 #include "runtime/output_lock.h"
 #include "runtime/progress.h"
@@ -18,10 +18,6 @@
 
 namespace loci {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 /// NaN has no place in JSON: it is left out.
 Json to_json(const std::vector<LossPoint>& losses) {

@@ -14,12 +14,12 @@
 #include <thread>
 #include <vector>
 
+#include "runtime/clock.h"
 #include "runtime/error.h"
 
 namespace loci {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
 

@@ -6,18 +6,17 @@
 #include <spdlog/spdlog.h>
 
 #include <array>
-#include <chrono>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "runtime/clock.h"
 #include "runtime/cuda_handles.h"
 #include "runtime/error.h"
 
 namespace loci::nccl {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using std::chrono::microseconds;
 
 void check_cuda(cudaError_t status, std::string_view what) {

@@ -112,8 +112,8 @@ const Magic* magic_of(std::string_view bytes) {
 
 /// The first byte from `at` on that is not ASCII or is NUL.
 std::size_t plain_end(std::string_view bytes, std::size_t at) {
-  constexpr std::uint64_t kHighBits = 0x8080808080808080, kOnes = 0x0101010101010101;
-  for (std::uint64_t word; at + sizeof word <= bytes.size(); at += sizeof word) {
+  constexpr uint64_t kHighBits = 0x8080808080808080, kOnes = 0x0101010101010101;
+  for (uint64_t word; at + sizeof word <= bytes.size(); at += sizeof word) {
     std::memcpy(&word, bytes.data() + at, sizeof word);
     // The second term is not 0 where a byte is 0 (and only in words that hold one, as no high bit is set).
     if ((word & kHighBits) != 0 || ((word - kOnes) & kHighBits) != 0) break;
@@ -142,9 +142,9 @@ void refuse_other_kind(const std::filesystem::path& path, std::string_view wante
   refuse_other_kind(bytes, path.string(), wanted);
 }
 
-void require_utf8(std::string_view bytes, std::string_view where, std::int64_t offset) {
+void require_utf8(std::string_view bytes, std::string_view where, int64_t offset) {
   for (std::size_t at = 0; (at = plain_end(bytes, at)) < bytes.size();) {
-    const auto place = offset + static_cast<std::int64_t>(at);
+    const auto place = offset + static_cast<int64_t>(at);
     require<InputError>(bytes[at] != 0,
                         "{}: byte {} is NUL, so this is not text: convert it (from UTF-16 text: iconv -f UTF-16 -t "
                         "UTF-8)",
@@ -162,7 +162,7 @@ void refuse_binary(std::string_view first_bytes, std::string_view name) {
   const std::size_t zero = first_bytes.find('\0');
   if (zero != first_bytes.npos) {
     const auto line = 1 + std::ranges::count(first_bytes.substr(0, zero), '\n');
-    require_utf8(first_bytes.substr(zero), fmt::format("{}: line {}", name, line), static_cast<std::int64_t>(zero));
+    require_utf8(first_bytes.substr(zero), fmt::format("{}: line {}", name, line), static_cast<int64_t>(zero));
   }
   constexpr std::size_t kEnoughToTell = 4096;
   if (first_bytes.size() < kEnoughToTell) return;

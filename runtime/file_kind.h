@@ -26,7 +26,7 @@ void refuse_other_kind(const std::filesystem::path& path, std::string_view wante
 
 /// Throws InputError unless the bytes are UTF-8 without NUL, naming the first that is not by its place in the file;
 /// `offset` is the place of the first byte.
-void require_utf8(std::string_view bytes, std::string_view where, std::int64_t offset = 0);
+void require_utf8(std::string_view bytes, std::string_view where, int64_t offset = 0);
 
 /// Throws InputError where the first bytes of a file hold a NUL, or where more than a tenth of some thousand bytes is
 /// not UTF-8: then this is not a text with a bad place, but something else.

@@ -13,6 +13,7 @@
 #include "runtime/file_kind.h"
 #include "runtime/hdf5_checksums.h"
 #include "runtime/hdf5_driver.h"
+#include "runtime/shape.h"
 
 namespace loci {
 
@@ -101,17 +102,11 @@ H5Handle make_space(const std::vector<int64_t>& shape, const std::string& what) 
 }
 
 int64_t product(std::span<const int64_t> shape, const std::string& what) {
-  int64_t count = 1;
-  bool overflow = false;
-  bool empty = false;
-  for (const int64_t extent : shape) {
-    require<ShapeError>(extent >= 0, "{}: a negative extent in its shape", what);
-    empty = empty || extent == 0;
-    overflow = overflow || __builtin_mul_overflow(count, extent, &count);
-  }
-  if (empty) return 0;
-  require<InputError>(!overflow, "{}: its shape overflows", what);
-  return count;
+  require<ShapeError>(std::ranges::none_of(shape, [](int64_t extent) { return extent < 0; }),
+                      "{}: a negative extent in its shape", what);
+  const std::optional<int64_t> count = product_of(shape);
+  require<InputError>(count.has_value(), "{}: its shape overflows", what);
+  return *count;
 }
 
 std::string shape_string(std::span<const int64_t> shape) {

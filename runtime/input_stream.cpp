@@ -31,13 +31,13 @@ class RawFile {
     file_.reset(std::fopen(path_.c_str(), "rb"));
     require<InputError>(file_ != nullptr, "{}: cannot be opened: {}", name_, std::strerror(errno));
     const auto size = std::filesystem::file_size(path_, error);
-    total_ = error ? 0 : static_cast<std::int64_t>(size);
+    total_ = error ? 0 : static_cast<int64_t>(size);
   }
   std::size_t read(char* out, std::size_t size) {
     const std::size_t got = std::fread(out, 1, size, file_.get());
     require<InputError>(std::ferror(file_.get()) == 0, "{}: cannot be read: {}", name_, std::strerror(errno));
     hash_.update(std::string_view(out, got));
-    read_ += static_cast<std::int64_t>(got);
+    read_ += static_cast<int64_t>(got);
     return got;
   }
   /// The first bytes, which read() gives again.
@@ -48,8 +48,8 @@ class RawFile {
     return bytes;
   }
   const std::string& name() const { return name_; }
-  std::int64_t bytes_read() const { return read_; }
-  std::int64_t total_bytes() const { return total_; }
+  int64_t bytes_read() const { return read_; }
+  int64_t total_bytes() const { return total_; }
   std::string sha256() { return hash_.hex(); }
 
  private:
@@ -59,7 +59,7 @@ class RawFile {
   std::filesystem::path path_;
   std::string name_;
   std::unique_ptr<std::FILE, Closer> file_;
-  std::int64_t read_ = 0, total_ = 0;
+  int64_t read_ = 0, total_ = 0;
   Sha256 hash_;
 };
 
@@ -67,8 +67,8 @@ class StreamOfFile : public InputStream {
  public:
   explicit StreamOfFile(RawFile file) : file_(std::move(file)) {}
   bool is_compressed() const override { return true; }
-  std::int64_t bytes_read() const override { return file_.bytes_read(); }
-  std::int64_t total_bytes() const override { return file_.total_bytes(); }
+  int64_t bytes_read() const override { return file_.bytes_read(); }
+  int64_t total_bytes() const override { return file_.total_bytes(); }
   std::string sha256() override { return file_.sha256(); }
 
  protected:

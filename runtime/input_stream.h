@@ -23,9 +23,9 @@ class InputStream {
   virtual std::size_t read(char* out, std::size_t size) = 0;
   virtual bool is_compressed() const = 0;
   /// Bytes of the file itself, as it lies on disk, taken so far.
-  virtual std::int64_t bytes_read() const = 0;
+  virtual int64_t bytes_read() const = 0;
   /// Size of the file when it was opened.
-  virtual std::int64_t total_bytes() const = 0;
+  virtual int64_t total_bytes() const = 0;
   /// SHA-256 of the file as it lies on disk; call it once, after read() gave 0.
   virtual std::string sha256() = 0;
 

@@ -9,9 +9,9 @@
 #include <string_view>
 #include <vector>
 
-namespace loci {
+#include "runtime/json_fwd.h"
 
-using Json = nlohmann::json;
+namespace loci {
 
 /// Objects and arrays may lie this deep inside each other.
 inline constexpr int kJsonMaxDepth = 64;

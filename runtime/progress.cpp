@@ -43,7 +43,7 @@ Progress::Progress(std::string job, std::string unit, int64_t total, int64_t don
       last_report_(start_),
       last_drawn_(start_) {}
 
-double Progress::seconds() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+double Progress::seconds() const { return seconds_since(start_); }
 
 double Progress::speed() const { return static_cast<double>(done_ - done_before_) / std::max(seconds(), 1e-9); }
 

@@ -1,8 +1,9 @@
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <string>
+
+#include "runtime/clock.h"
 
 namespace loci {
 
@@ -14,8 +15,6 @@ inline constexpr const char* kProgressLogger = "progress";
 /// one at the end; several rewritten lines per second for a terminal.
 class Progress {
  public:
-  using Clock = std::chrono::steady_clock;
-
   /// `done` of `total` units were finished by an earlier run; they do not count for the speed. `total` 0: unknown.
   /// Units are named in the plural; "bytes" are shown in MiB where there are many.
   Progress(std::string job, std::string unit, int64_t total, int64_t done = 0, double interval_seconds = 10);

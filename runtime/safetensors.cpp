@@ -120,23 +120,12 @@ std::string_view dtype_name(DType type) { return row_of(type).name; }
 
 int64_t dtype_size(DType type) { return row_of(type).size; }
 
-std::string shape_text(std::span<const int64_t> shape) {
-  return fmt::format("[{}]", fmt::join(shape.begin(), shape.end(), ", "));
-}
-
 int64_t element_count(std::span<const int64_t> shape, std::string_view where) {
-  int64_t count = 1;
-  bool overflow = false;
-  bool empty = false;
-  for (const int64_t extent : shape) {
-    require<InputError>(extent >= 0, "{}: field \"shape\" {} holds a negative extent", where, shape_text(shape));
-    empty = empty || extent == 0;
-    overflow = overflow || __builtin_mul_overflow(count, extent, &count);
-  }
-  // An extent of 0 makes the product 0 wherever it stands, so an overflow before it does not count.
-  if (empty) return 0;
-  require<InputError>(!overflow, "{}: field \"shape\" {} overflows", where, shape_text(shape));
-  return count;
+  require<InputError>(std::ranges::none_of(shape, [](int64_t extent) { return extent < 0; }),
+                      "{}: field \"shape\" {} holds a negative extent", where, shape_text(shape));
+  const std::optional<int64_t> count = product_of(shape);
+  require<InputError>(count.has_value(), "{}: field \"shape\" {} overflows", where, shape_text(shape));
+  return *count;
 }
 
 SafetensorsHeader parse_safetensors_header(std::span<const std::byte> file, std::string_view name) {

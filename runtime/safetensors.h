@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/shape.h"
+
 namespace loci {
 
 /// Element types of the safetensors format.
@@ -24,8 +26,6 @@ struct TensorInfo {
   std::vector<int64_t> shape;
 };
 
-/// "[768, 2304]".
-std::string shape_text(std::span<const int64_t> shape);
 /// Product of the extents, 1 for rank 0. Throws InputError "{where}: ..." for a negative extent or on overflow.
 int64_t element_count(std::span<const int64_t> shape, std::string_view where);
 

@@ -4,13 +4,13 @@
 #include <filesystem>
 #include <functional>
 #include <limits>
-#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "runtime/json_fwd.h"
 #include "runtime/named_value.h"
 
 /// A settings struct (a training configuration, the hyper-parameters of a method) says once which fields it has:
@@ -54,8 +54,8 @@ struct Field {
   std::string help;
   Presence presence;
   /// Takes the value of the key, which is there and not null. Throws InputError "{where}: field "{key}" ...".
-  std::function<void(const nlohmann::json& object, const std::string& where)> read = {};
-  std::function<void(nlohmann::json& value)> write = {};
+  std::function<void(const Json& object, const std::string& where)> read = {};
+  std::function<void(Json& value)> write = {};
   std::function<std::vector<SettingRow>()> inner = {};  ///< of a struct's own fields
 };
 
@@ -162,12 +162,12 @@ Fields fields_of(T& settings) {
 
 /// Sets the fields that `object` has. Throws InputError "{where}: ..." for an unknown key, a missing one, a wrong type,
 /// a value out of range.
-void read_settings(const nlohmann::json& object, const std::string& where, const Fields& fields);
+void read_settings(const Json& object, const std::string& where, const Fields& fields);
 /// The same, but passes over unknown keys.
-void read_known_settings(const nlohmann::json& object, const std::string& where, const Fields& fields);
+void read_known_settings(const Json& object, const std::string& where, const Fields& fields);
 
 /// Every field but those that are off, as read_settings() takes them.
-nlohmann::json settings_to_json(const Fields& fields);
+Json settings_to_json(const Fields& fields);
 
 /// What the documentation says of the fields, with the struct's values as the defaults. Inner fields follow the struct
 /// that they belong to.

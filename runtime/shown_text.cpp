@@ -45,8 +45,8 @@ std::string escaped(char32_t code) {
     case '\t':
       return "\\t";
     default:
-      return code < 0x10000 ? fmt::format("\\u{:04x}", static_cast<std::uint32_t>(code))
-                            : fmt::format("\\U{:08x}", static_cast<std::uint32_t>(code));
+      return code < 0x10000 ? fmt::format("\\u{:04x}", static_cast<uint32_t>(code))
+                            : fmt::format("\\U{:08x}", static_cast<uint32_t>(code));
   }
 }
 

@@ -35,7 +35,7 @@ TextReader::TextReader(const std::filesystem::path& path)
   const std::string_view first(buffer_.data(), end_);
   check_first_bytes(first);
   begin_ = first.size() - without_byte_order_mark(first).size();
-  text_offset_ = static_cast<std::int64_t>(begin_);
+  text_offset_ = static_cast<int64_t>(begin_);
   format_ = format_of(path, first.substr(begin_));
 }
 
@@ -63,7 +63,7 @@ bool TextReader::read_raw_line(std::string& line) {
                               line_number_ + 1, kMaxLineBytes);
     line.append(from, length);
     begin_ += length + (newline ? 1 : 0);
-    text_offset_ += static_cast<std::int64_t>(length + (newline ? 1 : 0));
+    text_offset_ += static_cast<int64_t>(length + (newline ? 1 : 0));
     if (newline) break;
   }
   line_number_ += any;
@@ -82,9 +82,7 @@ bool TextReader::next_line(Line& line) {
   }
 }
 
-std::string TextReader::place_of(const Line& line) const {
-  return fmt::format("{}: line {}", name_, line.number);
-}
+std::string TextReader::place_of(const Line& line) const { return fmt::format("{}: line {}", name_, line.number); }
 
 std::string TextReader::document_of(Line line) const {
   if (format_ == TextFormat::json_lines) return json_string(record_of(line), "text", place_of(line));

@@ -17,7 +17,8 @@ enum class TextFormat {
   json_lines  ///< one JSON object a line, its field `text` is the document
 };
 
-/// Reads documents from a text file or JSON lines (`-`: standard input), plain or compressed (.gz, .bz2, .zst), in constant memory.
+/// Reads documents from a text file or JSON lines (`-`: standard input), plain or compressed (.gz, .bz2, .zst), in
+/// constant memory.
 ///
 /// JSON lines are told by the file's name (.jsonl, .ndjson or .json, before the ending of the compression) or, where it
 /// does not end in .txt either, by `{` as the first byte.
@@ -35,8 +36,8 @@ class TextReader {
   /// A line that is not blank, as it stands in the file.
   struct Line {
     std::string bytes;
-    std::int64_t number = 0;  ///< from 1
-    std::int64_t offset = 0;  ///< of its first byte in the text, decompressed
+    int64_t number = 0;  ///< from 1
+    int64_t offset = 0;  ///< of its first byte in the text, decompressed
   };
   /// A longer line is refused: it would not be a document.
   static constexpr std::size_t kMaxLineBytes = std::size_t{1} << 30;
@@ -59,10 +60,10 @@ class TextReader {
 
   const std::filesystem::path& path() const { return path_; }
   TextFormat format() const { return format_; }
-  std::int64_t documents_read() const { return documents_; }
+  int64_t documents_read() const { return documents_; }
   /// Bytes of the file as it lies on disk, compressed or not: how far the reading is.
-  std::int64_t bytes_read() const { return stream_->bytes_read(); }
-  std::int64_t total_bytes() const { return stream_->total_bytes(); }
+  int64_t bytes_read() const { return stream_->bytes_read(); }
+  int64_t total_bytes() const { return stream_->total_bytes(); }
   /// SHA-256 of the file as it lies on disk; once, after the last document.
   std::string sha256() { return stream_->sha256(); }
 
@@ -78,9 +79,9 @@ class TextReader {
   TextFormat format_ = TextFormat::lines;
   std::vector<char> buffer_;
   std::size_t begin_ = 0, end_ = 0;  // what is left in the buffer
-  std::int64_t line_number_ = 0;
-  std::int64_t text_offset_ = 0;  // of what is left
-  std::int64_t documents_ = 0;
+  int64_t line_number_ = 0;
+  int64_t text_offset_ = 0;  // of what is left
+  int64_t documents_ = 0;
 };
 
 }  // namespace loci

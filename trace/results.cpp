@@ -26,14 +26,6 @@ std::string_view kind_long_name(TraceKind kind) {
   return "";
 }
 
-/// The three series of a severed graph with their names in files.
-template <typename Trace, typename Visit>
-void visit_series(Trace& severed, Visit&& visit) {
-  visit("ordinary", severed.ordinary);
-  visit("no_mlp", severed.no_mlp);
-  visit("no_attn", severed.no_attn);
-}
-
 void write_scores(H5File& file, const std::string& group, const FactTrace& trace, int64_t tokens) {
   for (const TraceKind kind : kTraceKinds) {
     const auto& scores = trace.of(kind);
@@ -43,11 +35,12 @@ void write_scores(H5File& file, const std::string& group, const FactTrace& trace
                   {.units = "1", .long_name = std::string(kind_long_name(kind))});
   }
   if (!trace.severed) return;
-  visit_series(*trace.severed, [&](const char* name, const std::vector<float>& scores) {
+  const auto write = [&](const SeriesName& name, const std::vector<float>& scores) {
     if (scores.empty()) return;
-    write_dataset(file, group + "/severed/" + name, scores, {1, std::ssize(scores)},
+    write_dataset(file, group + "/severed/" + name.in_files, scores, {1, std::ssize(scores)},
                   {.units = "1", .long_name = "probability of the answer with the subject's last token restored"});
-  });
+  };
+  visit_series(write, *trace.severed);
 }
 
 void read_scores(const H5File& file, const std::string& group, int64_t tokens, FactTrace& trace) {
@@ -56,10 +49,11 @@ void read_scores(const H5File& file, const std::string& group, int64_t tokens, F
     if (h5_exists(file, path)) trace.of(kind) = read_dataset<float>(file, path, {tokens, kAnyExtent}).values;
   }
   if (!h5_exists(file, group + "/severed")) return;
-  visit_series(trace.severed.emplace(), [&](const char* name, std::vector<float>& scores) {
-    const std::string path = group + "/severed/" + name;
+  const auto read = [&](const SeriesName& name, std::vector<float>& scores) {
+    const std::string path = group + "/severed/" + name.in_files;
     if (h5_exists(file, path)) scores = read_dataset<float>(file, path, {1, kAnyExtent}).values;
-  });
+  };
+  visit_series(read, trace.severed.emplace());
 }
 
 }  // namespace
@@ -125,9 +119,10 @@ void label_trace(H5File& file, const std::string& group) {
     label_axis(file, path, 0, "token");
     attach_scale(file, path, 1, "/layer", "layer");
   }
-  for (const char* variant : {"ordinary", "no_mlp", "no_attn"})
-    if (const std::string path = group + "/severed/" + variant; h5_exists(file, path))
+  visit_series([&](const SeriesName& name) {
+    if (const std::string path = group + "/severed/" + name.in_files; h5_exists(file, path))
       attach_scale(file, path, 1, "/layer", "layer");
+  });
 }
 
 std::vector<StoredTrace> read_traces(const H5File& file) {
@@ -198,35 +193,31 @@ void write_averages(H5File& file, TraceKind kind, const Averages& averages) {
 
 SeveredAverages average_severed(const std::vector<StoredTrace>& traces, int64_t layers) {
   SeveredAverages averages;
-  std::array<std::vector<double>, 3> sums, squares;
+  // First the sums of effects and of their squares.
   for (const StoredTrace& stored : traces) {
     if (!stored.trace.correct || !stored.trace.severed) continue;
     ++averages.cases;
-    size_t series = 0;
-    visit_series(*stored.trace.severed, [&](const char*, const std::vector<float>& scores) {
-      auto& sum = sums[series];
-      auto& square = squares[series++];
+    const auto add = [&](const SeriesName&, const std::vector<float>& scores, SeveredMean& mean) {
       if (scores.empty()) return;
-      sum.resize(static_cast<size_t>(layers));
-      square.resize(static_cast<size_t>(layers));
-      for (size_t l = 0; l < sum.size(); ++l) {
+      mean.effect.resize(static_cast<size_t>(layers));
+      mean.confidence.resize(static_cast<size_t>(layers));
+      for (int64_t l = 0; l < layers; ++l) {
         const double effect = static_cast<double>(scores.at(l)) - stored.trace.low_score;
-        sum[l] += effect;
-        square[l] += effect * effect;
+        mean.effect[l] += effect;
+        mean.confidence[l] += effect * effect;
       }
-    });
+    };
+    visit_series(add, *stored.trace.severed, averages);
   }
   const auto n = static_cast<double>(averages.cases);
-  const auto finish = [&](size_t series, std::vector<double>& means, std::vector<double>& confidence) {
-    for (size_t l = 0; l < sums[series].size(); ++l) {
-      means.push_back(sums[series][l] / n);
-      const double variance = std::max(0.0, squares[series][l] / n - means.back() * means.back());
-      confidence.push_back(1.96 * std::sqrt(variance / n));
+  const auto finish = [n](const SeriesName&, SeveredMean& mean) {
+    for (size_t l = 0; l < mean.effect.size(); ++l) {
+      mean.effect[l] /= n;
+      const double variance = std::max(0.0, mean.confidence[l] / n - mean.effect[l] * mean.effect[l]);
+      mean.confidence[l] = 1.96 * std::sqrt(variance / n);
     }
   };
-  finish(0, averages.ordinary, averages.ordinary_confidence);
-  finish(1, averages.no_mlp, averages.no_mlp_confidence);
-  finish(2, averages.no_attn, averages.no_attn_confidence);
+  visit_series(finish, averages);
   return averages;
 }
 
@@ -240,14 +231,14 @@ void write_severed_averages(H5File& file, const SeveredAverages& averages) {
     write_dataset(file, path, values, {std::ssize(values)}, {.units = "1", .long_name = long_name});
     attach_scale(file, path, 0, "/layer", "layer");
   };
-  const char* mean_name = "mean effect of the subject's last token restored, low_score taken off";
-  const char* confidence_name = "half width of the 95 % interval";
-  write("ordinary", averages.ordinary, mean_name);
-  write("no_mlp", averages.no_mlp, mean_name);
-  write("no_attn", averages.no_attn, mean_name);
-  write("ordinary_confidence", averages.ordinary_confidence, confidence_name);
-  write("no_mlp_confidence", averages.no_mlp_confidence, confidence_name);
-  write("no_attn_confidence", averages.no_attn_confidence, confidence_name);
+  const auto write_effect = [&](const SeriesName& name, const SeveredMean& mean) {
+    write(name.in_files, mean.effect, "mean effect of the subject's last token restored, low_score taken off");
+  };
+  const auto write_confidence = [&](const SeriesName& name, const SeveredMean& mean) {
+    write(fmt::format("{}_confidence", name.in_files), mean.confidence, "half width of the 95 % interval");
+  };
+  visit_series(write_effect, averages);
+  visit_series(write_confidence, averages);
 }
 
 }  // namespace loci

@@ -42,10 +42,12 @@ Averages average_kind(const std::vector<StoredTrace>& traces, TraceKind kind, in
 void write_averages(H5File& file, TraceKind kind, const Averages& averages);
 
 /// Mean effect of restoring the subject's last token by layer, low_score taken off, with a module severed or not.
-struct SeveredAverages {
+struct SeveredMean {
+  std::vector<double> effect;      ///< [layers]; empty where not traced
+  std::vector<double> confidence;  ///< [layers], 1.96 sigma / sqrt(cases)
+};
+struct SeveredAverages : SeveredSeries<SeveredMean> {
   int64_t cases = 0;
-  std::vector<double> ordinary, no_mlp, no_attn;                                   ///< [layers]; empty where not traced
-  std::vector<double> ordinary_confidence, no_mlp_confidence, no_attn_confidence;  ///< 1.96 sigma / sqrt(cases)
 };
 SeveredAverages average_severed(const std::vector<StoredTrace>& traces, int64_t layers);
 /// /averages/severed.

@@ -45,12 +45,28 @@ struct TraceOptions {
   int64_t max_wave_rows = 0;  ///< rows computed at once; 0: what keeps the device busy
 };
 
-/// The severed graph at the subject's last token: probabilities of the answer by restored layer.
-struct SeveredTrace {
-  std::vector<float> ordinary;  ///< [layers], nothing severed
-  std::vector<float> no_mlp;    ///< [layers], empty where not asked for
-  std::vector<float> no_attn;
+/// What a severed graph has for each of its three series, which differ in what is severed.
+template <typename T>
+struct SeveredSeries {
+  T ordinary;  ///< nothing severed
+  T no_mlp;    ///< empty where not asked for
+  T no_attn;
 };
+struct SeriesName {
+  const char* in_files;
+  const char* severed;  ///< the module, as options and tables name it; empty for none
+  const char* shown;
+};
+/// Calls visit(name, series...) for each of the three, in the order of files and tables.
+template <typename Visit, typename... Series>
+void visit_series(Visit&& visit, Series&... series) {
+  visit(SeriesName{"ordinary", "", "nothing severed"}, series.ordinary...);
+  visit(SeriesName{"no_mlp", "mlp", "MLPs severed"}, series.no_mlp...);
+  visit(SeriesName{"no_attn", "attn", "attention severed"}, series.no_attn...);
+}
+
+/// The severed graph at the subject's last token: probabilities of the answer by restored layer, [layers].
+using SeveredTrace = SeveredSeries<std::vector<float>>;
 
 /// What tracing one fact gave. Scores are probabilities of the answer, averaged over the corrupted copies.
 struct FactTrace {

@@ -41,11 +41,19 @@ class OtherStandardError {
 
   /// What was written; little enough to have fitted. Standard error is the old one from then on.
   std::string text() {
+    // A terminal hands out what was written piece by piece: it is read up to a mark.
+    const std::string mark = "the end of the test's text";
     std::fflush(stderr);
-    std::array<char, 4096> buffer{};
-    const ssize_t count = ::write(STDERR_FILENO, "\n", 1) == 1 ? ::read(reader_, buffer.data(), buffer.size()) : 0;
+    std::string text;
+    if (::write(STDERR_FILENO, (mark + "\n").data(), mark.size() + 1) == std::ssize(mark) + 1) {
+      std::array<char, 4096> buffer{};
+      for (ssize_t count = 1; count > 0 && text.find(mark) == text.npos;) {
+        count = ::read(reader_, buffer.data(), buffer.size());
+        text.append(buffer.data(), static_cast<size_t>(std::max<ssize_t>(count, 0)));
+      }
+    }
     restore();
-    return {buffer.data(), static_cast<size_t>(std::max<ssize_t>(count, 0))};
+    return text.substr(0, text.find(mark));
   }
 
  private:

@@ -83,9 +83,9 @@ TEST_F(Results, AveragesAreOverCorrectFacts) {
   EXPECT_EQ(averages.row(TokenRow::last).mean, (std::vector<double>{6, 7}));
   const SeveredAverages severed = average_severed(traces, 2);
   EXPECT_EQ(severed.cases, 2);
-  EXPECT_EQ(severed.ordinary, (std::vector<double>{0.375, 0.125}));
-  EXPECT_EQ(severed.no_attn, (std::vector<double>{0.25, 0}));
-  EXPECT_TRUE(severed.no_mlp.empty());
+  EXPECT_EQ(severed.ordinary.effect, (std::vector<double>{0.375, 0.125}));
+  EXPECT_EQ(severed.no_attn.effect, (std::vector<double>{0.25, 0}));
+  EXPECT_TRUE(severed.no_mlp.effect.empty());
   H5File file = H5File::create(path());
   write_dataset(file, "/layer", std::vector<int64_t>{0, 1}, {2});
   write_averages(file, TraceKind::state, averages);

@@ -1,0 +1,9 @@
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+
+namespace loci {
+
+using Json = nlohmann::json;
+
+}  // namespace loci
