@@ -20,13 +20,12 @@ decltype(loci::linear) linear;
 decltype(loci::linear_activation) linear_activation;
 decltype(loci::linear_backward) linear_backward;
 
-/// One single-threaded product on the calling thread: c = alpha op(a) op(b) + beta c, row-major with leading
+/// One single-threaded product on the calling thread: c = op(a) op(b) + beta c, row-major with leading
 /// dimensions.
 struct Product {
   Transpose transpose_a = Transpose::no;
   Transpose transpose_b = Transpose::no;
   int64_t m = 0, n = 0, k = 0;
-  float alpha = 1;
   const float* a = nullptr;
   int64_t lda = 0;
   const float* b = nullptr;

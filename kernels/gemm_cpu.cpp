@@ -19,11 +19,15 @@ namespace {
         ? dnnl_success
         : dnnl_set_jit_profiling_flags(DNNL_JIT_PROFILE_NONE);
 
-// A slab is one single-threaded product on one thread of the pool. Columns are cut at multiples of the vector length.
+// A slab is computed by one thread of the pool. Columns are cut at multiples of the vector length, rows at multiples of
+// what the kernels of each instruction set compute together: 4, 6 or 8.
 constexpr int64_t kColumnUnit = 16;
-constexpr int64_t kRowUnit = 8;
+constexpr int64_t kRowUnit = 24;
 // Less arithmetic than this is not worth waking a thread for (about 10 microseconds of work).
 constexpr double kFlopPerThread = 1e6;
+// Up to this many rows, a product with a transposed operand (the unembedding of a few positions) is bound by reading
+// that operand: dot products along its rows read it once, while the library would copy it first.
+constexpr int64_t kFewRows = 16;
 
 int64_t grain_units(int64_t units, double flop) {
   const double threads = std::max(1.0, flop / kFlopPerThread);
@@ -34,7 +38,7 @@ const float* slab_of(Transpose transpose, const float* data, int64_t stride, int
   return transpose == Transpose::no ? data + first_row * stride + first_col : data + first_col * stride + first_row;
 }
 
-// c = alpha op(a) op(b) + beta c, for an operand b that is still to be set.
+// c = op(a) op(b) + beta c, for an operand b that is still to be set.
 Product product_of(Transpose transpose_a, ConstView a, Write write, View c) {
   Product product;
   product.transpose_a = transpose_a;
@@ -69,26 +73,87 @@ Product rows_of(Product p, int64_t first, int64_t count) {
   return p;
 }
 
-// Calls `multiply_slab(product)` for the slabs of a product, spread over the threads.
+// Terms [first, first + count) of the sums.
+Product terms_of(Product p, int64_t first, int64_t count) {
+  p.a = slab_of(p.transpose_a, p.a, p.lda, 0, first);
+  p.b = slab_of(p.transpose_b, p.b, p.ldb, first, 0);
+  p.k = count;
+  return p;
+}
+
+// The library has two kinds of kernels: some copy both operands first, some read them where they lie. Extents decide
+// which, so the bits of a slab could follow the number of threads. Both kinds add the products of an element in order
+// as long as they do not cut k, and the second does not have to resort to kernels for what is left of rows or columns.
+// So slabs are cut such that both kinds give the same bits, or the choice is certain: products with at most so many
+// rows, or so many columns, are always read in place.
+constexpr int64_t kInPlace = 256;
+// More columns may be cut anywhere there.
+constexpr int64_t kMostColumns = 4032;
+
+// Up to so many terms are not cut; the kernels that read in place cut more terms into blocks of this length.
+int64_t terms_in_order(Transpose transpose_a) {
+  static const bool avx512 = (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core) == dnnl_cpu_isa_avx512_core;
+  if (avx512) return 384;
+  return transpose_a == Transpose::no ? 256 : 96;
+}
+
+bool few_rows(const Product& p) { return p.m <= kFewRows && p.transpose_a == Transpose::no; }
+
+// The part of `extent` in whole units. What is left is never one, as the library multiplies vectors in other ways.
+int64_t in_units(int64_t extent, int64_t unit) {
+  const int64_t left = extent % unit == 1 ? unit + 1 : extent % unit;
+  return std::max<int64_t>(0, extent - left);
+}
+
+// multiply(), with blocks of terms as the kernels that read in place cut them.
+void multiply_terms(Product p) {
+  const int64_t most = terms_in_order(p.transpose_a);
+  int64_t count = 0;
+  for (int64_t first = 0; first < p.k; first += count) {
+    const int64_t left = p.k - first;
+    count = left >= 2 * most ? most : left > most ? (left + 1) / 2 : left;
+    multiply(terms_of(p, first, count));
+    p.beta = 1;
+  }
+}
+
+// multiply() for a slab, with bits that do not depend on where it was cut out of its product.
+void multiply_slab(const Product& p) {
+  const bool vector = p.m == 1 || p.n == 1, dots = p.transpose_b == Transpose::yes && few_rows(p);
+  if (vector || dots) return multiply(p);
+  const int64_t even = in_units(p.n, kColumnUnit);
+  for (int64_t first = 0; first < even; first += kMostColumns)
+    multiply_terms(columns_of(p, first, std::min(kMostColumns, even - first)));
+  if (even < p.n) multiply_terms(columns_of(p, even, p.n - even));
+}
+
+// Calls `multiply_one(product, first_column)` for the slabs of a product, spread over the threads. The last slab also
+// takes what is less than a unit.
 template <typename Slab>
-void over_slabs(Context& context, const Product& whole, const Slab& multiply_slab) {
+void over_slabs(Context& context, const Product& whole, const Slab& multiply_one) {
   const double flop =
       gemm_flop(static_cast<double>(whole.m), static_cast<double>(whole.n), static_cast<double>(whole.k));
   // Every thread reads the whole of the operand that is not cut: cut the larger one.
   const bool by_columns = whole.n >= whole.m;
   const int64_t unit = by_columns ? kColumnUnit : kRowUnit;
   const int64_t extent = by_columns ? whole.n : whole.m;
-  const int64_t units = (extent + unit - 1) / unit;
+  const int64_t units = std::max<int64_t>(1, extent / unit);
   context.threads().parallel_for(units, grain_units(units, flop), [&](int64_t begin, int64_t end) {
-    const int64_t first = begin * unit;
-    const int64_t count = std::min(extent, end * unit) - first;
-    multiply_slab(by_columns ? columns_of(whole, first, count) : rows_of(whole, first, count), by_columns ? first : 0);
+    const int64_t first = begin * unit, first_column = by_columns ? first : 0;
+    const int64_t count = (end == units ? extent : end * unit) - first;
+    const Product slab = by_columns ? columns_of(whole, first, count) : rows_of(whole, first, count);
+    const bool vector = whole.m == 1 || whole.n == 1;
+    const bool whole_rows = vector || (by_columns && whole.m <= kInPlace);
+    const int64_t even = whole_rows ? slab.m : in_units(slab.m, kRowUnit);
+    if (even > 0) multiply_one(rows_of(slab, 0, even), first_column);
+    if (even < slab.m) multiply_one(rows_of(slab, even, slab.m - even), first_column);
   });
 }
 
-// The library sums a product with b transposed in an order that depends on its extents (the other three kinds do not),
-// so bits would follow the number of threads. Such products are cut into parts that their shape alone decides ...
+// Where only b is transposed, the library has kernels for small extents that sum in yet another order, so bits would
+// follow the number of threads. Such products are cut into parts that their shape alone decides ...
 constexpr int64_t kPartRows = 256;
+constexpr int64_t kPartUnit = 8;  // of rows
 constexpr int64_t kPartColumns = 192;
 // ... or b is transposed first: from so many rows on where that copy stays small, and always where b is constant, so
 // that the copy can be kept, if there is room.
@@ -115,7 +180,7 @@ void multiply_in_parts(Context& context, const Product& whole, const SecondOpera
   context.threads().parallel_tasks(down * across, [&](TaskQueue& parts) {
     std::vector<float> room;
     while (const auto i = parts.take()) {
-      const Range rows = part_of(whole.m, kRowUnit, down, *i % down);
+      const Range rows = part_of(whole.m, kPartUnit, down, *i % down);
       const Range columns = part_of(whole.n, kColumnUnit, across, *i / down);
       if (!b.in_place()) room.resize(static_cast<size_t>(whole.k * columns.count));
       Product part = whole;
@@ -177,7 +242,7 @@ StoredView columns_of_operand(const SecondOperand& b, int64_t first, int64_t cou
 }
 
 void multiply_slabs(Context& context, const Product& whole) {
-  over_slabs(context, whole, [](const Product& slab, int64_t) { multiply(slab); });
+  over_slabs(context, whole, [](const Product& slab, int64_t) { multiply_slab(slab); });
 }
 
 // By columns of op(b) that all threads make, then share.
@@ -194,10 +259,6 @@ void multiply_by_panels(Context& context, const Product& whole, const SecondOper
     multiply_slabs(context, panel);
   }
 }
-
-// Up to this many rows, a product with a transposed operand (the unembedding of a few positions) is bound by reading
-// that operand: dot products along its rows read it once, while the library would copy it first.
-constexpr int64_t kFewRows = 16;
 
 typedef float Lanes __attribute__((vector_size(64), aligned(4), may_alias));
 constexpr int64_t kLanes = 16;
@@ -226,7 +287,7 @@ LOCI_INLINE void dot_block(const Product& p, int64_t row, int64_t col) {
       float sum = sum_of(sums[r][c]);
       for (int64_t j = i; j < p.k; ++j) sum += a[r * p.lda + j] * b[c * p.ldb + j];
       float& out = p.c[(row + r) * p.ldc + col + c];
-      out = p.alpha * sum + (p.beta == 0 ? 0.0f : p.beta * out);
+      out = sum + (p.beta == 0 ? 0.0f : p.beta * out);
     }
 }
 
@@ -246,14 +307,12 @@ LOCI_INLINE void dot_columns(const Product& p, int64_t col) {
   }
 }
 
-// c = alpha a b^T + beta c for few rows of a.
+// c = a b^T + beta c for few rows of a.
 LOCI_SIMD void multiply_few_rows(const Product& p) {
   int64_t col = 0;
   for (; col + 4 <= p.n; col += 4) dot_columns<4>(p, col);
   for (; col < p.n; ++col) dot_columns<1>(p, col);
 }
-
-bool few_rows(const Product& p) { return p.m <= kFewRows && p.transpose_a == Transpose::no; }
 
 // Keeps the transpose of a whole constant matrix, where the memory budget has room for it.
 const Tensor* kept_transpose(Context& context, const StoredView& b, ConstantOperands::Matrix& matrix) {
@@ -272,7 +331,7 @@ SecondOperand as_stored(const StoredView& matrix, Transpose transpose) {
   return operand;
 }
 
-// c = alpha op(a) op(b) + beta c for what `whole` says of a and c.
+// c = op(a) op(b) + beta c for what `whole` says of a and c.
 void multiply_by(Context& context, Product whole, const StoredView& b, Transpose transpose_b) {
   if (whole.k == 0) return multiply(whole);
   const bool few = few_rows(whole);
@@ -311,7 +370,7 @@ void multiply(const Product& p) {
   omp_set_num_threads(1);  // of this thread: the pool already has one per core
   const dnnl_status_t status =
       dnnl_sgemm(p.transpose_a == Transpose::no ? 'N' : 'T', p.transpose_b == Transpose::no ? 'N' : 'T', p.m, p.n, p.k,
-                 p.alpha, p.a, p.lda, p.b, p.ldb, p.beta, p.c, p.ldc);
+                 1, p.a, p.lda, p.b, p.ldb, p.beta, p.c, p.ldc);
   require<SystemError>(status == dnnl_success, "the matrix product [{}, {}] x [{}, {}] failed in oneDNN with status {}",
                        p.m, p.k, p.k, p.n, static_cast<int>(status));
 }
@@ -319,7 +378,7 @@ void multiply(const Product& p) {
 void prepare_products() {
   const float one = 1;
   float product = 0;
-  multiply({Transpose::no, Transpose::no, 1, 1, 1, 1, &one, 1, &one, 1, 0, &product, 1});
+  multiply({Transpose::no, Transpose::no, 1, 1, 1, &one, 1, &one, 1, 0, &product, 1});
 }
 
 void to_fp32(const StoredView& from, float* to) {
@@ -365,9 +424,11 @@ SecondOperand second_operand(Context& context, const WeightView& w, int64_t prod
 
 void gemm(Context& context, Transpose transpose_a, ConstView a, Transpose transpose_b, ConstView b, View c, Write write,
           float alpha) {
-  Product whole = product_of(transpose_a, a, write, c);
-  whole.alpha = alpha;
-  multiply_by(context, whole, b, transpose_b);
+  if (alpha == 1) return multiply_by(context, product_of(transpose_a, a, write, c), b, transpose_b);
+  // Some kernels of the library scale terms, some their sums.
+  Tensor scaled = converted(context, a);
+  cpu::scale(context, alpha, scaled.view());
+  multiply_by(context, product_of(transpose_a, scaled.view(), write, c), b, transpose_b);
 }
 
 void linear(Context& context, ConstView x, const WeightView& w, ConstView bias, View y) {
@@ -379,7 +440,7 @@ void linear(Context& context, ConstView x, const WeightView& w, ConstView bias, 
     set_operand(whole, operand.columns(0, whole.n, nullptr));
     return over_slabs(context, whole, [&](const Product& slab, int64_t first_col) {
       copy_to_rows(bias.data + first_col, slab.n, slab.c, slab.ldc, slab.m);
-      multiply(slab);
+      multiply_slab(slab);
     });
   }
   context.threads().parallel_for(y.rows, row_grain(y.cols), [&](int64_t begin, int64_t end) {

@@ -85,7 +85,7 @@ class TokenScorer {
     const int64_t first_row = hidden_.rows * tile / tiles_, rows = hidden_.rows * (tile + 1) / tiles_ - first_row;
     const int64_t first_token = chunk * kTileTokens, count = std::min(kTileTokens, vocabulary_ - first_token);
     const auto [transpose_b, b, ldb] = operand_.columns(first_token, count, panel);
-    multiply({Transpose::no, transpose_b, rows, count, hidden_.cols, 1, hidden_.row(first_row),
+    multiply({Transpose::no, transpose_b, rows, count, hidden_.cols, hidden_.row(first_row),
               std::max(hidden_.stride, hidden_.cols), b, ldb, 0, logits, count});
     for (int64_t r = 0; r < rows; ++r) {
       float* const row_logits = logits + r * count;

@@ -203,26 +203,42 @@ TEST(GemmNumbers, ArithmeticIsCounted) {
   EXPECT_EQ(context.matrix_flop(), 3 * 2 * 3 * 5 * 7);
 }
 
-/// Results must not follow how many ranks share a machine's cores.
-TEST(GemmNumbers, BitsDoNotFollowTheNumberOfThreads) {
+/// Results must not follow how many ranks share a machine's cores. The library's kernels for a slab differ by its
+/// extents, so shapes lie on both sides of their limits, with and without rows and columns that are left over.
+class GemmThreads : public ::testing::TestWithParam<Shape> {};
+
+TEST_P(GemmThreads, BitsDoNotFollowTheNumberOfThreads) {
   if (device_options().device.type != DeviceType::cpu) GTEST_SKIP() << "a GPU's blocks do not follow the CPU's threads";
-  for (const Shape s : {Shape{20, 768, 768}, {100, 3072, 768}, {231, 768, 3072}, {300, 128, 1024}, {600, 768, 512}})
-    for (const Transpose ta : {Transpose::no, Transpose::yes})
-      for (const Transpose tb : {Transpose::no, Transpose::yes}) {
-        std::vector<Values> results;
-        for (const int threads : {1, 2, 3, 7}) {
-          Context context(device_options(threads));
-          std::mt19937 random(4);
-          Padded a = make(context, ta, s.m, s.k, normal_values(random, s.m * s.k));
-          Padded b = make(context, tb, s.k, s.n, normal_values(random, s.k * s.n));
-          Padded c(context, s.m, s.n);
-          gemm(context, ta, a.read(), tb, b.read(), c.view());
-          results.push_back(c.values());
-        }
-        for (const Values& other : results)
-          EXPECT_TRUE(identical(other, results[0])) << s.m << "x" << s.n << "x" << s.k;
+  const Shape s = GetParam();
+  for (const Transpose ta : {Transpose::no, Transpose::yes})
+    for (const Transpose tb : {Transpose::no, Transpose::yes}) {
+      std::vector<Values> results;
+      for (const int threads : {1, 2, 3, 4, 7, 16}) {
+        Context context(device_options(threads));
+        std::mt19937 random(4);
+        Padded a = make(context, ta, s.m, s.k, normal_values(random, s.m * s.k));
+        Padded b = make(context, tb, s.k, s.n, normal_values(random, s.k * s.n));
+        Padded c(context, s.m, s.n, normal_values(random, s.m * s.n));
+        gemm(context, ta, a.read(), tb, b.read(), c.view(), Write::accumulate, 0.3f);
+        Padded bias(context, 1, s.n, normal_values(random, s.n)), y(context, s.m, s.n);
+        if (ta == Transpose::no)
+          linear(context, a.read(), tb == Transpose::no ? WeightView::in_out(b.read()) : WeightView::out_in(b.read()),
+                 bias.read(), y.view());
+        results.push_back(c.values());
+        for (const float value : y.values()) results.back().push_back(ta == Transpose::no ? value : 0);
       }
+      for (const Values& other : results) EXPECT_TRUE(identical(other, results[0])) << int(ta) << int(tb);
+    }
 }
+
+INSTANTIATE_TEST_SUITE_P(Shapes, GemmThreads,
+                         ::testing::Values(Shape{20, 768, 768}, Shape{100, 3072, 768}, Shape{231, 768, 3072},
+                                           Shape{300, 128, 1024}, Shape{600, 768, 512}, Shape{1, 1025, 700},
+                                           Shape{1025, 1, 700}, Shape{9, 17, 6001}, Shape{289, 1009, 449},
+                                           Shape{601, 531, 97}, Shape{1033, 47, 300}, Shape{97, 8353, 130},
+                                           Shape{520, 6113, 101}, Shape{768, 768, 400}, Shape{256, 1024, 600},
+                                           Shape{257, 1041, 1000}),
+                         [](const auto& shape) { return ::testing::PrintToString(shape.param); });
 
 TEST(GemmNumbers, APromiseThatAMatrixIsConstantChangesNothing) {
   Context context(device_options());
