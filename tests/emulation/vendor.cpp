@@ -72,10 +72,10 @@ void finish_rows(const Product& p) {
 void multiply_one(Precision precision, const Product& p) {
   const bool turns_a = p.transpose_a == Transpose::yes, turns_b = p.transpose_b == Transpose::yes;
   const int64_t a_cols = turns_a ? p.m : p.k, b_cols = turns_b ? p.k : p.n;
-  const std::vector<float> a = operand(precision, p.a, p.lda, turns_a ? p.k : p.m, a_cols);
+  std::vector<float> a = operand(precision, p.a, p.lda, turns_a ? p.k : p.m, a_cols);
   const std::vector<float> b = operand(precision, p.b, p.ldb, turns_b ? p.n : p.k, b_cols);
-  cpu::multiply(
-      {p.transpose_a, p.transpose_b, p.m, p.n, p.k, p.alpha, a.data(), a_cols, b.data(), b_cols, p.beta, p.c, p.ldc});
+  for (float& value : a) value *= p.alpha;
+  cpu::multiply({p.transpose_a, p.transpose_b, p.m, p.n, p.k, a.data(), a_cols, b.data(), b_cols, p.beta, p.c, p.ldc});
   finish_rows(p);
 }
 
