@@ -354,7 +354,7 @@ TEST_F(TraceCommandTest, FactsAsPeopleHaveThem) {
   for (const std::string& group : {"/facts/" + id, std::string("/facts/1")}) {  // the bare one by its place
     EXPECT_EQ(read_string_attribute(file, group, "prompt"), facts[0]["prompt"].get<std::string>());
     EXPECT_EQ(read_dataset<float>(file, group + "/scores_mlp").values,
-              read_dataset<float>(clean, "/facts/" + id + "/scores_mlp").values);
+              read_dataset<float>(clean, group + "/scores_mlp").values);
   }
   EXPECT_EQ(read_string_attribute(file, "/facts/" + id, "attribute"), facts[0]["attribute"].get<std::string>());
   EXPECT_EQ(read_string_attribute(file, "/facts/1", "attribute"), "");
