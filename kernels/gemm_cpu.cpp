@@ -82,17 +82,19 @@ Product terms_of(Product p, int64_t first, int64_t count) {
 }
 
 // The library has two kinds of kernels: some copy both operands first, some read them where they lie. Extents decide
-// which, so the bits of a slab could follow the number of threads. Both kinds add the products of an element in order
-// as long as they do not cut k, and the second does not have to resort to kernels for what is left of rows or columns.
-// So slabs are cut such that both kinds give the same bits, or the choice is certain: products with at most so many
-// rows, or so many columns, are always read in place.
+// which, so the bits of a slab could follow the number of threads. Both kinds add the products of an element in order,
+// unless they cut k, or the second kind has rows or columns left over, for which it adds even and odd terms apart. So
+// slabs are cut such that both kinds give the same bits, or that the second kind is certain: it takes all products with
+// at most so many rows, or so many columns.
 constexpr int64_t kInPlace = 256;
-// More columns may be cut anywhere there.
+// The second kind may cut more columns anywhere.
 constexpr int64_t kMostColumns = 4032;
+
+bool has(dnnl_cpu_isa_t instructions) { return (dnnl_get_effective_cpu_isa() & instructions) == instructions; }
 
 // Up to so many terms are not cut; the kernels that read in place cut more terms into blocks of this length.
 int64_t terms_in_order(Transpose transpose_a) {
-  static const bool avx512 = (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core) == dnnl_cpu_isa_avx512_core;
+  static const bool avx512 = has(dnnl_cpu_isa_avx512_core);
   if (avx512) return 384;
   return transpose_a == Transpose::no ? 256 : 96;
 }
@@ -103,6 +105,14 @@ bool few_rows(const Product& p) { return p.m <= kFewRows && p.transpose_a == Tra
 int64_t in_units(int64_t extent, int64_t unit) {
   const int64_t left = extent % unit == 1 ? unit + 1 : extent % unit;
   return std::max<int64_t>(0, extent - left);
+}
+
+bool cut_by_columns(const Product& whole) { return whole.n >= whole.m; }
+
+// Whether all slabs of a product take the same kind of kernels anyway.
+bool one_kind(const Product& whole) {
+  return whole.m == 1 || whole.n == 1 ||
+         (cut_by_columns(whole) && whole.m <= kInPlace && whole.transpose_a == Transpose::no);
 }
 
 // multiply(), with blocks of terms as the kernels that read in place cut them.
@@ -117,14 +127,25 @@ void multiply_terms(Product p) {
   }
 }
 
-// multiply() for a slab, with bits that do not depend on where it was cut out of its product.
-void multiply_slab(const Product& p) {
+// multiply() for a slab of a product, with bits that do not depend on how it was cut.
+void multiply_slab(const Product& p, const Product& whole) {
   const bool vector = p.m == 1 || p.n == 1, dots = p.transpose_b == Transpose::yes && few_rows(p);
   if (vector || dots) return multiply(p);
+  // Without AVX2 the kernels that copy add in yet another order: there no product gets as many rows as they need.
+  static const bool copies = has(dnnl_cpu_isa_avx2);
+  constexpr int64_t kMostRows = kInPlace / kRowUnit * kRowUnit;
+  if (!copies && p.m > kInPlace) {
+    multiply_slab(rows_of(p, 0, kMostRows), whole);
+    return multiply_slab(rows_of(p, kMostRows, p.m - kMostRows), whole);
+  }
   const int64_t even = in_units(p.n, kColumnUnit);
+  const auto multiply_columns = [&](int64_t first, int64_t count) {
+    const Product columns = columns_of(p, first, count);
+    one_kind(whole) ? multiply(columns) : multiply_terms(columns);
+  };
   for (int64_t first = 0; first < even; first += kMostColumns)
-    multiply_terms(columns_of(p, first, std::min(kMostColumns, even - first)));
-  if (even < p.n) multiply_terms(columns_of(p, even, p.n - even));
+    multiply_columns(first, std::min(kMostColumns, even - first));
+  if (even < p.n) multiply_columns(even, p.n - even);
 }
 
 // Calls `multiply_one(product, first_column)` for the slabs of a product, spread over the threads. The last slab also
@@ -134,7 +155,7 @@ void over_slabs(Context& context, const Product& whole, const Slab& multiply_one
   const double flop =
       gemm_flop(static_cast<double>(whole.m), static_cast<double>(whole.n), static_cast<double>(whole.k));
   // Every thread reads the whole of the operand that is not cut: cut the larger one.
-  const bool by_columns = whole.n >= whole.m;
+  const bool by_columns = cut_by_columns(whole);
   const int64_t unit = by_columns ? kColumnUnit : kRowUnit;
   const int64_t extent = by_columns ? whole.n : whole.m;
   const int64_t units = std::max<int64_t>(1, extent / unit);
@@ -142,9 +163,7 @@ void over_slabs(Context& context, const Product& whole, const Slab& multiply_one
     const int64_t first = begin * unit, first_column = by_columns ? first : 0;
     const int64_t count = (end == units ? extent : end * unit) - first;
     const Product slab = by_columns ? columns_of(whole, first, count) : rows_of(whole, first, count);
-    const bool vector = whole.m == 1 || whole.n == 1;
-    const bool whole_rows = vector || (by_columns && whole.m <= kInPlace);
-    const int64_t even = whole_rows ? slab.m : in_units(slab.m, kRowUnit);
+    const int64_t even = one_kind(whole) ? slab.m : in_units(slab.m, kRowUnit);
     if (even > 0) multiply_one(rows_of(slab, 0, even), first_column);
     if (even < slab.m) multiply_one(rows_of(slab, even, slab.m - even), first_column);
   });
@@ -242,7 +261,7 @@ StoredView columns_of_operand(const SecondOperand& b, int64_t first, int64_t cou
 }
 
 void multiply_slabs(Context& context, const Product& whole) {
-  over_slabs(context, whole, [](const Product& slab, int64_t) { multiply_slab(slab); });
+  over_slabs(context, whole, [&](const Product& slab, int64_t) { multiply_slab(slab, whole); });
 }
 
 // By columns of op(b) that all threads make, then share.
@@ -440,7 +459,7 @@ void linear(Context& context, ConstView x, const WeightView& w, ConstView bias, 
     set_operand(whole, operand.columns(0, whole.n, nullptr));
     return over_slabs(context, whole, [&](const Product& slab, int64_t first_col) {
       copy_to_rows(bias.data + first_col, slab.n, slab.c, slab.ldc, slab.m);
-      multiply_slab(slab);
+      multiply_slab(slab, whole);
     });
   }
   context.threads().parallel_for(y.rows, row_grain(y.cols), [&](int64_t begin, int64_t end) {
