@@ -4,9 +4,10 @@
     scripts/compare_results.py OLD NEW [--work FOLDER] [--only NAME,...]
 
 OLD and NEW are commits, which are built (preset cpu) in worktrees under the work folder, or programs that are there
-already (paths to `loci`). Every data set of every HDF5 result must be equal to the last bit, every attribute too but
-for those that say who made the file (commit, time, host). Both versions run on this machine: results of other
-processors may differ in their last bits. The exit code is 0 where all is equal, 1 where something differs.
+already (paths to `loci`). Every data set of every HDF5 result must be equal to the last bit. So must every attribute,
+except those that say who made the file (commit, time, host). Both versions run on this machine: results of other
+processors may differ in their last bits. The exit code is 0 where all is equal, 1 where something differs. The script
+needs numpy and h5py, which Debian's /usr/bin/python3 has (packages python3-numpy and python3-h5py).
 """
 import argparse
 import filecmp
@@ -16,8 +17,11 @@ import pathlib
 import subprocess
 import sys
 
-import h5py
-import numpy
+try:
+    import h5py
+    import numpy
+except ModuleNotFoundError as error:
+    sys.exit(f"compare_results.py: {error.name} is missing; install python3-numpy and python3-h5py and run it with /usr/bin/python3")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WORLD = ROOT / "data/world"
@@ -70,9 +74,13 @@ def program(version, work):
     """The `loci` of a version: as it is, or built from a commit."""
     if pathlib.Path(version).is_file():
         return pathlib.Path(version).resolve()
-    tree = work / f"tree-{version}"
+    found = subprocess.run(["git", "-C", ROOT, "rev-parse", "--verify", "--quiet", f"{version}^{{commit}}"], capture_output=True, text=True)
+    if found.returncode:
+        sys.exit(f"compare_results.py: {version} is neither a program nor a commit")
+    tree = work / f"tree-{found.stdout.strip()}"
     if not tree.exists():
-        subprocess.run(["git", "-C", ROOT, "worktree", "add", "--detach", tree, version], check=True)
+        subprocess.run(["git", "-C", ROOT, "worktree", "prune"], check=True)
+        subprocess.run(["git", "-C", ROOT, "worktree", "add", "--detach", tree, found.stdout.strip()], check=True)
     for command in (["cmake", "--preset", "cpu", "-DLOCI_BUILD_TESTS=OFF", "-DLOCI_BUILD_BENCH=OFF"],
                     ["cmake", "--build", "--preset", "cpu", "--target", "loci", "--", "--quiet"]):
         subprocess.run(command, cwd=tree, check=True, stdout=subprocess.DEVNULL)

@@ -68,6 +68,12 @@ class BranchTest : public ::testing::Test {
     for (int64_t s = 0; s < std::ssize(tokens_); ++s) plan.wanted.push_back({s, std::ssize(tokens_[s]) - 1});
     return plan;
   }
+  /// Both sequences with the same branch.
+  Plan branched_plan(Branch branch) const {
+    Plan plan = plain_plan();
+    for (branch.sequence = 0; branch.sequence < std::ssize(tokens_); ++branch.sequence) plan.branches.push_back(branch);
+    return plan;
+  }
   std::vector<float> logits(const Model& model, const Plan& plan) {
     return Executor(context_, model).run(plan).logits.to_host();
   }
@@ -133,15 +139,13 @@ TEST_F(BranchTest, PartsOfASiteAreChangedByColumn) {
     for (int64_t j = 0; j < config_.width; ++j)
       change[i * 3 * config_.width + 2 * config_.width + j] = host[i * config_.width + j];
   const Tensor device = Tensor::from_host(context_, change, config_.width, 3 * config_.width);
-  Plan plan = plain_plan();
-  for (int64_t s = 0; s < 2; ++s)
-    plan.branches.push_back({.sequence = s,
-                             .layer = 1,
-                             .keys = keys.view(),
-                             .values = values.view(),
-                             .from = Site::attn_in,
-                             .to = Site::qkv,
-                             .first_column = 2 * config_.width});
+  const Plan plan = branched_plan({.sequence = 0,
+                                   .layer = 1,
+                                   .keys = keys.view(),
+                                   .values = values.view(),
+                                   .from = Site::attn_in,
+                                   .to = Site::qkv,
+                                   .first_column = 2 * config_.width});
   expect_close(logits(model_, plan), logits(with_weight("h.1.attn.c_attn.weight", device.view()), plain_plan()),
                "values alone");
 }
@@ -173,19 +177,17 @@ TEST_F(BranchTest, NeuronsEqualAWiderMlp) {
 
   Tensor dkeys = Tensor::zeros(context_, d, n), dvalues = Tensor::zeros(context_, n, d),
          dbias = Tensor::zeros(context_, 1, n);
-  Plan plan = plain_plan();
-  for (int64_t s = 0; s < 2; ++s)
-    plan.branches.push_back({.sequence = s,
-                             .layer = layer,
-                             .keys = keys.view(),
-                             .values = values.view(),
-                             .from = Site::mlp_in,
-                             .to = Site::mlp_out,
-                             .activation = config_.activation,
-                             .bias = bias.view(),
-                             .keys_gradient = dkeys.view(),
-                             .values_gradient = dvalues.view(),
-                             .bias_gradient = dbias.view()});
+  const Plan plan = branched_plan({.sequence = 0,
+                                   .layer = layer,
+                                   .keys = keys.view(),
+                                   .values = values.view(),
+                                   .from = Site::mlp_in,
+                                   .to = Site::mlp_out,
+                                   .activation = config_.activation,
+                                   .bias = bias.view(),
+                                   .keys_gradient = dkeys.view(),
+                                   .values_gradient = dvalues.view(),
+                                   .bias_gradient = dbias.view()});
   expect_close(logits(model_, plan), logits(wide_model, plain_plan()), "logits");
 
   ParameterBuffer buffer(context_, config_), wide_buffer(context_, wide_config);
@@ -205,15 +207,13 @@ TEST_F(BranchTest, GradientsOfLinearBranchesFollowFromThoseOfWeights) {
     const int64_t rank = 3, layer = config_.layers - 1;
     const Tensor keys = Tensor::zeros(context_, p.in, rank), values = pattern(context_, rank, p.out, 0.5f, 4);
     Tensor dkeys = Tensor::zeros(context_, p.in, rank);
-    Plan plan = plain_plan();
-    for (int64_t s = 0; s < 2; ++s)
-      plan.branches.push_back({.sequence = s,
-                               .layer = layer,
-                               .keys = keys.view(),
-                               .values = values.view(),
-                               .from = p.from,
-                               .to = p.to,
-                               .keys_gradient = dkeys.view()});
+    const Plan plan = branched_plan({.sequence = 0,
+                                     .layer = layer,
+                                     .keys = keys.view(),
+                                     .values = values.view(),
+                                     .from = p.from,
+                                     .to = p.to,
+                                     .keys_gradient = dkeys.view()});
     ParameterBuffer buffer(context_, config_);
     backward(model_, plan, &buffer.parameters());
     Tensor expected(context_, p.in, rank);
