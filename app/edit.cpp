@@ -103,7 +103,7 @@ class EditJob {
     return config;
   }
 
-  /// Keeps the first --limit requests that fit the model behind every context template.
+  /// Keeps the first --limit requests that fit the model after every context template.
   void choose_requests(std::span<const EditRequest> requests) {
     const int64_t limit = command_.limit > 0 ? command_.limit : std::ssize(requests);
     for (const EditRequest& request : requests) {
@@ -142,7 +142,7 @@ class EditJob {
     write_attribute(output, "/", "mode", edit_mode_name(command_.mode()));
     write_skipped_records(output, skipped_);
     write_strings(output, "/context_templates", settings_.templates, {std::ssize(settings_.templates)},
-                  {.units = "", .long_name = "texts that the prompts were put behind"});
+                  {.units = "", .long_name = "context templates, with {} where the prompt stands"});
     if (command_.sequential) describe_end(output);
   }
 

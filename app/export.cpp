@@ -39,7 +39,7 @@ constexpr Exporter kExporters[] = {
 const Exporter& exporter_of(const H5File& file) {
   const std::string path = file.path().string();
   require<InputError>(has_attribute(file, "/", "kind"),
-                      "{}: is no result file of loci: the attribute \"kind\" is missing", path);
+                      "{}: is not a result file of loci: the attribute \"kind\" is missing", path);
   const std::string kind = read_string_attribute(file, "/", "kind");
   for (const Exporter& exporter : kExporters)
     if (exporter.kind == kind) return exporter;

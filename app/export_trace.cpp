@@ -51,7 +51,7 @@ std::string knowledge_name(const StoredTrace& stored, TraceKind kind) {
   return fmt::format("knowledge_{}{}.npz", stored.known_id, suffix);
 }
 
-/// Which kinds a file was made with: those of its averages, since facts answered otherwise have no scores.
+/// Which kinds a file was made with: those of its averages, since facts that were not traced have no scores.
 std::vector<TraceKind> kinds_of(const H5File& file) {
   std::vector<TraceKind> kinds;
   for (const TraceKind kind : kTraceKinds)

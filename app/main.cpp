@@ -92,7 +92,7 @@ void add_commands(loci::app::Commands& commands, loci::app::Launcher& launcher) 
   add_descriptions(commands);
 }
 
-/// Answers what is no command, such as --version; whether it was that.
+/// Answers what is not a command, such as --version; whether it was that.
 bool answer_question(loci::app::Commands& commands, const std::vector<std::string>& arguments, bool speaks) {
   const std::string& first = arguments.front();
   std::string answer;

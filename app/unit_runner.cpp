@@ -19,7 +19,7 @@ std::string draw_launch_name() {
   return fmt::format("{:08x}{:08x}", device(), device());
 }
 
-/// One byte for the signal that stopped a rank, then a bit a unit that it knows to be done.
+/// One byte for the signal that stopped a rank, then one bit per unit that it knows to be done.
 std::vector<std::byte> pack_report(int signal, const std::set<int64_t>& done, int64_t units) {
   std::vector<std::byte> report(static_cast<size_t>(1 + (units + 7) / 8));
   report[0] = static_cast<std::byte>(signal);

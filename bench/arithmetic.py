@@ -11,7 +11,7 @@ ROW = QUERY + KEYS_VALUES + OUTPUT + MLP
 def block_range(layers, first, rows, window=None, module=None):
     """Blocks first .. layers - 1 of a lane of `rows` rows whose first row has `module` restored in the layers of `window`.
 
-    In the first block only the first row's query, key and value are new; in the last one only the last row goes on behind
+    In the first block only the first row's query, key and value are new; in the last one only the last row goes on after
     the keys and values. In units of d^2.
     """
     total = 0

@@ -16,7 +16,7 @@ for models at which a whole one takes it hours) it does for the first few, and t
 
 Arithmetic is that of matrix products: `needed` by bench/arithmetic.py, `spent` as loci counted it; `of_ceiling` is spent over
 the process's seconds, in relation to square products in the same run, `of_ceiling_loaded` the same over the job's seconds. A
-job that fails is a row with its error, and the exit code is 1. The report is written anew after each job.
+job that fails is a row with its error, and the exit code is 1. The report is written again after each job.
 """
 import argparse
 import json

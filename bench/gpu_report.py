@@ -2,7 +2,7 @@
 
 A step that fails is recorded and the later ones still run; the exit code is 1 where one failed or did not finish. Every step has
 a time limit. Under --time-limit it also has a share of that time; what it leaves is shared among the steps after it. The report
-is written anew after each step. Steps that an earlier report at the same place, or --merge, has as "ok" are not run again; of the
+is written again after each step. Steps that an earlier report at the same place, or --merge, has as "ok" are not run again; of the
 others only what failed or is missing.
 """
 import argparse

@@ -453,7 +453,7 @@ void add_layer_norms(Suite& suite, int64_t rows) {
                        const Row scaled = each(normalised(data.x_row(r)).hat, g, std::multiplies<>());
                        return each(scaled, b, std::plus<>());
                      }});
-  // The residual stream's sum and the norm behind it; z is the stream.
+  // The residual stream's sum and the norm after it; z is the stream.
   add_row_op(suite, {"add_layer_norm", rows, d, 4,
                      [=](Context& c, RowData& data) {
                        add_layer_norm(c, data.x.view(), data.z.view(), gain->view(), bias->view(), 1e-5f, data.y.view(),

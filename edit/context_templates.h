@@ -11,7 +11,7 @@
 #include "model/executor/executor.h"
 #include "model/tokenizer.h"
 
-/// Texts that a prompt is put behind, so that a key or value does not hang on one context: each holds one `{}`.
+/// Texts that a prompt is put after, so that a key or value does not hang on one context: each holds one `{}`.
 namespace loci {
 
 /// A JSON list of templates. White space at the end of one is left out, since the prompt ends there; the log says so.

@@ -129,8 +129,8 @@ EditFile read_edit_file(const std::filesystem::path& path, FileOrigin origin) {
   if (origin == FileOrigin::handed_in) probe_hdf5(path);
   const H5File file = H5File::open_read(path);
   const bool is_edits = has_attribute(file, "/", "kind") && read_string_attribute(file, "/", "kind") == "edits";
-  require<InputError>(is_edits && h5_is_group(file, "/edits"), "{}: is no file of edits; give one that loci edit wrote",
-                      path.string());
+  require<InputError>(is_edits && h5_is_group(file, "/edits"),
+                      "{}: is not a file of edits; give one that loci edit wrote", path.string());
   EditFile made;
   made.path = path;
   const std::string mode = read_string_attribute(file, "/", "mode");

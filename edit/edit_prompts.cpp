@@ -91,7 +91,7 @@ PreparedRequest prepare_request(const EditRequest& request, std::span<const std:
   made.essence = essence_prompt(request, fact_token, tokenizer);
   for (const EditPrompt& prompt : made.prompts)
     require<InputError>(std::ssize(prompt.tokens) <= config.positions,
-                        "{}: behind a context template the prompt takes {} tokens, but the model reads {}; shorten the "
+                        "{}: after a context template the prompt takes {} tokens, but the model reads {}; shorten the "
                         "prompt or the templates",
                         where, prompt.tokens.size(), config.positions);
   return made;

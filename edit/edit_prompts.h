@@ -11,7 +11,7 @@
 #include "model/tokenizer.h"
 #include "records/edit_requests.h"
 
-/// The token sequences of an edit request: its prompt behind each context template, with the target teacher-forced.
+/// The token sequences of an edit request: its prompt after each context template, with the target teacher-forced.
 namespace loci {
 
 /// How a target's tokens follow a prompt while it is written or scored. `tokens`: they are appended. `text`: as in the

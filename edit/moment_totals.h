@@ -40,7 +40,7 @@ class MomentTotals {
   DeviceCommunicator& ranks_;
   Context& context_;
   int64_t width_;
-  int64_t rows_;                             // of a rank; the last ranks' may lie behind the matrix
+  int64_t rows_;                             // of a rank; the last ranks' may lie past the matrix
   std::vector<DeviceArray<double>> totals_;  // per layer, [rows_, width]; empty before the first unit
 };
 

@@ -128,7 +128,7 @@ void ask_first_tokens(AskedPlan& asked, int64_t sequence, const Item& item, Prom
   }
 }
 
-/// The other tokens, behind the recorded prompt: one short sequence a target.
+/// The other tokens, after the recorded prompt: one short sequence per target.
 void ask_other_tokens(AskedPlan& asked, const RecordingPtr& base, const Item& item, PromptScore& score) {
   const int64_t length = std::ssize(item.prompt->tokens);
   for (size_t t = 0; t < score.size(); ++t) {

@@ -17,7 +17,7 @@ struct ScoredPrompt {
   std::vector<std::vector<int32_t>> targets;  ///< each at least one token
 };
 
-/// One target, teacher-forced: entry j belongs to target token j behind the prompt and the target's first j tokens.
+/// One target, teacher-forced: entry j belongs to target token j after the prompt and the target's first j tokens.
 struct TargetScore {
   std::vector<float> log_probabilities;  ///< log p(target token), natural logarithm
   std::vector<int32_t> best;             ///< the token that the model finds most probable there

@@ -252,7 +252,7 @@ void MomentJob::require_memory() const {
                       layers, wanted >> 20, context_.device().name(), free >> 20, option("layers"));
 }
 
-/// Takes up the state behind the latest checkpoint.
+/// Takes up the state of the latest checkpoint.
 void MomentJob::restore() {
   std::optional<H5File> shard;
   if (is_root() && !ranks_.store->done_units().empty()) {
@@ -538,7 +538,7 @@ SecondMomentMatrix read_hdf5_moment(const std::filesystem::path& path, int64_t l
   probe_hdf5(path);
   const H5File file = H5File::open_read(path);
   const bool known = has_attribute(file, "/", "kind") && read_string_attribute(file, "/", "kind") == "second_moments";
-  require<InputError>(known, "{}: is no file of second moments; give one that loci cov wrote", path.string());
+  require<InputError>(known, "{}: is not a file of second moments; give one that loci cov wrote", path.string());
   ModelState collected_on{read_string_attribute(file, "/", "weights_sha256"), ""};
   if (has_attribute(file, "/", "base_edits_sha256"))
     collected_on.edits_sha256 = read_string_attribute(file, "/", "base_edits_sha256");

@@ -91,7 +91,7 @@ struct SecondMomentRanks {
 /// layer /layers/{l}/sum [ff, ff] fp64, /layers/{l}/dead_rows (neurons that were never active), attributes `layer`,
 /// `condition_number` (estimate in the 1-norm; infinite where singular). With `until` also /probe/tokens and
 /// /probe/change (see DirectionProbe) and the attribute `converged`. `config` describes the job; `provenance` holds the
-/// hash of the weights. Throws InputError for a text without tokens, InterruptedError behind a checkpoint where a rank
+/// hash of the weights. Throws InputError for a text without tokens, InterruptedError after a checkpoint where a rank
 /// was asked to stop.
 void collect_second_moments(Executor& executor, const NextDocument& next, const SecondMomentOptions& options,
                             const SecondMomentRanks& ranks, const Json& config, const Provenance& provenance);

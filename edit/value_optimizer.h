@@ -25,7 +25,7 @@ struct ValueProblem {
 struct LossRow {
   double total = 0;
   double target = 0;       ///< mean over prompts of the target's mean negative log likelihood
-  double essence = 0;      ///< kl_factor KL(now || before) behind "{subject} is a" at its fact token
+  double essence = 0;      ///< kl_factor KL(now || before) after "{subject} is a" at its fact token
   double decay = 0;        ///< weight_decay |delta| / |v0|^2
   double probability = 0;  ///< mean over prompts of exp(-mean negative log likelihood of the target)
 };

@@ -67,7 +67,7 @@ struct PreparedPrompt {
   std::vector<std::vector<int32_t>> target_tokens;  ///< [target][token], what is scored
   std::vector<ScoredPrompt> parts;
 
-  /// Joins the scores of the parts: [target] with one entry a token.
+  /// Joins the scores of the parts: [target] with one entry per token.
   PromptScore join(std::span<const PromptScore> part_scores) const;
 };
 

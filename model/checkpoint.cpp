@@ -356,7 +356,8 @@ void require_finite(const StoredParameter& parameter, std::span<const std::byte>
   const auto size = static_cast<size_t>(dtype_size(type));
   while (all_finite(bytes.first(size), type)) bytes = bytes.subspan(size);
   throw_error<InputError>(
-      "{}: element {} is not finite (NaN, infinity, or beyond fp32); get the checkpoint anew, or train it without that",
+      "{}: element {} is not finite (NaN, infinity, or beyond fp32); get the checkpoint again, or train it without "
+      "that",
       parameter.place, (bytes.data() - parameter.bytes.data()) / static_cast<std::ptrdiff_t>(size));
 }
 

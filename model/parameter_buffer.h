@@ -12,7 +12,7 @@
 
 namespace loci {
 
-/// All parameters of a model one behind the other in one block of memory, so that an optimiser step, a norm or a
+/// All parameters of a model one after the other in one block of memory, so that an optimiser step, a norm or a
 /// checkpoint is one operation. Three groups, in this order: the matrices of the blocks, the token embedding and
 /// an untied unembedding, everything else (gains, biases, position embedding). Gaps between parameters hold zeros and
 /// stay zero.
@@ -29,7 +29,7 @@ class ParameterBuffer {
 
   View all() { return values_->rows_slice(0, group_rows_[3]); }
   ConstView all() const { return std::as_const(*values_).rows_slice(0, group_rows_[3]); }
-  /// all() and the rows behind it that complete a multiple.
+  /// all() and the rows after it that complete a multiple.
   View padded() { return values_->view(); }
   /// The rows of all() that a group takes.
   View group(Group which);

@@ -11,7 +11,7 @@ constexpr NamedValues<StoredType, 3> kStoredTypes{
 
 void check_model(GptConfig& model, const std::string& where) {
   if (model.mlp_width == 0) model.mlp_width = 4 * model.width;
-  require<InputError>(model.width % model.heads == 0, "{}: field \"width\" {} is no multiple of \"heads\" {}", where,
+  require<InputError>(model.width % model.heads == 0, "{}: field \"width\" {} is not a multiple of \"heads\" {}", where,
                       model.width, model.heads);
   model.vocabulary = 1;  // until the tokenizer is known
   model.check(where);

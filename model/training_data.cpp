@@ -33,7 +33,7 @@ std::vector<ByteRange> subjects_from_json(const Json& object, int64_t text_size,
         "{}: field \"subjects\" must hold pairs [begin, end] of byte positions", where);
     const ByteRange made{range[0].get<int64_t>(), range[1].get<int64_t>()};
     require<InputError>(made.begin >= before && made.begin < made.end && made.end <= text_size,
-                        "{}: the subject [{}, {}] is empty, outside the text or not behind the one before it", where,
+                        "{}: the subject [{}, {}] is empty, outside the text or not after the one before it", where,
                         made.begin, made.end);
     before = made.end;
     subjects.push_back(made);
@@ -77,7 +77,7 @@ TrainingSequence encode(const Tokenizer& tokenizer, const std::string& prefix, c
   return made;
 }
 
-/// Puts `from` behind `to`.
+/// Appends `from` to `to`.
 void append(const TrainingSequence& from, TrainingSequence& to) {
   const int64_t shift = to.size();
   to.tokens.insert(to.tokens.end(), from.tokens.begin(), from.tokens.end());

@@ -86,7 +86,7 @@ class SequenceMaker {
 };
 
 /// Cuts sequences into runs of at most `tokens` tokens, in order; one longer than that is a run alone. Returns where
-/// each run starts, and behind the last their number.
+/// each run starts, and after the last their number.
 std::vector<size_t> cut_into_runs(std::span<const TrainingSequence> sequences, int64_t tokens);
 
 }  // namespace loci

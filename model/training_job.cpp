@@ -287,7 +287,7 @@ void Job::save(Trainer& trainer) {
                {{"losses", to_json(summary_.losses)}, {"loss_sum", loss_sum_}, {"loss_steps", loss_steps_}});
 }
 
-/// Not behind the last step, whose result is as quickly written as a checkpoint.
+/// Not after the last step, whose result is as quickly written as a checkpoint.
 void Job::leave_if_asked(Trainer& trainer) {
   if (!interruption_ || trainer.finished()) return;
   const int signal = ranks_.agree(interruption_->signal(), "the end of a step");

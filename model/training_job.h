@@ -48,7 +48,7 @@ struct TrainingSummary {
 /// weights. The bits of the result depend neither on the number of ranks nor on interruptions. Throws InputError for a
 /// configuration or data that cannot be trained on or that differ between ranks, and for an output that belongs to
 /// another training or holds a model of other origin (unless OnExisting::overwrite); NumericalError where training
-/// diverges; InterruptedError, behind a checkpoint, where a rank was asked to stop.
+/// diverges; InterruptedError, after a checkpoint, where a rank was asked to stop.
 TrainingSummary run_training(Context& context, const TrainingJob& job, const TrainingRanks& ranks = {});
 
 }  // namespace loci

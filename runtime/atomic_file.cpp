@@ -93,7 +93,7 @@ AtomicPath::AtomicPath(std::filesystem::path target) : AtomicPath(target, target
 AtomicPath::AtomicPath(std::filesystem::path target, std::filesystem::path temporary)
     : target_(std::move(target)), temporary_(std::move(temporary)) {
   std::error_code ignored;
-  require<InputError>(target_.has_filename(), "{}: is no name of a file to write", target_.string());
+  require<InputError>(target_.has_filename(), "{}: is not the name of a file to write", target_.string());
   require<InputError>(std::filesystem::is_directory(folder_of(target_), ignored),
                       "{}: the folder {} does not exist; make it first", target_.string(), folder_of(target_).string());
   require<InputError>(!std::filesystem::is_directory(target_, ignored), "{}: is a folder, a file is to be written here",

@@ -58,7 +58,7 @@ void Communicator::all_to_all(std::span<const std::byte> own, std::span<std::byt
   const auto ranks = static_cast<size_t>(size());
   require<ShapeError>(own.size() == received.size(), "{}: {} bytes are sent and {} received; they must be as many",
                       what, own.size(), received.size());
-  require<ShapeError>(own.size() % ranks == 0, "{}: {} bytes are no equal blocks for {} ranks", what, own.size(),
+  require<ShapeError>(own.size() % ranks == 0, "{}: {} bytes are not equal blocks for {} ranks", what, own.size(),
                       ranks);
   require<ShapeError>(!overlap(own, received), "{}: what is sent and what is received overlap", what);
   run({Operation::all_to_all, what, 0, own.size() / ranks, own.data(), received.data()});

@@ -30,7 +30,7 @@ int64_t rounded_budget(int64_t bytes) {
 }
 
 // Where sanitizers look on, every block is as large as it was asked for and goes back when it is released: a cached one
-// would hide what is used after its release, a rounded one what is written behind its end.
+// would hide what is used after its release, a rounded one what is written past its end.
 bool caches_blocks() {
 #ifdef LOCI_SANITIZED
   return false;

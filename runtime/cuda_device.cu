@@ -55,7 +55,7 @@ void require_code_for(int index) {
       option("device"));
 }
 
-// A copy into pinned memory, with an event behind it.
+// A copy into pinned memory, with an event after it.
 class PinnedCopy final : public HostCopy {
  public:
   PinnedCopy(CudaHandles& handles, const void* source, size_t bytes)

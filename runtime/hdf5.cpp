@@ -335,14 +335,14 @@ void H5File::require_written() const {
 void require_hdf5_signature(const std::filesystem::path& path) {
   std::error_code ignored;
   require<InputError>(std::filesystem::exists(path, ignored), "{}: does not exist", path.string());
-  require<InputError>(std::filesystem::is_regular_file(path, ignored), "{}: is no file", path.string());
+  require<InputError>(std::filesystem::is_regular_file(path, ignored), "{}: is not a file", path.string());
   refuse_other_kind(path, kHdf5);
   std::array<char, 8> head{};
   std::ifstream file(path, std::ios::binary);
   require<InputError>(file.is_open(), "{}: cannot be opened: {}", path.string(), std::strerror(errno));
   file.read(head.data(), head.size());
   constexpr std::array<char, 8> kSignature{'\x89', 'H', 'D', 'F', '\r', '\n', '\x1a', '\n'};
-  require<InputError>(file.gcount() == 8 && head == kSignature, "{}: is no HDF5 file (its signature is missing)",
+  require<InputError>(file.gcount() == 8 && head == kSignature, "{}: is not an HDF5 file (its signature is missing)",
                       path.string());
 }
 

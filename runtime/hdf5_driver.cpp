@@ -117,7 +117,7 @@ herr_t read_file(H5FD_t* base, H5FD_mem_t, hid_t, haddr_t address, size_t size, 
     if (got == 0) break;
     done += static_cast<size_t>(got);
   }
-  std::memset(bytes + done, 0, size - done);  // behind the end of the file
+  std::memset(bytes + done, 0, size - done);  // after the end of the file
   lay_over(*file, address, size, bytes);
   return 0;
 }

@@ -9,7 +9,7 @@ namespace loci {
 class HostCopy {
  public:
   virtual ~HostCopy() = default;
-  /// Waits until they are there, but for nothing that was issued behind the copy. They live as long as this object.
+  /// Waits until they are there, but for nothing that was issued after the copy. They live as long as this object.
   virtual const std::byte* wait() = 0;
 };
 

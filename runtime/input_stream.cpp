@@ -100,7 +100,7 @@ class GzipStream : public StreamOfFile {
       if (result == Z_STREAM_END) {
         in_member_ = false;
       } else if (result != Z_OK && result != Z_BUF_ERROR) {
-        throw_error<InputError>("{}: the gzip data are damaged before byte {} ({}): get the file anew", file_.name(),
+        throw_error<InputError>("{}: the gzip data are damaged before byte {} ({}): get the file again", file_.name(),
                                 file_.bytes_read(), state_.msg ? state_.msg : "no cause given");
       }
     }
@@ -114,12 +114,12 @@ class GzipStream : public StreamOfFile {
     if (!in_member_) {
       skip_padding();
       if (state_.avail_in == 0) return false;
-      require<InputError>(*state_.next_in == 0x1F, "{}: other bytes follow the gzip data: get the file anew",
+      require<InputError>(*state_.next_in == 0x1F, "{}: other bytes follow the gzip data: get the file again",
                           file_.name());
       inflateReset(&state_);
       in_member_ = true;
     }
-    require<InputError>(state_.avail_in > 0, "{}: the gzip data are cut short after {} bytes: get the file anew",
+    require<InputError>(state_.avail_in > 0, "{}: the gzip data are cut short after {} bytes: get the file again",
                         file_.name(), file_.bytes_read());
     return true;
   }
@@ -128,7 +128,7 @@ class GzipStream : public StreamOfFile {
     state_.next_in = reinterpret_cast<Bytef*>(input_.data());
     state_.avail_in = static_cast<uInt>(file_.read(input_.data(), input_.size()));
   }
-  /// Zeros behind a member, as tapes and block devices leave them.
+  /// Zeros after a member, as tapes and block devices leave them.
   void skip_padding() {
     while (state_.avail_in > 0 && *state_.next_in == 0) {
       ++state_.next_in, --state_.avail_in;
@@ -159,7 +159,7 @@ class ArchiveStream : public StreamOfFile {
     }
     // A file cut within its first bytes is no longer recognised, and would pass for plain text.
     require<InputError>(archive_filter_code(reader_.get(), 0) == filter,
-                        "{}: the compressed data are cut short after {} bytes: get the file anew", file_.name(),
+                        "{}: the compressed data are cut short after {} bytes: get the file again", file_.name(),
                         file_.bytes_read());
   }
 
@@ -184,7 +184,7 @@ class ArchiveStream : public StreamOfFile {
   }
   [[noreturn]] void fail() {
     const char* cause = archive_error_string(reader_.get());
-    throw_error<InputError>("{}: the compressed data are damaged or cut short before byte {} ({}): get the file anew",
+    throw_error<InputError>("{}: the compressed data are damaged or cut short before byte {} ({}): get the file again",
                             file_.name(), file_.bytes_read(), cause ? cause : "no cause given");
   }
 
@@ -219,7 +219,7 @@ std::unique_ptr<InputStream> InputStream::open(const std::filesystem::path& path
   RawFile file(path);
   const Compression found = compression_of(file.peek(4)), named = compression_named(path);
   require<InputError>(named == Compression::none || named == found,
-                      "{}: is not {} data, as its name says: get the file anew or rename it", file.name(),
+                      "{}: is not {} data, as its name says: get the file again or rename it", file.name(),
                       path.extension().string());
   if (found == Compression::none) return std::make_unique<PlainStream>(std::move(file));
   if (found == Compression::gzip) return std::make_unique<GzipStream>(std::move(file));

@@ -63,7 +63,7 @@ class Builder : public nlohmann::json_sax<Json> {
     return put(value);
   }
   bool string(string_t& value) override { return put(std::move(value)); }
-  bool binary(binary_t&) override { fail("binary values are no JSON"); }
+  bool binary(binary_t&) override { fail("binary values are not JSON"); }
   bool start_object(std::size_t) override { return open(Json::object()); }
   bool start_array(std::size_t) override { return open(Json::array()); }
   bool end_object() override { return close(); }

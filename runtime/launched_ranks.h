@@ -19,7 +19,7 @@ struct LaunchedRanks {
 /// The value of an environment variable; null where it is not set.
 using EnvironmentLookup = std::function<const char*(const char* name)>;
 
-/// Looks for the marks of mpirun and srun. Throws InputError, with the mend, for several tasks of srun that do not know
+/// Looks for the marks of mpirun and srun. Throws InputError, with the fix, for several tasks of srun that do not know
 /// of each other.
 LaunchedRanks detect_launch(const EnvironmentLookup& environment);
 /// The same from this process's environment.

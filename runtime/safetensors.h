@@ -29,7 +29,7 @@ struct TensorInfo {
 /// Product of the extents, 1 for rank 0. Throws InputError "{where}: ..." for a negative extent or on overflow.
 int64_t element_count(std::span<const int64_t> shape, std::string_view where);
 
-/// The header of a safetensors file: tensors by name with their place in the buffer behind the header.
+/// The header of a safetensors file: tensors by name with their place in the buffer after the header.
 struct SafetensorsHeader {
   struct Entry {
     TensorInfo info;

@@ -13,7 +13,7 @@
 namespace loci {
 
 enum class TextFormat {
-  lines,      ///< one document a line
+  lines,      ///< one document per line
   json_lines  ///< one JSON object a line, its field `text` is the document
 };
 

@@ -162,7 +162,7 @@ UnitStore::UnitStore(fs::path output, const Json& config, const std::string& lau
 UnitStore::~UnitStore() {
   // What others may still be writing to is theirs; the next launch sweeps it.
   if (!lock_ || complete() || !claims_.empty()) return;
-  // A job that has not come to its first unit leaves nothing behind.
+  // A job that has not come to its first unit leaves no files.
   std::error_code ignored;
   if (done_.empty()) fs::remove_all(parts_, ignored);
 }
@@ -421,7 +421,7 @@ void UnitStore::finish(const std::function<void(H5File& output, const OpenUnit& 
 Json read_config(const H5File& file) {
   const auto where = fmt::format("{}: attribute \"config\" of /", file.path().string());
   const Json config = parse_json(read_string_attribute(file, "/", "config"), where);
-  require<InputError>(config.is_object(), "{}: is no JSON object", where);
+  require<InputError>(config.is_object(), "{}: is not a JSON object", where);
   return config;
 }
 

@@ -169,7 +169,7 @@ Averages average(std::span<const AveragedCase> cases, int64_t layers, RowRule ru
 }
 
 std::vector<EffectCell> strongest_cells(std::span<const float> scores, int64_t layers, double low_score, size_t count) {
-  require<ShapeError>(layers > 0 && std::ssize(scores) % layers == 0, "{} scores are no rows of {} layers",
+  require<ShapeError>(layers > 0 && std::ssize(scores) % layers == 0, "{} scores are not rows of {} layers",
                       scores.size(), layers);
   std::vector<int64_t> order(scores.size());
   std::iota(order.begin(), order.end(), int64_t{0});

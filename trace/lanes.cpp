@@ -54,7 +54,7 @@ Plan first_row_plan(std::span<Lane* const> lanes, int64_t layer, View outputs) {
   return plan;
 }
 
-/// The lane behind its first block, whose first row is `row` there.
+/// The lane after its first block, whose first row is `row` there.
 void skip_first_block(Lane& lane, const float* row) {
   const int64_t layer = lane.first_layer++;
   lane.first_block = FirstBlock::all_rows;

@@ -8,11 +8,11 @@
 namespace loci {
 
 /// What a lane's first block changes: all its rows, or only the first one, as where a module's output is replaced
-/// there: its other rows then go on behind that block as their base has them.
+/// there: its other rows then go on after that block as their base has them.
 enum class FirstBlock { all_rows, first_row };
 
 /// One intervention on one corrupted sequence: rows first_position .. first_position + rows - 1 from block first_layer
-/// on. It asks for the probability of one token behind its last row.
+/// on. It asks for the probability of one token after its last row.
 struct Lane {
   /// A change of one row.
   struct Patch {

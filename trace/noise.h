@@ -37,7 +37,7 @@ struct Noise {
   std::optional<EmbeddingLaw> law;
   uint32_t seed = 1;  ///< published traces: 1
 
-  /// The first `draws` draws of [samples, tokens, width] each, from a generator that is seeded anew at every call, so
+  /// The first `draws` draws of [samples, tokens, width] each, from a generator that is seeded again at every call, so
   /// that all interventions on a fact see the same noise. A second draw continues the stream.
   std::vector<std::vector<double>> draw(int64_t draws, int64_t samples, int64_t tokens, int64_t width) const;
 };

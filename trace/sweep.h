@@ -30,7 +30,7 @@ enum class Corruption { add, replace };
 enum class Quirks {
   none,
   /// The published code: low_score adds noise even where the other runs replace; the severed graph's second pass draws
-  /// noise anew, and adds it.
+  /// noise again, and adds it.
   published,
 };
 

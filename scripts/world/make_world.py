@@ -120,11 +120,11 @@ def record(case_id, fact, others, alternatives, context, rng):
     prompt = next((p for p in fact.seen if not p.startswith("{}")), fact.seen[0])
     target = alternatives[0].object
     same_target = [f for f in alternatives if f.object == target]
-    behind = f"{context.prompt(rng.choice(context.seen))} {context.object}. "
+    before = f"{context.prompt(rng.choice(context.seen))} {context.object}. "
 
-    def paraphrase(phrasing, always_behind):
-        # A name that begins a text has no space before it and so other tokens: it always stands behind other text.
-        return (behind if always_behind or phrasing.startswith("{}") else "") + fact.prompt(phrasing)
+    def paraphrase(phrasing, always_after):
+        # A name that begins a text has no space before it and so other tokens: it always stands after other text.
+        return (before if always_after or phrasing.startswith("{}") else "") + fact.prompt(phrasing)
 
     return {
         "case_id": case_id,
@@ -176,7 +176,7 @@ def demo_record(facts, seed):
 
 
 def context_templates(documents, rng):
-    """`{}` alone and behind the first four or nine words of documents."""
+    """`{}` alone and after the first four or nine words of documents."""
     templates = ["{}"]
     for words in [4] * 5 + [9] * 5:
         text = rng.choice([d["text"] for d in documents if d["text"].count(" ") >= words])

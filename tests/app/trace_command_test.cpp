@@ -28,7 +28,7 @@ class TraceCommandTest : public CommandTest {
     return command;
   }
 
-  /// Facts whose attribute is what the model answers, and one that it answers otherwise.
+  /// Facts whose attribute is what the model answers, and one for which it predicts something else.
   static Json answered_facts(int64_t count) {
     Json prompts = Json::array();
     for (int64_t i = 0; i < 20 * count + 60; ++i)  // endings of all kinds: the model answers some with a letter

@@ -430,7 +430,7 @@ TEST_F(Rome, DamagedEditFilesAreRefused) {
   write_edits(path, {good}, "abc", "both");
   expect_message(error_of<InputError>([&] { read_edit_file(path); }), {"e.h5", "mode", "both"});
   write_hdf5_atomically(path, [](H5File& file) { write_attribute(file, "/", "kind", "trace"); });
-  expect_message(error_of<InputError>([&] { read_edit_file(path); }), {"e.h5", "no file of edits"});
+  expect_message(error_of<InputError>([&] { read_edit_file(path); }), {"e.h5", "not a file of edits"});
   write_file_atomically(path, "not HDF5");
   expect_message(error_of<InputError>([&] { read_edit_file(path); }), {"e.h5"});
 }

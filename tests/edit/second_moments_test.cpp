@@ -398,7 +398,7 @@ TEST_F(SecondMoments, OthersStatisticsAreRefused) {
   write_file_atomically(dir_.file("text.h5"), "text");
   expect_message(refusal(dir_.file("text.h5")), {"text.h5"});
   write_hdf5_atomically(dir_.file("t.h5"), [](H5File& file) { write_attribute(file, "/", "kind", "trace"); });
-  expect_message(refusal(dir_.file("t.h5")), {"t.h5", "no file of second moments"});
+  expect_message(refusal(dir_.file("t.h5")), {"t.h5", "not a file of second moments"});
 }
 
 // An edit of layer L changes no key of layers up to L: its export takes the original's statistics up to there.

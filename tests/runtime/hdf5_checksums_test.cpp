@@ -35,7 +35,7 @@ class Checksums : public testing::Test {
     write_attribute(file, "/edits/0", "layer", 5);
     write_attribute(file, "/", "kind", "edits");
   }
-  /// Writes the file anew with other bytes.
+  /// Writes the file again with other bytes.
   void replace(const std::string& from, const std::string& to) {
     std::string bytes = read_text_file(path_);
     const size_t at = bytes.find(from);

@@ -215,7 +215,7 @@ TEST_F(Hdf5, FilesThatAreNone) {
   refused("\x89HDF\r\n\x1a\n");
   refused("\x89HDF\r\n\x1a\n" + std::string(1000, '\xff'));
   expect_message(error_of<InputError>([&] { H5File::open_read(dir_.file("none")); }), {"none", "does not exist"});
-  expect_message(error_of<InputError>([&] { H5File::open_read(dir_.path()); }), {"no file"});
+  expect_message(error_of<InputError>([&] { H5File::open_read(dir_.path()); }), {"not a file"});
 }
 
 TEST_F(Hdf5, TruncatedAnywhere) {

@@ -304,14 +304,14 @@ TEST_F(UnitStoreTest, OutputsThatAreNotOursAreRefused) {
     EXPECT_FALSE(fs::exists(output_ + ".parts"));
   };
   write_file_atomically(output_, std::string_view("my thesis"));
-  refused({"no HDF5 file"});
+  refused({"not an HDF5 file"});
   EXPECT_EQ(read_text_file(output_), "my thesis");
   write_hdf5_atomically(output_, [](H5File& file) { create_group(file, "/x"); });
   refused({"\"config\"", "is missing"});
   write_hdf5_atomically(output_, [](H5File& file) { write_attribute(file, "/", "config", "{\"a\": 1, \"a\": 2}"); });
   refused({"occurs twice"});
   write_hdf5_atomically(output_, [](H5File& file) { write_attribute(file, "/", "config", "[]"); });
-  refused({"no JSON object"});
+  refused({"not a JSON object"});
 }
 
 TEST_F(UnitStoreTest, DamagedConfigOfAnInterruptedRunIsRefused) {
