@@ -586,9 +586,10 @@ def list_gpu_tests(listed):
     made = {}
     for test in listed["tests"]:
         properties = {p["name"]: p["value"] for p in test["properties"]}
-        if not test.get("command") or "ENVIRONMENT_MODIFICATION" not in properties:
-            continue  # not built, or no GoogleTest program
-        [precision] = [x.removeprefix("LOCI_TEST_PRECISION=set:") for x in properties["ENVIRONMENT_MODIFICATION"]]
+        precisions = [x for x in properties.get("ENVIRONMENT", []) if x.startswith("LOCI_TEST_PRECISION=")]
+        if not test.get("command") or not precisions:
+            continue  # not built, or not a GoogleTest program
+        precision = precisions[0].removeprefix("LOCI_TEST_PRECISION=")
         names = made.setdefault(os.path.basename(test["command"][0]), {}).setdefault(precision, [])
         names += [x.removeprefix("--gtest_filter=") for x in test["command"] if x.startswith("--gtest_filter=")]
     return made

@@ -7,12 +7,17 @@
 #include <string_view>
 #include <vector>
 
-#include "edit/hparams.h"
 #include "model/executor/executor.h"
 #include "model/tokenizer.h"
 
 /// Texts that a prompt is put after, so that a key or value does not hang on one context: each holds one `{}`.
 namespace loci {
+
+/// Texts to sample in front of the prompt: `count` of `length` tokens each, `<|endoftext|>` included.
+struct TemplateSample {
+  int64_t length;
+  int64_t count;
+};
 
 /// A JSON list of templates. White space at the end of one is left out, since the prompt ends there; the log says so.
 /// Throws InputError naming the file and the entry unless each holds exactly one `{}`.

@@ -1,12 +1,19 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
 
-#include "edit/second_moments.h"
 #include "model/tokenizer.h"
 #include "runtime/context.h"
+#include "runtime/text_reader.h"
 
 namespace loci {
+
+/// Hands out the documents of a text one by one, as tokens; false after the last. Empty ones are passed over.
+using NextDocument = std::function<bool(std::vector<int32_t>& tokens)>;
 
 /// The documents of a text file (runtime/text_reader.h), tokenised in parallel. A line that is not a document is
 /// refused (InputError) when its turn comes, or left out with a sentence added to `skipped`.

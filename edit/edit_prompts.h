@@ -6,13 +6,20 @@
 #include <string_view>
 #include <vector>
 
-#include "edit/hparams.h"
 #include "model/config.h"
 #include "model/tokenizer.h"
 #include "records/edit_requests.h"
 
 /// The token sequences of an edit request: its prompt after each context template, with the target teacher-forced.
 namespace loci {
+
+/// The token of a prompt at which a fact is looked up and edited.
+enum class FactToken {
+  subject_first,
+  subject_last,
+  subject_first_after_last,  ///< the one after the subject; the subject's last where the prompt ends there
+  last,                      ///< the prompt's last
+};
 
 /// How a target's tokens follow a prompt while it is written or scored. `tokens`: they are appended. `text`: as in the
 /// published code, those that come first are turned into text, and prompt and text are tokenised together; that differs

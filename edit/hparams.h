@@ -7,36 +7,14 @@
 #include <string_view>
 #include <vector>
 
+#include "edit/context_templates.h"
+#include "edit/edit_prompts.h"
+#include "edit/value_optimizer.h"
 #include "runtime/json_fwd.h"
 
 namespace loci {
 
 class Fields;  // runtime/settings.h
-
-/// The token of a prompt at which a fact is looked up and edited.
-enum class FactToken {
-  subject_first,
-  subject_last,
-  subject_first_after_last,  ///< the one after the subject; the subject's last where the prompt ends there
-  last,                      ///< the prompt's last
-};
-
-/// How v* is found (Meng et al. 2022, eq. 4 and its published code).
-struct ValueOptions {
-  int64_t steps = 20;
-  double learning_rate = 0.5;
-  double weight_decay = 0.5;
-  double clamp_factor = 4;
-  double kl_factor = 0.0625;
-  double stop_loss = 0.05;  ///< stops where the total loss is below; no key: as in the reference
-};
-void visit_fields(Fields& field, ValueOptions& value);
-
-/// Texts to sample in front of the prompt: `count` of `length` tokens each, `<|endoftext|>` included.
-struct TemplateSample {
-  int64_t length;
-  int64_t count;
-};
 
 /// Hyper-parameters of ROME, with the keys of the reference's hparams files: visit_fields() says what they mean.
 struct RomeHparams {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "edit/edit_prompts.h"
+#include "edit/document_source.h"
 #include "edit/lineage.h"
 #include "kernels/cholesky.h"
 #include "kernels/symmetric_update.h"
@@ -53,9 +54,6 @@ class SecondMomentCollector {
   std::vector<SecondMoment> moments_;
   int64_t tokens_ = 0;
 };
-
-/// Hands out the documents of a text one by one, as tokens; false after the last. Empty ones are passed over.
-using NextDocument = std::function<bool(std::vector<int32_t>& tokens)>;
 
 inline constexpr int64_t kSecondMomentUnit = 1 << 18;
 

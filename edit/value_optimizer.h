@@ -6,10 +6,22 @@
 #include <vector>
 
 #include "edit/edit_prompts.h"
-#include "edit/hparams.h"
 #include "model/executor/executor.h"
 
 namespace loci {
+
+class Fields;  // runtime/settings.h
+
+/// How v* is found (Meng et al. 2022, eq. 4 and its published code).
+struct ValueOptions {
+  int64_t steps = 20;
+  double learning_rate = 0.5;
+  double weight_decay = 0.5;
+  double clamp_factor = 4;
+  double kl_factor = 0.0625;
+  double stop_loss = 0.05;  ///< stops where the total loss is below; no key: as in the reference
+};
+void visit_fields(Fields& field, ValueOptions& value);
 
 /// One request's v* to be found: a vector delta that, added to the MLP output of the edit layer at the fact token of
 /// every prompt, makes the model say the target.
