@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <functional>
 
-#include "runtime/json.h"
+#include "runtime/io/json.h"
 #include "runtime/wording.h"
 
 namespace loci::app {

@@ -7,8 +7,8 @@
 
 #include "kernels/libraries.h"
 #include "runtime/error.h"
-#include "runtime/hdf5_probe.h"
-#include "runtime/json.h"
+#include "runtime/io/hdf5_probe.h"
+#include "runtime/io/json.h"
 #include "runtime/processors.h"
 #include "runtime/wording.h"
 
@@ -118,26 +118,15 @@ void add_json_option(Command& command, bool& json) {
                .role = Role::no_effect});
 }
 
-UnitStore OutputOptions::open(const Json& config, std::optional<UnitGrowth> growth) const {
-  spdlog::debug("configuration: {}", config.dump());
-  return UnitStore(path, config, overwrite ? OnExisting::overwrite : OnExisting::resume, std::move(growth));
-}
-
-bool is_complete(const UnitStore& store, const Json& config) {
-  if (store.complete())
-    spdlog::info("{}: {} is complete already", config.at("command").get<std::string>(), store.output().string());
-  return store.complete();
-}
-
-void add_output_options(Command& command, OutputOptions& options) {
+void add_output_options(Command& command, JobOutput& output) {
   command.add({.name = "output",
-               .value = &options.path,
+               .value = &output.path,
                .type = "FILE.h5",
                .help = "result file (HDF5); an interrupted job continues there",
                .role = Role::output,
                .names = Names::file,
                .required = true});
-  add_overwrite_option(command, options.overwrite);
+  add_overwrite_option(command, output.overwrite);
 }
 
 void add_overwrite_option(Command& command, bool& overwrite) {
@@ -146,14 +135,6 @@ void add_overwrite_option(Command& command, bool& overwrite) {
                .help = "overwrite an existing output",
                .role = Role::no_effect,
                .group = Group::output});
-}
-
-Progress start_progress(const std::string& job, const std::string& items, const Units& units, const UnitStore& store) {
-  const int64_t all = units.passes * units.items;
-  int64_t done = 0;
-  for (const int64_t unit : store.done_units()) done += units.size(unit);
-  if (done > 0) spdlog::info("{}: {} of {} {} {} done before", job, done, all, items, done == 1 ? "was" : "were");
-  return Progress(job, items, all, done);
 }
 
 void print_done_before(int64_t before, int64_t all, const std::string& items) {
@@ -190,7 +171,7 @@ Json named_inputs(const Command& command) {
   return inputs;
 }
 
-void check_named_files(const Command& command, const OutputOptions& output) {
+void check_named_files(const Command& command, const JobOutput& output) {
   std::error_code absent;
   for (const Option& option : command.options()) {
     if (option.role != Role::input || !option.given) continue;

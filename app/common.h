@@ -1,20 +1,17 @@
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <span>
 #include <string>
 #include <vector>
 
 #include "app/command.h"
 #include "model/model.h"
-#include "model/tokenizer.h"
+#include "model/text/tokenizer.h"
 #include "runtime/context.h"
-#include "runtime/progress.h"
-#include "runtime/provenance.h"
-#include "runtime/unit_store.h"
+#include "runtime/jobs/provenance.h"
+#include "runtime/jobs/unit_runner.h"
 
 /// What every subcommand shares: common flags, the JSON configuration file, the resolved configuration, the outcome.
 namespace loci::app {
@@ -59,36 +56,8 @@ void add_machine_options(Command& command, CommonOptions& options, const CommonU
 void add_json_option(Command& command, bool& json);
 
 /// Adds `--output FILE` (required) and `--overwrite`.
-struct OutputOptions {
-  std::string path;
-  bool overwrite = false;
-
-  /// The job's results so far. Logs the resolved configuration, with which they must have been made.
-  UnitStore open(const Json& config, std::optional<UnitGrowth> growth = std::nullopt) const;
-};
-void add_output_options(Command& command, OutputOptions& options);
+void add_output_options(Command& command, JobOutput& output);
 void add_overwrite_option(Command& command, bool& overwrite);
-/// Whether nothing is left to do, which is logged.
-bool is_complete(const UnitStore& store, const Json& config);
-
-/// The items of a job (facts, requests, records) in units of equal size for its UnitStore; the last may be smaller.
-struct Units {
-  int64_t items;
-  int64_t per_unit;
-  int64_t passes = 1;  ///< over all items, one after the other, each with units of its own
-
-  int64_t per_pass() const { return (items + per_unit - 1) / per_unit; }
-  int64_t count() const { return passes * per_pass(); }
-  int64_t pass(int64_t unit) const { return unit / per_pass(); }
-  int64_t first(int64_t unit) const { return unit % per_pass() * per_unit; }
-  int64_t size(int64_t unit) const { return std::min(per_unit, items - first(unit)); }
-  template <typename T>
-  std::span<const T> slice(std::span<const T> all, int64_t unit) const {
-    return all.subspan(static_cast<size_t>(first(unit)), static_cast<size_t>(size(unit)));
-  }
-};
-/// Starts the progress line of a job ("eval") over its items ("records"); those that an earlier run did are logged.
-Progress start_progress(const std::string& job, const std::string& items, const Units& units, const UnitStore& store);
 
 /// A line of a summary; nothing where no earlier run has done any.
 void print_done_before(int64_t before, int64_t all, const std::string& items);
@@ -112,7 +81,7 @@ Json named_inputs(const Command& command);
 
 /// Looks through the HDF5 files that a job reads and the output that an earlier run may have left, before several ranks
 /// use the library. Throws InputError for a damaged one, and for an output that is one of the inputs.
-void check_named_files(const Command& command, const OutputOptions& output);
+void check_named_files(const Command& command, const JobOutput& output);
 
 /// Where a result made with this model, with these edits in memory, on this context's device, by so many ranks, comes
 /// from.

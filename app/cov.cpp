@@ -6,22 +6,21 @@
 #include "app/common.h"
 #include "app/edit_options.h"
 #include "app/ranks.h"
-#include "app/unit_runner.h"
-#include "edit/document_source.h"
-#include "edit/second_moments.h"
+#include "edit/moments/second_moments.h"
 #include "model/executor/executor.h"
-#include "model/tokenizer.h"
+#include "model/text/document_source.h"
+#include "model/text/tokenizer.h"
 #include "runtime/error.h"
-#include "runtime/sha256.h"
-#include "runtime/standard_input.h"
-#include "runtime/unit_store.h"
+#include "runtime/io/sha256.h"
+#include "runtime/io/standard_input.h"
+#include "runtime/jobs/unit_store.h"
 
 namespace loci::app {
 namespace {
 
 struct CovCommand {
   CommonOptions common;
-  OutputOptions output;
+  JobOutput output;
   RankOptions ranks;
   GivenEdits edits;
   std::string text;

@@ -7,15 +7,14 @@
 #include "app/edit_options.h"
 #include "app/edit_shards.h"
 #include "app/ranks.h"
-#include "app/unit_runner.h"
 #include "edit/edit_file.h"
 #include "edit/edited_checkpoint.h"
-#include "edit/rome.h"
+#include "edit/rome/rome.h"
 #include "model/executor/executor.h"
-#include "model/tokenizer.h"
+#include "model/text/tokenizer.h"
 #include "records/edit_requests.h"
 #include "runtime/error.h"
-#include "runtime/unit_store.h"
+#include "runtime/jobs/unit_store.h"
 #include "runtime/wording.h"
 
 namespace loci::app {
@@ -26,7 +25,7 @@ struct EditCommand {
   RankOptions ranks;
   EditOptions edit;
   GivenEdits edits;
-  OutputOptions output;
+  JobOutput output;
   std::string requests;
   int64_t limit = 0;
   std::string export_dir;

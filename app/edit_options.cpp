@@ -7,10 +7,10 @@
 #include <future>
 #include <optional>
 
-#include "edit/context_templates.h"
-#include "edit/second_moments.h"
+#include "edit/common/context_templates.h"
+#include "edit/moments/second_moments.h"
 #include "runtime/error.h"
-#include "runtime/sha256.h"
+#include "runtime/io/sha256.h"
 #include "runtime/wording.h"
 
 namespace loci::app {

@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "app/common.h"
+#include "edit/common/lineage.h"
 #include "edit/edit_file.h"
-#include "edit/lineage.h"
-#include "edit/rome.h"
+#include "edit/rome/rome.h"
 #include "records/edit_requests.h"
 
 /// What the commands that make edits, or run with edits made before, share.

@@ -4,9 +4,9 @@
 #include <span>
 #include <vector>
 
-#include "app/unit_runner.h"
+#include "app/common.h"
 #include "edit/edit_file.h"
-#include "edit/rome.h"
+#include "edit/rome/rome.h"
 
 /// Units of work that make edits, for `edit` and `eval --sequential`.
 namespace loci::app {

@@ -9,16 +9,15 @@
 #include "app/edit_shards.h"
 #include "app/model_name.h"
 #include "app/ranks.h"
-#include "app/unit_runner.h"
+#include "edit/common/prompts.h"
 #include "edit/edit_file.h"
-#include "edit/edit_prompts.h"
-#include "edit/rome.h"
+#include "edit/rome/rome.h"
 #include "eval/eval_file.h"
 #include "eval/evaluation.h"
 #include "model/executor/executor.h"
-#include "model/tokenizer.h"
+#include "model/text/tokenizer.h"
 #include "runtime/error.h"
-#include "runtime/sha256.h"
+#include "runtime/io/sha256.h"
 #include "runtime/wording.h"
 
 namespace loci::app {
@@ -36,7 +35,7 @@ struct EvalCommand {
   RankOptions ranks;
   EditOptions edit;
   GivenEdits edits;
-  OutputOptions output;
+  JobOutput output;
   std::string dataset;
   std::string records;
   std::string zsre_target = "answers";

@@ -4,13 +4,13 @@
 #include <filesystem>
 
 #include "app/common.h"
-#include "app/export_cov.h"
-#include "app/export_eval.h"
-#include "app/export_trace.h"
-#include "runtime/atomic_file.h"
+#include "app/export/cov.h"
+#include "app/export/eval.h"
+#include "app/export/trace.h"
 #include "runtime/error.h"
-#include "runtime/hdf5.h"
-#include "runtime/hdf5_probe.h"
+#include "runtime/io/atomic_file.h"
+#include "runtime/io/hdf5.h"
+#include "runtime/io/hdf5_probe.h"
 #include "runtime/wording.h"
 
 namespace loci::app {

@@ -8,7 +8,7 @@
 #include "app/prompts.h"
 #include "model/generation.h"
 #include "runtime/error.h"
-#include "runtime/json.h"
+#include "runtime/io/json.h"
 
 namespace loci::app {
 namespace {

@@ -5,7 +5,7 @@
 #include "app/common.h"
 #include "model/checkpoint.h"
 #include "model/executor/executor.h"
-#include "model/tokenizer.h"
+#include "model/text/tokenizer.h"
 #include "runtime/error.h"
 #include "runtime/shown_text.h"
 

@@ -3,7 +3,7 @@
 #include <sstream>
 
 #include "app/help.h"
-#include "runtime/provenance.h"
+#include "runtime/jobs/provenance.h"
 
 namespace loci::app {
 namespace {

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "runtime/json.h"
+#include "runtime/io/json.h"
 
 namespace loci::app {
 namespace {

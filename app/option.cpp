@@ -7,7 +7,7 @@
 #include <cmath>
 #include <type_traits>
 
-#include "runtime/json.h"
+#include "runtime/io/json.h"
 #include "runtime/wording.h"
 
 namespace loci::app {

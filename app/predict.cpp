@@ -10,7 +10,7 @@
 #include "kernels/softmax.h"
 #include "model/executor/executor.h"
 #include "runtime/error.h"
-#include "runtime/json.h"
+#include "runtime/io/json.h"
 
 namespace loci::app {
 namespace {

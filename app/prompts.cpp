@@ -9,8 +9,8 @@
 #include "records/record_list.h"
 #include "records/subject.h"
 #include "runtime/error.h"
-#include "runtime/file_kind.h"
-#include "runtime/standard_input.h"
+#include "runtime/io/file_kind.h"
+#include "runtime/io/standard_input.h"
 
 namespace loci::app {
 namespace {

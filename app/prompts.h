@@ -7,7 +7,7 @@
 
 #include "app/command.h"
 #include "model/config.h"
-#include "model/tokenizer.h"
+#include "model/text/tokenizer.h"
 
 /// The prompts of `predict`, `generate` and `tokenize`.
 namespace loci::app {

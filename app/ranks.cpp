@@ -12,11 +12,11 @@
 #include <numeric>
 
 #include "kernels/gemm.h"
-#include "runtime/communicator_threads.h"
-#include "runtime/device_communicator.h"
 #include "runtime/error.h"
+#include "runtime/jobs/progress.h"
 #include "runtime/processors.h"
-#include "runtime/progress.h"
+#include "runtime/ranks/communicator_threads.h"
+#include "runtime/ranks/device_communicator.h"
 #include "runtime/wording.h"
 
 namespace loci::app {

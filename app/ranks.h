@@ -8,12 +8,11 @@
 #include <vector>
 
 #include "app/common.h"
-#include "app/rank_log.h"
-#include "model/tokenizer.h"
+#include "model/text/tokenizer.h"
 #include "records/record_list.h"
-#include "runtime/communicator.h"
 #include "runtime/cuda_device.h"
-#include "runtime/interruption.h"
+#include "runtime/jobs/rank_log.h"
+#include "runtime/ranks/communicator.h"
 
 /// The ranks that a subcommand runs as: processes that mpirun or srun started, or threads of this one (`--ranks N`).
 namespace loci::app {
@@ -24,14 +23,6 @@ struct RankOptions {
   double timeout_seconds = 1800;
 };
 void add_rank_options(Command& command, RankOptions& options);
-
-/// One rank's view of its job.
-struct Ranks {
-  Communicator& communicator;
-  const Interruption& interruption;
-
-  bool is_root() const { return communicator.is_root(); }
-};
 
 /// The device of this rank: of several GPUs, `auto` and `cuda` give rank r of a machine the one of number r modulo
 /// their count. Collective. CPU threads and memory that are not given are this rank's share of what its machine has;

@@ -3,13 +3,13 @@
 #include "app/common.h"
 #include "app/prompts.h"
 #include "model/config.h"
-#include "model/token_stream.h"
+#include "model/text/token_stream.h"
 #include "runtime/error.h"
-#include "runtime/progress.h"
-#include "runtime/provenance.h"
-#include "runtime/sha256.h"
+#include "runtime/io/sha256.h"
+#include "runtime/io/standard_input.h"
+#include "runtime/jobs/progress.h"
+#include "runtime/jobs/provenance.h"
 #include "runtime/shown_text.h"
-#include "runtime/standard_input.h"
 #include "runtime/wording.h"
 
 namespace loci::app {
@@ -17,7 +17,7 @@ namespace {
 
 struct TokenizeCommand {
   CommonOptions common;
-  OutputOptions output;
+  JobOutput output;
   PromptOptions prompts;
   std::string text;
   int64_t max_tokens_per_document = 0;

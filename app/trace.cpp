@@ -11,13 +11,12 @@
 #include "app/nothing_to_do.h"
 #include "app/ranks.h"
 #include "app/trace_report.h"
-#include "app/unit_runner.h"
 #include "model/executor/executor.h"
-#include "model/tokenizer.h"
+#include "model/text/tokenizer.h"
 #include "records/facts.h"
 #include "runtime/error.h"
-#include "runtime/sha256.h"
-#include "runtime/text_reader.h"
+#include "runtime/io/sha256.h"
+#include "runtime/io/text_reader.h"
 #include "trace/results.h"
 #include "trace/sweep.h"
 
@@ -31,7 +30,7 @@ constexpr int64_t kFactsPerUnit = 4;
 struct TraceCommand {
   CommonOptions common;
   RankOptions ranks;
-  OutputOptions output;
+  JobOutput output;
   GivenEdits edits;
   std::string facts;
   std::string prompt, subject, attribute;  // instead of a file of facts

@@ -6,10 +6,10 @@
 
 #include "app/common.h"
 #include "app/ranks.h"
-#include "model/training_job.h"
+#include "model/train/job.h"
 #include "runtime/error.h"
-#include "runtime/hdf5_probe.h"
-#include "runtime/json.h"
+#include "runtime/io/hdf5_probe.h"
+#include "runtime/io/json.h"
 
 namespace loci::app {
 namespace {

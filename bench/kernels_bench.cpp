@@ -21,7 +21,7 @@
 #include "kernels/softmax.h"
 #include "kernels/symmetric_update.h"
 #include "runtime/error.h"
-#include "runtime/provenance.h"
+#include "runtime/jobs/provenance.h"
 
 namespace loci::bench {
 namespace {

@@ -40,7 +40,7 @@ ASSUMED = {
     # Starting processes, MPI and CUDA.
     "start_seconds": 10.0,
 }
-# Of runtime/unit_store.cpp: metadata operations and waits for the disk of one commit (shard and mark: create, two renames
+# Of runtime/jobs/unit_store.cpp: metadata operations and waits for the disk of one commit (shard and mark: create, two renames
 # each; syncs of two files and four times of a folder), and metadata operations of rank 0 a unit: merging (four looks, three opens), and
 # in the end (three removals).
 COMMIT_OPERATIONS, COMMIT_SYNCS = 6, 6

@@ -7,8 +7,8 @@
 #include <cmath>
 
 #include "runtime/error.h"
-#include "runtime/hdf5_probe.h"
-#include "runtime/provenance.h"
+#include "runtime/io/hdf5_probe.h"
+#include "runtime/jobs/provenance.h"
 #include "runtime/wording.h"
 
 namespace loci {

@@ -7,10 +7,10 @@
 #include <string>
 #include <vector>
 
-#include "edit/lineage.h"
-#include "edit/rome.h"
+#include "edit/common/lineage.h"
+#include "edit/rome/rome.h"
 #include "model/model.h"
-#include "runtime/hdf5.h"
+#include "runtime/io/hdf5.h"
 
 namespace loci {
 

@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "runtime/error.h"
-#include "runtime/output_lock.h"
-#include "runtime/safetensors.h"
+#include "runtime/io/safetensors.h"
+#include "runtime/jobs/output_lock.h"
 #include "runtime/wording.h"
 
 namespace loci {

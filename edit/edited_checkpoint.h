@@ -2,7 +2,7 @@
 
 #include <filesystem>
 
-#include "edit/lineage.h"
+#include "edit/common/lineage.h"
 #include "model/model.h"
 #include "runtime/context.h"
 

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "edit/rome.h"
+#include "edit/rome/rome.h"
 #include "edit/scoring.h"
 
 namespace loci {

@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "model/executor/executor.h"
-#include "model/tokenizer.h"
+#include "model/text/tokenizer.h"
 #include "records/edit_requests.h"
-#include "runtime/hdf5.h"
-#include "runtime/json.h"
+#include "runtime/io/hdf5.h"
+#include "runtime/io/json.h"
 
 /// Whether an edit took: what the model says on the bare prompt of its request, before and after.
 namespace loci {

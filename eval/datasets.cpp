@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include "runtime/error.h"
-#include "runtime/standard_input.h"
+#include "runtime/io/standard_input.h"
 
 namespace loci {
 namespace {

@@ -6,12 +6,12 @@
 #include <string_view>
 #include <vector>
 
-#include "edit/edit_prompts.h"
+#include "edit/common/prompts.h"
 #include "edit/scoring.h"
 #include "model/config.h"
-#include "model/tokenizer.h"
+#include "model/text/tokenizer.h"
 #include "records/edit_requests.h"
-#include "runtime/json.h"
+#include "runtime/io/json.h"
 
 /// The data sets that edits are scored on: CounterFact (Meng et al. 2022) in its own nested form and in EasyEdit's flat
 /// one, and zsRE (Levy et al. 2017) in the form of Mitchell et al. 2022 and in EasyEdit's flat one.

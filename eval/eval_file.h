@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "eval/metrics.h"
-#include "runtime/hdf5.h"
+#include "runtime/io/hdf5.h"
 
 /// Evaluations in HDF5. Ragged data lies in flat tables that point upwards:
 ///   /records: case_id, request (JSON), update_norm, edit_seconds, score_seconds                           [records]

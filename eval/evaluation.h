@@ -3,7 +3,7 @@
 #include <span>
 #include <vector>
 
-#include "edit/rome.h"
+#include "edit/rome/rome.h"
 #include "eval/metrics.h"
 #include "model/model.h"
 

@@ -6,7 +6,7 @@
 
 /// The calls into NVIDIA's libraries, as few and as thin as can be: everything around them (precision, padding, panels,
 /// fallbacks) is in the *_cuda.cu files, which also run under emulation. Implemented in cuda_vendor.cu over cuBLASLt,
-/// cuBLAS and cuSOLVER, and in tests/emulation/vendor.cpp over the host's libraries. All pointers are device memory;
+/// cuBLAS and cuSOLVER, and in kernels/cuda_vendor_emulated.cpp over the host's libraries. All pointers are device memory;
 /// all calls are issued on the context's stream.
 namespace loci::cuda::vendor {
 

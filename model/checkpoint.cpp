@@ -10,9 +10,9 @@
 #include <system_error>
 #include <utility>
 
-#include "runtime/atomic_file.h"
 #include "runtime/error.h"
-#include "runtime/sha256.h"
+#include "runtime/io/atomic_file.h"
+#include "runtime/io/sha256.h"
 #include "runtime/stored.h"
 
 namespace loci {

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "model/config.h"
-#include "runtime/safetensors.h"
+#include "runtime/io/safetensors.h"
 #include "runtime/thread_pool.h"
 
 namespace loci {

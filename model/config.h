@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "kernels/activation.h"
-#include "runtime/json.h"
+#include "runtime/io/json.h"
 #include "runtime/named_value.h"
 
 namespace loci {

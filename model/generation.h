@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "model/executor/executor.h"
-#include "model/tokenizer.h"
+#include "model/text/tokenizer.h"
 
 namespace loci {
 

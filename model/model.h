@@ -9,7 +9,7 @@
 #include "model/checkpoint.h"
 #include "model/config.h"
 #include "runtime/context.h"
-#include "runtime/device_communicator.h"
+#include "runtime/ranks/device_communicator.h"
 #include "runtime/tensor.h"
 
 namespace loci {

@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include "runtime/error.h"
+#include "runtime/io/standard_input.h"
 #include "runtime/shown_text.h"
-#include "runtime/standard_input.h"
 
 namespace loci {
 namespace {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "model/config.h"
-#include "model/tokenizer.h"
+#include "model/text/tokenizer.h"
 #include "records/record_list.h"
 #include "records/subject.h"
 

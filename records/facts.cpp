@@ -3,9 +3,9 @@
 #include <algorithm>
 
 #include "runtime/error.h"
-#include "runtime/json.h"
+#include "runtime/io/json.h"
+#include "runtime/io/standard_input.h"
 #include "runtime/shown_text.h"
-#include "runtime/standard_input.h"
 
 namespace loci {
 namespace {

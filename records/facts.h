@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "model/tokenizer.h"
+#include "model/text/tokenizer.h"
 #include "records/record_list.h"
 #include "records/subject.h"
 

@@ -6,10 +6,10 @@
 #include <memory>
 
 #include "records/subject.h"
-#include "runtime/file_kind.h"
-#include "runtime/input_stream.h"
-#include "runtime/sha256.h"
-#include "runtime/standard_input.h"
+#include "runtime/io/file_kind.h"
+#include "runtime/io/input_stream.h"
+#include "runtime/io/sha256.h"
+#include "runtime/io/standard_input.h"
 #include "runtime/wording.h"
 
 namespace loci {

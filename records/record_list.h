@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "runtime/error.h"
-#include "runtime/json.h"
+#include "runtime/io/json.h"
 
 /// Files that hold a list of records: what they may look like, what messages call a record, and what is told beside the
 /// records.

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "model/unicode.h"
+#include "model/text/unicode.h"
 #include "runtime/shown_text.h"
 #include "runtime/utf8.h"
 

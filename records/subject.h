@@ -4,7 +4,7 @@
 #include <string>
 #include <string_view>
 
-#include "model/tokenizer.h"
+#include "model/text/tokenizer.h"
 
 /// The subject of a record: white space at the ends of texts, the subject's place in its prompt, its tokens.
 namespace loci {

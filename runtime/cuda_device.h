@@ -16,7 +16,7 @@ struct CudaHandles;
 
 /// One CUDA device under a Context. No CUDA type shows here, so that everything above compiles without the toolkit.
 /// One of three implementations is linked: cuda_device.cu; cuda_device_absent.cpp, which a build without CUDA gets;
-/// tests/emulation/device.cpp, on host memory. Errors of the driver are thrown as SystemError.
+/// runtime/emulation/device.cpp, on host memory. Errors of the driver are thrown as SystemError.
 class CudaDevice {
  public:
   /// How many devices this build can use on this machine; 0 without CUDA or without a driver.

@@ -1,7 +1,7 @@
 #pragma once
 
 /// The language that kernels are written in, and the one place that launches them. Included by *_cuda.cu alone. Under
-/// nvcc it is CUDA; elsewhere tests/emulation/simt.h stands in for the part of CUDA that the kernels use, so that the
+/// nvcc it is CUDA; elsewhere runtime/emulation/simt.h stands in for the part of CUDA that the kernels use, so that the
 /// same source compiles as host C++ and runs in the tests.
 
 #include <cstdint>
@@ -14,7 +14,7 @@
 
 #include "runtime/cuda_handles.h"
 #else
-#include "tests/emulation/simt.h"
+#include "runtime/emulation/simt.h"
 #endif
 
 namespace loci::cuda {

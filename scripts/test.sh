@@ -48,8 +48,8 @@ else
   run asan --exclude-regex '^(mpi\.ranks|slurm)\.'
   # What has threads of its own, and the kernels, whose emulated threads race where a barrier is missing. Products in tf32
   # are left out: their kernels are the templates of bf16, which has some of its own besides.
-  build tsan '' runtime_tests nccl_tests ranks_tests kernels_tests emulation_tests kernels_emulation_tests
-  run tsan --label-regex '^(runtime|ranks|kernels|emulation|emulation\.kernels)$' --exclude-regex '^emulation\.kernels\.tf32\.'
+  build tsan '' runtime_tests nccl_tests kernels_tests emulation_tests kernels_emulation_tests
+  run tsan --label-regex '^(runtime|kernels|emulation|emulation\.kernels)$' --exclude-regex '^emulation\.kernels\.tf32\.'
   echo "== fuzz: build and 3 s of each target (after $SECONDS s)"
   scripts/fuzz.sh 3
 fi

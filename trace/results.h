@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "runtime/hdf5.h"
+#include "runtime/io/hdf5.h"
 #include "trace/averages.h"
 #include "trace/sweep.h"
 

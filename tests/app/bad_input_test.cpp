@@ -6,7 +6,7 @@
 #include <limits>
 #include <random>
 
-#include "runtime/hdf5.h"
+#include "runtime/io/hdf5.h"
 #include "tests/app/support.h"
 
 namespace loci::test {

@@ -7,8 +7,8 @@
 
 #include "app/command.h"
 #include "app/help.h"
-#include "runtime/atomic_file.h"
-#include "runtime/json.h"
+#include "runtime/io/atomic_file.h"
+#include "runtime/io/json.h"
 #include "tests/support/paths.h"
 
 namespace loci::app {

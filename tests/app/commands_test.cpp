@@ -9,7 +9,7 @@
 #include <thread>
 
 #include "eval/eval_file.h"
-#include "runtime/unit_store.h"
+#include "runtime/jobs/unit_store.h"
 #include "tests/app/support.h"
 #include "tests/support/canonical_hash.h"
 

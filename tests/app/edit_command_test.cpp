@@ -3,7 +3,7 @@
 
 #include "edit/edit_file.h"
 #include "edit/edited_checkpoint.h"
-#include "runtime/unit_store.h"
+#include "runtime/jobs/unit_store.h"
 #include "tests/app/support.h"
 #include "tests/support/canonical_hash.h"
 

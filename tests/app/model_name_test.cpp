@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include "runtime/atomic_file.h"
+#include "runtime/io/atomic_file.h"
 #include "tests/support/paths.h"
 
 namespace loci::app {

@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "model/checkpoint.h"
-#include "runtime/atomic_file.h"
-#include "runtime/json.h"
+#include "runtime/io/atomic_file.h"
+#include "runtime/io/json.h"
 #include "tests/support/byte_tokenizer.h"
 #include "tests/support/paths.h"
 #include "tests/support/tiny_model.h"

@@ -1,7 +1,7 @@
 // Commands that show tokens and texts, and what reads text: tokenize, predict, generate, cov.
 #include <set>
 
-#include "runtime/hdf5.h"
+#include "runtime/io/hdf5.h"
 #include "tests/app/support.h"
 
 namespace loci::test {

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <thread>
 
-#include "runtime/unit_store.h"
+#include "runtime/jobs/unit_store.h"
 #include "tests/app/support.h"
 #include "tests/support/canonical_hash.h"
 #include "tests/support/errors.h"

@@ -1,11 +1,11 @@
 // Keys, directions, values, updates, loss curves and second moments against the reference's own outputs.
 #include <gtest/gtest.h>
 
-#include "edit/context_templates.h"
-#include "edit/document_source.h"
-#include "edit/rome.h"
-#include "edit/second_moments.h"
-#include "runtime/npz.h"
+#include "edit/common/context_templates.h"
+#include "edit/moments/second_moments.h"
+#include "edit/rome/rome.h"
+#include "model/text/document_source.h"
+#include "runtime/io/npz.h"
 #include "tests/edit/support.h"
 #include "tests/support/compare.h"
 #include "tests/support/golden_model.h"

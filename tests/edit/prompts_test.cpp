@@ -1,11 +1,11 @@
 // Hyper-parameters, context templates and prompts of edits: every accepted form, and what is refused.
 #include <gtest/gtest.h>
 
-#include "edit/context_templates.h"
-#include "edit/edit_prompts.h"
-#include "edit/hparams.h"
-#include "runtime/atomic_file.h"
-#include "runtime/settings.h"
+#include "edit/common/context_templates.h"
+#include "edit/common/prompts.h"
+#include "edit/rome/hparams.h"
+#include "runtime/io/atomic_file.h"
+#include "runtime/io/settings.h"
 #include "tests/edit/support.h"
 #include "tests/support/errors.h"
 #include "tests/support/page.h"

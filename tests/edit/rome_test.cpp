@@ -1,5 +1,5 @@
 // Rank-one edits on random models: the definitions of the methods, the optimiser of v*, edited lanes and files.
-#include "edit/rome.h"
+#include "edit/rome/rome.h"
 
 #include <gtest/gtest.h>
 
@@ -8,8 +8,8 @@
 
 #include "edit/edit_file.h"
 #include "edit/edited_checkpoint.h"
-#include "runtime/atomic_file.h"
-#include "runtime/provenance.h"
+#include "runtime/io/atomic_file.h"
+#include "runtime/jobs/provenance.h"
 #include "tests/edit/support.h"
 #include "tests/support/compare.h"
 #include "tests/support/device.h"

@@ -1,5 +1,5 @@
 // Second moments: against a naive fp64 sum, over interruptions, and what is refused when they are read.
-#include "edit/second_moments.h"
+#include "edit/moments/second_moments.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -9,10 +9,10 @@
 #include <csignal>
 #include <functional>
 
-#include "edit/document_source.h"
-#include "runtime/atomic_file.h"
-#include "runtime/communicator_threads.h"
-#include "runtime/npz.h"
+#include "model/text/document_source.h"
+#include "runtime/io/atomic_file.h"
+#include "runtime/io/npz.h"
+#include "runtime/ranks/communicator_threads.h"
 #include "tests/edit/support.h"
 #include "tests/support/canonical_hash.h"
 #include "tests/support/compare.h"

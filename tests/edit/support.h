@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "edit/rome.h"
+#include "edit/rome/rome.h"
 #include "tests/support/byte_tokenizer.h"
 #include "tests/support/tiny_model.h"
 

@@ -1,6 +1,6 @@
 // The emulated device itself: what CUDA documents of indices, shuffles, votes and barriers; what it refuses; and seeded
 // faults, which show that the net under the kernels holds.
-#include "tests/emulation/simt.h"
+#include "runtime/emulation/simt.h"
 
 #include <gtest/gtest.h>
 

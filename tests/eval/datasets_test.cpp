@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "runtime/atomic_file.h"
+#include "runtime/io/atomic_file.h"
 #include "tests/eval/support.h"
 #include "tests/support/paths.h"
 #include "tests/support/tiny_model.h"

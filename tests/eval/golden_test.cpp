@@ -5,8 +5,8 @@
 #include <map>
 
 #include "eval/evaluation.h"
-#include "runtime/json.h"
-#include "runtime/npz.h"
+#include "runtime/io/json.h"
+#include "runtime/io/npz.h"
 #include "tests/support/golden_model.h"
 
 namespace loci::test {

@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <span>
 
-#include "runtime/json.h"
-#include "runtime/npz.h"
-#include "runtime/text_reader.h"
+#include "runtime/io/json.h"
+#include "runtime/io/npz.h"
+#include "runtime/io/text_reader.h"
 #include "tests/fuzz/target.h"
 
 namespace loci::fuzz {

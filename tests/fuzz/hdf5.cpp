@@ -9,24 +9,24 @@
 //   byte OFFSET VALUE                          in the file as it lies on disk
 //   cut SIZE                                   the file's first bytes alone
 // or, after a first line "raw", the file itself.
-#include "runtime/hdf5.h"
+#include "runtime/io/hdf5.h"
 
 #include <array>
 #include <charconv>
 #include <functional>
 #include <span>
 
-#include "edit/document_source.h"
+#include "edit/common/lineage.h"
 #include "edit/edit_file.h"
-#include "edit/lineage.h"
-#include "edit/second_moments.h"
+#include "edit/moments/second_moments.h"
 #include "eval/eval_file.h"
-#include "model/token_stream.h"
-#include "runtime/atomic_file.h"
-#include "runtime/hdf5_checksums.h"
-#include "runtime/hdf5_probe.h"
-#include "runtime/provenance.h"
-#include "runtime/unit_store.h"
+#include "model/text/document_source.h"
+#include "model/text/token_stream.h"
+#include "runtime/io/atomic_file.h"
+#include "runtime/io/hdf5_checksums.h"
+#include "runtime/io/hdf5_probe.h"
+#include "runtime/jobs/provenance.h"
+#include "runtime/jobs/unit_store.h"
 #include "tests/fuzz/target.h"
 #include "tests/support/byte_tokenizer.h"
 #include "trace/results.h"

@@ -1,9 +1,9 @@
 // The files of a model folder but for its tokenizer, and a training job's.
-#include "edit/lineage.h"
+#include "edit/common/lineage.h"
 #include "model/checkpoint.h"
 #include "model/config.h"
-#include "model/training_config.h"
-#include "model/training_data.h"
+#include "model/train/config.h"
+#include "model/train/data.h"
 #include "runtime/context.h"
 #include "tests/fuzz/target.h"
 #include "tests/support/byte_tokenizer.h"

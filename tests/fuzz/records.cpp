@@ -4,8 +4,8 @@
 #include <set>
 #include <span>
 
-#include "edit/context_templates.h"
-#include "edit/hparams.h"
+#include "edit/common/context_templates.h"
+#include "edit/rome/hparams.h"
 #include "eval/datasets.h"
 #include "records/edit_requests.h"
 #include "records/facts.h"

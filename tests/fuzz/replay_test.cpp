@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "runtime/atomic_file.h"
+#include "runtime/io/atomic_file.h"
 #include "tests/fuzz/target.h"
 #include "tests/support/paths.h"
 

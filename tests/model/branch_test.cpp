@@ -7,7 +7,7 @@
 
 #include "kernels/rows.h"
 #include "model/executor/executor.h"
-#include "model/parameter_buffer.h"
+#include "model/train/parameter_buffer.h"
 #include "tests/support/device.h"
 #include "tests/support/tiny_model.h"
 

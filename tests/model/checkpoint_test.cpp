@@ -6,9 +6,9 @@
 #include <cstring>
 #include <random>
 
-#include "runtime/atomic_file.h"
-#include "runtime/json.h"
-#include "runtime/sha256.h"
+#include "runtime/io/atomic_file.h"
+#include "runtime/io/json.h"
+#include "runtime/io/sha256.h"
 #include "tests/support/errors.h"
 #include "tests/support/paths.h"
 

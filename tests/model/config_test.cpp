@@ -6,7 +6,7 @@
 #include <map>
 #include <ostream>
 
-#include "runtime/atomic_file.h"
+#include "runtime/io/atomic_file.h"
 #include "tests/support/errors.h"
 #include "tests/support/paths.h"
 

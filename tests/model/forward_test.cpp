@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "model/executor/executor.h"
-#include "runtime/npz.h"
+#include "runtime/io/npz.h"
 #include "tests/support/device.h"
 #include "tests/support/paths.h"
 #include "tests/support/plain_gpt.h"

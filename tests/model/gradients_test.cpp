@@ -8,8 +8,8 @@
 
 #include "kernels/softmax.h"
 #include "model/executor/executor.h"
-#include "model/parameter_buffer.h"
-#include "runtime/npz.h"
+#include "model/train/parameter_buffer.h"
+#include "runtime/io/npz.h"
 #include "tests/support/device.h"
 #include "tests/support/paths.h"
 #include "tests/support/plain_gpt.h"

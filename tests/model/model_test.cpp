@@ -3,9 +3,9 @@
 
 #include <gtest/gtest.h>
 
-#include "runtime/atomic_file.h"
-#include "runtime/communicator_threads.h"
 #include "runtime/error.h"
+#include "runtime/io/atomic_file.h"
+#include "runtime/ranks/communicator_threads.h"
 #include "tests/support/device.h"
 #include "tests/support/errors.h"
 #include "tests/support/paths.h"

@@ -1,4 +1,4 @@
-#include "model/split_pattern.h"
+#include "model/text/split_pattern.h"
 
 #include <gtest/gtest.h>
 
@@ -6,8 +6,8 @@
 #include <random>
 #include <thread>
 
-#include "model/pretokenizer.h"
-#include "model/unicode.h"
+#include "model/text/pretokenizer.h"
+#include "model/text/unicode.h"
 #include "runtime/error.h"
 #include "runtime/utf8.h"
 #include "tests/model/tokenizer_support.h"

@@ -1,4 +1,4 @@
-#include "model/token_stream.h"
+#include "model/text/token_stream.h"
 
 #include <gtest/gtest.h>
 
@@ -6,10 +6,10 @@
 #include <filesystem>
 #include <fstream>
 
-#include "model/documents.h"
+#include "model/text/documents.h"
 #include "runtime/error.h"
-#include "runtime/hdf5.h"
-#include "runtime/sha256.h"
+#include "runtime/io/hdf5.h"
+#include "runtime/io/sha256.h"
 #include "tests/model/tokenizer_support.h"
 #include "tests/support/errors.h"
 #include "tests/support/paths.h"

@@ -1,12 +1,12 @@
-#include "model/tokenizer_files.h"
+#include "model/text/tokenizer_files.h"
 
 #include <gtest/gtest.h>
 
 #include <fstream>
 #include <functional>
 
-#include "model/pretokenizer.h"
-#include "model/tokenizer.h"
+#include "model/text/pretokenizer.h"
+#include "model/text/tokenizer.h"
 #include "runtime/error.h"
 #include "tests/model/tokenizer_support.h"
 #include "tests/support/errors.h"

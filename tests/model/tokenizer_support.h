@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "model/tokenizer_files.h"
-#include "runtime/json.h"
+#include "model/text/tokenizer_files.h"
+#include "runtime/io/json.h"
 #include "runtime/utf8.h"
 
 namespace loci::test {

@@ -1,4 +1,4 @@
-#include "model/tokenizer.h"
+#include "model/text/tokenizer.h"
 
 #include <gtest/gtest.h>
 
@@ -8,10 +8,10 @@
 #include <set>
 #include <thread>
 
-#include "model/pretokenizer.h"
-#include "model/split_pattern.h"
-#include "runtime/atomic_file.h"
+#include "model/text/pretokenizer.h"
+#include "model/text/split_pattern.h"
 #include "runtime/error.h"
+#include "runtime/io/atomic_file.h"
 #include "runtime/utf8.h"
 #include "tests/model/tokenizer_support.h"
 #include "tests/support/paths.h"

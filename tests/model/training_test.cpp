@@ -1,5 +1,5 @@
 // Training: data, schedule, exact resume after a killed process, several ranks, and what is refused.
-#include "model/training.h"
+#include "model/train/trainer.h"
 
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -12,12 +12,12 @@
 #include <fstream>
 #include <numeric>
 
-#include "model/training_job.h"
-#include "runtime/atomic_file.h"
-#include "runtime/communicator_threads.h"
+#include "model/train/job.h"
 #include "runtime/error.h"
-#include "runtime/output_lock.h"
-#include "runtime/settings.h"
+#include "runtime/io/atomic_file.h"
+#include "runtime/io/settings.h"
+#include "runtime/jobs/output_lock.h"
+#include "runtime/ranks/communicator_threads.h"
 #include "tests/support/byte_tokenizer.h"
 #include "tests/support/device.h"
 #include "tests/support/errors.h"

@@ -1,4 +1,4 @@
-#include "model/unicode.h"
+#include "model/text/unicode.h"
 
 #include <gtest/gtest.h>
 #include <utf8proc.h>
@@ -8,7 +8,7 @@
 #include <memory>
 #include <random>
 
-#include "runtime/sha256.h"
+#include "runtime/io/sha256.h"
 #include "runtime/utf8.h"
 
 namespace loci {

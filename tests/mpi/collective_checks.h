@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "runtime/communicator.h"
 #include "runtime/error.h"
+#include "runtime/ranks/communicator.h"
 
 /// The body of the tests of every Communicator: each rank runs it; an Error tells what is wrong.
 namespace loci::test {

@@ -8,8 +8,8 @@
 #include <string>
 #include <thread>
 
-#include "runtime/communicator_mpi.h"
 #include "runtime/error.h"
+#include "runtime/ranks/communicator_mpi.h"
 #include "tests/mpi/collective_checks.h"
 
 namespace loci {

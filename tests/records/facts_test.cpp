@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "runtime/error.h"
-#include "runtime/json.h"
+#include "runtime/io/json.h"
 #include "tests/support/errors.h"
 #include "tests/support/paths.h"
 

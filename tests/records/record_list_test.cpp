@@ -4,8 +4,8 @@
 #include <gtest/gtest.h>
 #include <zlib.h>
 
-#include "runtime/atomic_file.h"
-#include "runtime/sha256.h"
+#include "runtime/io/atomic_file.h"
+#include "runtime/io/sha256.h"
 #include "tests/support/errors.h"
 #include "tests/support/paths.h"
 

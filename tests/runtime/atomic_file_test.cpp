@@ -1,4 +1,4 @@
-#include "runtime/atomic_file.h"
+#include "runtime/io/atomic_file.h"
 
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -9,11 +9,11 @@
 #include <array>
 #include <fstream>
 
-#include "runtime/hdf5.h"
-#include "runtime/npz.h"
-#include "runtime/safetensors.h"
-#include "runtime/sha256.h"
-#include "runtime/unit_store.h"
+#include "runtime/io/hdf5.h"
+#include "runtime/io/npz.h"
+#include "runtime/io/safetensors.h"
+#include "runtime/io/sha256.h"
+#include "runtime/jobs/unit_store.h"
 #include "tests/support/errors.h"
 #include "tests/support/paths.h"
 

@@ -1,4 +1,4 @@
-#include "runtime/communicator.h"
+#include "runtime/ranks/communicator.h"
 
 #include <gtest/gtest.h>
 #include <spdlog/sinks/stdout_sinks.h>
@@ -12,9 +12,9 @@
 #include <thread>
 #include <vector>
 
-#include "runtime/communicator_mpi.h"
-#include "runtime/communicator_threads.h"
-#include "runtime/launched_ranks.h"
+#include "runtime/ranks/communicator_mpi.h"
+#include "runtime/ranks/communicator_threads.h"
+#include "runtime/ranks/launched_ranks.h"
 #include "tests/mpi/collective_checks.h"
 #include "tests/support/errors.h"
 

@@ -4,7 +4,7 @@
 #include <cstddef>
 
 #include "runtime/context.h"
-#include "runtime/device_communicator.h"
+#include "runtime/ranks/device_communicator.h"
 #include "tests/mpi/collective_checks.h"
 
 /// The body of the tests of every DeviceCommunicator: each rank runs it; an Error tells what is wrong.

@@ -1,11 +1,11 @@
-#include "runtime/device_communicator.h"
+#include "runtime/ranks/device_communicator.h"
 
 #include <gtest/gtest.h>
 
 #include <memory>
 
-#include "runtime/communicator_threads.h"
-#include "runtime/device_communicator_nccl.h"
+#include "runtime/ranks/communicator_threads.h"
+#include "runtime/ranks/device_communicator_nccl.h"
 #include "tests/runtime/device_collective_checks.h"
 #include "tests/support/device.h"
 

@@ -1,16 +1,16 @@
-#include "runtime/file_kind.h"
+#include "runtime/io/file_kind.h"
 
 #include <gtest/gtest.h>
 
 #include <string>
 
-#include "runtime/atomic_file.h"
 #include "runtime/error.h"
-#include "runtime/hdf5.h"
-#include "runtime/json.h"
-#include "runtime/npz.h"
-#include "runtime/safetensors.h"
-#include "runtime/text_reader.h"
+#include "runtime/io/atomic_file.h"
+#include "runtime/io/hdf5.h"
+#include "runtime/io/json.h"
+#include "runtime/io/npz.h"
+#include "runtime/io/safetensors.h"
+#include "runtime/io/text_reader.h"
 #include "tests/support/errors.h"
 #include "tests/support/paths.h"
 

@@ -1,4 +1,4 @@
-#include "runtime/hdf5_checksums.h"
+#include "runtime/io/hdf5_checksums.h"
 
 #include <gtest/gtest.h>
 
@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "runtime/atomic_file.h"
-#include "runtime/hdf5_probe.h"
+#include "runtime/io/atomic_file.h"
+#include "runtime/io/hdf5_probe.h"
 #include "tests/support/canonical_hash.h"
 #include "tests/support/errors.h"
 #include "tests/support/paths.h"

@@ -1,4 +1,4 @@
-#include "runtime/hdf5.h"
+#include "runtime/io/hdf5.h"
 
 #include <gtest/gtest.h>
 
@@ -15,9 +15,9 @@
 #include <random>
 #include <thread>
 
-#include "runtime/atomic_file.h"
-#include "runtime/hdf5_probe.h"
-#include "runtime/provenance.h"
+#include "runtime/io/atomic_file.h"
+#include "runtime/io/hdf5_probe.h"
+#include "runtime/jobs/provenance.h"
 #include "tests/support/errors.h"
 #include "tests/support/paths.h"
 

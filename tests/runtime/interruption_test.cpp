@@ -1,4 +1,4 @@
-#include "runtime/interruption.h"
+#include "runtime/jobs/interruption.h"
 
 #include <gtest/gtest.h>
 

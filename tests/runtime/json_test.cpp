@@ -1,11 +1,11 @@
-#include "runtime/json.h"
+#include "runtime/io/json.h"
 
 #include <gtest/gtest.h>
 
 #include <chrono>
 #include <ostream>
 
-#include "runtime/atomic_file.h"
+#include "runtime/io/atomic_file.h"
 #include "tests/support/errors.h"
 #include "tests/support/paths.h"
 

@@ -1,4 +1,4 @@
-#include "runtime/npz.h"
+#include "runtime/io/npz.h"
 
 #include <archive.h>
 #include <archive_entry.h>
@@ -9,7 +9,7 @@
 #include <cstring>
 #include <ostream>
 
-#include "runtime/atomic_file.h"
+#include "runtime/io/atomic_file.h"
 #include "tests/support/errors.h"
 #include "tests/support/npz.h"
 #include "tests/support/paths.h"

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "runtime/atomic_file.h"
+#include "runtime/io/atomic_file.h"
 #include "tests/support/paths.h"
 
 namespace loci::test {

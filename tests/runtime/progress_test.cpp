@@ -1,4 +1,4 @@
-#include "runtime/progress.h"
+#include "runtime/jobs/progress.h"
 
 #include <gtest/gtest.h>
 #include <spdlog/sinks/ostream_sink.h>

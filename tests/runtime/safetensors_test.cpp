@@ -1,4 +1,4 @@
-#include "runtime/safetensors.h"
+#include "runtime/io/safetensors.h"
 
 #include <gtest/gtest.h>
 
@@ -6,7 +6,7 @@
 #include <limits>
 #include <ostream>
 
-#include "runtime/atomic_file.h"
+#include "runtime/io/atomic_file.h"
 #include "tests/support/errors.h"
 #include "tests/support/paths.h"
 

@@ -1,8 +1,8 @@
-#include "runtime/settings.h"
+#include "runtime/io/settings.h"
 
 #include <gtest/gtest.h>
 
-#include "runtime/json.h"
+#include "runtime/io/json.h"
 #include "tests/support/errors.h"
 
 namespace loci::test {

@@ -1,4 +1,4 @@
-#include "runtime/text_reader.h"
+#include "runtime/io/text_reader.h"
 
 #include <archive.h>
 #include <archive_entry.h>
@@ -8,7 +8,7 @@
 #include <random>
 
 #include "runtime/error.h"
-#include "runtime/sha256.h"
+#include "runtime/io/sha256.h"
 #include "tests/support/paths.h"
 
 namespace loci {

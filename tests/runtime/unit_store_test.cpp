@@ -1,4 +1,4 @@
-#include "runtime/unit_store.h"
+#include "runtime/jobs/unit_store.h"
 
 #include <gtest/gtest.h>
 
@@ -10,8 +10,8 @@
 #include <chrono>
 #include <thread>
 
-#include "runtime/atomic_file.h"
-#include "runtime/hdf5_checksums.h"
+#include "runtime/io/atomic_file.h"
+#include "runtime/io/hdf5_checksums.h"
 #include "tests/support/canonical_hash.h"
 #include "tests/support/errors.h"
 #include "tests/support/paths.h"

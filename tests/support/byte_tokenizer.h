@@ -3,9 +3,9 @@
 #include <filesystem>
 #include <string>
 
-#include "model/tokenizer.h"
-#include "runtime/atomic_file.h"
-#include "runtime/json.h"
+#include "model/text/tokenizer.h"
+#include "runtime/io/atomic_file.h"
+#include "runtime/io/json.h"
 
 namespace loci::test {
 

@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <span>
 
-#include "runtime/hdf5.h"
-#include "runtime/sha256.h"
+#include "runtime/io/hdf5.h"
+#include "runtime/io/sha256.h"
 
 namespace loci::test {
 namespace {

@@ -6,7 +6,7 @@
 #include <optional>
 
 #include "model/executor/executor.h"
-#include "model/tokenizer.h"
+#include "model/text/tokenizer.h"
 #include "tests/support/paths.h"
 
 namespace loci::test {

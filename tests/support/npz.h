@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "runtime/error.h"
-#include "runtime/npz.h"
+#include "runtime/io/npz.h"
 #include "runtime/utf8.h"
 
 /// What NumPy writes and loci itself never reads: strings, booleans, matrices by columns. Golden outputs of Python code

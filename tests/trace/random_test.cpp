@@ -7,7 +7,7 @@
 #include <set>
 #include <vector>
 
-#include "runtime/npz.h"
+#include "runtime/io/npz.h"
 #include "tests/support/compare.h"
 #include "tests/support/paths.h"
 

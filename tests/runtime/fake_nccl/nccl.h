@@ -4,7 +4,7 @@
 
 #include <cstddef>
 
-/// The part of NCCL that runtime/device_communicator_nccl.cpp uses; see fake_nccl.h.
+/// The part of NCCL that runtime/ranks/device_communicator_nccl.cpp uses; see fake_nccl.h.
 
 enum ncclResult_t {
   ncclSuccess = 0,

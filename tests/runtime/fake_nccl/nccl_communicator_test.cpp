@@ -1,14 +1,14 @@
-// runtime/device_communicator_nccl.cpp between ranks in threads, on an NCCL that is fake_nccl.cpp.
+// runtime/ranks/device_communicator_nccl.cpp between ranks in threads, on an NCCL that is fake_nccl.cpp.
 #include <gtest/gtest.h>
 
 #include <atomic>
 #include <functional>
 #include <memory>
 
-#include "runtime/communicator_threads.h"
-#include "runtime/device_communicator.h"
-#include "runtime/device_communicator_nccl.h"
 #include "runtime/error.h"
+#include "runtime/ranks/communicator_threads.h"
+#include "runtime/ranks/device_communicator.h"
+#include "runtime/ranks/device_communicator_nccl.h"
 #include "tests/runtime/device_collective_checks.h"
 #include "tests/runtime/fake_nccl/fake_nccl.h"
 #include "tests/support/errors.h"

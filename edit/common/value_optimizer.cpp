@@ -1,0 +1,259 @@
+#include "edit/common/value_optimizer.h"
+
+#include <cmath>
+#include <numeric>
+
+#include "kernels/adam.h"
+#include "kernels/rows.h"
+#include "kernels/softmax.h"
+#include "runtime/error.h"
+
+namespace loci {
+namespace {
+
+/// A plan over the active problems and what its rows mean.
+struct LanePlan {
+  Plan plan;
+  std::vector<int64_t> problem_of;  ///< per sequence, index among the active problems
+  std::vector<int32_t> targets;     ///< of the rows of logits that belong to targets; those of the essence follow
+  std::vector<float> weights;       ///< of the same rows
+  std::vector<int64_t> owners;      ///< of the same rows: index among the active problems
+};
+
+/// The problems that are still optimised and their vectors.
+class ValueBatch {
+ public:
+  ValueBatch(Executor& executor, int64_t layer, const ValueOptions& options, std::span<const ValueProblem> problems)
+      : executor_(executor),
+        context_(executor.context()),
+        layer_(layer),
+        options_(options),
+        problems_(problems),
+        solutions_(problems.size()),
+        active_(problems.size()) {
+    std::iota(active_.begin(), active_.end(), size_t{0});
+    const auto count = std::ssize(problems);
+    const int64_t width = executor.model().config().width;
+    delta_ = Tensor::zeros(context_, count, width);
+    first_ = Tensor::zeros(context_, count, width);
+    second_ = Tensor::zeros(context_, count, width);
+  }
+
+  std::vector<ValueSolution> run() {
+    for (int64_t step = 1; step <= options_.steps && !active_.empty(); ++step) {
+      const bool last = step == options_.steps;
+      LanePlan lanes = make_lanes();
+      Run run = executor_.run(lanes.plan, last ? Keep::nothing : Keep::activations);
+      const std::vector<LossRow> losses = evaluate(lanes, run);
+      std::vector<int64_t> staying;
+      for (size_t i = 0; i < active_.size(); ++i) {
+        solutions_[active_[i]].curve.push_back(losses[i]);
+        if (!last && losses[i].total >= options_.stop_loss) staying.push_back(static_cast<int64_t>(i));
+      }
+      if (staying.empty()) {
+        leave_all_but({});
+        break;
+      }
+      Tensor gradient = gradients(lanes, run);
+      run = {};
+      if (staying.size() < active_.size()) gradient = rows_of(gradient, staying);
+      leave_all_but(staying);
+      update(step, gradient);
+    }
+    return std::move(solutions_);
+  }
+
+ private:
+  const ValueProblem& problem(size_t active) const { return problems_[active_[active]]; }
+
+  LanePlan make_lanes() const;
+  void add_lane(LanePlan& lanes, size_t active, const RecordingPtr& base, int64_t lookup, int64_t rows) const;
+  std::vector<LossRow> evaluate(const LanePlan& lanes, Run& run);
+  void add_target_losses(const LanePlan& lanes, std::span<const float> losses, std::vector<LossRow>& rows) const;
+  Tensor gradients(const LanePlan& lanes, const Run& run);
+  void update(int64_t step, Tensor& gradient);
+  void leave_all_but(const std::vector<int64_t>& staying);
+  Tensor rows_of(const Tensor& from, const std::vector<int64_t>& rows) const;
+
+  Executor& executor_;
+  Context& context_;
+  int64_t layer_;
+  const ValueOptions& options_;
+  std::span<const ValueProblem> problems_;
+  std::vector<ValueSolution> solutions_;
+  std::vector<size_t> active_;  // indices of problems; row i of the tensors below is that of active_[i]
+  Tensor delta_;                // [active, d]
+  Tensor first_, second_;       // Adam's moments, likewise
+  Tensor essence_before_;       // [active, V] log-probabilities of the unedited model
+  Tensor logit_gradients_;      // of the latest evaluation
+  std::vector<double> norms_;   // [active] of delta in the latest evaluation
+};
+
+/// A sequence of `rows` rows from the fact token on, delta added where it joins.
+void ValueBatch::add_lane(LanePlan& lanes, size_t active, const RecordingPtr& base, int64_t lookup,
+                          int64_t rows) const {
+  const auto sequence = std::ssize(lanes.plan.sequences);
+  lanes.plan.sequences.push_back(
+      {.tokens = {}, .rows = rows, .first_position = lookup, .first_layer = layer_ + 1, .base = base});
+  lanes.plan.patches.push_back(
+      {sequence, lookup, Site::resid, layer_, PatchMode::add, delta_.row(static_cast<int64_t>(active))});
+  lanes.problem_of.push_back(static_cast<int64_t>(active));
+}
+
+LanePlan ValueBatch::make_lanes() const {
+  LanePlan lanes;
+  for (size_t i = 0; i < active_.size(); ++i) {
+    const PreparedRequest& request = *problem(i).request;
+    const auto tokens = static_cast<double>(request.target.size());
+    for (size_t p = 0; p < request.prompts.size(); ++p) {
+      const EditPrompt& prompt = request.prompts[p];
+      if (prompt.weight == 0) continue;
+      const auto sequence = std::ssize(lanes.plan.sequences);
+      add_lane(lanes, i, problem(i).bases[p], prompt.lookup, std::ssize(prompt.tokens) - prompt.lookup);
+      const double weight = static_cast<double>(prompt.weight) / static_cast<double>(request.total_weight) / tokens;
+      for (size_t t = 0; t < request.target.size(); ++t) {
+        lanes.plan.wanted.push_back({sequence, prompt.first_target + static_cast<int64_t>(t)});
+        lanes.targets.push_back(request.target[t]);
+        lanes.weights.push_back(static_cast<float>(weight));
+        lanes.owners.push_back(static_cast<int64_t>(i));
+      }
+    }
+  }
+  for (size_t i = 0; i < active_.size(); ++i) {
+    const EditPrompt& essence = problem(i).request->essence;
+    lanes.plan.wanted.push_back({std::ssize(lanes.plan.sequences), essence.lookup});
+    add_lane(lanes, i, problem(i).essence_base, essence.lookup, 1);
+  }
+  return lanes;
+}
+
+/// Adds up the weighted losses of the target tokens, prompt by prompt.
+void ValueBatch::add_target_losses(const LanePlan& lanes, std::span<const float> losses,
+                                   std::vector<LossRow>& rows) const {
+  for (size_t first = 0; first < lanes.owners.size();) {
+    const auto owner = static_cast<size_t>(lanes.owners[first]);
+    const size_t tokens = problem(owner).request->target.size();
+    const double weight = static_cast<double>(lanes.weights[first]) * static_cast<double>(tokens);
+    double loss = 0;
+    for (size_t r = first; r < first + tokens; ++r) loss += static_cast<double>(losses[r]);
+    rows[owner].target += loss;
+    rows[owner].probability += weight * std::exp(-loss / weight);
+    first += tokens;
+  }
+}
+
+/// Losses of the active problems; leaves the gradients with regard to the logits.
+std::vector<LossRow> ValueBatch::evaluate(const LanePlan& lanes, Run& run) {
+  const auto targets = std::ssize(lanes.targets);
+  const auto count = std::ssize(active_);
+  const View target_logits = run.logits.rows_slice(0, targets), essence_logits = run.logits.rows_slice(targets, count);
+  if (essence_before_.empty()) {
+    essence_before_ = Tensor::padded(context_, count, run.logits.cols());
+    log_softmax(context_, essence_logits, essence_before_.view());
+  }
+  logit_gradients_ = Tensor::padded(context_, run.logits.rows(), run.logits.cols());
+  Tensor losses(context_, run.logits.rows(), 1);
+  cross_entropy(context_, target_logits, {context_, std::span<const int32_t>(lanes.targets)},
+                {context_, std::span<const float>(lanes.weights)}, losses.rows_slice(0, targets),
+                logit_gradients_.rows_slice(0, targets), Write::assign);
+  const std::vector<float> essence_weights(active_.size(), static_cast<float>(options_.kl_factor));
+  kl_divergence(context_, essence_logits, essence_before_.view(), {context_, std::span<const float>(essence_weights)},
+                losses.rows_slice(targets, count), logit_gradients_.rows_slice(targets, count), Write::assign);
+
+  Tensor squares(context_, delta_.rows(), 1);
+  row_dots(context_, delta_.view(), delta_.view(), squares.view());
+  ArrayInFlight<float> losses_in_flight = losses.start_to_host(), squares_in_flight = squares.start_to_host();
+  const std::span<const float> host = losses_in_flight.wait();
+  norms_.clear();
+  for (const float square : squares_in_flight.wait()) norms_.push_back(std::sqrt(static_cast<double>(square)));
+  std::vector<LossRow> rows(active_.size());
+  add_target_losses(lanes, host, rows);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const double initial = problem(i).initial_norm;
+    rows[i].essence = static_cast<double>(host[lanes.owners.size() + i]);
+    rows[i].decay = options_.weight_decay * norms_[i] / (initial * initial);
+    rows[i].total = rows[i].target + rows[i].essence + rows[i].decay;
+    require<NumericalError>(std::isfinite(rows[i].total),
+                            "{}: the loss of v* is not finite at step {}; lower \"v_lr\" or \"clamp_norm_factor\"",
+                            problem(i).name, solutions_[active_[i]].curve.size() + 1);
+  }
+  return rows;
+}
+
+/// d loss / d delta of the active problems, without the decay: the sum over a problem's lanes.
+Tensor ValueBatch::gradients(const LanePlan& lanes, const Run& run) {
+  const RowGradients back = executor_.backward(run, logit_gradients_.view());
+  logit_gradients_ = {};
+  Tensor gradient = Tensor::zeros(context_, delta_.rows(), delta_.cols());
+  std::vector<RowSource> sources;
+  for (size_t s = 0; s < lanes.problem_of.size(); ++s)
+    sources.push_back({lanes.problem_of[s], back.joined.row(back.first_row[s]), Write::accumulate});
+  patch_rows(context_, {context_, std::span<const RowSource>(sources)}, gradient.view());
+  return gradient;
+}
+
+/// Adds the decay's gradient, steps and clamps.
+void ValueBatch::update(int64_t step, Tensor& gradient) {
+  std::vector<float> factors, limits;
+  for (size_t i = 0; i < active_.size(); ++i) {
+    const double initial = problem(i).initial_norm;
+    // |delta| has no gradient at 0; like PyTorch's, ours is 0 there.
+    factors.push_back(norms_[i] > 0 ? static_cast<float>(options_.weight_decay / (initial * initial * norms_[i]))
+                                    : 0.0f);
+    limits.push_back(static_cast<float>(options_.clamp_factor * initial));
+  }
+  Tensor decay(context_, delta_.rows(), delta_.cols());
+  context_.copy_on_device(decay.data(), delta_.data(),
+                          sizeof(float) * static_cast<size_t>(delta_.rows() * delta_.cols()));
+  scale_rows(context_, {context_, std::span<const float>(factors)}, decay.view());
+  add(context_, decay.view(), gradient.view());
+  adam_step(context_, {.learning_rate = options_.learning_rate}, step, gradient.view(), 1, delta_.view(), first_.view(),
+            second_.view());
+  const Tensor device_limits = Tensor::from_host(context_, limits, std::ssize(limits), 1);
+  clamp_row_norms(context_, device_limits.view(), delta_.view());
+}
+
+Tensor ValueBatch::rows_of(const Tensor& from, const std::vector<int64_t>& rows) const {
+  const auto count = std::ssize(rows);
+  Tensor made =
+      from.view().contiguous() ? Tensor(context_, count, from.cols()) : Tensor::padded(context_, count, from.cols());
+  gather_rows(context_, from.view(), {context_, std::span<const int64_t>(rows)}, made.view());
+  return made;
+}
+
+/// Takes the deltas of the problems that are done; `staying` (ascending) are indices among the active ones.
+void ValueBatch::leave_all_but(const std::vector<int64_t>& staying) {
+  if (staying.size() == active_.size()) return;
+  const std::vector<float> deltas = delta_.to_host();
+  const auto width = delta_.cols();
+  size_t next = 0;
+  std::vector<size_t> still;
+  std::vector<double> norms;
+  for (size_t i = 0; i < active_.size(); ++i) {
+    if (next < staying.size() && staying[next] == static_cast<int64_t>(i)) {
+      still.push_back(active_[i]);
+      norms.push_back(norms_[i]);
+      ++next;
+      continue;
+    }
+    const auto begin = deltas.begin() + static_cast<int64_t>(i) * width;
+    solutions_[active_[i]].delta.assign(begin, begin + width);
+  }
+  active_ = std::move(still);
+  norms_ = std::move(norms);
+  if (active_.empty()) return;
+  delta_ = rows_of(delta_, staying);
+  first_ = rows_of(first_, staying);
+  second_ = rows_of(second_, staying);
+  essence_before_ = rows_of(essence_before_, staying);
+}
+
+}  // namespace
+
+std::vector<ValueSolution> optimize_values(Executor& executor, int64_t layer, const ValueOptions& options,
+                                           std::span<const ValueProblem> problems) {
+  if (problems.empty()) return {};
+  return ValueBatch(executor, layer, options, problems).run();
+}
+
+}  // namespace loci

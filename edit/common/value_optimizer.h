@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "edit/common/prompts.h"
+#include "model/executor/executor.h"
+
+namespace loci {
+
+class Fields;  // runtime/io/settings.h
+
+/// How v* is found (Meng et al. 2022, eq. 4 and its published code).
+struct ValueOptions {
+  int64_t steps = 20;
+  double learning_rate = 0.5;
+  double weight_decay = 0.5;
+  double clamp_factor = 4;
+  double kl_factor = 0.0625;
+  double stop_loss = 0.05;  ///< stops where the total loss is below; no key: as in the reference
+};
+void visit_fields(Fields& field, ValueOptions& value);
+
+/// One request's v* to be found: a vector delta that, added to the MLP output of the edit layer at the fact token of
+/// every prompt, makes the model say the target.
+struct ValueProblem {
+  const PreparedRequest* request = nullptr;
+  std::vector<RecordingPtr> bases;  ///< per prompt, rows up to its last, resid(edit layer) recorded from `lookup` on
+  RecordingPtr essence_base;        ///< of request->essence
+  double initial_norm = 0;          ///< |v0|, v0 the MLP output in prompt `initial`
+  std::string name;                 ///< "case 12"; leads messages
+};
+
+/// What one evaluation of the loss gave.
+struct LossRow {
+  double total = 0;
+  double target = 0;       ///< mean over prompts of the target's mean negative log likelihood
+  double essence = 0;      ///< kl_factor KL(now || before) after "{subject} is a" at its fact token
+  double decay = 0;        ///< weight_decay |delta| / |v0|^2
+  double probability = 0;  ///< mean over prompts of exp(-mean negative log likelihood of the target)
+};
+
+struct ValueSolution {
+  std::vector<float> delta;    ///< [d]
+  std::vector<LossRow> curve;  ///< one row an evaluated step
+};
+
+/// Minimises each problem's loss (Meng et al. 2022, eq. 4) by Adam from delta = 0, all of them in one batch of lanes
+/// that start above `layer` at the fact token. A problem leaves the batch once its loss is below options.stop_loss, or
+/// at the last step, which evaluates only; otherwise |delta| is clamped to clamp_factor |v0| after each step. Throws
+/// NumericalError naming the request where a loss is not finite.
+std::vector<ValueSolution> optimize_values(Executor& executor, int64_t layer, const ValueOptions& options,
+                                           std::span<const ValueProblem> problems);
+
+}  // namespace loci

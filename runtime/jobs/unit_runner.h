@@ -1,0 +1,122 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+
+#include "runtime/jobs/interruption.h"
+#include "runtime/jobs/unit_store.h"
+#include "runtime/ranks/communicator.h"
+
+/// Jobs that consist of units of work, on one rank or several.
+namespace loci {
+
+/// One rank's view of its job.
+struct Ranks {
+  Communicator& communicator;
+  const Interruption& interruption;
+
+  bool is_root() const { return communicator.is_root(); }
+};
+
+/// The items of a job (facts, requests, records) in units of equal size for its UnitStore; the last may be smaller.
+struct Units {
+  int64_t items;
+  int64_t per_unit;
+  int64_t passes = 1;  ///< over all items, one after the other, each with units of its own
+
+  int64_t per_pass() const { return (items + per_unit - 1) / per_unit; }
+  int64_t count() const { return passes * per_pass(); }
+  int64_t pass(int64_t unit) const { return unit / per_pass(); }
+  int64_t first(int64_t unit) const { return unit % per_pass() * per_unit; }
+  int64_t size(int64_t unit) const { return std::min(per_unit, items - first(unit)); }
+  template <typename T>
+  std::span<const T> slice(std::span<const T> all, int64_t unit) const {
+    return all.subspan(static_cast<size_t>(first(unit)), static_cast<size_t>(size(unit)));
+  }
+};
+
+/// The file that a job writes.
+struct JobOutput {
+  std::string path;
+  bool overwrite = false;  ///< an existing one is replaced, not continued
+
+  /// The job's results so far. Logs the resolved configuration, with which they must have been made.
+  UnitStore open(const Json& config, std::optional<UnitGrowth> growth = std::nullopt) const;
+};
+/// Whether nothing is left to do, which is logged.
+bool is_complete(const UnitStore& store, const Json& config);
+
+/// A job's store as its ranks share it. Rank 0 opens it and holds its lock, the others join. All ranks make the same
+/// calls of the constructor and close().
+class JobStore {
+ public:
+  /// Throws on rank 0 what JobOutput::open() does, on the others what UnitStore::join() does.
+  JobStore(const Ranks& ranks, const JobOutput& output, const Json& config,
+           std::optional<UnitGrowth> growth = std::nullopt);
+
+  /// Nothing is left to do (which rank 0 has logged), and there is no store().
+  bool complete() const { return !store_; }
+  UnitStore& store() { return *store_; }
+
+  /// Whether to take no more units: this rank got a signal, or another one that shares the store. Throws where another
+  /// rank of this process has failed.
+  bool should_stop();
+  /// After the last unit that this rank takes: waits for the others. Then rank 0's store has all that was committed,
+  /// and the other ranks are through. Throws InterruptedError, on all ranks, where some of the units are missing
+  /// because a rank was asked to stop; SystemError where they are for no reason.
+  void close(int64_t units);
+
+ private:
+  /// Returns what the others need to join.
+  std::string open_as_root(const JobOutput& output, const Json& config, std::optional<UnitGrowth> growth);
+
+  const Ranks& ranks_;
+  std::string job_;
+  std::unique_ptr<UnitStore> store_;
+  bool stopping_ = false;
+};
+
+enum class UnitOrder {
+  any,         ///< units do not depend on each other: ranks take them as they come
+  one_by_one,  ///< rank 0 does all in order, the others wait
+};
+
+/// Writes the results of a unit to its shard.
+using WriteShard = std::function<void(H5File& shard)>;
+
+/// How rank 0 puts the output together, in part while units are still computed.
+struct UnitMerge {
+  std::function<void(H5File& output)> start = {};  ///< before the first unit; may be empty
+  /// Takes over a unit's results. Units come in their order, each once.
+  std::function<void(H5File& output, const H5File& shard)> unit;
+  std::function<void(H5File& output)> finish = {};  ///< after the last unit; may be empty
+};
+
+/// What a job does with its units.
+struct UnitJob {
+  std::string name;   ///< "trace"
+  std::string items;  ///< "facts"
+  Units units;
+  UnitOrder order = UnitOrder::any;
+  /// Does a unit; what it returns is called once, at once.
+  std::function<WriteShard(int64_t unit)> compute;
+  /// For one_by_one: takes up what a unit left that an earlier run did. May be empty.
+  std::function<void(const UnitStore& store, int64_t unit)> resume = {};
+  UnitMerge merge;
+  /// How a finished output of fewer items is cut into units again, so that --limit can grow: UnitGrowth::count and
+  /// take. May be empty.
+  std::function<int64_t(const H5File& output)> count_items = {};
+  std::function<void(const H5File& output, int64_t unit, H5File& shard)> cut_unit = {};
+};
+
+/// Does the units that no earlier run has done, and merges them: afterwards the output is complete. Collective. Throws
+/// what JobStore does, and what the callbacks do. Returns, on rank 0, how many items earlier runs have done.
+int64_t run_units(const Ranks& ranks, const JobOutput& output, const Json& config, const UnitJob& job);
+
+}  // namespace loci
