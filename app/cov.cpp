@@ -67,7 +67,7 @@ std::vector<int64_t> parse_layers(const std::string& text, int64_t count) {
   return layers;
 }
 
-SecondMomentOptions moment_options(const CovCommand& command, const GptConfig& config) {
+SecondMomentOptions moment_options(const CovCommand& command, const Architecture& config) {
   SecondMomentOptions options;
   options.layers = parse_layers(command.layers, config.layers);
   options.max_tokens_per_document = command.max_tokens_per_document;
@@ -95,7 +95,7 @@ Json job_configuration(const Command& app, const CovCommand& command, const Seco
 
 /// The facts whose directions --until watches, ready to run.
 std::vector<PreparedRequest> read_probe(const CovCommand& command, const Tokenizer& tokenizer,
-                                        const GptConfig& config) {
+                                        const Architecture& config) {
   require<InputError>((command.until > 0) == !command.probe.empty(),
                       "--until CHANGE and --probe REQUESTS.json belong together: the second names the facts that the "
                       "first watches");

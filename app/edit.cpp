@@ -5,11 +5,10 @@
 
 #include "app/common.h"
 #include "app/edit_options.h"
-#include "app/edit_shards.h"
 #include "app/ranks.h"
 #include "edit/edit_file.h"
+#include "edit/edit_units.h"
 #include "edit/edited_checkpoint.h"
-#include "edit/rome/rome.h"
 #include "model/executor/executor.h"
 #include "model/text/tokenizer.h"
 #include "records/edit_requests.h"
@@ -67,7 +66,8 @@ class EditJob {
     log_records(ranks, loaded);
     skipped_ = std::move(loaded.skipped);
     PreparedEdits prepared = prepare_edits(command.common, command.edit, executor_, tokenizer_, base_.on(model_));
-    settings_ = std::move(prepared.settings);
+    method_ = std::move(prepared.method);
+    if (command.sequential && ranks.is_root()) warn_of_sequence(*method_);
     choose_requests(loaded.requests);
     log_skipped(ranks, skipped_);
     config_ = job_configuration(app, prepared.config, loaded.sha256);
@@ -85,7 +85,7 @@ class EditJob {
              [&](const UnitStore& store, int64_t unit) {
                if (command_.sequential) apply_done(store, unit);
              },
-         .merge = {.unit = take_over_edits, .finish = [&](H5File& output) { describe(output); }},
+         .merge = {.unit = append_batches, .finish = [&](H5File& output) { describe(output); }},
          .count_items = [](const H5File& output) { return std::ssize(group_members(output, "/edits")); },
          .cut_unit = [&](const H5File& output, int64_t unit, H5File& shard) { cut_unit(output, unit, shard); }});
     return {before, spending_of_all(ranks_, context_, loaded_)};
@@ -102,18 +102,14 @@ class EditJob {
     return config;
   }
 
-  /// Keeps the first --limit requests that fit the model after every context template.
+  /// Keeps the first --limit requests that the method can run.
   void choose_requests(std::span<const EditRequest> requests) {
     const int64_t limit = command_.limit > 0 ? command_.limit : std::ssize(requests);
     for (const EditRequest& request : requests) {
       if (std::ssize(requests_) == limit) return;
-      try {
-        prepare_request(request, settings_.templates, settings_.hparams.fact_token, settings_.forcing, tokenizer_,
-                        model_.config(), fmt::format("{}: case_id {}", command_.requests, request.case_id));
-        requests_.push_back(request);
-      } catch (const InputError& error) {
-        refuse_or_skip(command_.on_invalid(), error, skipped_);
-      }
+      std::optional<PreparedRequest> prepared =
+          prepare_or_skip(*method_, request, command_.requests, command_.on_invalid(), skipped_);
+      if (prepared) requests_.push_back(std::move(*prepared));
     }
     require<InputError>(!requests_.empty(), "{}: there is no edit request in it that can be run", command_.requests);
   }
@@ -121,17 +117,18 @@ class EditJob {
   Units units() const { return {std::ssize(requests_), requests_per_unit(context_)}; }
 
   WriteShard run_unit(int64_t unit) {
-    const auto requests = units().slice(std::span<const EditRequest>(requests_), unit);
+    const auto requests = units().slice(std::span<const PreparedRequest>(requests_), unit);
     EditUnit made = command_.sequential
-                        ? make_edits_in_sequence(executor_, model_, tokenizer_, settings_, requests, Outcomes::score)
-                        : make_edits(executor_, tokenizer_, settings_, requests, Outcomes::score);
-    return write_edit_unit(std::move(made), units().first(unit));
+                        ? make_edits_in_sequence(executor_, model_, tokenizer_, *method_, requests, Outcomes::score)
+                        : make_edits(executor_, tokenizer_, *method_, requests, Outcomes::score);
+    return write_edit_unit(std::move(made), model_.config(), units().first(unit));
   }
 
   /// Sequential edits build on those of units that an earlier run did.
   void apply_done(const UnitStore& store, int64_t unit) {
-    const EditUnit done = read_edit_unit(store.open_unit(unit), units().first(unit), units().size(unit));
-    for (const Edit& edit : done.edits) apply_edit(context_, model_, edit);
+    const EditUnit done =
+        read_edit_unit(store.open_unit(unit), model_.config(), units().first(unit), units().size(unit));
+    for (const EditBatch& batch : done.batches) EditedModel(batch.changes).fold_into(context_, model_);
   }
 
   void describe(H5File& output) {
@@ -140,25 +137,23 @@ class EditJob {
     write_attribute(output, "/", "kind", "edits");
     write_attribute(output, "/", "mode", edit_mode_name(command_.mode()));
     write_skipped_records(output, skipped_);
-    write_strings(output, "/context_templates", settings_.templates, {std::ssize(settings_.templates)},
-                  {.units = "", .long_name = "context templates, with {} where the prompt stands"});
+    const std::span<const std::string> templates = method_->context_templates();
+    if (!templates.empty())
+      write_strings(output, "/context_templates", templates, {std::ssize(templates)},
+                    {.units = "", .long_name = "context templates, with {} where the prompt stands"});
     if (command_.sequential) describe_end(output);
   }
 
   /// After the last of sequential edits the model has them all.
   void describe_end(H5File& output) {
-    const std::vector<PromptAnswer> answers = answer_bare_prompts(executor_, tokenizer_, requests_);
+    std::vector<EditRequest> requests;
+    for (const PreparedRequest& prepared : requests_) requests.push_back(prepared.request);
+    const std::vector<PromptAnswer> answers = answer_bare_prompts(executor_, tokenizer_, requests);
     for (size_t i = 0; i < answers.size(); ++i) write_answer_with_all(output, edit_group(i), answers[i]);
   }
 
   void cut_unit(const H5File& output, int64_t unit, H5File& shard) const {
-    for (int64_t i = units().first(unit); i < units().first(unit) + units().size(unit); ++i)
-      copy_object(output, edit_group(i), shard, edit_group(i));
-  }
-
-  static void take_over_edits(H5File& output, const H5File& shard) {
-    for (const std::string& name : group_members(shard, "/edits"))
-      copy_object(shard, "/edits/" + name, output, "/edits/" + name);
+    copy_batches(output, units().first(unit), units().size(unit), shard);
   }
 
   const Ranks& ranks_;
@@ -170,9 +165,9 @@ class EditJob {
   const Tokenizer& tokenizer_ = loaded_.tokenizer;
   EditChain base_;  // --edits: what the model had before
   Executor executor_;
-  std::vector<EditRequest> requests_;
+  std::vector<PreparedRequest> requests_;
   std::vector<std::string> skipped_;  // one sentence each
-  RomeSettings settings_;
+  std::unique_ptr<Method> method_;
   Json config_;
 };
 
@@ -304,7 +299,6 @@ void write_model(const EditCommand& command) {
 
 void run(const Ranks& ranks, const Command& app, const EditCommand& command) {
   check_command(command, app);
-  if (command.sequential && ranks.is_root()) warn_of_sequential_edits(command.edit);
   const JobOutcome outcome = command.requests.empty() ? JobOutcome{} : EditJob(ranks, app, command).run();
   if (!ranks.is_root()) return;  // the rest is quick
   if (command.requests.empty()) return write_model(command);
@@ -317,7 +311,7 @@ void run(const Ranks& ranks, const Command& app, const EditCommand& command) {
 
 void add_edit(Commands& commands, Launcher& launcher) {
   auto options = std::make_shared<EditCommand>();
-  Command& command = commands.add("edit", "write facts into a model by rank-one edits");
+  Command& command = commands.add("edit", "write facts into a model");
   command.usage =
       "MODEL --requests FILE.json --cov FILE --output FILE.h5 [options]\n"
       "       loci edit MODEL --edits FILE.h5 --export DIR\n"

@@ -4,52 +4,13 @@
 #include <spdlog/spdlog.h>
 
 #include <charconv>
-#include <future>
 #include <optional>
 
-#include "edit/common/context_templates.h"
-#include "edit/moments/second_moments.h"
 #include "runtime/error.h"
-#include "runtime/io/sha256.h"
 #include "runtime/wording.h"
 
 namespace loci::app {
 namespace {
-
-RomeHparams resolve_hparams(const EditOptions& options, const GptConfig& config) {
-  RomeHparams hparams = options.hparams.empty() ? RomeHparams() : read_hparams(options.hparams);
-  if (!hparams.without_effect.empty())
-    spdlog::info("{}: without effect here: {}", options.hparams, fmt::join(hparams.without_effect, ", "));
-  if (hparams.method)
-    require<InputError>(*hparams.method == options.method,
-                        "{}: the hyper-parameters are made for {}, but --method is {}; give --method {}, or remove the "
-                        "fields that say so (\"alg_name\", \"original_implementation\", \"enable_...\")",
-                        options.hparams, *hparams.method, options.method, *hparams.method);
-  if (options.layer >= 0) hparams.layer = options.layer;
-  check_layer(hparams, config);
-  return hparams;
-}
-
-/// Notes in `config` where the statistics come from another model.
-std::shared_ptr<const Cholesky> factor_given_moment(const EditOptions& options, const RomeHparams& hparams,
-                                                    Executor& executor, const Lineage& lineage, Json& config) {
-  if (!hparams.uses_second_moment) {
-    require<InputError>(options.cov.empty(), "--cov {} contradicts \"mom2_adjustment\": false in --hparams",
-                        options.cov);
-    require<InputError>(!options.cov_of_other_model, "--cov-of-other-model belongs to --cov FILE, which is not given");
-    return nullptr;
-  }
-  if (options.cov.empty()) refuse_missing_second_moment();
-  SecondMomentMatrix matrix =
-      read_second_moment(options.cov, hparams.layer, executor.model().config().mlp_width, lineage,
-                         options.cov_of_other_model ? OtherModels::accept : OtherModels::refuse);
-  if (matrix.origin == MomentOrigin::ancestor || matrix.origin == MomentOrigin::other_model)
-    config["cov_collected_on"] = {{"model", moment_origin_name(matrix.origin)},
-                                  {"weights_sha256", matrix.collected_on.weights_sha256},
-                                  {"base_edits_sha256", matrix.collected_on.edits_sha256}};
-  return factor_second_moment(executor.context(), std::move(matrix), options.ridge,
-                              fmt::format("{}: the second moment of layer {}", options.cov, hparams.layer));
-}
 
 int64_t edit_number(const std::string& text) {
   int64_t number = -1;
@@ -64,8 +25,7 @@ int64_t edit_number(const std::string& text) {
 void add_edit_options(Command& command, EditOptions& options, const std::vector<std::string>& methods) {
   command.add({.name = "method",
                .value = &options.method,
-               .help = "which key an edit takes: rome, r-rome (the mean key throughout) or p-rome (the bare key "
-                       "throughout)",
+               .help = "how facts are written: " + methods_for_people(),
                .role = Role::by_content,
                .choices = methods});
   command.add({.name = "cov",
@@ -123,37 +83,30 @@ ZsreTarget zsre_target_from_name(const std::string& name) {
   return name == "alt" ? ZsreTarget::alternative : ZsreTarget::answer;
 }
 
-void warn_of_sequential_edits(const EditOptions& options) {
-  if (options.method == "rome")
-    spdlog::warn(
-        "rome takes a mean key in one place and a bare one in another, and in sequence such edits are known to "
-        "disable a model (Gupta et al. 2024); --method r-rome or p-rome takes one key throughout");
+PreparedEdits prepare_edits(const CommonOptions& common, EditOptions options, Executor& executor,
+                            const Tokenizer& tokenizer, const Lineage& lineage) {
+  options.seed = common.seed;
+  options.forcing = common.rome() ? TeacherForcing::text : TeacherForcing::tokens;
+  Resources resources(options, executor, tokenizer, lineage);
+  PreparedEdits prepared{make_method(options.method, resources), {{"method", options.method}}};
+  prepared.config.update(prepared.method->settings());
+  prepared.config.update(resources.configuration());
+  return prepared;
 }
 
-PreparedEdits prepare_edits(const CommonOptions& common, const EditOptions& options, Executor& executor,
-                            const Tokenizer& tokenizer, const Lineage& lineage) {
-  PreparedEdits prepared;
-  // Hashed while it is read and factored.
-  std::future<std::string> cov_sha256 =
-      std::async(std::launch::async, [&] { return options.cov.empty() ? std::string() : sha256_file(options.cov); });
-  RomeSettings& settings = prepared.settings;
-  settings.method = rome_method_from_name(options.method);
-  settings.hparams = resolve_hparams(options, executor.model().config());
-  settings.forcing = common.rome() ? TeacherForcing::text : TeacherForcing::tokens;
-  Json cov = Json::object();
-  settings.second_moment = factor_given_moment(options, settings.hparams, executor, lineage, cov);
-  settings.templates = options.context_templates.empty()
-                           ? sample_context_templates(executor, tokenizer, settings.hparams.samples, common.seed)
-                           : read_context_templates(options.context_templates);
-  check_settings(settings, executor.model().config());
-  prepared.config = {{"method", options.method},
-                     {"ridge", options.ridge},
-                     {"hparams", hparams_to_json(settings.hparams)},
-                     {"context_templates", settings.templates},
-                     {"cov_sha256", cov_sha256.get()}};
-  prepared.config.update(cov);
-  if (options.context_templates.empty()) prepared.config["seed"] = common.seed;
-  return prepared;
+std::optional<PreparedRequest> prepare_or_skip(const Method& method, const EditRequest& request,
+                                               const std::string& name, OnInvalid on_invalid,
+                                               std::vector<std::string>& skipped) {
+  try {
+    return method.prepare(request, fmt::format("{}: case_id {}", name, request.case_id));
+  } catch (const InputError& error) {
+    refuse_or_skip(on_invalid, error, skipped);
+    return std::nullopt;
+  }
+}
+
+void warn_of_sequence(const Method& method) {
+  if (!method.warning_of_sequences().empty()) spdlog::warn("{}", method.warning_of_sequences());
 }
 
 GivenEdits GivenEdits::then(const std::string& path) const {
@@ -190,7 +143,8 @@ EditChain apply_given_edits(Context& context, Model& model, const GivenEdits& gi
                       "--edit gives {} for {} of --edits; give a number or \"all\" per file",
                       count(std::ssize(given.numbers), "number"), count(std::ssize(given.paths), "file"));
   for (size_t i = 0; i < given.paths.size(); ++i) {
-    const EditFile file = read_edit_file(given.paths[i], i + 1 == given.paths.size() ? last : FileOrigin::handed_in);
+    const EditFile file = read_edit_file(given.paths[i], model.config(),
+                                         i + 1 == given.paths.size() ? last : FileOrigin::handed_in);
     const bool all = given.numbers.empty() || given.numbers[i] == "all";
     apply_edits(context, model, file, chain, all ? std::nullopt : std::optional(edit_number(given.numbers[i])));
   }

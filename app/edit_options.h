@@ -1,28 +1,19 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "app/common.h"
 #include "edit/common/lineage.h"
 #include "edit/edit_file.h"
-#include "edit/rome/rome.h"
+#include "edit/methods.h"
 #include "records/edit_requests.h"
 
 /// What the commands that make edits, or run with edits made before, share.
 namespace loci::app {
-
-/// How edits are made.
-struct EditOptions {
-  std::string method = "rome";
-  std::string cov;
-  std::string hparams;
-  std::string context_templates;
-  int64_t layer = -1;  ///< overrides `layers` of the hyper-parameters
-  double ridge = 0;
-  bool cov_of_other_model = false;
-};
 
 /// The options of EditOptions but --method: what only those who make edits may give.
 inline constexpr const char* kEditOptions[] = {"cov",   "hparams", "context-templates",
@@ -31,28 +22,29 @@ inline constexpr const char* kEditOptions[] = {"cov",   "hparams", "context-temp
 /// Adds --method (one of `methods`) and kEditOptions. The configuration holds PreparedEdits::config instead of
 /// them, and of --seed.
 void add_edit_options(Command& command, EditOptions& options,
-                      const std::vector<std::string>& methods = {"rome", "r-rome", "p-rome"});
+                      const std::vector<std::string>& methods = method_names());
 
 /// Adds --zsre-target: which answer zsRE's records are edited towards.
 void add_zsre_target(Command& command, std::string& name);
 /// Of "answers" or "alt".
 ZsreTarget zsre_target_from_name(const std::string& name);
 
-/// Warns where edits that build on each other are made by a method that is known to spoil a model so.
-void warn_of_sequential_edits(const EditOptions& options);
-
-/// Settings ready for compute_edits, and what they were made from, by content: job configurations are to hold it
-/// instead of the names of files.
+/// A method ready to edit, and what it was made from, by content: job configurations are to hold it instead of the names
+/// of files.
 struct PreparedEdits {
-  RomeSettings settings;
+  std::unique_ptr<Method> method;
   Json config;
 };
 
-/// Reads the files, samples context templates where none are given, and factors C once. `lineage` is that of the
-/// executor's model. Throws InputError for files that do not fit the model or each other, NumericalError for a singular
-/// C.
-PreparedEdits prepare_edits(const CommonOptions& common, const EditOptions& options, Executor& executor,
+/// Has the method read what it needs. `lineage` is that of the executor's model. Throws what make_method() throws.
+PreparedEdits prepare_edits(const CommonOptions& common, EditOptions options, Executor& executor,
                             const Tokenizer& tokenizer, const Lineage& lineage);
+/// A request as the method runs it; nothing where it is left out. `name` of its file leads messages.
+std::optional<PreparedRequest> prepare_or_skip(const Method& method, const EditRequest& request,
+                                               const std::string& name, OnInvalid on_invalid,
+                                               std::vector<std::string>& skipped);
+/// Warns where edits that build on each other are made by a method that is known to spoil a model so.
+void warn_of_sequence(const Method& method);
 
 /// Edits made before: everywhere, --edits stands for the model with these edits.
 struct GivenEdits {

@@ -6,12 +6,9 @@
 
 #include "app/common.h"
 #include "app/edit_options.h"
-#include "app/edit_shards.h"
 #include "app/model_name.h"
 #include "app/ranks.h"
-#include "edit/common/prompts.h"
-#include "edit/edit_file.h"
-#include "edit/rome/rome.h"
+#include "edit/edit_units.h"
 #include "eval/eval_file.h"
 #include "eval/evaluation.h"
 #include "model/executor/executor.h"
@@ -128,17 +125,16 @@ class EvalJob {
 
   void prepare_own_edits() {
     PreparedEdits prepared = prepare_edits(command_.common, command_.edit, executor_, tokenizer_, base_.on(model_));
-    settings_ = std::move(prepared.settings);
+    method_ = std::move(prepared.method);
+    if (command_.sequential && ranks_.is_root()) warn_of_sequence(*method_);
     config_["edit"] = prepared.config;
     std::vector<EvalRecord> valid;
     for (EvalRecord& record : records_) {
-      try {
-        prepare_request(record.edit, settings_.templates, settings_.hparams.fact_token, settings_.forcing, tokenizer_,
-                        model_.config(), fmt::format("{}: case_id {}", command_.records, record.edit.case_id));
-        valid.push_back(std::move(record));
-      } catch (const InputError& error) {
-        refuse_or_skip(command_.record_options().on_invalid, error, skipped_);
-      }
+      std::optional<PreparedRequest> request =
+          prepare_or_skip(*method_, record.edit, command_.records, command_.record_options().on_invalid, skipped_);
+      if (!request) continue;
+      requests_.push_back(std::move(*request));
+      valid.push_back(std::move(record));
     }
     require<InputError>(!valid.empty(), "{}: no record can be edited", command_.records);
     records_ = std::move(valid);
@@ -149,28 +145,27 @@ class EvalJob {
   Units units() const { return {std::ssize(records_), requests_per_unit(context_), command_.sequential ? 2 : 1}; }
   bool makes_edits(int64_t unit) const { return command_.sequential && units().pass(unit) == 0; }
 
-  std::vector<EditRequest> requests_of(int64_t unit) const {
-    std::vector<EditRequest> requests;
-    for (const EvalRecord& record : units().slice(std::span<const EvalRecord>(records_), unit))
-      requests.push_back(record.edit);
-    return requests;
+  std::span<const PreparedRequest> requests_of(int64_t unit) const {
+    return units().slice(std::span<const PreparedRequest>(requests_), unit);
   }
 
   WriteShard edit_unit(int64_t unit) {
-    EditUnit made = make_edits_in_sequence(edited_executor_, edited_, tokenizer_, settings_, requests_of(unit),
+    EditUnit made = make_edits_in_sequence(edited_executor_, edited_, tokenizer_, *method_, requests_of(unit),
                                            Outcomes::leave_out);
     note(made);
-    return write_edit_unit(std::move(made), units().first(unit));
+    return write_edit_unit(std::move(made), model_.config(), units().first(unit));
   }
 
   void apply_done(const UnitStore& store, int64_t unit) {
-    const EditUnit done = read_edit_unit(store.open_unit(unit), units().first(unit), units().size(unit));
-    for (const Edit& edit : done.edits) apply_edit(context_, edited_, edit);
+    const EditUnit done =
+        read_edit_unit(store.open_unit(unit), model_.config(), units().first(unit), units().size(unit));
+    for (const EditBatch& batch : done.batches) EditedModel(batch.changes).fold_into(context_, edited_);
     note(done);
   }
 
   void note(const EditUnit& unit) {
-    for (const Edit& edit : unit.edits) sequential_.push_back({update_norm(edit), unit.seconds});
+    for (const EditBatch& batch : unit.batches)
+      sequential_.insert(sequential_.end(), batch.edits.size(), {norm_of(batch.changes), unit.seconds});
   }
 
   WriteShard score_unit(int64_t unit) {
@@ -203,8 +198,8 @@ class EvalJob {
   }
 
   std::vector<RecordResult> scores_of_own_edits(int64_t unit, std::span<const EvalRecord> records) {
-    const EditUnit made = make_edits(executor_, tokenizer_, settings_, requests_of(unit), Outcomes::leave_out);
-    std::vector<RecordResult> results = evaluate_own_edits(executor_, tokenizer_, forcing(), records, made.edits);
+    const EditUnit made = make_edits(executor_, tokenizer_, *method_, requests_of(unit), Outcomes::leave_out);
+    std::vector<RecordResult> results = evaluate_own_edits(executor_, tokenizer_, forcing(), records, made.batches);
     for (RecordResult& result : results) result.edit_seconds = made.seconds;
     return results;
   }
@@ -246,7 +241,8 @@ class EvalJob {
   Executor edited_executor_;
   std::vector<EvalRecord> records_;
   std::vector<std::string> skipped_;
-  RomeSettings settings_;
+  std::unique_ptr<Method> method_;
+  std::vector<PreparedRequest> requests_;  // of the records, where they are edited
   struct SequentialEdit {
     double update_norm, seconds;
   };
@@ -366,7 +362,9 @@ void add_eval(Commands& commands, Launcher& launcher) {
   add_zsre_target(command, options->zsre_target);
   add_given_edits(command, options->edits);
   add_output_options(command, options->output);
-  add_edit_options(command, options->edit, {"rome", "r-rome", "p-rome", "none"});
+  std::vector<std::string> methods = method_names();
+  methods.emplace_back("none");
+  add_edit_options(command, options->edit, methods);
   command.option("method").shown_default = "rome where --cov or --hparams is given, else none";
   command.add({.name = "sequential",
                .value = &options->sequential,
@@ -379,7 +377,6 @@ void add_eval(Commands& commands, Launcher& launcher) {
     check_named_files(command, options->output);
     launcher.run(options->ranks, [&](const Ranks& ranks) {
       if (ranks.is_root()) say_what_is_scored(*options);
-      if (options->sequential && ranks.is_root()) warn_of_sequential_edits(options->edit);
       const EvalOutcome outcome = EvalJob(ranks, command, *options).run();
       if (ranks.is_root()) report(*options, outcome);
     });

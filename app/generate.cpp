@@ -6,6 +6,7 @@
 #include "app/common.h"
 #include "app/edit_options.h"
 #include "app/prompts.h"
+#include "model/families/families.h"
 #include "model/generation.h"
 #include "runtime/error.h"
 #include "runtime/io/json.h"

@@ -45,7 +45,7 @@ std::vector<std::string> unmatched(const Tokenizer& tokenizer, int64_t rows) {
   return notes;
 }
 
-TokenizerCheck check_tokenizer(Tokenizer& tokenizer, const GptConfig& config, const std::string& model) {
+TokenizerCheck check_tokenizer(Tokenizer& tokenizer, const Architecture& config, const std::string& model) {
   TokenizerCheck check{tokenizer.vocabulary_size(), tokenizer.sha256(), {}, {}};
   try {
     tokenizer.limit_to_embedding(config.vocabulary, model);
@@ -61,13 +61,21 @@ TokenizerCheck check_tokenizer(Tokenizer& tokenizer, const GptConfig& config, co
   return check;
 }
 
+/// What the weights take in memory, where they have the types in which they are stored.
+int64_t weights_bytes(const Checkpoint& checkpoint) {
+  int64_t bytes = 0;
+  for (const Parameter& parameter : parameters_of(checkpoint.config()))
+    bytes += parameter.rows() * parameter.cols() * stored_bytes(type_in_memory(parameter, checkpoint.dtype(parameter.name)));
+  return bytes;
+}
+
 Json describe(const Checkpoint& checkpoint, const TokenizerCheck& check) {
-  const GptConfig& config = checkpoint.config();
+  const Architecture& config = checkpoint.config();
   std::vector<std::string> warnings = checkpoint.warnings();
   warnings.insert(warnings.end(), check.notes.begin(), check.notes.end());
   const int64_t parameters = config.parameter_count();
   return {{"model", checkpoint.dir().string()},
-          {"architecture", "GPT-2"},
+          {"architecture", config.family->title},
           {"layers", config.layers},
           {"width", config.width},
           {"heads", config.heads},
@@ -79,7 +87,7 @@ Json describe(const Checkpoint& checkpoint, const TokenizerCheck& check) {
           {"parameters", parameters},
           {"stored_types", checkpoint.stored_types()},
           {"weights_sha256", checkpoint.weights_sha256()},
-          {"weights_bytes", parameters * static_cast<int64_t>(sizeof(float))},
+          {"weights_bytes", weights_bytes(checkpoint)},
           {"recorded_bytes_per_position", recorded_row_bytes(config)},
           {"second_moment_bytes_per_layer",
            2 * config.mlp_width * config.mlp_width * static_cast<int64_t>(sizeof(double))},  // a total, a unit's sum
@@ -97,14 +105,14 @@ void print_text(const Json& info) {
   const auto line = [](std::string_view what, const std::string& value) { fmt::print("{:<30} {}\n", what, value); };
   line("model", info["model"]);
   line("architecture",
-       fmt::format("GPT-2: {} layers, width {}, {} heads, MLP width {}, {}, {} unembedding", info["layers"].dump(),
+       fmt::format("{}: {} layers, width {}, {} heads, MLP width {}, {}, {} unembedding", info["architecture"].get<std::string>(), info["layers"].dump(),
                    info["width"].dump(), info["heads"].dump(), info["mlp_width"].dump(),
                    info["activation"].get<std::string>(), info["tied_unembedding"].get<bool>() ? "tied" : "separate"));
   line("positions", info["positions"].dump());
   line("vocabulary", info["vocabulary"].dump());
   line("parameters", fmt::format("{} ({})", info["parameters"].dump(), info["stored_types"].get<std::string>()));
   line("weights SHA-256", info["weights_sha256"]);
-  line("memory: weights in fp32", mebibytes(info["weights_bytes"]));
+  line("memory: weights", mebibytes(info["weights_bytes"]));
   line("memory: a recorded position",
        fmt::format("{:.1f} KiB", info["recorded_bytes_per_position"].get<double>() / 1024));
   line("memory: second moment, a layer", mebibytes(info["second_moment_bytes_per_layer"]));

@@ -54,7 +54,7 @@ void add_descriptions(loci::app::Commands& commands) {
   };
 }
 
-void add_log_options(loci::app::Commands& commands, loci::app::LogOptions& log) {
+void add_log_options(loci::app::Commands& commands, loci::LogOptions& log) {
   using loci::app::Role;
   for (loci::app::Command& command : commands.all()) {
     command.add({.name = "quiet",
@@ -106,7 +106,7 @@ bool answer_question(loci::app::Commands& commands, const std::vector<std::strin
 
 void run(const std::vector<std::string>& arguments, loci::Communicator* launched, loci::app::Launcher& launcher) {
   loci::app::Commands commands;
-  loci::app::LogOptions log;
+  loci::LogOptions log;
   add_commands(commands, launcher);
   add_log_options(commands, log);
   loci::require<loci::app::UsageError>(!arguments.empty(), "no command is given; loci --help lists them");

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "app/command.h"
-#include "model/config.h"
+#include "model/architecture.h"
 #include "model/text/tokenizer.h"
 
 /// The prompts of `predict`, `generate` and `tokenize`.
@@ -31,6 +31,6 @@ struct Prompt {
 
 /// The prompts as tokens. An empty prompt is the start of a text: <|endoftext|>. Throws InputError naming the prompt
 /// for one that is longer than the model's context.
-std::vector<Prompt> encode_prompts(const PromptOptions& options, const Tokenizer& tokenizer, const GptConfig& config);
+std::vector<Prompt> encode_prompts(const PromptOptions& options, const Tokenizer& tokenizer, const Architecture& config);
 
 }  // namespace loci::app

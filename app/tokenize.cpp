@@ -2,7 +2,7 @@
 
 #include "app/common.h"
 #include "app/prompts.h"
-#include "model/config.h"
+#include "model/families/families.h"
 #include "model/text/token_stream.h"
 #include "runtime/error.h"
 #include "runtime/io/sha256.h"
@@ -28,7 +28,7 @@ Tokenizer load_tokenizer(const std::filesystem::path& folder) {
   Tokenizer tokenizer = Tokenizer::load(folder);
   std::error_code ignored;
   if (std::filesystem::exists(folder / "config.json", ignored))
-    tokenizer.limit_to_embedding(read_gpt_config(folder / "config.json").vocabulary, folder.string());
+    tokenizer.limit_to_embedding(read_architecture(folder / "config.json").vocabulary, folder.string());
   return tokenizer;
 }
 

@@ -69,7 +69,7 @@ TraceOptions trace_options(const TraceCommand& command, Noise noise) {
 }
 
 /// How often each token occurs in a text.
-std::vector<int64_t> count_tokens(const std::string& path, const Tokenizer& tokenizer, const GptConfig& config) {
+std::vector<int64_t> count_tokens(const std::string& path, const Tokenizer& tokenizer, const Architecture& config) {
   std::vector<int64_t> counts(static_cast<size_t>(config.vocabulary));
   TextReader reader(path);
   for (std::string document; reader.next(document);)

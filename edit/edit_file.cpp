@@ -4,7 +4,10 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <map>
+#include <set>
 
 #include "runtime/error.h"
 #include "runtime/io/hdf5_probe.h"
@@ -15,6 +18,7 @@ namespace loci {
 namespace {
 
 constexpr int64_t kLossColumns = 5;
+constexpr const char* kWeightUpdate = "weight";
 
 std::vector<float> read_vector(const H5File& file, const std::string& group, const char* name) {
   const std::string path = group + "/" + name;
@@ -58,28 +62,30 @@ std::string edit_group(int64_t index) { return fmt::format("/edits/{}", index); 
 
 std::string_view edit_mode_name(EditMode mode) { return mode == EditMode::sequential ? "sequential" : "independent"; }
 
-void write_edit(H5File& file, int64_t index, const Edit& edit) {
-  const std::string group = edit_group(index);
-  create_group(file, group);
-  const auto write = [&](const char* name, const std::vector<float>& values, const char* long_name) {
-    write_dataset<float>(file, group + "/" + name, values, {std::ssize(values)},
-                         {.units = "1", .long_name = long_name});
-  };
-  write("u", edit.u, "direction of the update in the space of keys, W' = W + u v^T");
-  write("v", edit.v, "change of the value for a unit of k.u");
-  write("k_mean", edit.k_mean, "key at the fact token, mean over the context templates");
-  write("k_bare", edit.k_bare, "key at the fact token of the prompt alone");
-  write("value_before", edit.value_before, "MLP output at the fact token of the prompt alone");
-  write("value_star", edit.value_star, "wanted MLP output v*");
+namespace {
+
+// --- Writing ---------------------------------------------------------------------------------------------------------
+
+void write_vector(H5File& file, const std::string& path, std::span<const float> values, std::string_view long_name) {
+  write_dataset<float>(file, path, values, {std::ssize(values)}, {.units = "1", .long_name = std::string(long_name)});
+}
+
+void write_loss_curve(H5File& file, const std::string& group, std::span<const LossRow> rows) {
   std::vector<double> curve;
-  for (const LossRow& row : edit.loss_curve)
+  for (const LossRow& row : rows)
     curve.insert(curve.end(), {row.total, row.target, row.essence, row.decay, row.probability});
   write_dataset<double>(
-      file, group + "/loss_curve", curve, {std::ssize(edit.loss_curve), kLossColumns},
+      file, group + "/loss_curve", curve, {std::ssize(rows), kLossColumns},
       {.units = "nat",
        .long_name = "v* at each step: total loss, target NLL, KL, decay; mean probability of the target"});
   static const std::vector<std::string> kColumns = {"total", "target_nll", "kl", "decay", "target_probability"};
   write_attribute(file, group + "/loss_curve", "columns", std::span<const std::string>(kColumns));
+}
+
+void write_edit(H5File& file, const std::string& group, const Edit& edit, double update_norm) {
+  for (const RecordedValues& recorded : edit.recorded)
+    write_vector(file, group + "/" + recorded.name, recorded.values, recorded.long_name);
+  write_loss_curve(file, group, edit.loss_curve);
   write_attribute(file, group, "case_id", edit.request.case_id);
   write_attribute(file, group, "prompt", edit.request.prompt);
   write_attribute(file, group, "subject", edit.request.subject);
@@ -87,36 +93,117 @@ void write_edit(H5File& file, int64_t index, const Edit& edit) {
   write_attribute(file, group, "target_true", edit.request.target_true);
   write_attribute(file, group, "method", edit.method);
   write_attribute(file, group, "layer", edit.layer);
-  write_attribute(file, group, "update_norm", update_norm(edit));
+  write_attribute(file, group, "update_norm", update_norm);
   if (edit.outcome) write_outcome(file, group, *edit.outcome);
 }
 
-EditReport read_edit_report(const H5File& file, int64_t index) {
-  const std::string group = edit_group(index);
-  const std::vector<LossRow> curve = read_loss_curve(file, group + "/loss_curve");
-  return {.request = read_request(file, group),
-          .layer = read_layer(file, group),
-          .update_norm = has_attribute(file, group, "update_norm") ? read_double_attribute(file, group, "update_norm")
-                                                                   : update_norm(read_edit(file, index)),
-          .steps = std::ssize(curve),
-          .first_loss = curve.front(),
-          .last_loss = curve.back(),
-          .outcome = read_outcome(file, group)};
+/// Vectors as the columns of a factor [width, rank].
+std::vector<float> columns_of(std::span<const float> vectors, int64_t rank) {
+  const int64_t width = std::ssize(vectors) / rank;
+  std::vector<float> columns(vectors.size());
+  for (int64_t r = 0; r < rank; ++r)
+    for (int64_t i = 0; i < width; ++i)
+      columns[static_cast<size_t>(i * rank + r)] = vectors[static_cast<size_t>(r * width + i)];
+  return columns;
 }
 
-Edit read_edit(const H5File& file, int64_t index) {
-  const std::string group = edit_group(index);
+void write_factor(H5File& file, const std::string& path, std::span<const float> vectors, int64_t rank) {
+  write_dataset<float>(file, path, columns_of(vectors, rank), {std::ssize(vectors) / rank, rank},
+                       {.units = "1", .long_name = "factor of the update of the stored matrix, left right^T"});
+}
+
+void write_values(H5File& file, const std::string& group, const LowRank& change, const Parameter& parameter) {
+  const bool in_out = parameter.stored == Orientation::in_out;
+  write_factor(file, group + "/left", in_out ? change.keys : change.values, change.rank);
+  write_factor(file, group + "/right", in_out ? change.values : change.keys, change.rank);
+}
+
+void write_values(H5File& file, const std::string& group, const Dense& change, const Parameter& parameter) {
+  if (!change.rows.empty())
+    write_dataset<int64_t>(file, group + "/rows", change.rows, {std::ssize(change.rows)},
+                           {.units = "1", .long_name = "rows of the stored matrix that change"});
+  write_dataset<float>(file, group + "/delta", change.delta,
+                       {std::ssize(change.delta) / parameter.cols(), parameter.cols()},
+                       {.units = "1", .long_name = "update of the stored matrix"});
+}
+
+void write_update(H5File& file, const std::string& group, const Architecture& architecture, const Change& change,
+                  int64_t batch) {
+  const WeightId weight = weight_of(change);
+  const Parameter parameter = parameter_at(architecture, weight);
+  create_group(file, group);
+  std::visit([&](const auto& one) { write_values(file, group, one, parameter); }, change);
+  write_attribute(file, group, "kind", kWeightUpdate);
+  write_attribute(file, group, "parameter", published_name(architecture, weight.role, weight.layer));
+  write_attribute(file, group, "shape", std::span<const int64_t>(parameter.shape));
+  write_attribute(file, group, "layer", weight.layer);
+  write_attribute(file, group, "batch", batch);
+}
+
+std::string update_group(int64_t index) { return fmt::format("/updates/{}", index); }
+
+int64_t count_of(const H5File& file, const std::string& group) {
+  return h5_is_group(file, group) ? std::ssize(group_members(file, group)) : 0;
+}
+
+}  // namespace
+
+void write_batches(H5File& file, const Architecture& architecture, std::span<const EditBatch> batches,
+                   int64_t first_edit, int64_t first_batch) {
+  int64_t edit_index = first_edit, batch_index = first_batch, update_index = count_of(file, "/updates");
+  for (const EditBatch& batch : batches) {
+    for (const Edit& edit : batch.edits) {
+      const std::string group = edit_group(edit_index++);
+      create_group(file, group);
+      if (batch.is_rank_one) {
+        const auto& change = std::get<LowRank>(batch.changes.at(0));
+        write_vector(file, group + "/u", change.keys, "direction of the update in the space of keys, W' = W + u v^T");
+        write_vector(file, group + "/v", change.values, "change of the value for a unit of k.u");
+      } else {
+        write_attribute(file, group, "batch", batch_index);
+      }
+      write_edit(file, group, edit, norm_of(batch.changes));
+    }
+    if (!batch.is_rank_one)
+      for (const Change& change : batch.changes)
+        write_update(file, update_group(update_index++), architecture, change, batch_index);
+    ++batch_index;
+  }
+}
+
+void append_batches(H5File& file, const H5File& shard) {
+  for (const std::string& name : group_members(shard, "/edits"))
+    copy_object(shard, "/edits/" + name, file, "/edits/" + name);
+  const int64_t before = count_of(file, "/updates");
+  for (int64_t i = 0; i < count_of(shard, "/updates"); ++i)
+    copy_object(shard, update_group(i), file, update_group(before + i));
+}
+
+void copy_batches(const H5File& file, int64_t first, int64_t count, H5File& shard) {
+  std::set<int64_t> batches;
+  for (int64_t i = first; i < first + count; ++i) {
+    copy_object(file, edit_group(i), shard, edit_group(i));
+    if (has_attribute(file, edit_group(i), "batch")) batches.insert(read_int_attribute(file, edit_group(i), "batch"));
+  }
+  for (int64_t i = 0; i < count_of(file, "/updates"); ++i)
+    if (batches.contains(read_int_attribute(file, update_group(i), "batch")))
+      copy_object(file, update_group(i), shard, update_group(count_of(shard, "/updates")));
+}
+
+// --- Reading ---------------------------------------------------------------------------------------------------------
+
+namespace {
+
+/// What the rank-one form holds beside u and v.
+struct RankOneData {
+  const char* name;
+  bool is_key;  ///< as wide as u, else as v
+};
+constexpr std::array<RankOneData, 4> kRankOneData = {
+    {{"k_mean", true}, {"k_bare", true}, {"value_before", false}, {"value_star", false}}};
+
+Edit read_edit(const H5File& file, const std::string& group) {
   Edit edit;
-  edit.u = read_vector(file, group, "u");
-  edit.v = read_vector(file, group, "v");
-  edit.k_mean = read_vector(file, group, "k_mean");
-  edit.k_bare = read_vector(file, group, "k_bare");
-  edit.value_before = read_vector(file, group, "value_before");
-  edit.value_star = read_vector(file, group, "value_star");
-  require_width(file, group, "k_mean", edit.k_mean.size(), edit.u.size());
-  require_width(file, group, "k_bare", edit.k_bare.size(), edit.u.size());
-  require_width(file, group, "value_before", edit.value_before.size(), edit.v.size());
-  require_width(file, group, "value_star", edit.value_star.size(), edit.v.size());
   edit.loss_curve = read_loss_curve(file, group + "/loss_curve");
   edit.request = read_request(file, group);
   edit.method = read_string_attribute(file, group, "method");
@@ -125,7 +212,104 @@ Edit read_edit(const H5File& file, int64_t index) {
   return edit;
 }
 
-EditFile read_edit_file(const std::filesystem::path& path, FileOrigin origin) {
+EditBatch read_rank_one(const H5File& file, const std::string& group) {
+  Edit edit = read_edit(file, group);
+  LowRank change{{Role::down_weight, edit.layer}, 1, read_vector(file, group, "u"), read_vector(file, group, "v")};
+  for (const RankOneData& data : kRankOneData) {
+    std::vector<float> values = read_vector(file, group, data.name);
+    require_width(file, group, data.name, values.size(), data.is_key ? change.keys.size() : change.values.size());
+    edit.recorded.push_back({data.name, {}, std::move(values)});
+  }
+  EditBatch batch;
+  batch.edits.push_back(std::move(edit));
+  batch.changes.emplace_back(std::move(change));
+  batch.is_rank_one = true;
+  return batch;
+}
+
+/// A matrix of finite values with so many rows; any number where that is kAnyExtent.
+H5Array<float> read_matrix(const H5File& file, const std::string& path, int64_t rows, int64_t cols) {
+  H5Array<float> matrix = read_dataset<float>(file, path, {rows, cols});
+  const bool finite = std::ranges::all_of(matrix.values, [](float x) { return std::isfinite(x); });
+  require<InputError>(finite, "{}: {} holds values that are not finite", file.path().string(), path);
+  return matrix;
+}
+
+/// The columns of a factor, one after the other.
+std::vector<float> vectors_of(const H5Array<float>& factor) {
+  return columns_of(factor.values, factor.shape[0]);
+}
+
+Update read_update(const H5File& file, int64_t index, const Architecture& architecture) {
+  const std::string group = update_group(index), place = file.path().string() + ": " + group;
+  require<InputError>(h5_is_group(file, group), "{} is missing", place);
+  const std::string kind = has_attribute(file, group, "kind") ? read_string_attribute(file, group, "kind") : kWeightUpdate;
+  require<InputError>(kind == kWeightUpdate,
+                      "{}: is of kind \"{}\", which this version of loci does not know; it applies changes of weights",
+                      place, kind);
+  const std::string name = read_string_attribute(file, group, "parameter");
+  const std::optional<WeightId> weight = weight_named(architecture, name);
+  require<InputError>(weight.has_value(), "{}: changes \"{}\", which is not a matrix of this model", place, name);
+  const Parameter parameter = parameter_at(architecture, *weight);
+  Update update{.change = LowRank{}, .batch = read_int_attribute(file, group, "batch")};
+  if (h5_exists(file, group + "/delta")) {
+    Dense dense{*weight, {}, {}};
+    if (h5_exists(file, group + "/rows")) dense.rows = read_dataset<int64_t>(file, group + "/rows", {kAnyExtent}).values;
+    const int64_t rows = dense.rows.empty() ? parameter.rows() : std::ssize(dense.rows);
+    dense.delta = read_matrix(file, group + "/delta", rows, parameter.cols()).values;
+    update.change = std::move(dense);
+  } else {
+    const H5Array<float> left = read_matrix(file, group + "/left", parameter.rows(), kAnyExtent);
+    const H5Array<float> right = read_matrix(file, group + "/right", parameter.cols(), left.shape[1]);
+    const bool in_out = parameter.stored == Orientation::in_out;
+    update.change = LowRank{*weight, left.shape[1], vectors_of(in_out ? left : right), vectors_of(in_out ? right : left)};
+  }
+  check_fits(update.change, architecture, place);
+  return update;
+}
+
+std::vector<Update> read_updates(const H5File& file, const Architecture& architecture) {
+  std::vector<Update> updates;
+  for (int64_t i = 0; i < count_of(file, "/updates"); ++i) updates.push_back(read_update(file, i, architecture));
+  return updates;
+}
+
+}  // namespace
+
+EditReport read_edit_report(const H5File& file, int64_t index) {
+  const std::string group = edit_group(index);
+  const std::vector<LossRow> curve = read_loss_curve(file, group + "/loss_curve");
+  return {.request = read_request(file, group),
+          .layer = read_layer(file, group),
+          .update_norm = has_attribute(file, group, "update_norm") ? read_double_attribute(file, group, "update_norm")
+                                                                   : norm_of(read_rank_one(file, group).changes),
+          .steps = std::ssize(curve),
+          .first_loss = curve.front(),
+          .last_loss = curve.back(),
+          .outcome = read_outcome(file, group)};
+}
+
+std::vector<EditBatch> read_batches(const H5File& file, const Architecture& architecture, int64_t first,
+                                    int64_t count) {
+  std::vector<EditBatch> batches;
+  std::map<int64_t, size_t> place;  // of a batch that is stored with updates
+  for (int64_t i = first; i < first + count; ++i) {
+    const std::string group = edit_group(i);
+    if (!has_attribute(file, group, "batch")) {
+      batches.push_back(read_rank_one(file, group));
+      continue;
+    }
+    const auto [at, is_new] = place.try_emplace(read_int_attribute(file, group, "batch"), batches.size());
+    if (is_new) batches.emplace_back();
+    batches[at->second].edits.push_back(read_edit(file, group));
+  }
+  for (Update& update : read_updates(file, architecture))
+    if (const auto at = place.find(update.batch); at != place.end())
+      batches[at->second].changes.push_back(std::move(update.change));
+  return batches;
+}
+
+EditFile read_edit_file(const std::filesystem::path& path, const Architecture& architecture, FileOrigin origin) {
   if (origin == FileOrigin::handed_in) probe_hdf5(path);
   const H5File file = H5File::open_read(path);
   const bool is_edits = has_attribute(file, "/", "kind") && read_string_attribute(file, "/", "kind") == "edits";
@@ -143,14 +327,25 @@ EditFile read_edit_file(const std::filesystem::path& path, FileOrigin origin) {
   made.skipped = read_skipped_records(file);
   const auto count = static_cast<int64_t>(group_members(file, "/edits").size());
   require<InputError>(count > 0, "{}: holds no edit", path.string());
+  const bool has_updates = h5_is_group(file, "/updates");
   for (int64_t i = 0; i < count; ++i) {
-    require<InputError>(h5_is_group(file, edit_group(i)), "{}: {} is missing", path.string(), edit_group(i));
-    made.edits.push_back(read_edit(file, i));
+    const std::string group = edit_group(i);
+    require<InputError>(h5_is_group(file, group), "{}: {} is missing", path.string(), group);
+    if (has_updates) {
+      made.edits.push_back(read_edit(file, group));
+      made.batches.push_back(read_int_attribute(file, group, "batch"));
+      continue;
+    }
+    EditBatch batch = read_rank_one(file, group);
+    made.edits.push_back(std::move(batch.edits[0]));
+    made.batches.push_back(i);
+    made.updates.push_back({std::move(batch.changes[0]), i});
   }
+  if (has_updates) made.updates = read_updates(file, architecture);
   return made;
 }
 
-void check_edits_fit(const EditFile& file, const GptConfig& config, const ModelState& state) {
+void check_edits_fit(const EditFile& file, const Architecture& architecture, const ModelState& state) {
   const std::string path = file.path.string();
   require<InputError>(file.weights_sha256 == state.weights_sha256,
                       "{}: the edits were made for another model (weights {:.12}, this model's are {:.12}); give the "
@@ -168,17 +363,8 @@ void check_edits_fit(const EditFile& file, const GptConfig& config, const ModelS
                       "{}: the edits were made on top of others (content {:.12}) than those before it in {} "
                       "(content {:.12})",
                       path, file.base_edits_sha256, option("edits"), state.edits_sha256);
-  for (size_t i = 0; i < file.edits.size(); ++i) {
-    const Edit& edit = file.edits[i];
-    const bool fits =
-        edit.layer < config.layers && std::ssize(edit.u) == config.mlp_width && std::ssize(edit.v) == config.width;
-    require<InputError>(fits, "{}: edit {} (layer {}, {} x {}) does not fit the model ({} layers, {} x {})", path, i,
-                        edit.layer, edit.u.size(), edit.v.size(), config.layers, config.mlp_width, config.width);
-  }
-}
-
-void apply_edit(Context& context, Model& model, const Edit& edit) {
-  model.add_rank_one(context, edit.layer, edit.u, edit.v);
+  for (const Update& update : file.updates)
+    check_fits(update.change, architecture, fmt::format("{}: the update of batch {}", path, update.batch));
 }
 
 void apply_edits(Context& context, Model& model, const EditFile& file, EditChain& chain, std::optional<int64_t> index) {
@@ -192,12 +378,14 @@ void apply_edits(Context& context, Model& model, const EditFile& file, EditChain
                         "without {}",
                         file.path.string(), option("sequential"));
   }
-  const std::span<const Edit> chosen =
-      index ? std::span(file.edits).subspan(static_cast<size_t>(*index), 1) : std::span(file.edits);
-  if (chosen.size() > 1 && file.mode == EditMode::independent)
+  std::vector<Change> chosen;
+  for (const Update& update : file.updates)
+    if (!index || update.batch == file.batches[static_cast<size_t>(*index)]) chosen.push_back(update.change);
+  const int64_t batches = *std::ranges::max_element(file.batches) + 1;
+  if (!index && batches > 1 && file.mode == EditMode::independent)
     spdlog::warn("{}: {} edits, each made from the original model, are applied together", file.path.string(), count);
-  for (const Edit& edit : chosen) apply_edit(context, model, edit);
-  chain.add(chosen);
+  for (const Change& change : chosen) fold(context, model, change);
+  chain.add(chosen, model.config());
 }
 
 }  // namespace loci

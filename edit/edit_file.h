@@ -8,7 +8,8 @@
 #include <vector>
 
 #include "edit/common/lineage.h"
-#include "edit/rome/rome.h"
+#include "edit/edit.h"
+#include "edit/edited_model.h"
 #include "model/model.h"
 #include "runtime/io/hdf5.h"
 
@@ -27,20 +28,31 @@ std::string edit_group(int64_t index);
 std::string_view edit_mode_name(EditMode mode);
 
 /// A file of edits: root attributes `kind` = "edits", `mode`, `weights_sha256` of the model they belong to,
-/// `base_edits_sha256` where that model had edits already, provenance; data set /skipped_records; groups /edits/{i} in
-/// request order with datasets u, v, k_mean, k_bare, value_before, value_star, loss_curve [steps, 5] and the request,
-/// method, layer, update_norm and outcome as attributes.
+/// `base_edits_sha256` where that model had edits already, provenance; data set /skipped_records; groups /edits/{j} in
+/// request order with the request, method, layer, update_norm and outcome as attributes, loss_curve [steps, 5] and what
+/// the method recorded; groups /updates/{i} with the changes in the order in which they are added.
+///
+/// In the rank-one form (no /updates) each edit is the change of its layer's down projection and has it as data sets u and
+/// v: W += u v^T for y = x W. docs/file_formats.md
 struct EditFile {
   std::filesystem::path path;
   EditMode mode = EditMode::independent;
   std::string weights_sha256;
   std::vector<Edit> edits;
+  std::vector<int64_t> batches;  ///< of each edit
+  std::vector<Update> updates;
   std::vector<std::string> skipped = {};  ///< one sentence for each request left out
   std::string base_edits_sha256 = {};     ///< of the edits that the model had when these were made; empty: none
 };
 
-/// Writes one edit as the group `/edits/{index}`.
-void write_edit(H5File& file, int64_t index, const Edit& edit);
+/// Adds batches to a file (or shard) that holds earlier ones, or none; their edits are numbered from `first_edit`, the
+/// batches from `first_batch`.
+void write_batches(H5File& file, const Architecture& architecture, std::span<const EditBatch> batches,
+                   int64_t first_edit, int64_t first_batch);
+/// Takes over all edits and updates of a shard, which follow those that `file` holds.
+void append_batches(H5File& file, const H5File& shard);
+/// Copies `count` edits from `first` on, and the updates of their batches, from a finished file into a shard.
+void copy_batches(const H5File& file, int64_t first, int64_t count, H5File& shard);
 /// What is told of an edit: all but its vectors.
 struct EditReport {
   EditRequest request;
@@ -53,22 +65,23 @@ struct EditReport {
 /// Reads it from the group `/edits/{index}`.
 EditReport read_edit_report(const H5File& file, int64_t index);
 
-/// Reads the group `/edits/{index}`; InputError for what is missing, not finite, or of a shape that contradicts itself.
-Edit read_edit(const H5File& file, int64_t index);
+/// Reads the edits `first` .. `first + count - 1` and the updates of their batches, which hold no others. InputError for
+/// what is missing, not finite, of a shape that contradicts itself, or of a kind that is not known here.
+std::vector<EditBatch> read_batches(const H5File& file, const Architecture& architecture, int64_t first,
+                                    int64_t count);
 
 /// Whether a file was handed in by a user, so that it may be damaged in a way that the HDF5 library does not survive.
 enum class FileOrigin { handed_in, own_output };
 
-/// Reads a whole edit file. Throws InputError naming it and the object for a file of another kind, or a damaged one.
-EditFile read_edit_file(const std::filesystem::path& path, FileOrigin origin = FileOrigin::handed_in);
+/// Reads a whole edit file for models of this architecture. Throws InputError naming it and the object for a file of
+/// another kind, or a damaged one.
+EditFile read_edit_file(const std::filesystem::path& path, const Architecture& architecture,
+                        FileOrigin origin = FileOrigin::handed_in);
 
 /// Throws InputError unless the edits were made for a model with these weights and edits, and fit its shape.
-void check_edits_fit(const EditFile& file, const GptConfig& config, const ModelState& state);
+void check_edits_fit(const EditFile& file, const Architecture& architecture, const ModelState& state);
 
-/// W += u v^T for one edit.
-void apply_edit(Context& context, Model& model, const Edit& edit);
-
-/// Applies edit `index`, or all of them in order, to the model that they were made for: a checkpoint with the edits of
+/// Applies the updates of the batch of edit `index`, or all in order, to the model that they were made for: a checkpoint with the edits of
 /// `chain`, to which they are added (checked by their hashes; InputError otherwise). Several independent edits applied
 /// together are added up, which none of them was computed for: a warning says so.
 void apply_edits(Context& context, Model& model, const EditFile& file, EditChain& chain,

@@ -23,8 +23,6 @@ namespace fs = std::filesystem;
 /// Held while a folder is written: two jobs would mix their files.
 constexpr const char* kLockFile = ".loci_export.lock";
 
-std::string down_name(int64_t layer) { return fmt::format("h.{}.mlp.c_proj.weight", layer); }
-
 /// Every parameter of a checkpoint on the host, some of them replaced.
 struct HostWeights {
   std::map<std::string, std::vector<float>> owned;
@@ -32,7 +30,7 @@ struct HostWeights {
 
   HostWeights(const Checkpoint& checkpoint, std::map<std::string, std::vector<float>> replaced)
       : owned(std::move(replaced)) {
-    for (const TensorInfo& parameter : gpt_parameters(checkpoint.config())) {
+    for (const Parameter& parameter : parameters_of(checkpoint.config())) {
       const auto found = owned.find(parameter.name);
       if (found != owned.end()) {
         tensors[parameter.name] = found->second;
@@ -48,14 +46,13 @@ struct HostWeights {
   }
 };
 
-void write_originals(const Checkpoint& checkpoint, const std::set<int64_t>& layers, const fs::path& path) {
+void write_originals(const Checkpoint& checkpoint, const std::set<WeightId>& weights, const fs::path& path) {
   std::map<std::string, std::vector<float>> scratch;
   std::vector<TensorData> tensors;
-  for (const int64_t layer : layers) {
-    const std::string name = down_name(layer);
-    const std::span<const float> values = checkpoint.f32(name, scratch[name]);
-    tensors.push_back(
-        {{name, DType::f32, {checkpoint.config().mlp_width, checkpoint.config().width}}, std::as_bytes(values)});
+  for (const WeightId weight : weights) {
+    const Parameter parameter = parameter_at(checkpoint.config(), weight);
+    const std::span<const float> values = checkpoint.f32(parameter.name, scratch[parameter.name]);
+    tensors.push_back({{parameter.name, DType::f32, parameter.shape}, std::as_bytes(values)});
   }
   write_safetensors(path, tensors,
                     {{"weights_sha256", checkpoint.weights_sha256()}, {"stored_types", checkpoint.stored_types()}});
@@ -103,15 +100,17 @@ void write_edited_checkpoint(Context& context, const Model& model, const EditCha
                              OnExistingCheckpoint on_existing) {
   const Checkpoint& checkpoint = model.checkpoint();
   require_free_folder(dir, checkpoint.dir(), on_existing);
-  const std::set<int64_t> layers = chain.layers();
+  const std::set<WeightId> changed = chain.weights();
+  Parameters<const float> parameters = model.parameters();
   std::map<std::string, std::vector<float>> edited;
-  for (const int64_t layer : layers)
-    edited[down_name(layer)] = to_host(context, model.parameters().blocks[layer].down_weight);
+  for (const WeightId weight : changed)
+    edited[parameter_name(checkpoint.config(), weight)] =
+        stored_to_host(context, weight_of(parameters, weight).stored());
   const HostWeights weights(checkpoint, std::move(edited));
   const OutputLock lock(dir / kLockFile, dir);
   require_free_folder(dir, checkpoint.dir(), on_existing);  // still
   // First, so that a folder with an edited model always knows the way back.
-  write_originals(checkpoint, layers, dir / kOriginalsFile);
+  write_originals(checkpoint, changed, dir / kOriginalsFile);
   const Lineage before = chain.on(model);
   Lineage after{{weights_sha256_of(checkpoint.config(), weights.tensors, dir), ""}, {{before.state, {}}}};
   after.ancestors.insert(after.ancestors.end(), before.ancestors.begin(), before.ancestors.end());
@@ -129,7 +128,10 @@ void write_reverted_checkpoint(const fs::path& edited_dir, const fs::path& dir, 
   std::map<std::string, std::vector<float>> restored;
   for (const std::string& name : originals.names()) {
     const TensorInfo& info = originals.at(name);
-    const std::vector<int64_t> shape = {checkpoint.config().mlp_width, checkpoint.config().width};
+    const std::optional<WeightId> weight = weight_named(checkpoint.config(), name);
+    require<InputError>(weight.has_value(), "{}: {} is not a matrix of the model in {}", path.string(), name,
+                        edited_dir.string());
+    const std::vector<int64_t> shape = parameter_at(checkpoint.config(), *weight).shape;
     require<InputError>(info.dtype == DType::f32 && info.shape == shape, "{}: {} is {} {}, expected F32 {}",
                         path.string(), name, dtype_name(info.dtype), shape_text(info.shape), shape_text(shape));
     restored[name] = copy_floats(originals.bytes(name));

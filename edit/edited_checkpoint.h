@@ -9,7 +9,7 @@
 /// Edited models as Hugging Face checkpoints, and the way back.
 namespace loci {
 
-/// What an edited checkpoint holds beside its model: the down projections as they were, in fp32, with the hash of the
+/// What an edited checkpoint holds beside its model: the edited matrices as they were, in fp32, with the hash of the
 /// original weights. transformers does not look at it.
 inline constexpr const char* kOriginalsFile = "loci_original.safetensors";
 

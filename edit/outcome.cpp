@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "edit/rome/rome.h"
+#include "edit/edit.h"
 #include "edit/scoring.h"
 
 namespace loci {
@@ -15,7 +15,7 @@ namespace {
 constexpr std::string_view kUnknownTarget = "<|endoftext|>";
 
 /// The bare prompt with the new target and, where it is known and the model can say it there, the true one.
-ScoredPrompt question_of(const EditRequest& request, const Tokenizer& tokenizer, const GptConfig& config) {
+ScoredPrompt question_of(const EditRequest& request, const Tokenizer& tokenizer, const Architecture& config) {
   ScoredPrompt prompt{tokenizer.encode_ids(bare_prompt(request)),
                       {tokenizer.encode_ids(spaced_target(request.target_new))}};
   if (request.target_true.empty() || request.target_true == kUnknownTarget) return prompt;
@@ -112,28 +112,36 @@ std::string target_change(std::string_view name, const TargetProbability& before
 
 }  // namespace
 
-std::vector<EditOutcome> score_outcomes(Executor& executor, const Tokenizer& tokenizer, std::span<const Edit> edits) {
+std::vector<EditOutcome> score_outcomes(Executor& executor, const Tokenizer& tokenizer,
+                                        std::span<const EditBatch> batches) {
   std::vector<EditedPrompts> groups;
-  for (const Edit& edit : edits)
-    groups.push_back(
-        {{{edit.layer, edit.u, edit.v}}, {question_of(edit.request, tokenizer, executor.model().config())}});
+  for (const EditBatch& batch : batches) {
+    groups.push_back({EditedModel(batch.changes), {}});
+    for (const Edit& edit : batch.edits)
+      groups.back().prompts.push_back(question_of(edit.request, tokenizer, executor.model().config()));
+  }
   const std::vector<BeforeAfter> scores = score_edits(executor, groups);
-  std::vector<EditOutcome> outcomes(edits.size());
+  std::vector<EditOutcome> outcomes;
   std::vector<EditedPrompts> best;  // questions about the most likely tokens
-  std::vector<EditOutcome*> asking;
-  for (size_t i = 0; i < edits.size(); ++i) {
-    const ScoredPrompt& prompt = groups[i].prompts[0];
-    const PromptScore &before = scores[i].before[0], &after = scores[i].after[0];
-    outcomes[i] = {answer_of(before, prompt, tokenizer), answer_of(after, prompt, tokenizer), {}};
-    if (outcomes[i].before.most_likely_probability >= 0 && outcomes[i].after.most_likely_probability >= 0) continue;
-    best.push_back({groups[i].terms, {{prompt.tokens, {{before[0].best[0]}, {after[0].best[0]}}}}});
-    asking.push_back(&outcomes[i]);
+  std::vector<size_t> asking;
+  for (size_t g = 0; g < groups.size(); ++g) {
+    best.push_back({groups[g].model, {}});
+    for (size_t p = 0; p < groups[g].prompts.size(); ++p) {
+      const ScoredPrompt& prompt = groups[g].prompts[p];
+      const PromptScore &before = scores[g].before[p], &after = scores[g].after[p];
+      outcomes.push_back({answer_of(before, prompt, tokenizer), answer_of(after, prompt, tokenizer), {}});
+      if (outcomes.back().before.most_likely_probability >= 0 && outcomes.back().after.most_likely_probability >= 0)
+        continue;
+      best.back().prompts.push_back({prompt.tokens, {{before[0].best[0]}, {after[0].best[0]}}});
+      asking.push_back(outcomes.size() - 1);
+    }
   }
-  const std::vector<BeforeAfter> answers = score_edits(executor, best);
-  for (size_t i = 0; i < asking.size(); ++i) {
-    complete(asking[i]->before, answers[i].before[0][0]);
-    complete(asking[i]->after, answers[i].after[0][1]);
-  }
+  auto asked = asking.begin();
+  for (const BeforeAfter& answers : score_edits(executor, best))
+    for (size_t p = 0; p < answers.before.size(); ++p, ++asked) {
+      complete(outcomes[*asked].before, answers.before[p][0]);
+      complete(outcomes[*asked].after, answers.after[p][1]);
+    }
   return outcomes;
 }
 

@@ -15,7 +15,7 @@
 /// Whether an edit took: what the model says on the bare prompt of its request, before and after.
 namespace loci {
 
-struct Edit;
+struct EditBatch;  // edit/edit.h
 
 /// How probable a target is after a prompt.
 struct TargetProbability {
@@ -41,9 +41,10 @@ struct EditOutcome {
   bool took() const { return after.says_new; }
 };
 
-/// Scores each edit on the executor's model with it and without it. The model is not changed. Targets are fed back
-/// token by token, as an evaluation scores them.
-std::vector<EditOutcome> score_outcomes(Executor& executor, const Tokenizer& tokenizer, std::span<const Edit> edits);
+/// Scores each edit of the batches, in their order, on the executor's model with the changes of its batch and without
+/// them. The model is not changed. Targets are fed back token by token, as an evaluation scores them.
+std::vector<EditOutcome> score_outcomes(Executor& executor, const Tokenizer& tokenizer,
+                                        std::span<const EditBatch> batches);
 /// What the executor's model says, as it is.
 std::vector<PromptAnswer> answer_bare_prompts(Executor& executor, const Tokenizer& tokenizer,
                                               std::span<const EditRequest> requests);

@@ -8,10 +8,10 @@
 namespace loci {
 namespace {
 
-/// One prompt within a wave, where its scores go, and the edit it is scored with.
+/// One prompt within a wave, where its scores go, and the edited model that it is scored with.
 struct Item {
   const ScoredPrompt* prompt;
-  const std::vector<RankOneTerm>* terms;
+  const EditedModel* model;
   PromptScore* before;
   PromptScore* after;  ///< null where there is no edit
 };
@@ -38,7 +38,7 @@ int64_t continuation_rows(const ScoredPrompt& prompt) {
   return rows;
 }
 
-void check_prompt(const GptConfig& config, const ScoredPrompt& prompt) {
+void check_prompt(const Architecture& config, const ScoredPrompt& prompt) {
   require<InputError>(!prompt.tokens.empty(), "a prompt has no tokens; every prompt needs at least one");
   for (const auto& target : prompt.targets) {
     require<InputError>(!target.empty(), "a target has no tokens; every target needs at least one");
@@ -48,61 +48,6 @@ void check_prompt(const GptConfig& config, const ScoredPrompt& prompt) {
                         config.positions);
   }
 }
-
-void check_term(const GptConfig& config, const RankOneTerm& term) {
-  require<ShapeError>(term.layer >= 0 && term.layer < config.layers, "an edit of layer {} on a model with {} layers",
-                      term.layer, config.layers);
-  require<ShapeError>(std::ssize(term.u) == config.mlp_width && std::ssize(term.v) == config.width,
-                      "an edit with u [{}] and v [{}] on a model that needs [{}] and [{}]", term.u.size(),
-                      term.v.size(), config.mlp_width, config.width);
-}
-
-/// Of the layers that the item's edits change.
-int64_t lowest_layer(const Item& item) {
-  int64_t layer = item.terms->front().layer;
-  for (const RankOneTerm& term : *item.terms) layer = std::min(layer, term.layer);
-  return layer;
-}
-
-/// The edits of a wave in device memory.
-class DeviceTerms {
- public:
-  DeviceTerms(Context& context, std::span<const Item> items) {
-    std::vector<float> u, v;
-    const std::vector<RankOneTerm>* last = nullptr;
-    int64_t count = 0;
-    for (const Item& item : items) {
-      if (item.terms != last) {
-        last = item.terms;
-        first_.push_back(count);
-        for (const RankOneTerm& term : *item.terms) {
-          u.insert(u.end(), term.u.begin(), term.u.end());
-          v.insert(v.end(), term.v.begin(), term.v.end());
-          ++count;
-        }
-      } else {
-        first_.push_back(first_.back());
-      }
-    }
-    if (count == 0) return;
-    u_ = Tensor::from_host(context, u, count, std::ssize(u) / count);
-    v_ = Tensor::from_host(context, v, count, std::ssize(v) / count);
-  }
-
-  /// Adds the terms of `item`, the wave's item number `index`, to a sequence of the plan.
-  void add_to(Plan& plan, int64_t sequence, const Item& item, size_t index) const {
-    for (size_t t = 0; t < item.terms->size(); ++t) {
-      const int64_t row = first_[index] + static_cast<int64_t>(t);
-      plan.branches.push_back(
-          rank_one_branch(sequence, (*item.terms)[t].layer, u_.rows_slice(row, 1), v_.rows_slice(row, 1)));
-    }
-  }
-
- private:
-  std::vector<int64_t> first_;  // per item, the row of its first term
-  Tensor u_;                    // [terms, ff]
-  Tensor v_;                    // [terms, d]
-};
 
 /// A plan under construction together with what is asked of it.
 struct AskedPlan {
@@ -160,21 +105,22 @@ std::vector<RecordingPtr> run_asked(Executor& executor, const AskedPlan& asked) 
   return std::move(run.recordings);
 }
 
-/// The keys of the layers above which the items' edited lanes join: these are recorded. None where nothing is edited.
-std::vector<BlockSite> joining_keys(std::span<const Item> items) {
-  std::set<int64_t> layers;
+/// What the items' edited lanes read where they join: these rows are recorded. None where nothing is edited.
+std::vector<BlockSite> joining_sites(std::span<const Item> items) {
+  std::set<std::pair<int64_t, Site>> wanted;
   for (const Item& item : items)
-    if (item.after) layers.insert(lowest_layer(item));
-  std::vector<BlockSite> keys;
-  for (const int64_t layer : layers) keys.push_back({Site::mlp_key, layer});
-  return keys;
+    if (item.after)
+      for (const BlockSite& at : item.model->joining_sites()) wanted.emplace(at.layer, at.site);
+  std::vector<BlockSite> sites;
+  for (const auto& [layer, site] : wanted) sites.push_back({site, layer});
+  return sites;
 }
 
 /// The unedited model on one wave; the prompts' recordings, on which the edited models' lanes stand.
 std::vector<RecordingPtr> run_before(Executor& executor, std::span<const Item> items) {
   AskedPlan prompts;
-  prompts.plan.recorded = joining_keys(items);
-  const bool some_edited = !prompts.plan.recorded.empty();
+  prompts.plan.recorded = joining_sites(items);
+  const bool some_edited = std::ranges::any_of(items, [](const Item& item) { return item.after != nullptr; });
   for (size_t i = 0; i < items.size(); ++i) {
     Sequence prompt;
     prompt.tokens = items[i].prompt->tokens;
@@ -191,20 +137,26 @@ std::vector<RecordingPtr> run_before(Executor& executor, std::span<const Item> i
   return recordings;
 }
 
-/// The edited models on one wave. The prompt's lane joins above its first edited layer with the recorded keys of that
-/// layer; continuations read the edited prompt's keys and values and run the edit in their own few rows.
+/// The edited models on one wave. The prompt's lane joins where the edited model first differs; continuations read the
+/// edited prompt's keys and values and run the edit in their own few rows.
 void run_after(Executor& executor, std::span<const Item> items, std::span<const RecordingPtr> recordings) {
-  const DeviceTerms terms(executor.context(), items);
+  std::vector<const EditedModel*> models;
+  for (const Item& item : items) models.push_back(item.model);
+  const DeviceChanges changes(executor.context(), models);
   AskedPlan prompts;
   for (size_t i = 0; i < items.size(); ++i) {
     const Item& item = items[i];
     Sequence lane;
-    lane.rows = std::ssize(item.prompt->tokens);
-    lane.first_layer = lowest_layer(item) + 1;
-    lane.base = recordings[i];
+    lane.first_layer = item.model->first_layer();
+    if (lane.first_layer == 0) {
+      lane.tokens = item.prompt->tokens;
+    } else {
+      lane.rows = std::ssize(item.prompt->tokens);
+      lane.base = recordings[i];
+    }
     lane.record = continuation_rows(*item.prompt) > 0;
     prompts.plan.sequences.push_back(std::move(lane));
-    terms.add_to(prompts.plan, static_cast<int64_t>(i), item, i);
+    changes.add_to(prompts.plan, static_cast<int64_t>(i), i);
     ask_first_tokens(prompts, static_cast<int64_t>(i), item, *item.after);
   }
   const std::vector<RecordingPtr> edited = run_asked(executor, prompts);
@@ -213,7 +165,7 @@ void run_after(Executor& executor, std::span<const Item> items, std::span<const 
     const auto first = std::ssize(continuations.plan.sequences);
     ask_other_tokens(continuations, edited[i], items[i], *items[i].after);
     const auto end = std::ssize(continuations.plan.sequences);
-    for (int64_t s = first; s < end; ++s) terms.add_to(continuations.plan, s, items[i], i);
+    for (int64_t s = first; s < end; ++s) changes.add_to(continuations.plan, s, i);
   }
   run_asked(executor, continuations);
 }
@@ -239,7 +191,7 @@ int64_t rows_per_wave(const Executor& executor, int64_t memory_budget, std::span
 
 void run_waves(Executor& executor, std::span<const Item> items) {
   if (items.empty()) return;
-  const int64_t limit = rows_per_wave(executor, executor.context().memory_budget(), joining_keys(items));
+  const int64_t limit = rows_per_wave(executor, executor.context().memory_budget(), joining_sites(items));
   const auto rows_of = [](const Item& item) {
     return std::ssize(item.prompt->tokens) + continuation_rows(*item.prompt);
   };
@@ -265,21 +217,35 @@ std::vector<PromptScore> score_prompts(Executor& executor, std::span<const Score
   return scores;
 }
 
+namespace {
+
+/// A model with weights of its own, for changes that do not run in lanes.
+std::vector<PromptScore> score_folded(Executor& executor, const EditedPrompts& group) {
+  Model model = executor.model();
+  group.model.fold_into(executor.context(), model);
+  Executor edited(executor.context(), model);
+  return score_prompts(edited, group.prompts);
+}
+
+}  // namespace
+
 std::vector<BeforeAfter> score_edits(Executor& executor, std::span<const EditedPrompts> groups) {
-  const GptConfig& config = executor.model().config();
+  const Architecture& config = executor.model().config();
   std::vector<BeforeAfter> scores(groups.size());
   std::vector<Item> items;
   for (size_t g = 0; g < groups.size(); ++g) {
-    require<ShapeError>(!groups[g].terms.empty(), "group {} has no edit to score", g);
-    for (const RankOneTerm& term : groups[g].terms) check_term(config, term);
+    const EditedModel& model = groups[g].model;
+    require<ShapeError>(!model.changes().empty(), "group {} has no edit to score", g);
+    for (const Change& change : model.changes()) check_fits(change, config, fmt::format("group {}", g));
     for (const ScoredPrompt& prompt : groups[g].prompts) {
       check_prompt(config, prompt);
       scores[g].before.push_back(empty_score(prompt));
       scores[g].after.push_back(empty_score(prompt));
     }
-    for (size_t p = 0; p < groups[g].prompts.size(); ++p) {
-      items.push_back({&groups[g].prompts[p], &groups[g].terms, &scores[g].before[p], &scores[g].after[p]});
-    }
+    if (!model.runs_in_lanes()) scores[g].after = score_folded(executor, groups[g]);
+    for (size_t p = 0; p < groups[g].prompts.size(); ++p)
+      items.push_back({&groups[g].prompts[p], &model, &scores[g].before[p],
+                       model.runs_in_lanes() ? &scores[g].after[p] : nullptr});
   }
   run_waves(executor, items);
   return scores;

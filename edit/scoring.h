@@ -4,11 +4,12 @@
 #include <span>
 #include <vector>
 
+#include "edit/edited_model.h"
 #include "model/executor/executor.h"
 
 /// What a model, edited or not, says about given continuations of given prompts: the numbers that every metric of an
-/// edit is made of. Prompts are packed into waves; a prompt's targets share its run, and an edited model is a low-rank
-/// term on lanes that start above the edited layer, so hundreds of edited models share one wave and one set of weights.
+/// edit is made of. Prompts are packed into waves, and a prompt's targets share its run. Edited models that run in lanes
+/// (EditedModel) start at the edited layer: hundreds of them share one wave and one set of weights.
 namespace loci {
 
 /// A prompt and the token sequences that may follow it.
@@ -26,16 +27,9 @@ struct TargetScore {
 /// The targets of one prompt, in its order.
 using PromptScore = std::vector<TargetScore>;
 
-/// W' = W + u v^T on the down projection of one block, on the host. (Meng et al. 2022, eq. 2)
-struct RankOneTerm {
-  int64_t layer;
-  std::span<const float> u;  ///< [ff]
-  std::span<const float> v;  ///< [d]
-};
-
-/// Prompts to be scored on the model with these terms and without.
+/// Prompts to be scored on the model with changes and without.
 struct EditedPrompts {
-  std::vector<RankOneTerm> terms;
+  EditedModel model;
   std::vector<ScoredPrompt> prompts;
 };
 
@@ -49,8 +43,8 @@ struct BeforeAfter {
 /// model's context together with a target.
 std::vector<PromptScore> score_prompts(Executor& executor, std::span<const ScoredPrompt> prompts);
 
-/// Scores each group's prompts before and after its own edit. The model is not changed. Throws ShapeError where a term
-/// does not fit the model, else as score_prompts.
+/// Scores each group's prompts before and after its own changes. The model is not changed. Throws InputError where a
+/// change does not fit the model, else as score_prompts.
 std::vector<BeforeAfter> score_edits(Executor& executor, std::span<const EditedPrompts> groups);
 
 }  // namespace loci

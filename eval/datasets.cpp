@@ -87,7 +87,7 @@ EvalRecord read_record(Record& record, const RecordOptions& options) {
 }
 
 void check_lengths(const EvalRecord& record, const std::string& where, const Tokenizer& tokenizer,
-                   const GptConfig& config) {
+                   const Architecture& config) {
   for (const EvalPrompt& prompt : record.prompts) {
     const PreparedPrompt prepared = prepare_prompt(prompt, tokenizer, TeacherForcing::tokens);
     for (const auto& target : prepared.target_tokens) {
@@ -122,7 +122,7 @@ std::string_view prompt_kind_name(PromptKind kind) {
 }
 
 LoadedRecords read_records(const std::filesystem::path& path, const RecordOptions& options, const Tokenizer& tokenizer,
-                           const GptConfig& config) {
+                           const Architecture& config) {
   const std::string text = read_record_text(path), name = input_name(path);
   LoadedRecords loaded;
   loaded.records = read_all_records(text, name, "case_id", options.on_invalid, loaded, [&](Record& record) {

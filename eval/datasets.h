@@ -8,7 +8,7 @@
 
 #include "edit/common/prompts.h"
 #include "edit/scoring.h"
-#include "model/config.h"
+#include "model/architecture.h"
 #include "model/text/tokenizer.h"
 #include "records/edit_requests.h"
 #include "runtime/io/json.h"
@@ -59,7 +59,7 @@ struct LoadedRecords : RecordReport {
 /// its subject, an empty text, a doubled case_id, a prompt longer than the model's context. OnInvalid::skip leaves such
 /// records out instead; a file that is no list of objects, or has no valid record, is refused all the same.
 LoadedRecords read_records(const std::filesystem::path& path, const RecordOptions& options, const Tokenizer& tokenizer,
-                           const GptConfig& config);
+                           const Architecture& config);
 
 /// A prompt as token sequences. Usually one part holds all targets; where TeacherForcing::text needs it, each token of
 /// the (only) target is a part of its own.

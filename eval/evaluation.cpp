@@ -46,22 +46,35 @@ RecordResult make_result(const EvalRecord& record, const PreparedRecord& prepare
 }  // namespace
 
 std::vector<RecordResult> evaluate_own_edits(Executor& executor, const Tokenizer& tokenizer, TeacherForcing forcing,
-                                             std::span<const EvalRecord> records, std::span<const Edit> edits) {
-  require<ShapeError>(records.size() == edits.size(), "{} edits for {} records", edits.size(), records.size());
+                                             std::span<const EvalRecord> records,
+                                             std::span<const EditBatch> batches) {
   const auto start = Clock::now();
   std::vector<PreparedRecord> prepared;
   std::vector<EditedPrompts> groups;
-  for (size_t r = 0; r < records.size(); ++r) {
-    prepared.push_back(prepare(records[r], tokenizer, forcing));
-    groups.push_back({{{edits[r].layer, edits[r].u, edits[r].v}}, prepared.back().parts()});
+  for (const EditBatch& batch : batches) {
+    groups.push_back({EditedModel(batch.changes), {}});
+    for (size_t e = 0; e < batch.edits.size(); ++e) {
+      require<ShapeError>(prepared.size() < records.size(), "more edits than the {} records", records.size());
+      prepared.push_back(prepare(records[prepared.size()], tokenizer, forcing));
+      for (ScoredPrompt& part : prepared.back().parts()) groups.back().prompts.push_back(std::move(part));
+    }
   }
+  require<ShapeError>(records.size() == prepared.size(), "{} edits for {} records", prepared.size(), records.size());
   const std::vector<BeforeAfter> scores = score_edits(executor, groups);
   const double seconds = seconds_since(start) / static_cast<double>(records.size());
   std::vector<RecordResult> results;
-  for (size_t r = 0; r < records.size(); ++r) {
-    results.push_back(make_result(records[r], prepared[r], scores[r]));
-    results.back().update_norm = update_norm(edits[r]);
-    results.back().score_seconds = seconds;
+  for (size_t b = 0; b < batches.size(); ++b) {
+    auto first = std::ptrdiff_t{0};
+    for (size_t e = 0; e < batches[b].edits.size(); ++e) {
+      const size_t r = results.size();
+      const auto end = first + std::ssize(prepared[r].parts());
+      results.push_back(make_result(records[r], prepared[r],
+                                    {{scores[b].before.begin() + first, scores[b].before.begin() + end},
+                                     {scores[b].after.begin() + first, scores[b].after.begin() + end}}));
+      results.back().update_norm = norm_of(batches[b].changes);
+      results.back().score_seconds = seconds;
+      first = end;
+    }
   }
   return results;
 }

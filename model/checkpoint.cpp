@@ -10,6 +10,7 @@
 #include <system_error>
 #include <utility>
 
+#include "model/families/families.h"
 #include "runtime/error.h"
 #include "runtime/io/atomic_file.h"
 #include "runtime/io/sha256.h"
@@ -21,27 +22,32 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr const char* kEmbedding = "wte.weight";
-constexpr const char* kHead = "lm_head.weight";
-
-/// How transformers names the body of a model with a head.
-constexpr std::string_view kBody = "transformer.";
-
 /// What wrappers and training loops put before names, one inside the other in any order.
-constexpr std::array<std::string_view, 7> kPrefixes = {
-    kBody, "model.", "module.", "_orig_mod.", "_fsdp_wrapped_module.", "_forward_module.", "pretrained_model."};
+constexpr std::array<std::string_view, 6> kPrefixes = {"model.",          "module.",         "_orig_mod.", "_fsdp_wrapped_module.",
+                                                       "_forward_module.", "pretrained_model."};
 
-std::string_view canonical_name(std::string_view stored) {
-  for (const auto is_prefix = [&](std::string_view prefix) { return stored.starts_with(prefix); };;) {
+std::string_view canonical_name(std::string_view stored, const Family& family) {
+  const auto is_prefix = [&](std::string_view prefix) { return stored.starts_with(prefix); };
+  for (;;) {
     const auto prefix = std::ranges::find_if(kPrefixes, is_prefix);
-    if (prefix == kPrefixes.end()) return stored;
-    stored.remove_prefix(prefix->size());
+    if (is_prefix(family.body))
+      stored.remove_prefix(family.body.size());
+    else if (prefix != kPrefixes.end())
+      stored.remove_prefix(prefix->size());
+    else
+      return stored;
   }
 }
 
-/// Causal masks that older versions of transformers stored beside the weights: "h.0.attn.bias", "h.0.attn.masked_bias".
-bool is_mask(std::string_view name) {
-  return name.starts_with("h.") && (name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias"));
+/// The canonical name of the unembedding, whether it is tied or not.
+std::string unembedding_name(const Architecture& architecture) {
+  Architecture untied = architecture;
+  untied.tied = false;
+  return parameter_name(untied, Role::unembedding);
+}
+
+std::string embedding_name(const Architecture& architecture) {
+  return parameter_name(architecture, Role::token_embedding);
 }
 
 bool is_weight_type(DType type) {
@@ -93,43 +99,13 @@ void require_plain_name(const std::string& name, const std::string& where) {
 
 }  // namespace
 
-std::vector<TensorInfo> gpt_parameters(const GptConfig& config) {
-  const int64_t d = config.width;
-  const int64_t ff = config.mlp_width;
-  std::vector<TensorInfo> list;
-  const auto add = [&](std::string name, std::vector<int64_t> shape) {
-    list.push_back({std::move(name), DType::f32, std::move(shape)});
-  };
-  add("wte.weight", {config.vocabulary, d});
-  add("wpe.weight", {config.positions, d});
-  for (int64_t layer = 0; layer < config.layers; ++layer) {
-    const std::string block = fmt::format("h.{}.", layer);
-    add(block + "ln_1.weight", {d});
-    add(block + "ln_1.bias", {d});
-    add(block + "attn.c_attn.weight", {d, 3 * d});
-    add(block + "attn.c_attn.bias", {3 * d});
-    add(block + "attn.c_proj.weight", {d, d});
-    add(block + "attn.c_proj.bias", {d});
-    add(block + "ln_2.weight", {d});
-    add(block + "ln_2.bias", {d});
-    add(block + "mlp.c_fc.weight", {d, ff});
-    add(block + "mlp.c_fc.bias", {ff});
-    add(block + "mlp.c_proj.weight", {ff, d});
-    add(block + "mlp.c_proj.bias", {d});
-  }
-  add("ln_f.weight", {d});
-  add("ln_f.bias", {d});
-  if (!config.tied) add("lm_head.weight", {config.vocabulary, d});
-  return list;
-}
-
 Checkpoint Checkpoint::open(const fs::path& dir) {
   std::error_code ignored;
   require<InputError>(fs::is_directory(dir, ignored),
                       "{}: is not a folder; a model is a folder with config.json and model.safetensors", dir.string());
   Checkpoint checkpoint;
   checkpoint.dir_ = dir;
-  checkpoint.config_ = read_gpt_config(dir / "config.json", &checkpoint.warnings_);
+  checkpoint.config_ = read_architecture(dir / "config.json", &checkpoint.warnings_);
   checkpoint.open_files();
   checkpoint.place_tensors();
   checkpoint.check_tensors();
@@ -185,32 +161,36 @@ void Checkpoint::open_shards(const fs::path& index) {
 void Checkpoint::place_tensors() {
   for (size_t file = 0; file < files_.size(); ++file) {
     for (const std::string& stored : files_[file].names()) {
-      const std::string name(canonical_name(stored));
-      if (is_mask(name)) continue;
+      const std::string name(canonical_name(stored, *config_.family));
+      if (config_.family->is_buffer(name)) continue;
       const auto [place, is_new] = places_.try_emplace(name, Place{file, stored});
       require<InputError>(is_new, "{}: tensor \"{}\" is also there as \"{}\" in {}", files_[file].path().string(),
                           stored, place->second.stored_name, files_[place->second.file].path().string());
     }
   }
   // Of two tensors that share their memory, writers of safetensors keep one.
-  if (config_.tied && !places_.contains(kEmbedding) && places_.contains(kHead)) {
-    auto head = places_.extract(std::string(kHead));
-    head.key() = kEmbedding;
+  const std::string embedding = embedding_name(config_), unembedding = unembedding_name(config_);
+  if (config_.tied && !places_.contains(embedding) && places_.contains(unembedding)) {
+    auto head = places_.extract(unembedding);
+    head.key() = embedding;
     places_.insert(std::move(head));
   }
 }
 
 std::map<std::string, std::string> Checkpoint::stored_names() const {
   std::map<std::string, std::string> names;
-  for (const TensorInfo& parameter : gpt_parameters(config_))
+  for (const Parameter& parameter : parameters_of(config_))
     names.emplace(parameter.name, place(parameter.name).stored_name);
-  if (const auto head = places_.find(kHead); head != places_.end()) names.emplace(kHead, head->second.stored_name);
+  const std::string unembedding = unembedding_name(config_);
+  if (const auto head = places_.find(unembedding); head != places_.end())
+    names.emplace(unembedding, head->second.stored_name);
   return names;
 }
 
 void Checkpoint::check_tensors() {
+  const std::string unembedding = unembedding_name(config_);
   std::set<std::string> expected;
-  for (const TensorInfo& parameter : gpt_parameters(config_)) {
+  for (const Parameter& parameter : parameters_of(config_)) {
     expected.insert(parameter.name);
     const auto found = places_.find(parameter.name);
     require<InputError>(found != places_.end(), "{}: tensor \"{}\" is missing in {}", dir_.string(), parameter.name,
@@ -221,14 +201,17 @@ void Checkpoint::check_tensors() {
                                parameter.shape == std::vector<int64_t>{info.shape[1], info.shape[0]};
     require<InputError>(info.shape == parameter.shape, "{}: tensor \"{}\" has shape {}, config.json asks for {}{}",
                         file.path().string(), info.name, shape_text(info.shape), shape_text(parameter.shape),
-                        is_transposed ? "; GPT-2 stores matrices as [in, out], so transpose all of them" : "");
+                        is_transposed ? fmt::format("; {} stores matrices as {}, so transpose all of them",
+                                                    config_.family->title,
+                                                    parameter.stored == Orientation::in_out ? "[in, out]" : "[out, in]")
+                                      : "");
     require<InputError>(is_weight_type(info.dtype), "{}: tensor \"{}\" has type {}, loci reads F32, F16, BF16 and F64",
                         file.path().string(), info.name, dtype_name(info.dtype));
   }
   for (const auto& [name, place] : places_) {
     if (expected.contains(name)) continue;
     const SafetensorsFile& file = files_[place.file];
-    if (name == kHead) {
+    if (name == unembedding) {
       check_tied_head(place);
       continue;
     }
@@ -239,7 +222,7 @@ void Checkpoint::check_tensors() {
 }
 
 void Checkpoint::check_tied_head(const Place& head) const {
-  const Place& embedding = place(kEmbedding);
+  const Place& embedding = place(embedding_name(config_));
   const TensorInfo& info = files_[head.file].at(head.stored_name);
   const TensorInfo& wte = files_[embedding.file].at(embedding.stored_name);
   const auto ours = files_[head.file].bytes(head.stored_name);
@@ -268,7 +251,7 @@ DType Checkpoint::dtype(std::string_view name) const {
 
 std::string Checkpoint::stored_types() const {
   std::set<std::string_view> types;
-  for (const TensorInfo& parameter : gpt_parameters(config_)) types.insert(dtype_name(dtype(parameter.name)));
+  for (const Parameter& parameter : parameters_of(config_)) types.insert(dtype_name(dtype(parameter.name)));
   return fmt::format("{}", fmt::join(types, ", "));
 }
 
@@ -404,7 +387,7 @@ std::string hash_of(std::vector<StoredParameter> parameters, ThreadPool* threads
 
 std::vector<StoredParameter> stored_parameters(const Checkpoint& checkpoint) {
   std::vector<StoredParameter> parameters;
-  for (TensorInfo& info : gpt_parameters(checkpoint.config())) {
+  for (Parameter& info : parameters_of(checkpoint.config())) {
     info.dtype = checkpoint.dtype(info.name);
     const Checkpoint::Stored stored = checkpoint.stored(info.name);
     parameters.push_back(
@@ -433,10 +416,10 @@ void Checkpoint::require_finite(ThreadPool* threads) const {
                  });
 }
 
-std::string weights_sha256_of(const GptConfig& config, const std::map<std::string, std::span<const float>>& tensors,
+std::string weights_sha256_of(const Architecture& config, const std::map<std::string, std::span<const float>>& tensors,
                               const fs::path& dir) {
   std::vector<StoredParameter> parameters;
-  for (TensorInfo& info : gpt_parameters(config)) {
+  for (Parameter& info : parameters_of(config)) {
     info.dtype = DType::f32;
     const auto bytes = std::as_bytes(tensors.at(info.name));
     parameters.push_back({info, bytes, fmt::format("{}: tensor \"{}\"", dir.string(), info.name)});
@@ -455,10 +438,10 @@ constexpr std::string_view kTokenizerFiles[] = {"vocab.json",
                                                 "generation_config.json"};
 
 /// Exactly the parameters of `config`, each of its size, in their order.
-std::vector<TensorInfo> require_all(const GptConfig& config,
+std::vector<Parameter> require_all(const Architecture& config,
                                     const std::map<std::string, std::span<const float>>& tensors,
                                     const std::string& where) {
-  auto parameters = gpt_parameters(config);
+  auto parameters = parameters_of(config);
   for (const TensorInfo& parameter : parameters) {
     const auto found = tensors.find(parameter.name);
     require<InputError>(found != tensors.end(), "{}: tensor \"{}\" is missing among those to write", where,
@@ -479,20 +462,21 @@ std::vector<TensorInfo> require_all(const GptConfig& config,
 
 namespace {
 
-std::string name_to_write(const std::string& name, const std::map<std::string, std::string>& names) {
-  if (const auto found = names.find(name); found != names.end()) return found->second;
-  return name == kHead ? name : std::string(kBody) + name;
+std::string name_to_write(const Architecture& architecture, const Parameter& parameter,
+                          const std::map<std::string, std::string>& names) {
+  if (const auto found = names.find(parameter.name); found != names.end()) return found->second;
+  return published_name(architecture, parameter.role, parameter.layer);
 }
 
 }  // namespace
 
-void write_checkpoint(const fs::path& dir, const GptConfig& config,
+void write_checkpoint(const fs::path& dir, const Architecture& config,
                       const std::map<std::string, std::span<const float>>& tensors, const fs::path& source_dir,
                       DType stored, const std::map<std::string, std::string>& names) {
   require<ShapeError>(stored == DType::f32 || stored == DType::f16 || stored == DType::bf16,
                       "{}: weights are stored as F32, F16 or BF16, not {}", dir.string(), dtype_name(stored));
   config.check(dir.string());
-  const auto parameters = require_all(config, tensors, dir.string());
+  std::vector<Parameter> parameters = require_all(config, tensors, dir.string());
   make_folder(dir);
   require<InputError>(!fs::exists(dir / "model.safetensors.index.json"),
                       "{}: holds a sharded model already; choose another folder", dir.string());
@@ -503,17 +487,18 @@ void write_checkpoint(const fs::path& dir, const GptConfig& config,
       if (fs::exists(source_dir / name)) write_file_atomically(dir / name, read_text_file(source_dir / name));
     }
   }
-  Json json = gpt_config_to_json(config);
+  Json json = architecture_to_json(config);
   json["torch_dtype"] = stored == DType::f32 ? "float32" : stored == DType::f16 ? "float16" : "bfloat16";
   write_file_atomically(dir / "config.json", json.dump(2) + "\n");
 
   std::vector<std::vector<std::byte>> encoded;
   encoded.reserve(parameters.size());
   std::vector<TensorData> data;
-  for (TensorInfo parameter : parameters) {
+  const std::string unembedding = unembedding_name(config);
+  for (Parameter& parameter : parameters) {
     const std::span<const float> values = tensors.at(parameter.name);
-    const bool has_twin = config.tied && parameter.name == kEmbedding && names.contains(kHead);
-    parameter.name = name_to_write(parameter.name, names);
+    const bool has_twin = config.tied && parameter.role == Role::token_embedding && names.contains(unembedding);
+    parameter.name = name_to_write(config, parameter, names);
     parameter.dtype = stored;
     if (stored == DType::f32) {
       data.push_back({std::move(parameter), std::as_bytes(values)});
@@ -523,7 +508,7 @@ void write_checkpoint(const fs::path& dir, const GptConfig& config,
     }
     if (has_twin) {
       data.push_back(data.back());
-      data.back().info.name = names.at(kHead);
+      data.back().info.name = names.at(unembedding);
     }
   }
   write_safetensors(dir / "model.safetensors", data, {{"format", "pt"}});

@@ -10,26 +10,16 @@
 #include <utility>
 #include <vector>
 
-#include "model/config.h"
+#include "model/architecture.h"
 #include "runtime/io/safetensors.h"
 #include "runtime/thread_pool.h"
 
 namespace loci {
 
-/// Every parameter of a model with its shape, in the order of the forward pass. Names are Hugging Face's without
-/// `transformer.`; matrices are stored [in, out] (y = x W + b), d = width, ff = mlp_width, V = vocabulary, P =
-/// positions:
-///   wte.weight [V,d], wpe.weight [P,d];
-///   for each layer l: h.{l}.ln_1.{weight,bias} [d], h.{l}.attn.c_attn.weight [d,3d], .bias [3d] (query, key, value),
-///   h.{l}.attn.c_proj.weight [d,d], .bias [d], h.{l}.ln_2.{weight,bias} [d], h.{l}.mlp.c_fc.weight [d,ff], .bias [ff],
-///   h.{l}.mlp.c_proj.weight [ff,d], .bias [d];
-///   ln_f.{weight,bias} [d]; lm_head.weight [V,d] if not tied.
-std::vector<TensorInfo> gpt_parameters(const GptConfig& config);
-
-/// A Hugging Face GPT-2 directory, opened and checked whole: config.json and model.safetensors, or shards named by
-/// model.safetensors.index.json. Weights are mapped, not read. Names may have any of the prefixes `transformer.`,
-/// `model.`, `module.`, `_orig_mod.` and the like, one after the other. The attention buffers `attn.bias` and
-/// `attn.masked_bias` are ignored. A tied model may store wte.weight, lm_head.weight or both, then equal.
+/// A Hugging Face directory of a model, opened and checked whole: config.json and model.safetensors, or shards named by
+/// model.safetensors.index.json. Weights are mapped, not read. Names may have any of the prefixes Family::body,
+/// `model.`, `module.`, `_orig_mod.` and the like, one after the other. Buffers (Family::is_buffer) are ignored. A tied
+/// model may store its embedding, its unembedding or both, then equal.
 class Checkpoint {
  public:
   /// Throws InputError naming the file and the field: a missing, unexpected or doubled tensor, a wrong shape or type,
@@ -37,7 +27,7 @@ class Checkpoint {
   static Checkpoint open(const std::filesystem::path& dir);
 
   const std::filesystem::path& dir() const { return dir_; }
-  const GptConfig& config() const { return config_; }
+  const Architecture& config() const { return config_; }
   /// Where a parameter lies.
   struct Stored {
     std::filesystem::path file;
@@ -45,8 +35,8 @@ class Checkpoint {
     std::span<const std::byte> bytes;
   };
   Stored stored(std::string_view name) const;
-  /// The name in the files of each parameter, for write_checkpoint; of a tied model's lm_head.weight where both it and
-  /// wte.weight are stored.
+  /// The name in the files of each parameter, for write_checkpoint; of a tied model's unembedding where both it and the
+  /// embedding are stored.
   std::map<std::string, std::string> stored_names() const;
   /// The type as stored. All weights of a model usually share one; `stored_types` lists those that occur, "F32, F16".
   DType dtype(std::string_view name) const;
@@ -84,7 +74,7 @@ class Checkpoint {
   const Place& place(std::string_view name) const;
 
   std::filesystem::path dir_;
-  GptConfig config_;
+  Architecture config_;
   std::vector<SafetensorsFile> files_;
   std::map<std::string, Place, std::less<>> places_;
   std::vector<std::string> warnings_;
@@ -93,17 +83,17 @@ class Checkpoint {
 
 /// Writes a directory that transformers loads: config.json, model.safetensors (values rounded to nearest if `stored` is
 /// f16 or bf16) and the tokenizer files found in `source_dir` (empty: none). `names` are those of the tensors in the
-/// file, by canonical name (Checkpoint::stored_names()); without one the name has `transformer.` before it.
+/// file, by canonical name (Checkpoint::stored_names()); without one the name is published_name().
 /// `tensors` maps canonical names to exactly the parameters of `config`; InputError otherwise. Each file is replaced
 /// whole or not at all, model.safetensors last.
-void write_checkpoint(const std::filesystem::path& dir, const GptConfig& config,
+void write_checkpoint(const std::filesystem::path& dir, const Architecture& config,
                       const std::map<std::string, std::span<const float>>& tensors,
                       const std::filesystem::path& source_dir = {}, DType stored = DType::f32,
                       const std::map<std::string, std::string>& names = {});
 
 /// weights_sha256() of the checkpoint that write_checkpoint() would make of these in fp32; all parameters of `config`.
 /// `dir`, where they come from, leads messages.
-std::string weights_sha256_of(const GptConfig& config, const std::map<std::string, std::span<const float>>& tensors,
+std::string weights_sha256_of(const Architecture& config, const std::map<std::string, std::span<const float>>& tensors,
                               const std::filesystem::path& dir);
 
 }  // namespace loci

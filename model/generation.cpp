@@ -19,10 +19,10 @@ namespace {
 /// segments (prompt and continuation) however long it gets.
 class GrowingCache {
  public:
-  GrowingCache(Context& context, const GptConfig& config, const RecordingPtr& prompt, int64_t capacity)
+  GrowingCache(Context& context, const Architecture& config, const RecordingPtr& prompt, int64_t capacity)
       : context_(context),
         capacity_(capacity),
-        storage_(context, 2 * config.layers * capacity, config.width),
+        storage_(context, 2 * config.layers * capacity, config.key_width()),
         recording_(std::make_shared<Recording>(prompt, prompt->length(), 0, 0, config.layers)) {}
 
   int64_t length() const { return recording_->length(); }
@@ -60,7 +60,7 @@ struct Text {
   std::vector<int32_t> tokens;
 };
 
-void check(const GptConfig& config, std::span<const std::vector<int32_t>> prompts, const GenerationOptions& options) {
+void check(const Architecture& config, std::span<const std::vector<int32_t>> prompts, const GenerationOptions& options) {
   require<InputError>(options.max_tokens >= 0, "max tokens is {}, must not be negative", options.max_tokens);
   require<InputError>(options.top_k >= 0, "top-k is {}, must not be negative (0 stands for all tokens)", options.top_k);
   require<InputError>(std::isfinite(options.temperature) && options.temperature >= 0,
@@ -79,7 +79,7 @@ void check(const GptConfig& config, std::span<const std::vector<int32_t>> prompt
 /// Keeps ids without a token from being drawn.
 class Drawable {
  public:
-  Drawable(Context& context, const GptConfig& config, const Tokenizer* tokenizer) : count_(config.vocabulary) {
+  Drawable(Context& context, const Architecture& config, const Tokenizer* tokenizer) : count_(config.vocabulary) {
     if (tokenizer == nullptr) return;
     count_ = std::min<int64_t>(count_, tokenizer->vocabulary_size());
     std::vector<float> gaps(static_cast<size_t>(count_));

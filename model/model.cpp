@@ -1,76 +1,116 @@
 #include "model/model.h"
 
-#include <map>
+#include <numeric>
 #include <optional>
 
 #include "kernels/gemm.h"
+#include "kernels/rows.h"
+#include "model/families/families.h"
 #include "runtime/error.h"
 
 namespace loci {
 namespace {
 
 /// What keeps the parameters of a loaded model alive beside the mapped checkpoint: weights that had to be converted or
-/// copied (other types than fp32, unaligned data, another device).
+/// copied (fp64, unaligned data, another device).
 struct LoadedWeights {
+  std::vector<std::vector<std::byte>> copied;
   std::vector<std::vector<float>> converted;
-  std::vector<Tensor> uploaded;
+  std::vector<DeviceArray<std::byte>> uploaded;
   std::optional<ConstantOperands> constants;
 };
 
 /// Promises that the matrices stay as they were loaded; edits are made on copies.
-void promise_constant(Context& context, const Parameters<const float>& parameters, LoadedWeights& weights) {
-  std::vector<ConstView> matrices{parameters.unembedding};
-  for (const BlockParameters<const float>& block : parameters.blocks)
-    matrices.insert(matrices.end(), {block.qkv_weight, block.out_weight, block.up_weight, block.down_weight});
+void promise_constant(Context& context, Parameters<const float>& parameters, const Architecture& architecture,
+                      LoadedWeights& weights) {
+  std::vector<StoredView> matrices{parameters.unembedding};
+  visit_parameters(parameters, architecture, [&](const Parameter& parameter, auto& place) {
+    if (kind_of(parameter.role) == RoleKind::matrix) matrices.push_back(stored_view(place));
+  });
   weights.constants.emplace(context, matrices);
 }
 
-/// A parameter that rank 0 reads from its checkpoint and all have in device memory then.
-ConstView broadcast_parameter(Context& context, const Checkpoint& checkpoint, const TensorInfo& info,
-                              DeviceCommunicator& ranks, LoadedWeights& weights) {
-  const int64_t rows = info.shape.size() == 2 ? info.shape[0] : 1;
-  const int64_t cols = info.shape.back();
-  Tensor& tensor = weights.uploaded.emplace_back(context, rows, cols);
-  const size_t bytes = sizeof(float) * static_cast<size_t>(rows * cols);
-  if (ranks.ranks().is_root()) {
+/// The bytes of a parameter on the host in the type that it has in memory: those of the mapped file, or a copy that
+/// `weights` keeps.
+std::span<const std::byte> host_bytes(const Checkpoint& checkpoint, const Parameter& parameter, StoredType type,
+                                      LoadedWeights& weights) {
+  if (type == StoredType::fp32) {
     std::vector<float> scratch;
-    context.copy_to_device(tensor.data(), checkpoint.f32(info.name, scratch).data(), bytes);
+    const std::span<const float> values = checkpoint.f32(parameter.name, scratch);
+    // Moving the vector keeps its memory, so `values` stays valid.
+    if (!scratch.empty()) weights.converted.push_back(std::move(scratch));
+    return std::as_bytes(values);
   }
-  ranks.broadcast(tensor.data(), bytes, 0, "the broadcast of the weights");
-  return std::as_const(tensor).view();
+  const std::span<const std::byte> bytes = checkpoint.stored(parameter.name).bytes;
+  if (reinterpret_cast<uintptr_t>(bytes.data()) % alignof(uint16_t) == 0) return bytes;
+  return weights.copied.emplace_back(bytes.begin(), bytes.end());
 }
 
-ConstView load_parameter(Context& context, const Checkpoint& checkpoint, const TensorInfo& info,
-                         LoadedWeights& weights) {
-  const int64_t rows = info.shape.size() == 2 ? info.shape[0] : 1;
-  const int64_t cols = info.shape.back();
-  std::vector<float> scratch;
-  const std::span<const float> values = checkpoint.f32(info.name, scratch);
-  if (context.device().type != DeviceType::cpu) {
-    weights.uploaded.push_back(Tensor::from_host(context, values, rows, cols));
-    return std::as_const(weights.uploaded.back()).view();
+/// A parameter in device memory; with `broadcast` rank 0 reads it and all have it then.
+StoredView load_parameter(Context& context, const Checkpoint& checkpoint, const Parameter& parameter,
+                          DeviceCommunicator* broadcast, LoadedWeights& weights) {
+  const StoredType type = type_in_memory(parameter, checkpoint.dtype(parameter.name));
+  const int64_t rows = parameter.rows(), cols = parameter.cols();
+  if (context.on_cpu())
+    return {host_bytes(checkpoint, parameter, type, weights).data(), type, rows, cols, cols};
+  DeviceArray<std::byte>& memory = weights.uploaded.emplace_back(context, rows * cols * stored_bytes(type));
+  const auto size = static_cast<size_t>(memory.size());
+  if (!broadcast || broadcast->ranks().is_root()) {
+    LoadedWeights passing;  // on the host no longer than it takes to copy it
+    context.copy_to_device(memory.data(), host_bytes(checkpoint, parameter, type, passing).data(), size);
   }
-  // Moving the vector keeps its memory, so `values` stays valid.
-  if (!scratch.empty()) weights.converted.push_back(std::move(scratch));
-  return {values.data(), rows, cols};
+  if (broadcast) broadcast->broadcast(memory.data(), size, 0, "the broadcast of the weights");
+  return {memory.data(), type, rows, cols, cols};
 }
 
-void check_shapes(Parameters<const float>& parameters, const GptConfig& config) {
-  std::map<std::string, std::vector<int64_t>> wanted;
-  for (TensorInfo& info : gpt_parameters(config)) wanted.emplace(info.name, info.shape);
-  require<ShapeError>(std::ssize(parameters.blocks) == config.layers, "{} blocks for {} layers",
-                      parameters.blocks.size(), config.layers);
-  const auto check = [&](const std::string& name, ConstView view) {
-    const std::vector<int64_t>& shape = wanted.at(name);
-    const int64_t rows = shape.size() == 2 ? shape[0] : 1;
-    require<ShapeError>(view.rows == rows && view.cols == shape.back(), "parameter {} is [{}, {}], expected [{}, {}]",
-                        name, view.rows, view.cols, rows, shape.back());
+void check_shapes(Parameters<const float>& parameters, const Architecture& architecture) {
+  require<ShapeError>(std::ssize(parameters.blocks) == architecture.layers, "{} blocks for {} layers",
+                      parameters.blocks.size(), architecture.layers);
+  const auto check = [&](std::string_view name, const StoredView& view, int64_t rows, int64_t cols) {
+    require<ShapeError>(view.rows == rows && view.cols == cols, "parameter {} is [{}, {}], expected [{}, {}]", name,
+                        view.rows, view.cols, rows, cols);
   };
-  visit_parameters(parameters, config, check);
-  check("wte.weight", parameters.unembedding);
+  visit_parameters(parameters, architecture, [&](const Parameter& parameter, const auto& place) {
+    check(parameter.name, stored_view(place), parameter.rows(), parameter.cols());
+  });
+  check("of the unembedding", parameters.unembedding, architecture.vocabulary, architecture.width);
 }
 
 }  // namespace
+
+namespace {
+
+/// fp32 copy of a stored matrix, [rows, cols].
+Tensor fp32_copy(Context& context, const StoredView& stored) {
+  std::vector<int32_t> all_rows(static_cast<size_t>(stored.rows));
+  std::iota(all_rows.begin(), all_rows.end(), 0);
+  Tensor copy(context, stored.rows, stored.cols);
+  embed_rows(context, stored, {context, std::span<const int32_t>(all_rows)}, copy.view());
+  return copy;
+}
+
+}  // namespace
+
+std::vector<float> stored_to_host(Context& context, const StoredView& stored) {
+  return stored.type == StoredType::fp32 ? to_host(context, stored.fp32()) : fp32_copy(context, stored).to_host();
+}
+
+StoredType type_in_memory(const Parameter& parameter, DType stored) {
+  const RoleKind kind = kind_of(parameter.role);
+  if (kind != RoleKind::matrix && kind != RoleKind::table) return StoredType::fp32;
+  return stored == DType::f16 ? StoredType::fp16 : stored == DType::bf16 ? StoredType::bf16 : StoredType::fp32;
+}
+
+Parameters<const float> as_constant(Parameters<float>& parameters, const Architecture& architecture) {
+  Parameters<const float> made;
+  made.blocks.resize(parameters.blocks.size());
+  visit_parameters(parameters, architecture, [&](const Parameter& parameter, View& view) {
+    with_parameter(made, parameter.role, parameter.layer,
+                   [&](auto& place) { place_at(place, StoredView(view), parameter.stored); });
+  });
+  if (architecture.tied) made.unembedding = made.token_embedding;
+  return made;
+}
 
 Model Model::load(Context& context, const std::filesystem::path& dir) {
   return load(context, std::make_shared<const Checkpoint>(Checkpoint::open(dir)), nullptr);
@@ -80,7 +120,7 @@ Model Model::load(Context& context, const std::filesystem::path& dir, DeviceComm
   auto checkpoint = std::make_shared<Checkpoint>(Checkpoint::open(dir));
   Communicator& communicator = ranks.ranks();
   if (communicator.size() == 1) return load(context, std::move(checkpoint), nullptr);
-  const std::string own_config = gpt_config_to_json(checkpoint->config()).dump();
+  const std::string own_config = architecture_to_json(checkpoint->config()).dump();
   std::string config = own_config;
   communicator.broadcast(config, 0, "the broadcast of the model's configuration");
   require<InputError>(config == own_config,
@@ -94,28 +134,22 @@ Model Model::load(Context& context, const std::filesystem::path& dir, DeviceComm
 }
 
 Model Model::load(Context& context, std::shared_ptr<const Checkpoint> checkpoint, DeviceCommunicator* broadcast) {
-  const GptConfig& config = checkpoint->config();
+  const Architecture& config = checkpoint->config();
   auto weights = std::make_shared<LoadedWeights>();
-  std::map<std::string, ConstView> views;
-  for (const TensorInfo& info : gpt_parameters(config))
-    views.emplace(info.name, broadcast ? broadcast_parameter(context, *checkpoint, info, *broadcast, *weights)
-                                       : load_parameter(context, *checkpoint, info, *weights));
-
   Parameters<const float> parameters;
   parameters.blocks.resize(static_cast<size_t>(config.layers));
-  visit_parameters(parameters, config, [&](const std::string& name, ConstView& view) { view = views.at(name); });
+  visit_parameters(parameters, config, [&](const Parameter& parameter, auto& place) {
+    place_at(place, load_parameter(context, *checkpoint, parameter, broadcast, *weights), parameter.stored);
+  });
   if (config.tied) parameters.unembedding = parameters.token_embedding;
-  promise_constant(context, parameters, *weights);
+  promise_constant(context, parameters, config, *weights);
   Model model(config, std::move(parameters), std::move(weights));
   model.checkpoint_ = std::move(checkpoint);
   return model;
 }
 
-Model::Model(GptConfig config, Parameters<const float> parameters, std::shared_ptr<void> storage)
-    : config_(config),
-      parameters_(std::move(parameters)),
-      storage_(std::move(storage)),
-      edited_down_(static_cast<size_t>(config.layers)) {
+Model::Model(Architecture config, Parameters<const float> parameters, std::shared_ptr<void> storage)
+    : config_(std::move(config)), parameters_(std::move(parameters)), storage_(std::move(storage)) {
   config_.check("model");
   if (config_.tied && parameters_.unembedding.data == nullptr) parameters_.unembedding = parameters_.token_embedding;
   check_shapes(parameters_, config_);
@@ -126,39 +160,39 @@ const Checkpoint& Model::checkpoint() const {
   return *checkpoint_;
 }
 
-Tensor& Model::own_down_weight(Context& context, int64_t layer) {
-  require<ShapeError>(layer >= 0 && layer < config_.layers, "layer {} of a model with {} layers", layer,
+View Model::own_weight(Context& context, WeightId id) {
+  require<ShapeError>(id.layer >= 0 && id.layer < config_.layers, "layer {} of a model with {} layers", id.layer,
                       config_.layers);
-  std::shared_ptr<Tensor>& slot = edited_down_[layer];
-  ConstView& weight = parameters_.blocks[layer].down_weight;
+  std::shared_ptr<Tensor>& own = own_[id];
+  WeightView& weight = weight_of(parameters_, id);
   // A copied model shares its edits with the one it was copied from until either is edited again.
-  if (!slot || slot.use_count() > 1) {
-    auto own = std::make_shared<Tensor>(context, weight.rows, weight.cols);
-    for (int64_t r = 0; r < weight.rows; ++r)
-      context.copy_on_device(own->row(r), weight.row(r), sizeof(float) * static_cast<size_t>(weight.cols));
-    slot = std::move(own);
-    weight = std::as_const(*slot).view();
+  if (!own || own.use_count() > 1) {
+    own = std::make_shared<Tensor>(fp32_copy(context, weight.stored()));
+    place_at(weight, StoredView(own->view()), weight.orientation);
   }
-  return *slot;
+  return own->view();
 }
 
-void Model::set_down_weight(Context& context, int64_t layer, ConstView weight) {
-  require<ShapeError>(weight.rows == config_.mlp_width && weight.cols == config_.width,
-                      "down projection is [{}, {}], expected [{}, {}]", weight.rows, weight.cols, config_.mlp_width,
-                      config_.width);
-  Tensor& own = own_down_weight(context, layer);
+void Model::set_weight(Context& context, WeightId id, ConstView weight) {
+  const View own = own_weight(context, id);
+  require<ShapeError>(weight.rows == own.rows && weight.cols == own.cols, "{} is [{}, {}], expected [{}, {}]",
+                      parameter_name(config_, id), weight.rows, weight.cols, own.rows, own.cols);
   for (int64_t r = 0; r < weight.rows; ++r)
     context.copy_on_device(own.row(r), weight.row(r), sizeof(float) * static_cast<size_t>(weight.cols));
 }
 
-void Model::add_rank_one(Context& context, int64_t layer, std::span<const float> u, std::span<const float> v) {
-  require<ShapeError>(std::ssize(u) == config_.mlp_width && std::ssize(v) == config_.width,
-                      "u has {} and v {} values, expected {} and {}", u.size(), v.size(), config_.mlp_width,
-                      config_.width);
-  Tensor& own = own_down_weight(context, layer);
-  const Tensor u_row = Tensor::from_host(context, u, 1, config_.mlp_width);
-  const Tensor v_row = Tensor::from_host(context, v, 1, config_.width);
-  gemm(context, Transpose::yes, u_row.view(), Transpose::no, v_row.view(), own.view(), Write::accumulate);
+void Model::add_low_rank(Context& context, WeightId id, int64_t rank, std::span<const float> keys,
+                         std::span<const float> values) {
+  const View own = own_weight(context, id);
+  const WeightView& weight = weight_of(parameters_, id);
+  require<ShapeError>(std::ssize(keys) == weight.in * rank && std::ssize(values) == weight.out * rank,
+                      "{} keys and {} values of rank {} for {} ({} to {})", keys.size(), values.size(), rank,
+                      parameter_name(config_, id), weight.in, weight.out);
+  const Tensor k = Tensor::from_host(context, keys, rank, weight.in);
+  const Tensor v = Tensor::from_host(context, values, rank, weight.out);
+  const bool in_out = weight.orientation == Orientation::in_out;
+  gemm(context, Transpose::yes, in_out ? k.view() : v.view(), Transpose::no, in_out ? v.view() : k.view(), own,
+       Write::accumulate);
 }
 
 }  // namespace loci

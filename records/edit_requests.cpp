@@ -67,7 +67,7 @@ std::string spaced_target(std::string_view target) {
   return target.starts_with(' ') ? std::string(target) : " " + std::string(target);
 }
 
-void check_request(const EditRequest& request, const Tokenizer& tokenizer, const GptConfig& config,
+void check_request(const EditRequest& request, const Tokenizer& tokenizer, const Architecture& config,
                    std::string_view where) {
   const int64_t marks = count_occurrences(request.prompt, kSubjectMark);
   require<InputError>(marks == 1, "{}: field \"prompt\" must hold exactly one {{}} for its subject, got {}", where,
@@ -81,7 +81,7 @@ void check_request(const EditRequest& request, const Tokenizer& tokenizer, const
 }
 
 LoadedRequests parse_requests(std::string_view text, const std::string& name, const Tokenizer& tokenizer,
-                              const GptConfig& config, OnInvalid on_invalid, ZsreTarget zsre_target) {
+                              const Architecture& config, OnInvalid on_invalid, ZsreTarget zsre_target) {
   LoadedRequests loaded;
   loaded.requests = read_all_records(text, name, "case_id", on_invalid, loaded, [&](Record& record) {
     EditRequest request = parse_request(record, zsre_target);
@@ -92,7 +92,7 @@ LoadedRequests parse_requests(std::string_view text, const std::string& name, co
   return loaded;
 }
 
-LoadedRequests read_requests(const std::filesystem::path& path, const Tokenizer& tokenizer, const GptConfig& config,
+LoadedRequests read_requests(const std::filesystem::path& path, const Tokenizer& tokenizer, const Architecture& config,
                              OnInvalid on_invalid, ZsreTarget zsre_target) {
   return parse_requests(read_record_text(path), input_name(path), tokenizer, config, on_invalid, zsre_target);
 }

@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "model/config.h"
+#include "model/architecture.h"
 #include "model/text/tokenizer.h"
 #include "records/record_list.h"
 #include "records/subject.h"
@@ -26,7 +26,7 @@ struct EditRequest {
 
 /// Throws InputError "{where}: ..." unless the request can be run on this model: exactly one `{}`, a subject that is
 /// more than white space, a target, and a prompt that fits the context together with its target.
-void check_request(const EditRequest& request, const Tokenizer& tokenizer, const GptConfig& config,
+void check_request(const EditRequest& request, const Tokenizer& tokenizer, const Architecture& config,
                    std::string_view where);
 
 /// Towards which answer a zsRE record is edited: `answers[0]` (the published code) or `alt` (EasyEdit).
@@ -54,11 +54,11 @@ struct LoadedRequests : RecordReport {
 /// prompt that holds it several times is refused. A record without case_id gets its place in the file. Throws
 /// InputError naming file, record and field for a record that cannot be run or repeats a case_id; OnInvalid::skip
 /// leaves such records out and lists them. A file without any valid record is refused all the same.
-LoadedRequests read_requests(const std::filesystem::path& path, const Tokenizer& tokenizer, const GptConfig& config,
+LoadedRequests read_requests(const std::filesystem::path& path, const Tokenizer& tokenizer, const Architecture& config,
                              OnInvalid on_invalid, ZsreTarget zsre_target = ZsreTarget::answer);
 /// The same from a text; `name` leads messages.
 LoadedRequests parse_requests(std::string_view text, const std::string& name, const Tokenizer& tokenizer,
-                              const GptConfig& config, OnInvalid on_invalid,
+                              const Architecture& config, OnInvalid on_invalid,
                               ZsreTarget zsre_target = ZsreTarget::answer);
 
 /// A target as it follows a prompt: with a space in front unless it has one.

@@ -29,8 +29,7 @@ double parse_value(const std::string& text, size_t begin) {
 }
 
 std::vector<float> embedding_row(Context& context, const Model& model, int32_t token) {
-  const ConstView table = model.parameters().token_embedding;
-  return to_host(context, table.rows_slice(token, 1));
+  return stored_to_host(context, model.parameters().token_embedding.rows_slice(token, 1));
 }
 
 /// Normal vectors x become R x + mean.

@@ -75,7 +75,7 @@ struct Cell {
 };
 
 /// What whole prompts record beside their residual rows: module outputs, unless states alone are restored.
-std::vector<BlockSite> module_outputs(const GptConfig& config, const TraceOptions& options) {
+std::vector<BlockSite> module_outputs(const Architecture& config, const TraceOptions& options) {
   const bool states_alone =
       options.sever.empty() &&
       std::all_of(options.kinds.begin(), options.kinds.end(), [](TraceKind kind) { return kind == TraceKind::state; });
@@ -212,7 +212,7 @@ void Sweep::add_corrupted(FactWork& work, CorruptedRuns& corrupted, const std::v
   std::vector<float> embeddings;
   for (int64_t t = subject.begin; t < subject.end; ++t) {
     const int32_t token = work.fact->tokens[t];
-    const auto row = to_host(context, executor_.model().parameters().token_embedding.rows_slice(token, 1));
+    const auto row = stored_to_host(context, executor_.model().parameters().token_embedding.rows_slice(token, 1));
     embeddings.insert(embeddings.end(), row.begin(), row.end());
   }
   std::vector<float> values(noise.size());
@@ -441,7 +441,7 @@ void Sweep::trace(std::span<const Fact> facts, std::span<FactTrace> results,
 
 /// How many of the first facts have base recordings that fit a quarter of the memory budget; at least one.
 size_t group_length(Executor& executor, std::span<const Fact> facts, const TraceOptions& options) {
-  const GptConfig& config = executor.model().config();
+  const Architecture& config = executor.model().config();
   const int64_t row_bytes = recorded_row_bytes(config, module_outputs(config, options));
   // A clean run; corrupted ones, four times as many where low_score and a severed pass may each have their own.
   const int64_t runs = 1 + options.samples * (options.quirks == Quirks::published ? 4 : 1);

@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "model/families/families.h"
 #include "runtime/error.h"
 #include "runtime/io/npz.h"
 #include "runtime/jobs/unit_store.h"
@@ -23,6 +24,15 @@ int64_t asked_documents(const H5File& file) {
   return 0;
 }
 
+/// The edited module. Files of earlier versions are of GPT-2 and do not say it.
+std::string module_of(const H5File& file, const std::string& layer) {
+  const std::string group = "/layers/" + layer;
+  if (has_attribute(file, group, "module")) return read_string_attribute(file, group, "module");
+  Architecture architecture;
+  architecture.family = &gpt2();
+  return published_module(architecture, Role::down_weight, read_int_attribute(file, group, "layer"));
+}
+
 }  // namespace
 
 int64_t export_second_moments(const H5File& file, const std::string& format, const std::filesystem::path& folder) {
@@ -34,7 +44,7 @@ int64_t export_second_moments(const H5File& file, const std::string& format, con
   int64_t files = 0;
   for (const std::string& layer : group_members(file, "/layers")) {
     const H5Array<float> sum = read_dataset<float>(file, "/layers/" + layer + "/sum", {kAnyExtent, kAnyExtent});
-    NpzWriter writer(folder / fmt::format("transformer.h.{}.mlp.c_proj_float32_mom2{}.npz", layer, suffix));
+    NpzWriter writer(folder / fmt::format("{}_float32_mom2{}.npz", module_of(file, layer), suffix));
     writer.add_string("mom2.constructor", "util.runningstats.SecondMoment()");
     writer.add_scalar<int64_t>("mom2.count", tokens);
     writer.add<float>("mom2.mom2", sum.values, sum.shape);

@@ -100,7 +100,7 @@ EditBases record_bases(Executor& executor, int64_t layer, const TemplatePrefixes
   for (const PreparedRequest& request : requests) entries.push_back({&request.essence, nullptr});
 
   record_prefixes(executor, prefixes, entries);
-  const GptConfig& config = executor.model().config();
+  const Architecture& config = executor.model().config();
   bases.keys = Tensor(executor.context(), prompts, config.mlp_width);
   const std::vector<RecordingPtr> recordings = record_rest(executor, layer, entries, bases.keys);
   for (size_t r = 0; r < requests.size(); ++r) {
@@ -110,7 +110,7 @@ EditBases record_bases(Executor& executor, int64_t layer, const TemplatePrefixes
   }
   const auto& block = executor.model().parameters().blocks[layer];
   bases.values = Tensor(executor.context(), prompts, config.width);
-  linear(executor.context(), bases.keys.view(), WeightView::in_out(block.down_weight), block.down_bias,
+  linear(executor.context(), bases.keys.view(), block.down_weight, block.down_bias,
          bases.values.view());
   return bases;
 }

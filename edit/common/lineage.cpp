@@ -1,10 +1,10 @@
 #include "edit/common/lineage.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
-#include "edit/rome/rome.h"
 #include "model/model.h"
 #include "runtime/error.h"
 #include "runtime/io/atomic_file.h"
@@ -22,7 +22,7 @@ Json ancestor_to_json(const Ancestor& ancestor) {
 
 Ancestor ancestor_from_json(const Json& json, const std::string& where) {
   Ancestor ancestor{{json_text(json, "weights_sha256", where), json_string(json, "edits_sha256", where)}, {}};
-  for (const int64_t layer : json_ints(json, "edited_layers", where, 0)) ancestor.edited_layers.insert(layer);
+  for (const int64_t layer : json_ints(json, "edited_layers", where, -1)) ancestor.edited_layers.insert(layer);
   return ancestor;
 }
 
@@ -43,30 +43,64 @@ std::set<int64_t> Lineage::edited_since(const ModelState& other) const {
   throw_error<Error>("the model was not made from the weights {:.12}", other.weights_sha256);
 }
 
-void EditChain::add(std::span<const Edit> edits) {
-  if (edits.empty()) return;
+namespace {
+
+/// What stands before the values of a change in the hash. Of a rank-one change of a down projection as it has been since
+/// the first edit files.
+std::string described(const Change& change, const Architecture& architecture) {
+  const WeightId weight = weight_of(change);
+  if (const auto* low_rank = std::get_if<LowRank>(&change)) {
+    const auto in = std::ssize(low_rank->keys) / low_rank->rank, out = std::ssize(low_rank->values) / low_rank->rank;
+    if (weight.role == Role::down_weight && low_rank->rank == 1)
+      return fmt::format("layer {} [{}, {}]\n", weight.layer, in, out);
+    return fmt::format("{} rank {} [{}, {}]\n", parameter_name(architecture, weight), low_rank->rank, in, out);
+  }
+  const auto& dense = std::get<Dense>(change);
+  return fmt::format("{} rows {} [{}]\n", parameter_name(architecture, weight), fmt::join(dense.rows, ","),
+                     dense.delta.size());
+}
+
+void hash_values(Sha256& hash, const Change& change) {
+  if (const auto* low_rank = std::get_if<LowRank>(&change))
+    hash.update(std::as_bytes(std::span(low_rank->keys))).update(std::as_bytes(std::span(low_rank->values)));
+  else
+    hash.update(std::as_bytes(std::span(std::get<Dense>(change).delta)));
+}
+
+std::set<int64_t> layers_with_the_same_keys(const std::set<WeightId>& weights) {
+  std::set<int64_t> layers;
+  for (const WeightId weight : weights)
+    layers.insert(weight.role == Role::down_weight ? weight.layer : weight.layer - 1);
+  return layers;
+}
+
+}  // namespace
+
+void EditChain::add(std::span<const Change> changes, const Architecture& architecture) {
+  if (changes.empty()) return;
   Step step{sha256(), {}};
-  for (const Edit& edit : edits) {
+  for (const Change& change : changes) {
     Sha256 hash;
-    hash.update(fmt::format("{} layer {} [{}, {}]\n", step.sha256, edit.layer, edit.u.size(), edit.v.size()));
-    hash.update(std::as_bytes(std::span(edit.u))).update(std::as_bytes(std::span(edit.v)));
+    hash.update(step.sha256 + " " + described(change, architecture));
+    hash_values(hash, change);
     step.sha256 = hash.hex();
-    step.layers.insert(edit.layer);
+    step.weights.insert(weight_of(change));
   }
   steps_.push_back(std::move(step));
 }
 
-std::set<int64_t> EditChain::layers() const {
-  std::set<int64_t> layers;
-  for (const Step& step : steps_) layers.insert(step.layers.begin(), step.layers.end());
-  return layers;
+std::set<WeightId> EditChain::weights() const {
+  std::set<WeightId> weights;
+  for (const Step& step : steps_) weights.insert(step.weights.begin(), step.weights.end());
+  return weights;
 }
 
 Lineage EditChain::on(const Model& model) const {
   const std::string weights = model.checkpoint().weights_sha256();
   Lineage lineage{{weights, sha256()}};
   for (size_t i = steps_.size(); i-- > 0;)
-    lineage.ancestors.push_back({{weights, i > 0 ? steps_[i - 1].sha256 : ""}, steps_[i].layers});
+    lineage.ancestors.push_back({{weights, i > 0 ? steps_[i - 1].sha256 : ""},
+                                 layers_with_the_same_keys(steps_[i].weights)});
   for (Ancestor& ancestor : read_lineage(model.checkpoint().dir(), weights).ancestors)
     lineage.ancestors.push_back(std::move(ancestor));
   return lineage;

@@ -7,11 +7,12 @@
 #include <string>
 #include <vector>
 
+#include "edit/change.h"
+
 /// Where a model comes from: a checkpoint, edits in memory on top of it, and the models that the checkpoint itself was
 /// made from by edits. It tells which second moments of other models are right for this one.
 namespace loci {
 
-struct Edit;
 class Model;
 
 /// The weights of a model: those of a checkpoint, and edits on top of them.
@@ -25,7 +26,8 @@ struct ModelState {
 /// A model that another one was made from.
 struct Ancestor {
   ModelState state;
-  /// The layers whose down projections were edited on the way from it to the model before it in its list.
+  /// Layers up to which the keys (mlp_key) stayed as they were on the way from it to the model before it in its list:
+  /// of each changed matrix, its own where it is a down projection, which makes no keys of its layer, else the one below.
   std::set<int64_t> edited_layers;
 
   bool operator==(const Ancestor&) const = default;
@@ -41,24 +43,25 @@ struct Lineage {
   bool includes(const ModelState& state) const;
 };
 
-/// What was added to the weights of a checkpoint in memory, edit after edit, by content: equal edits in equal order
-/// give equal hashes, whatever files they come from.
+/// What was added to the weights of a checkpoint in memory, change after change, by content: equal changes in equal
+/// order give equal hashes, whatever files they come from.
 class EditChain {
  public:
-  /// Adds edits that are applied together.
-  void add(std::span<const Edit> edits);
+  /// Adds changes that are applied together.
+  void add(std::span<const Change> changes, const Architecture& architecture);
 
   bool empty() const { return steps_.empty(); }
   /// Of all edits so far; empty where there are none.
   std::string sha256() const { return steps_.empty() ? "" : steps_.back().sha256; }
-  std::set<int64_t> layers() const;
+  /// The matrices that were changed.
+  std::set<WeightId> weights() const;
   /// The model with these edits, as it was loaded from its checkpoint, and what is known of that.
   Lineage on(const Model& model) const;
 
  private:
   struct Step {
     std::string sha256;
-    std::set<int64_t> layers;
+    std::set<WeightId> weights;
   };
   std::vector<Step> steps_;
 };

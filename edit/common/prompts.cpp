@@ -71,8 +71,9 @@ EditPrompt essence_prompt(const EditRequest& request, FactToken fact_token, cons
 
 PreparedRequest prepare_request(const EditRequest& request, std::span<const std::string> templates,
                                 FactToken fact_token, TeacherForcing forcing, const Tokenizer& tokenizer,
-                                const GptConfig& config, std::string_view where) {
+                                const Architecture& config, std::string_view where) {
   PreparedRequest made;
+  made.request = request;
   made.target = tokenizer.encode_ids(spaced_target(request.target_new));
   made.total_weight = std::ssize(templates);
   std::map<std::string, size_t> index_of;

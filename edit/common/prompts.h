@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "model/config.h"
+#include "model/architecture.h"
 #include "model/text/tokenizer.h"
 #include "records/edit_requests.h"
 
@@ -37,6 +37,7 @@ struct EditPrompt {
 
 /// A request ready to run. Equal templates share one prompt.
 struct PreparedRequest {
+  EditRequest request;
   std::vector<int32_t> target;      ///< at least one token
   std::vector<EditPrompt> prompts;  ///< [0] the bare one, of weight 0 where no template is `{}`
   size_t initial = 0;               ///< the prompt of the first template, which gives v0
@@ -47,6 +48,6 @@ struct PreparedRequest {
 /// Throws InputError "{where}: ..." for a prompt that does not fit the context.
 PreparedRequest prepare_request(const EditRequest& request, std::span<const std::string> templates,
                                 FactToken fact_token, TeacherForcing forcing, const Tokenizer& tokenizer,
-                                const GptConfig& config, std::string_view where);
+                                const Architecture& config, std::string_view where);
 
 }  // namespace loci

@@ -36,7 +36,7 @@ int64_t token_count(std::span<const std::vector<int32_t>> documents) {
 
 SecondMomentCollector::SecondMomentCollector(Executor& executor, std::vector<int64_t> layers)
     : executor_(executor), layers_(std::move(layers)) {
-  const GptConfig& config = executor.model().config();
+  const Architecture& config = executor.model().config();
   require<InputError>(!layers_.empty(), "no layers are given; name them with {}", option("layers"));
   std::set<int64_t> distinct;
   for (const int64_t layer : layers_) {
@@ -146,7 +146,8 @@ void write_sum(H5File& file, int64_t layer, const std::vector<double>& sum, int6
 
 /// The sum itself, and what says whether edits can use it. Writing takes about as long as the condition number, which
 /// is estimated meanwhile.
-void write_layer(H5File& file, Context& context, int64_t layer, const std::vector<double>& sum, int64_t width) {
+void write_layer(H5File& file, Context& context, const Architecture& architecture, int64_t layer,
+                 const std::vector<double>& sum, int64_t width) {
   std::future<void> written = std::async(std::launch::async, [&] { write_sum(file, layer, sum, width); });
   const std::vector<int64_t> dead = dead_rows(sum, width);
   const double condition = condition_number(context, sum, width);
@@ -156,6 +157,7 @@ void write_layer(H5File& file, Context& context, int64_t layer, const std::vecto
                          {.units = "1", .long_name = "neurons that were never active"});
   write_attribute(file, group, "layer", layer);
   write_attribute(file, group, "condition_number", condition);
+  write_attribute(file, group, "module", published_module(architecture, Role::down_weight, layer));
   if (!dead.empty()) spdlog::warn("cov: layer {}: {} neurons were never active, their rows are 0", layer, dead.size());
   if (std::isinf(condition))
     spdlog::warn("cov: layer {}: the matrix is singular; editing will need {}", layer, option("ridge"));
@@ -421,7 +423,7 @@ void MomentJob::finish(const Json& config, const Provenance& provenance) {
     write_attribute(output, "/", "mlp_width", totals_.width());
     write_checks(output);
     for (size_t i = 0; i < collector_.layers().size(); ++i)
-      write_layer(output, context_, layer(i), totals_.take(i), totals_.width());
+      write_layer(output, context_, collector_.architecture(), layer(i), totals_.take(i), totals_.width());
   });
 }
 
@@ -482,7 +484,7 @@ SecondMomentMatrix read_npz_moment(const std::filesystem::path& path, int64_t la
   const auto named = layer_in_file_name(path);
   require<InputError>(named.has_value(),
                       "{}: the layer of the statistics stands in the file's name only, and this one has none; name it "
-                      "transformer.h.{}.mlp.c_proj_float32_mom2.npz if it is of layer {}",
+                      "{}.mlp.npz if it is of layer {}",
                       path.string(), layer, layer);
   require<InputError>(*named == layer, "{}: the statistics are of layer {}, but layer {} is edited", path.string(),
                       *named, layer);
@@ -561,13 +563,13 @@ SecondMomentMatrix read_hdf5_moment(const std::filesystem::path& path, int64_t l
 
 std::optional<int64_t> layer_in_file_name(const std::filesystem::path& path) {
   const std::string name = path.filename().string();
-  const size_t mark = name.find("h.");
-  if (mark == name.npos || (mark > 0 && name[mark - 1] != '.')) return std::nullopt;
+  const size_t end = name.find(".mlp.");
+  if (end == name.npos) return std::nullopt;
+  const size_t dot = name.rfind('.', end - 1);
+  const size_t first = dot == name.npos || dot >= end ? 0 : dot + 1;
   int64_t layer = -1;
-  const char* end = name.data() + name.size();
-  const auto result = std::from_chars(name.data() + mark + 2, end, layer);
-  if (result.ec != std::errc() || layer < 0 || !std::string_view(result.ptr, end).starts_with(".mlp."))
-    return std::nullopt;
+  const auto result = std::from_chars(name.data() + first, name.data() + end, layer);
+  if (result.ec != std::errc() || result.ptr != name.data() + end || layer < 0) return std::nullopt;
   return layer;
 }
 

@@ -38,7 +38,8 @@ class SecondMomentCollector {
   const std::vector<int64_t>& layers() const { return layers_; }
   /// Added since the start or clear().
   int64_t tokens() const { return tokens_; }
-  int64_t width() const { return executor_.model().config().mlp_width; }
+  const Architecture& architecture() const { return executor_.model().config(); }
+  int64_t width() const { return architecture().mlp_width; }
   /// The sum of one of the layers [ff * ff], on the host. Splits the products into blocks at this place.
   std::vector<double> sum(size_t index);
   /// Hands out what lies of it on the device, and starts that layer again: SecondMoment::take_lower().
@@ -118,14 +119,14 @@ struct SecondMomentMatrix {
 };
 
 /// Reads the statistics of one layer of a model: a file of collect_second_moments, or the reference's .npz
-/// (`transformer.h.{l}.mlp.c_proj_float32_mom2.npz`: its layer stands in its name only, its model nowhere). Those of a
+/// (`{edited module}_float32_mom2.npz`: its layer stands in its name only, its model nowhere). Those of a
 /// model that this one was made from are right up to the lowest layer that was edited since: an edit of the down
 /// projection of layer L changes no key of layers up to L. Throws InputError in one sentence for another model's
 /// (unless they are accepted: then a warning), layer's or shape's, and for a damaged file.
 SecondMomentMatrix read_second_moment(const std::filesystem::path& path, int64_t layer, int64_t mlp_width,
                                       const Lineage& model, OtherModels others = OtherModels::refuse);
 
-/// The layer in a file name of the reference; nothing where there is none.
+/// The layer in a file name of the reference, the number before `.mlp.`; nothing where there is none.
 std::optional<int64_t> layer_in_file_name(const std::filesystem::path& path);
 
 /// The Cholesky factor of C + ridge I. Throws NumericalError naming the file for a C that is singular, or is so within

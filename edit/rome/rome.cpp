@@ -1,6 +1,8 @@
 #include "edit/rome/rome.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <spdlog/spdlog.h>
 
 #include <array>
 #include <cmath>
@@ -67,27 +69,26 @@ class Editor {
   Editor(Executor& executor, const Tokenizer& tokenizer, const RomeSettings& settings)
       : executor_(executor), settings_(settings), prefixes_(executor, tokenizer, settings.templates) {}
 
-  void edit_wave(std::span<const EditRequest> requests, std::span<const PreparedRequest> prepared,
-                 std::vector<Edit>& edits) const {
+  void edit_wave(std::span<const PreparedRequest> prepared, std::vector<RankOneEdit>& edits) const {
     const int64_t layer = settings_.hparams.layer;
     const EditBases bases = record_bases(executor_, layer, prefixes_, prepared);
     const std::vector<float> keys = bases.keys.to_host(), values = bases.values.to_host();
     std::vector<BareAndMean> request_values;
     std::vector<ValueProblem> problems;
-    for (size_t r = 0; r < requests.size(); ++r) {
+    for (size_t r = 0; r < prepared.size(); ++r) {
       request_values.push_back(
           bare_and_mean(values, static_cast<size_t>(bases.values.cols()), bases.first_row[r], prepared[r]));
       problems.push_back({&prepared[r], bases.prompts[r], bases.essences[r], norm(request_values[r].initial),
-                          request_name(requests[r])});
+                          request_name(prepared[r].request)});
     }
     const std::vector<ValueSolution> solutions = optimize_values(executor_, layer, settings_.hparams.value, problems);
     const auto width = static_cast<size_t>(bases.keys.cols());
     std::vector<BareAndMean> request_keys;
-    for (size_t r = 0; r < requests.size(); ++r)
+    for (size_t r = 0; r < prepared.size(); ++r)
       request_keys.push_back(bare_and_mean(keys, width, bases.first_row[r], prepared[r]));
     const std::vector<double> updates = update_directions(request_keys);
-    for (size_t r = 0; r < requests.size(); ++r)
-      edits.push_back(finish(requests[r], request_keys[r], request_values[r], solutions[r],
+    for (size_t r = 0; r < prepared.size(); ++r)
+      edits.push_back(finish(prepared[r].request, request_keys[r], request_values[r], solutions[r],
                              std::span(updates).subspan(r * width, width)));
   }
 
@@ -105,11 +106,11 @@ class Editor {
     return rows;
   }
 
-  Edit finish(const EditRequest& request, const BareAndMean& key, const BareAndMean& value,
+  RankOneEdit finish(const EditRequest& request, const BareAndMean& key, const BareAndMean& value,
               const ValueSolution& solution, std::span<const double> update) const {
     const std::string name = request_name(request);
     const bool mean_insertion = settings_.method == RomeMethod::r_rome;
-    Edit edit;
+    RankOneEdit edit;
     edit.request = request;
     edit.method = rome_method_name(settings_.method);
     edit.layer = settings_.hparams.layer;
@@ -160,29 +161,22 @@ std::string_view rome_method_name(RomeMethod method) {
   return "";
 }
 
-void check_layer(const RomeHparams& hparams, const GptConfig& config) {
+void check_layer(const RomeHparams& hparams, const Architecture& config) {
   require<InputError>(hparams.layer >= 0, "no layer to edit is given; set \"layers\" in {}, or {}", option("hparams"),
                       option("layer"));
   require<InputError>(hparams.layer < config.layers, "layer {} cannot be edited: the model has the layers 0 to {}",
                       hparams.layer, config.layers - 1);
 }
 
-void refuse_missing_second_moment() {
-  throw_error<InputError>("second moments are needed: give {} FILE, or set \"mom2_adjustment\" to false in {}",
-                          option("cov"), option("hparams"));
-}
-
-void check_settings(const RomeSettings& settings, const GptConfig& config) {
+void check_settings(const RomeSettings& settings, const Architecture& config) {
   check_layer(settings.hparams, config);
   check_context_templates(settings.templates, "context templates");
   if (!settings.hparams.uses_second_moment) return;
-  if (!settings.second_moment) refuse_missing_second_moment();
+  require<InputError>(settings.second_moment != nullptr, "second moments are needed where \"mom2_adjustment\" is true");
   require<InputError>(settings.second_moment->size() == config.mlp_width,
                       "the second moments are {} wide, the model's keys {}", settings.second_moment->size(),
                       config.mlp_width);
 }
-
-double update_norm(const Edit& edit) { return norm(edit.u) * norm(edit.v); }
 
 std::vector<float> insertion_vector(std::span<const float> value_star, std::span<const double> value_at_key,
                                     std::span<const double> key, std::span<const float> u, std::string_view name) {
@@ -196,23 +190,115 @@ std::vector<float> insertion_vector(std::span<const float> value_star, std::span
   return v;
 }
 
-std::vector<Edit> compute_edits(Executor& executor, const Tokenizer& tokenizer, const RomeSettings& settings,
-                                std::span<const EditRequest> requests) {
-  const GptConfig& config = executor.model().config();
-  check_settings(settings, config);
+std::vector<RankOneEdit> compute_edits(Executor& executor, const Tokenizer& tokenizer, const RomeSettings& settings,
+                                       std::span<const EditRequest> requests) {
+  check_settings(settings, executor.model().config());
   std::vector<PreparedRequest> prepared;
   for (const EditRequest& request : requests)
     prepared.push_back(prepare_request(request, settings.templates, settings.hparams.fact_token, settings.forcing,
-                                       tokenizer, config, request_name(request)));
-  std::vector<Edit> edits;
+                                       tokenizer, executor.model().config(), request_name(request)));
+  return compute_edits(executor, tokenizer, settings, prepared);
+}
+
+std::vector<RankOneEdit> compute_edits(Executor& executor, const Tokenizer& tokenizer, const RomeSettings& settings,
+                                       std::span<const PreparedRequest> requests) {
+  std::vector<RankOneEdit> edits;
   if (requests.empty()) return edits;
   const Editor editor(executor, tokenizer, settings);
   for (size_t begin = 0; begin < requests.size();) {
-    const size_t count = wave_size(executor, settings.hparams.layer, std::span(prepared).subspan(begin));
-    editor.edit_wave(requests.subspan(begin, count), std::span(prepared).subspan(begin, count), edits);
+    const size_t count = wave_size(executor, settings.hparams.layer, requests.subspan(begin));
+    editor.edit_wave(requests.subspan(begin, count), edits);
     begin += count;
   }
   return edits;
+}
+
+EditBatch to_batch(RankOneEdit edit) {
+  EditBatch batch;
+  batch.is_rank_one = true;
+  batch.changes.push_back(
+      LowRank{{Role::down_weight, edit.layer}, 1, std::move(edit.u), std::move(edit.v)});
+  batch.edits.push_back(
+      {.request = std::move(edit.request),
+       .method = std::move(edit.method),
+       .layer = edit.layer,
+       .recorded = {{"k_mean", "key at the fact token, mean over the context templates", std::move(edit.k_mean)},
+                    {"k_bare", "key at the fact token of the prompt alone", std::move(edit.k_bare)},
+                    {"value_before", "MLP output at the fact token of the prompt alone", std::move(edit.value_before)},
+                    {"value_star", "wanted MLP output v*", std::move(edit.value_star)}},
+       .loss_curve = std::move(edit.loss_curve)});
+  return batch;
+}
+
+// --- As a method -----------------------------------------------------------------------------------------------------
+
+namespace {
+
+RomeHparams resolve_hparams(std::string_view method, const EditOptions& options, const Architecture& architecture) {
+  RomeHparams hparams = options.hparams.empty() ? RomeHparams() : read_hparams(options.hparams);
+  if (!hparams.without_effect.empty())
+    spdlog::info("{}: without effect here: {}", options.hparams, fmt::join(hparams.without_effect, ", "));
+  if (hparams.method)
+    require<InputError>(*hparams.method == method,
+                        "{0}: the hyper-parameters are made for {1}, but {2} is {3}; give {2} {1}, or remove the fields "
+                        "that say so (\"alg_name\", \"original_implementation\", \"enable_...\")",
+                        options.hparams, *hparams.method, option("method"), method);
+  if (options.layer >= 0) hparams.layer = options.layer;
+  check_layer(hparams, architecture);
+  return hparams;
+}
+
+class Rome : public Method {
+ public:
+  Rome(std::string_view name, Resources& resources)
+      : architecture_(resources.architecture()), tokenizer_(resources.tokenizer()) {
+    settings_.method = rome_method_from_name(name);
+    settings_.hparams = resolve_hparams(name, resources.options(), architecture_);
+    settings_.forcing = resources.options().forcing;
+    if (settings_.hparams.uses_second_moment)
+      settings_.second_moment = resources.second_moment(settings_.hparams.layer);
+    else
+      resources.refuse_second_moments(fmt::format("\"mom2_adjustment\": false in {}", option("hparams")));
+    settings_.templates = resources.context_templates(settings_.hparams.samples);
+    check_settings(settings_, architecture_);
+  }
+
+  PreparedRequest prepare(const EditRequest& request, std::string_view where) const override {
+    return prepare_request(request, settings_.templates, settings_.hparams.fact_token, settings_.forcing, tokenizer_,
+                           architecture_, where);
+  }
+
+  std::vector<EditBatch> edit(Executor& executor, std::span<const PreparedRequest> requests,
+                              int64_t batch_size) const override {
+    require<InputError>(batch_size == 1, "{} writes one request at a time; leave {} out",
+                        rome_method_name(settings_.method), option("batch"));
+    std::vector<EditBatch> batches;
+    for (RankOneEdit& edit : compute_edits(executor, tokenizer_, settings_, requests))
+      batches.push_back(to_batch(std::move(edit)));
+    return batches;
+  }
+
+  Json settings() const override {
+    return {{"hparams", hparams_to_json(settings_.hparams)}, {"context_templates", settings_.templates}};
+  }
+  std::span<const std::string> context_templates() const override { return settings_.templates; }
+
+  std::string_view warning_of_sequences() const override {
+    if (settings_.method != RomeMethod::rome) return {};
+    return "rome takes a mean key in one place and a bare one in another, and in sequence such edits are known to disable "
+           "a model (Gupta et al. 2024); r-rome and p-rome take one key throughout";
+  }
+
+ private:
+  const Architecture& architecture_;
+  const Tokenizer& tokenizer_;
+  RomeSettings settings_;
+};
+
+}  // namespace
+
+std::unique_ptr<Method> make_rome(std::string_view name, Resources& resources) {
+  return std::make_unique<Rome>(name, resources);
 }
 
 }  // namespace loci

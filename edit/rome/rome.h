@@ -10,7 +10,8 @@
 
 #include "edit/common/prompts.h"
 #include "edit/common/value_optimizer.h"
-#include "edit/outcome.h"
+#include "edit/method.h"
+#include "edit/resources.h"
 #include "edit/rome/hparams.h"
 #include "kernels/cholesky.h"
 #include "model/executor/executor.h"
@@ -31,7 +32,7 @@ RomeMethod rome_method_from_name(std::string_view name);
 std::string_view rome_method_name(RomeMethod method);
 
 /// A rank-one edit W' = W + u v^T of one block's down projection ([ff, d]) and how it was found. Host vectors.
-struct Edit {
+struct RankOneEdit {
   EditRequest request;
   std::string method = "rome";
   int64_t layer = 0;
@@ -42,7 +43,6 @@ struct Edit {
   std::vector<float> value_before;  ///< [d] MLP output at the fact token of the bare prompt
   std::vector<float> value_star;    ///< [d] v*, the value wanted there
   std::vector<LossRow> loss_curve;
-  std::optional<EditOutcome> outcome = {};  ///< where it was scored: score_outcomes()
 };
 
 /// Everything that edits of one model share.
@@ -56,20 +56,25 @@ struct RomeSettings {
 };
 
 /// Throws InputError where the model has no such layer, or none is given.
-void check_layer(const RomeHparams& hparams, const GptConfig& config);
-/// Throws the InputError for hyper-parameters that need second moments where none are given.
-[[noreturn]] void refuse_missing_second_moment();
+void check_layer(const RomeHparams& hparams, const Architecture& config);
 /// Throws InputError where the settings do not fit the model: no such layer, a missing or wrong C.
-void check_settings(const RomeSettings& settings, const GptConfig& config);
+void check_settings(const RomeSettings& settings, const Architecture& config);
 
 /// The edit of each request, from the executor's model as it is; the model is not changed. Requests run in waves whose
 /// size depends on the requests alone, and one's result does not depend on what the others ask for beyond rounding.
 /// Throws InputError for a request that does not fit the model, NumericalError where v* or the update is not finite.
-std::vector<Edit> compute_edits(Executor& executor, const Tokenizer& tokenizer, const RomeSettings& settings,
+std::vector<RankOneEdit> compute_edits(Executor& executor, const Tokenizer& tokenizer, const RomeSettings& settings,
                                 std::span<const EditRequest> requests);
 
-/// |u v^T| = |u| |v|, the Frobenius norm of the update.
-double update_norm(const Edit& edit);
+/// The same of requests that are prepared (prepare_request()) with the settings' templates, fact token and forcing.
+std::vector<RankOneEdit> compute_edits(Executor& executor, const Tokenizer& tokenizer, const RomeSettings& settings,
+                                       std::span<const PreparedRequest> requests);
+
+/// The same as a batch of one edit.
+EditBatch to_batch(RankOneEdit edit);
+
+/// ROME and its variants as Method. Reads hyper-parameters, context templates and second moments.
+std::unique_ptr<Method> make_rome(std::string_view name, Resources& resources);
 
 /// v = (v* - W k_0) / (k_0 . u), so that (W + u v^T)^T k_0 = v*.  (Meng et al. 2022, eq. 2)
 /// Throws NumericalError "{name}: ..." where k_0 . u is 0 or not finite.

@@ -15,13 +15,13 @@ namespace loci {
 /// tail.
 struct BlockActivations {
   Tensor input;            ///< [all rows, d] residual stream
-  Tensor ln_1_statistics;  ///< [all rows, 2]
+  Tensor norm_1_statistics;  ///< [all rows, 2]
   Tensor qkv;              ///< [all rows, 3 d]; the queries' columns are unused with a tail
   Tensor queries;          ///< [R, d], with a tail only
   Tensor attended;         ///< [R, d] attention output before its projection
   Tensor log_sums;         ///< [R, heads]
   Tensor middle;           ///< [R, d] residual stream between attention and MLP
-  Tensor ln_2_statistics;  ///< [R, 2]
+  Tensor norm_2_statistics;  ///< [R, 2]
   Tensor up;               ///< [R, ff] before the activation function
   /// Rows at attn_in, attn_heads, mlp_in or mlp_key where patches made them differ from what the above gives.
   std::array<Tensor, kSites> patched;

@@ -57,7 +57,7 @@ void Backward::unembed(ConstView dlogits) {
   const Parameters<const float>& p = pass_.parameters;
   const Parameters<float>* g = pass_.gradients;
   const ConstView x = pass_.kept.final_rows.view();
-  const float epsilon = static_cast<float>(pass_.config.layer_norm_epsilon);
+  const float epsilon = static_cast<float>(pass_.config.epsilon);
   require<ShapeError>(dlogits.rows == x.rows && dlogits.cols == pass_.config.vocabulary,
                       "logit gradients are [{}, {}], expected [{}, {}]", dlogits.rows, dlogits.cols, x.rows,
                       pass_.config.vocabulary);
@@ -65,12 +65,12 @@ void Backward::unembed(ConstView dlogits) {
   linear_backward(context_, dlogits, WeightView::out_in(p.unembedding), dh.view(), Write::assign);
   if (g) {
     Tensor h(context_, x.rows, x.cols);
-    layer_norm(context_, x, p.ln_f_gain, p.ln_f_bias, epsilon, h.view(), {});
+    layer_norm(context_, x, p.final_norm_gain, p.final_norm_bias, epsilon, h.view(), {});
     gemm(context_, Transpose::yes, dlogits, Transpose::no, h.view(), g->unembedding, Write::accumulate);
   }
   Tensor dwanted(context_, x.rows, x.cols);
-  layer_norm_backward(context_, x, p.ln_f_gain, pass_.kept.final_statistics.view(), dh.view(), dwanted.view(),
-                      Write::assign, g ? g->ln_f_gain : View{}, g ? g->ln_f_bias : View{});
+  layer_norm_backward(context_, x, p.final_norm_gain, pass_.kept.final_statistics.view(), dh.view(), dwanted.view(),
+                      Write::assign, g ? g->final_norm_gain : View{}, g ? g->final_norm_bias : View{});
   dx_ = Tensor::zeros(context_, std::max<int64_t>(1, geometry_.buffer_rows()), x.cols);
   scatter_rows(context_, dwanted.view(), pass_.kept.wanted_rows, dx_.view(), Write::assign);
 }
@@ -90,7 +90,8 @@ void Backward::embed() {
   const int64_t rows = geometry_.rows(0);
   if (rows == 0) return;
   const View dx = dx_.rows_slice(0, rows);
-  if (pass_.gradients) embed_rows_backward(context_, pass_.kept.position_ids, dx, pass_.gradients->position_embedding);
+  if (pass_.gradients && !pass_.gradients->position_embedding.empty())
+    embed_rows_backward(context_, pass_.kept.position_ids, dx, pass_.gradients->position_embedding);
   sites_.visit(Site::embed, 0, dx);
   if (pass_.gradients) embed_rows_backward(context_, pass_.kept.token_ids, dx, pass_.gradients->token_embedding);
 }

@@ -8,6 +8,14 @@
 #include "kernels/rows.h"
 
 namespace loci {
+namespace {
+
+/// Of a bias that may be missing.
+ConstView columns_of(ConstView bias, int64_t first, int64_t count) {
+  return bias.empty() ? bias : bias.cols_slice(first, count);
+}
+
+}  // namespace
 
 ForwardBlock::ForwardBlock(const ForwardPass& pass, int64_t layer, Tensor& x, BlockActivations& kept)
     : pass_(pass), context_(pass.context), p_(pass.parameters.blocks[layer]), layer_(layer), x_(x), kept_(kept) {
@@ -22,22 +30,22 @@ bool ForwardBlock::run() {
 
 // --- Attention -------------------------------------------------------------------------------------------------------
 
-/// W_o attention(W_qkv ln_1(x)), still to be added to x. In the last block rows that nobody needs end here: they give
+/// W_o attention(W_qkv N_1(x)), still to be added to x. In the last block rows that nobody needs end here: they give
 /// keys and values only. Nothing where the plan stops here.
 std::optional<Tensor> ForwardBlock::attend() {
   const int64_t d = pass_.config.width;
   if (pass_.keep) {
     kept_.input = copy_of(context_, x());
-    kept_.ln_1_statistics = Tensor(context_, x().rows, 2);
+    kept_.norm_1_statistics = Tensor(context_, x().rows, 2);
   }
   Tensor h(context_, x().rows, d);
-  layer_norm(context_, x(), p_.ln_1_gain, p_.ln_1_bias, epsilon(), h.view(), kept_.ln_1_statistics.view());
+  layer_norm(context_, x(), p_.norm_1_gain, p_.norm_1_bias, epsilon(), h.view(), kept_.norm_1_statistics.view());
   if (!visit(Site::attn_in, h.view())) return std::nullopt;
 
   const std::optional<AttentionInputs> inputs = project_qkv(h.view());
   if (!inputs) return std::nullopt;
   kept_.attention = attention_batch(context_, pass_.plan, pass_.geometry, layer_);
-  kept_.attended = Tensor(context_, inputs->queries.rows, d);
+  kept_.attended = Tensor(context_, inputs->queries.rows, pass_.config.query_width());
   if (pass_.keep) kept_.log_sums = Tensor(context_, inputs->queries.rows, pass_.config.heads);
   attention(context_, kept_.attention, attention_shape(pass_.config, layer_), *inputs, kept_.attended.view(),
             kept_.log_sums.view());
@@ -48,7 +56,7 @@ std::optional<Tensor> ForwardBlock::attend() {
   const View heads = patched ? copy.view() : kept_.attended.view();
   if (!visit(Site::attn_heads, heads)) return std::nullopt;
   Tensor out(context_, heads.rows, d);
-  linear(context_, heads, WeightView::in_out(p_.out_weight), p_.out_bias, out.view());
+  linear(context_, heads, p_.out_weight, p_.out_bias, out.view());
   add_branches_to(Site::attn_out, out.view());
   if (!visit(Site::attn_out, out.view())) return std::nullopt;
   return out;
@@ -56,14 +64,14 @@ std::optional<Tensor> ForwardBlock::attend() {
 
 /// Keys and values of all rows; queries of all rows, or of the tail's alone. Nothing where the plan stops here.
 std::optional<AttentionInputs> ForwardBlock::project_qkv(ConstView h) {
-  const int64_t d = pass_.config.width;
-  Tensor projected(context_, h.rows, 3 * d);
+  const int64_t q = pass_.config.query_width(), k = pass_.config.key_width();
+  Tensor projected(context_, h.rows, q + 2 * k);
   std::optional<Tail> tail;
   if (layer_ == pass_.config.layers - 1 && !pass_.plan.stop)
     tail = tail_of(context_, pass_.plan, pass_.geometry, pass_.sites.index());
   if (tail)
-    linear(context_, h, WeightView::in_out(p_.qkv_weight).outputs(d, 2 * d), p_.qkv_bias.cols_slice(d, 2 * d),
-           projected.view().cols_slice(d, 2 * d));
+    linear(context_, h, p_.qkv_weight.outputs(q, 2 * k), columns_of(p_.qkv_bias, q, 2 * k),
+           projected.view().cols_slice(q, 2 * k));
   else
     project_rows(h, projected.view());
   add_branches_to(Site::qkv, projected.view());
@@ -71,19 +79,19 @@ std::optional<AttentionInputs> ForwardBlock::project_qkv(ConstView h) {
 
   ConstView qkv = projected.view();  // wherever its memory goes
   if (pass_.sites.record())
-    pass_.sites.record_qkv(layer_, std::move(projected), tail ? Sites::Queries::missing : Sites::Queries::computed);
+    pass_.sites.record_qkv(layer_, std::move(projected), k, tail ? Sites::Queries::missing : Sites::Queries::computed);
   else
     kept_.qkv = std::move(projected);
   if (!goes_on) return std::nullopt;
-  const ConstView queries = tail ? project_tail(h, std::move(*tail)) : qkv.cols_slice(0, d);
-  return AttentionInputs{queries, qkv.cols_slice(d, d), qkv.cols_slice(2 * d, d)};
+  const ConstView queries = tail ? project_tail(h, std::move(*tail)) : qkv.cols_slice(0, q);
+  return AttentionInputs{queries, qkv.cols_slice(q, k), qkv.cols_slice(q + k, k)};
 }
 
 /// qkv = h W_qkv + b, but for the rows that bases have.
 void ForwardBlock::project_rows(ConstView h, View qkv) {
   kept_.reused = reused_rows(context_, pass_.plan, pass_.geometry, pass_.sites.index(), layer_);
   const int64_t computed = kept_.reused ? kept_.reused->first_joined : h.rows;
-  linear(context_, h.rows_slice(0, computed), WeightView::in_out(p_.qkv_weight), p_.qkv_bias,
+  linear(context_, h.rows_slice(0, computed), p_.qkv_weight, p_.qkv_bias,
          qkv.rows_slice(0, computed));
   if (!kept_.reused) return;
   const ReusedRows& reused = *kept_.reused;
@@ -92,18 +100,17 @@ void ForwardBlock::project_rows(ConstView h, View qkv) {
   const auto changed = std::ssize(reused.changed);
   Tensor changed_h(context_, changed, h.cols), changed_qkv(context_, changed, qkv.cols);
   gather_rows(context_, h, reused.device_changed, changed_h.view());
-  linear(context_, changed_h.view(), WeightView::in_out(p_.qkv_weight), p_.qkv_bias, changed_qkv.view());
+  linear(context_, changed_h.view(), p_.qkv_weight, p_.qkv_bias, changed_qkv.view());
   scatter_rows(context_, changed_qkv.view(), reused.device_changed, qkv, Write::assign);
 }
 
 /// The queries of the tail's rows. From here on the buffer holds these rows alone.
 ConstView ForwardBlock::project_tail(ConstView h, Tail tail) {
-  const int64_t d = pass_.config.width, rows = std::ssize(tail.rows);
+  const int64_t d = pass_.config.width, q = pass_.config.query_width(), rows = std::ssize(tail.rows);
   Tensor tail_h(context_, rows, d);
   gather_rows(context_, h, tail.device_rows, tail_h.view());
-  kept_.queries = Tensor(context_, rows, d);
-  linear(context_, tail_h.view(), WeightView::in_out(p_.qkv_weight).outputs(0, d), p_.qkv_bias.cols_slice(0, d),
-         kept_.queries.view());
+  kept_.queries = Tensor(context_, rows, q);
+  linear(context_, tail_h.view(), p_.qkv_weight.outputs(0, q), columns_of(p_.qkv_bias, 0, q), kept_.queries.view());
 
   Tensor shorter(context_, std::max<int64_t>(1, tail.buffer_rows), d);
   gather_rows(context_, x_.view(), tail.device_rows, shorter.rows_slice(0, rows));
@@ -114,12 +121,12 @@ ConstView ForwardBlock::project_tail(ConstView h, Tail tail) {
 
 // --- MLP -------------------------------------------------------------------------------------------------------------
 
-/// x += attended; x += W_down f(W_up ln_2(x)).
+/// x += attended; x += W_down f(W_up N_2(x)).
 bool ForwardBlock::feed_forward(ConstView attended) {
-  if (pass_.keep) kept_.ln_2_statistics = Tensor(context_, x().rows, 2);
+  if (pass_.keep) kept_.norm_2_statistics = Tensor(context_, x().rows, 2);
   Tensor h(context_, x().rows, pass_.config.width);
-  add_layer_norm(context_, attended, x(), p_.ln_2_gain, p_.ln_2_bias, epsilon(), h.view(),
-                 kept_.ln_2_statistics.view());
+  add_layer_norm(context_, attended, x(), p_.norm_2_gain, p_.norm_2_bias, epsilon(), h.view(),
+                 kept_.norm_2_statistics.view());
   if (pass_.keep) kept_.middle = copy_of(context_, x());
   if (!visit(Site::mlp_in, h.view())) return false;
   const bool goes_on = mlp_runs_on_some_rows(h.rows())
@@ -139,16 +146,16 @@ bool ForwardBlock::mlp(View h) {
   if (busy(Site::mlp_pre)) {
     Tensor own = pass_.keep ? Tensor() : Tensor(context_, h.rows, ff);
     const View up = pass_.keep ? kept_.up.view() : own.view();
-    linear(context_, h, WeightView::in_out(p_.up_weight), p_.up_bias, up);
+    linear(context_, h, p_.up_weight, p_.up_bias, up);
     add_branches_to(Site::mlp_pre, up);
     if (!visit(Site::mlp_pre, up)) return false;
     activation(context_, pass_.config.activation, up, key.view());
   } else {
-    linear_activation(context_, h, WeightView::in_out(p_.up_weight), p_.up_bias, pass_.config.activation,
+    linear_activation(context_, h, p_.up_weight, p_.up_bias, pass_.config.activation,
                       kept_.up.view(), key.view());
   }
   if (!visit(Site::mlp_key, key.view())) return false;
-  linear(context_, key.view(), WeightView::in_out(p_.down_weight), p_.down_bias, h);
+  linear(context_, key.view(), p_.down_weight, p_.down_bias, h);
   add_branches_to(Site::mlp_out, h);
   kept_.mlp_factors = mlp_factors(h.rows);
   if (!kept_.mlp_factors.empty()) scale_rows(context_, kept_.mlp_factors, h);

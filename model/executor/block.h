@@ -12,14 +12,14 @@
 namespace loci {
 
 /// How the heads of a block attend.
-inline AttentionShape attention_shape(const GptConfig& config, int64_t layer) {
-  return {config.heads, config.heads, static_cast<float>(config.attention_factor(layer))};
+inline AttentionShape attention_shape(const Architecture& config, int64_t layer) {
+  return {config.heads, config.key_heads, static_cast<float>(config.attention_factor(layer))};
 }
 
 /// What the blocks of a forward pass share.
 struct ForwardPass {
   Context& context;
-  const GptConfig& config;
+  const Architecture& config;
   const Parameters<const float>& parameters;
   const Plan& plan;
   Geometry& geometry;
@@ -31,7 +31,7 @@ struct ForwardPass {
 class ForwardBlock {
  public:
   ForwardBlock(const ForwardPass& pass, int64_t layer, Tensor& x, BlockActivations& kept);
-  /// x += attention(ln_1(x)); x += mlp(ln_2(x)). False where the plan stops inside this block.
+  /// x += attention(N_1(x)); x += mlp(N_2(x)). False where the plan stops inside this block.
   bool run();
 
  private:
@@ -46,7 +46,7 @@ class ForwardBlock {
   DeviceArray<float> mlp_factors(int64_t rows) const;
 
   View x() const { return x_.rows_slice(0, pass_.geometry.current_rows(layer_)); }
-  float epsilon() const { return static_cast<float>(pass_.config.layer_norm_epsilon); }
+  float epsilon() const { return static_cast<float>(pass_.config.epsilon); }
   bool visit(Site site, View rows);
   bool busy(Site site) const;
   void add_branches_to(Site site, View y);
@@ -65,7 +65,7 @@ class ForwardBlock {
 /// What the blocks of a backward pass share.
 struct BackwardPass {
   Context& context;
-  const GptConfig& config;
+  const Architecture& config;
   const Parameters<const float>& parameters;
   const Parameters<float>* gradients;  ///< null where they are not wanted
   const Activations& kept;
@@ -89,7 +89,7 @@ class BackwardBlock {
 
   int64_t rows() const { return pass_.kept.geometry.rows(layer_); }
   int64_t rows_after_attention() const { return pass_.kept.geometry.current_rows(layer_); }
-  void weight_gradients(ConstView x, ConstView dy, View weight, View bias) const;
+  void weight_gradients(ConstView x, ConstView dy, Orientation orientation, View weight, View bias) const;
   ConstView heads() const;
   Tensor rows_at(Site site) const;
   void visit(Site site, View gradients);

@@ -22,34 +22,35 @@ void BackwardBlock::run() {
   attend();
 }
 
-/// dweight += x^T dy, dbias += column sums of dy.
-void BackwardBlock::weight_gradients(ConstView x, ConstView dy, View weight, View bias) const {
-  gemm(context_, Transpose::yes, x, Transpose::no, dy, weight, Write::accumulate);
-  add_column_sums(context_, dy, bias);
+/// dweight += x^T dy, or its transpose where that is how it is stored; dbias += column sums of dy.
+void BackwardBlock::weight_gradients(ConstView x, ConstView dy, Orientation orientation, View weight, View bias) const {
+  const bool in_out = orientation == Orientation::in_out;
+  gemm(context_, Transpose::yes, in_out ? x : dy, Transpose::no, in_out ? dy : x, weight, Write::accumulate);
+  if (!bias.empty()) add_column_sums(context_, dy, bias);
 }
 
 // --- MLP -------------------------------------------------------------------------------------------------------------
 
-/// y = x + W_down f(W_up ln_2(x)), backwards.
+/// y = x + W_down f(W_up N_2(x)), backwards.
 void BackwardBlock::feed_forward() {
   const View dx = dx_.rows_slice(0, rows_after_attention());
   visit(Site::resid, dx);
   const Tensor own = mlp_output_gradients(dx);
   const ConstView dout = own.rows() > 0 ? own.view() : ConstView(dx);
   branches_into(Site::mlp_out, dout);
-  if (g_) weight_gradients(rows_at(Site::mlp_key).view(), dout, g_->down_weight, g_->down_bias);
+  if (g_) weight_gradients(rows_at(Site::mlp_key).view(), dout, p_.down_weight.orientation, g_->down_weight, g_->down_bias);
   Tensor dup(context_, dx.rows, pass_.config.mlp_width);
-  linear_backward(context_, dout, WeightView::in_out(p_.down_weight), dup.view(), Write::assign);
+  linear_backward(context_, dout, p_.down_weight, dup.view(), Write::assign);
   visit(Site::mlp_key, dup.view());
   activation_backward(context_, pass_.config.activation, kept_.up.view(), dup.view(), dup.view());
   visit(Site::mlp_pre, dup.view());
   branches_into(Site::mlp_pre, dup.view());
-  if (g_) weight_gradients(rows_at(Site::mlp_in).view(), dup.view(), g_->up_weight, g_->up_bias);
+  if (g_) weight_gradients(rows_at(Site::mlp_in).view(), dup.view(), p_.up_weight.orientation, g_->up_weight, g_->up_bias);
   Tensor dh(context_, dx.rows, pass_.config.width);
-  linear_backward(context_, dup.view(), WeightView::in_out(p_.up_weight), dh.view(), Write::assign);
+  linear_backward(context_, dup.view(), p_.up_weight, dh.view(), Write::assign);
   visit(Site::mlp_in, dh.view());
-  layer_norm_backward(context_, kept_.middle.view(), p_.ln_2_gain, kept_.ln_2_statistics.view(), dh.view(), dx,
-                      Write::accumulate, g_ ? g_->ln_2_gain : View{}, g_ ? g_->ln_2_bias : View{});
+  layer_norm_backward(context_, kept_.middle.view(), p_.norm_2_gain, kept_.norm_2_statistics.view(), dh.view(), dx,
+                      Write::accumulate, g_ ? g_->norm_2_gain : View{}, g_ ? g_->norm_2_bias : View{});
 }
 
 /// The gradients of what the down projection gives, where they differ from those of the block's output; else nothing.
@@ -64,9 +65,8 @@ Tensor BackwardBlock::mlp_output_gradients(View dx) const {
 
 // --- Attention -------------------------------------------------------------------------------------------------------
 
-/// y = x + W_o attention(W_qkv ln_1(x)), backwards. Afterwards dx_ has the rows of the whole block again.
+/// y = x + W_o attention(W_qkv N_1(x)), backwards. Afterwards dx_ has the rows of the whole block again.
 void BackwardBlock::attend() {
-  const int64_t d = pass_.config.width;
   const View dx = dx_.rows_slice(0, rows_after_attention());
   Tensor own;
   if (pass_.sites.busy(Site::attn_out, layer_)) {
@@ -75,40 +75,40 @@ void BackwardBlock::attend() {
   }
   const ConstView dout = own.rows() > 0 ? ConstView(own.view()) : ConstView(dx);
   branches_into(Site::attn_out, dout);
-  if (g_) weight_gradients(heads(), dout, g_->out_weight, g_->out_bias);
-  Tensor dheads(context_, dout.rows, d);
-  linear_backward(context_, dout, WeightView::in_out(p_.out_weight), dheads.view(), Write::assign);
+  if (g_) weight_gradients(heads(), dout, p_.out_weight.orientation, g_->out_weight, g_->out_bias);
+  Tensor dheads(context_, dout.rows, pass_.config.query_width());
+  linear_backward(context_, dout, p_.out_weight, dheads.view(), Write::assign);
   visit(Site::attn_heads, dheads.view());
 
   Tensor dqkv = qkv_gradients(dheads.view());
   if (pass_.kept.geometry.has_tail(layer_)) {
-    Tensor whole = Tensor::zeros(context_, rows(), d);
+    Tensor whole = Tensor::zeros(context_, rows(), pass_.config.width);
     scatter_rows(context_, dx, pass_.kept.geometry.tail()->device_rows, whole.view(), Write::assign);
     dx_ = std::move(whole);
   }
   through_qkv(dqkv.view());
 }
 
-/// [rows, 3d] gradients of queries, keys and values; zero for the queries of rows that ended at their keys and values.
+/// Gradients of queries, keys and values, side by side; zero for the queries of rows that ended at their keys and values.
 Tensor BackwardBlock::qkv_gradients(ConstView dheads) {
-  const int64_t d = pass_.config.width;
+  const int64_t q = pass_.config.query_width(), k = pass_.config.key_width();
   const bool tail = pass_.kept.geometry.has_tail(layer_);
   const ConstView qkv = kept_.qkv.view();
-  Tensor dqkv = Tensor::zeros(context_, rows(), 3 * d);
-  ConstView queries = qkv.cols_slice(0, d);
-  View dqueries = dqkv.view().cols_slice(0, d);
+  Tensor dqkv = Tensor::zeros(context_, rows(), q + 2 * k);
+  ConstView queries = qkv.cols_slice(0, q);
+  View dqueries = dqkv.view().cols_slice(0, q);
   Tensor tail_dq;
   if (tail) {
-    tail_dq = Tensor(context_, dheads.rows, d);
+    tail_dq = Tensor(context_, dheads.rows, q);
     queries = kept_.queries.view();
     dqueries = tail_dq.view();
   }
   attention_backward(context_, kept_.attention, attention_shape(pass_.config, layer_),
-                     {queries, qkv.cols_slice(d, d), qkv.cols_slice(2 * d, d)}, kept_.attended.view(),
+                     {queries, qkv.cols_slice(q, k), qkv.cols_slice(q + k, k)}, kept_.attended.view(),
                      kept_.log_sums.view(), dheads,
-                     {dqueries, dqkv.view().cols_slice(d, d), dqkv.view().cols_slice(2 * d, d)});
+                     {dqueries, dqkv.view().cols_slice(q, k), dqkv.view().cols_slice(q + k, k)});
   if (tail)
-    scatter_rows(context_, tail_dq.view(), pass_.kept.geometry.tail()->device_rows, dqkv.view().cols_slice(0, d),
+    scatter_rows(context_, tail_dq.view(), pass_.kept.geometry.tail()->device_rows, dqkv.view().cols_slice(0, q),
                  Write::assign);
   return dqkv;
 }
@@ -116,12 +116,12 @@ Tensor BackwardBlock::qkv_gradients(ConstView dheads) {
 void BackwardBlock::through_qkv(View dqkv) {
   visit(Site::qkv, dqkv);
   branches_into(Site::qkv, dqkv);
-  if (g_) weight_gradients(rows_at(Site::attn_in).view(), dqkv, g_->qkv_weight, g_->qkv_bias);
+  if (g_) weight_gradients(rows_at(Site::attn_in).view(), dqkv, p_.qkv_weight.orientation, g_->qkv_weight, g_->qkv_bias);
   Tensor dh = before_qkv(dqkv);
   visit(Site::attn_in, dh.view());
-  layer_norm_backward(context_, kept_.input.view(), p_.ln_1_gain, kept_.ln_1_statistics.view(), dh.view(),
-                      dx_.rows_slice(0, dqkv.rows), Write::accumulate, g_ ? g_->ln_1_gain : View{},
-                      g_ ? g_->ln_1_bias : View{});
+  layer_norm_backward(context_, kept_.input.view(), p_.norm_1_gain, kept_.norm_1_statistics.view(), dh.view(),
+                      dx_.rows_slice(0, dqkv.rows), Write::accumulate, g_ ? g_->norm_1_gain : View{},
+                      g_ ? g_->norm_1_bias : View{});
 }
 
 /// dqkv W_qkv^T; 0 for the rows that bases gave.
@@ -129,19 +129,19 @@ Tensor BackwardBlock::before_qkv(ConstView dqkv) const {
   const int64_t d = pass_.config.width;
   if (!kept_.reused) {
     Tensor dh(context_, dqkv.rows, d);
-    linear_backward(context_, dqkv, WeightView::in_out(p_.qkv_weight), dh.view(), Write::assign);
+    linear_backward(context_, dqkv, p_.qkv_weight, dh.view(), Write::assign);
     return dh;
   }
   const ReusedRows& reused = *kept_.reused;
   const int64_t first = reused.first_joined;
   Tensor dh = Tensor::zeros(context_, dqkv.rows, d);
-  linear_backward(context_, dqkv.rows_slice(0, first), WeightView::in_out(p_.qkv_weight), dh.rows_slice(0, first),
+  linear_backward(context_, dqkv.rows_slice(0, first), p_.qkv_weight, dh.rows_slice(0, first),
                   Write::assign);
   const auto changed = std::ssize(reused.changed);
   if (changed == 0) return dh;
   Tensor changed_dqkv(context_, changed, dqkv.cols), changed_dh(context_, changed, d);
   gather_rows(context_, dqkv, reused.device_changed, changed_dqkv.view());
-  linear_backward(context_, changed_dqkv.view(), WeightView::in_out(p_.qkv_weight), changed_dh.view(), Write::assign);
+  linear_backward(context_, changed_dqkv.view(), p_.qkv_weight, changed_dh.view(), Write::assign);
   scatter_rows(context_, changed_dh.view(), reused.device_changed, dh.view(), Write::assign);
   return dh;
 }
@@ -157,7 +157,7 @@ ConstView BackwardBlock::heads() const {
 Tensor BackwardBlock::rows_at(Site site) const {
   if (const Tensor& patched = kept_.patched[static_cast<size_t>(site)]; patched.rows() > 0)
     return copy_of(context_, patched.view());
-  const float epsilon = static_cast<float>(pass_.config.layer_norm_epsilon);
+  const float epsilon = static_cast<float>(pass_.config.epsilon);
   const bool first_norm = site == Site::attn_in;
   const ConstView from = site == Site::mlp_key || site == Site::mlp_pre ? kept_.up.view()
                          : site == Site::attn_heads                     ? kept_.attended.view()
@@ -168,7 +168,7 @@ Tensor BackwardBlock::rows_at(Site site) const {
   if (site == Site::mlp_key)
     activation(context_, pass_.config.activation, from, rows.view());
   else
-    layer_norm(context_, from, first_norm ? p_.ln_1_gain : p_.ln_2_gain, first_norm ? p_.ln_1_bias : p_.ln_2_bias,
+    layer_norm(context_, from, first_norm ? p_.norm_1_gain : p_.norm_2_gain, first_norm ? p_.norm_1_bias : p_.norm_2_bias,
                epsilon, rows.view(), {});
   return rows;
 }

@@ -41,7 +41,7 @@ RowGradients Executor::backward(const Run& run, ConstView logit_gradients, const
 }
 
 int64_t Executor::rows_per_wave(double wanted_per_row) const {
-  const GptConfig& config = model_.config();
+  const Architecture& config = model_.config();
   const double floats = 9.0 * static_cast<double>(config.width) + 2.0 * static_cast<double>(config.mlp_width) +
                         wanted_per_row * static_cast<double>(config.vocabulary);
   // On a GPU score_tokens takes an eighth for logits.
@@ -50,7 +50,7 @@ int64_t Executor::rows_per_wave(double wanted_per_row) const {
 }
 
 int64_t Executor::kept_rows_per_wave(int64_t first_layer, double wanted_per_row) const {
-  const GptConfig& config = model_.config();
+  const Architecture& config = model_.config();
   const auto d = static_cast<double>(config.width), ff = static_cast<double>(config.mlp_width);
   // Of each block: its input, queries, keys, values, attention output, the rows before the MLP, and `up`. Of the block
   // under way: gradients of all of these. Of a wanted row: logits, their gradients, and what the loss compares with.

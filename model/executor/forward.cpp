@@ -76,7 +76,7 @@ void Forward::join(int64_t layer) {
   sites_.record_resid(layer, x_.rows_slice(0, rows));
 }
 
-/// Block 0's input: wte[token] + wpe[position]. Noise and other patches at `embed` come between the two.
+/// Block 0's input: the embeddings of token and position. Noise and other patches at `embed` come between the two.
 void Forward::embed() {
   std::vector<int32_t> tokens, positions;
   for (const int64_t s : pass_.geometry.joining(0)) {
@@ -91,6 +91,7 @@ void Forward::embed() {
   const View rows = x_.rows_slice(0, pass_.geometry.rows(0));
   embed_rows(context_, pass_.parameters.token_embedding, kept.token_ids, rows);
   sites_.visit(Site::embed, 0, rows);
+  if (pass_.parameters.position_embedding.empty()) return;
   Tensor place(context_, rows.rows, pass_.config.width);
   embed_rows(context_, pass_.parameters.position_embedding, kept.position_ids, place.view());
   add(context_, place.view(), rows);
@@ -145,7 +146,7 @@ void Forward::add_joined_branches(int64_t layer) {
 
 // --- The end ---------------------------------------------------------------------------------------------------------
 
-/// logits = ln_f(x) W_u^T at the wanted positions, or what is asked of them.
+/// logits = N_f(x) W_u^T at the wanted positions, or what is asked of them.
 void Forward::unembed() {
   const auto count = std::ssize(plan_.wanted);
   if (count == 0) return;
@@ -158,8 +159,8 @@ void Forward::unembed() {
   gather_rows(context_, x_.view(), kept.wanted_rows, kept.final_rows.view());
   kept.final_statistics = Tensor(context_, count, 2);
   Tensor h(context_, count, pass_.config.width);
-  layer_norm(context_, kept.final_rows.view(), p.ln_f_gain, p.ln_f_bias,
-             static_cast<float>(pass_.config.layer_norm_epsilon), h.view(), kept.final_statistics.view());
+  layer_norm(context_, kept.final_rows.view(), p.final_norm_gain, p.final_norm_bias,
+             static_cast<float>(pass_.config.epsilon), h.view(), kept.final_statistics.view());
   const WeightView unembedding = WeightView::out_in(p.unembedding);
   if (!plan_.questions.empty()) {
     scores_ = start_scoring_tokens(context_, h.view(), unembedding, {}, plan_.questions);

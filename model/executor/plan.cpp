@@ -8,7 +8,7 @@
 namespace loci {
 namespace {
 
-void check_sequence(const Sequence& sequence, size_t index, const GptConfig& config) {
+void check_sequence(const Sequence& sequence, size_t index, const Architecture& config) {
   const int64_t rows = sequence.row_count();
   require<ShapeError>(rows > 0, "sequence {} has no rows", index);
   require<InputError>(sequence.end_position() <= config.positions,
@@ -45,14 +45,14 @@ void check_place(const Plan& plan, int64_t sequence, int64_t position, Site site
                       "a {} at layer {} lies below its sequence's first layer {}", what, layer, s.first_layer);
 }
 
-void check_tap(const Plan& plan, const RowTap& tap, View output, const GptConfig& config) {
+void check_tap(const Plan& plan, const RowTap& tap, View output, const Architecture& config) {
   check_place(plan, tap.sequence, tap.position, tap.site, tap.layer, "tap");
   require<ShapeError>(tap.destination >= 0 && tap.destination < output.rows, "a tap's row {} of {} outputs",
                       tap.destination, output.rows);
   require<ShapeError>(output.cols == site_width(config, tap.site), "tap outputs are {} wide", output.cols);
 }
 
-void check_branch(const Plan& plan, const Branch& branch, const GptConfig& config) {
+void check_branch(const Plan& plan, const Branch& branch, const Architecture& config) {
   require<ShapeError>(branch.sequence >= 0 && branch.sequence < std::ssize(plan.sequences),
                       "a branch names sequence {} of {}", branch.sequence, plan.sequences.size());
   const int64_t first_layer = plan.sequences[branch.sequence].first_layer;
@@ -89,7 +89,7 @@ void check_cuts(const Plan& plan, const AttentionCuts& cuts) {
 
 }  // namespace
 
-void check_plan(const Plan& plan, const GptConfig& config) {
+void check_plan(const Plan& plan, const Architecture& config) {
   for (size_t i = 0; i < plan.sequences.size(); ++i) check_sequence(plan.sequences[i], i, config);
   for (const RowPatch& patch : plan.patches)
     check_place(plan, patch.sequence, patch.position, patch.site, patch.layer, "patch");

@@ -144,6 +144,6 @@ struct Plan {
 
 /// Throws ShapeError for a plan that contradicts itself or the model (a position outside its sequence, a patch below
 /// the sequence's first layer), InputError for a sequence longer than the model's context or an unknown token.
-void check_plan(const Plan& plan, const GptConfig& config);
+void check_plan(const Plan& plan, const Architecture& config);
 
 }  // namespace loci

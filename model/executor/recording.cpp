@@ -17,8 +17,9 @@ ConstView view_at(const Recording::Layers& list, int64_t index) {
 
 }  // namespace
 
-int64_t site_width(const GptConfig& config, Site site) {
-  if (site == Site::qkv) return 3 * config.width;
+int64_t site_width(const Architecture& config, Site site) {
+  if (site == Site::qkv) return config.qkv_width();
+  if (site == Site::attn_heads) return config.query_width();
   return site == Site::mlp_pre || site == Site::mlp_key ? config.mlp_width : config.width;
 }
 
@@ -60,7 +61,7 @@ void append_segments(const Recording* recording, int64_t layer, int64_t end, std
   segments.push_back({keys.data, values.data, keys.stride, own});
 }
 
-int64_t recorded_row_bytes(const GptConfig& config, std::span<const BlockSite> recorded) {
+int64_t recorded_row_bytes(const Architecture& config, std::span<const BlockSite> recorded) {
   // A residual row before each block and after the last; query, key and value of each block.
   int64_t floats = (config.layers + 1) * config.width + config.layers * site_width(config, Site::qkv);
   for (const BlockSite& at : recorded) floats += site_width(config, at.site);

@@ -44,6 +44,6 @@ using RecordingPtr = std::shared_ptr<const Recording>;
 void append_segments(const Recording* recording, int64_t layer, int64_t end, std::vector<AttentionSegment>& segments);
 
 /// Bytes that the recording of one row takes: its residual rows, its queries, keys and values, and `recorded` sites.
-int64_t recorded_row_bytes(const GptConfig& config, std::span<const BlockSite> recorded = {});
+int64_t recorded_row_bytes(const Architecture& config, std::span<const BlockSite> recorded = {});
 
 }  // namespace loci

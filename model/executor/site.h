@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "model/config.h"
+#include "model/architecture.h"
 
 namespace loci {
 
@@ -10,8 +10,9 @@ namespace loci {
 enum class Site {
   embed,       ///< token embedding, before the position embedding is added (no layer) [d]
   attn_in,     ///< input of the attention: the normalised residual stream [d]
-  qkv,         ///< queries, keys and values of all heads, side by side [3 d]
-  attn_heads,  ///< outputs of the heads side by side: the input of the attention's output projection [d]
+  qkv,         ///< queries, keys and values of all heads, side by side [Architecture::qkv_width()]
+  attn_heads,  ///< outputs of the heads side by side: the input of the attention's output projection
+               ///< [heads * head width]
   attn_out,    ///< output of the attention module, before it is added to the residual stream [d]
   mlp_in,      ///< input of the MLP: the normalised residual stream [d]
   mlp_pre,     ///< the MLP's hidden layer before its activation function [ff]
@@ -22,7 +23,7 @@ enum class Site {
 inline constexpr int64_t kSites = 10;
 
 /// Columns of a site.
-int64_t site_width(const GptConfig& config, Site site);
+int64_t site_width(const Architecture& config, Site site);
 
 /// A site of one block.
 struct BlockSite {

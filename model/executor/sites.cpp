@@ -120,12 +120,12 @@ void Sites::record_resid(int64_t layer, ConstView x) {
         [](Recording& r) -> Recording::Layers& { return r.at[static_cast<size_t>(Site::resid)]; });
 }
 
-void Sites::record_qkv(int64_t layer, Tensor qkv, Queries queries) {
+void Sites::record_qkv(int64_t layer, Tensor qkv, int64_t key_width, Queries queries) {
   const ConstView kept = storage_->keep(std::move(qkv));
-  const int64_t d = kept.cols / 3;
+  const int64_t k = key_width, q = kept.cols - 2 * k;
   if (queries == Queries::computed) point(layer, layer, kept, [](Recording& r) -> Recording::Layers& { return r.qkv; });
-  point(layer, layer, kept.cols_slice(d, d), [](Recording& r) -> Recording::Layers& { return r.keys; });
-  point(layer, layer, kept.cols_slice(2 * d, d), [](Recording& r) -> Recording::Layers& { return r.values; });
+  point(layer, layer, kept.cols_slice(q, k), [](Recording& r) -> Recording::Layers& { return r.keys; });
+  point(layer, layer, kept.cols_slice(q + k, k), [](Recording& r) -> Recording::Layers& { return r.values; });
 }
 
 std::vector<RecordingPtr> Sites::take_recordings() {

@@ -60,7 +60,7 @@ class Sites {
   void record_resid(int64_t layer, ConstView x);
   /// Keeps the matrix of Site::qkv; its queries are there or not.
   enum class Queries { computed, missing };
-  void record_qkv(int64_t layer, Tensor qkv, Queries queries);
+  void record_qkv(int64_t layer, Tensor qkv, int64_t key_width, Queries queries);
   /// Per sequence; null where not recorded.
   std::vector<RecordingPtr> take_recordings();
 

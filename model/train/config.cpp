@@ -1,5 +1,6 @@
 #include "model/train/config.h"
 
+#include "model/families/families.h"
 #include "runtime/error.h"
 #include "runtime/io/settings.h"
 
@@ -9,10 +10,12 @@ namespace {
 constexpr NamedValues<StoredType, 3> kStoredTypes{
     {{"fp32", StoredType::fp32}, {"fp16", StoredType::fp16}, {"bf16", StoredType::bf16}}};
 
-void check_model(GptConfig& model, const std::string& where) {
+void check_model(Architecture& model, const std::string& where) {
   if (model.mlp_width == 0) model.mlp_width = 4 * model.width;
   require<InputError>(model.width % model.heads == 0, "{}: field \"width\" {} is not a multiple of \"heads\" {}", where,
                       model.width, model.heads);
+  model.family = &gpt2();
+  model.set_equal_heads(model.heads);
   model.vocabulary = 1;  // until the tokenizer is known
   model.check(where);
 }
@@ -38,8 +41,8 @@ void check_together(const TrainingConfig& config, const std::string& where) {
 
 }  // namespace
 
-/// The architecture of a model from scratch. The limits are those of GptConfig::check().
-void visit_fields(Fields& field, GptConfig& model) {
+/// The architecture of a model from scratch. The limits are those of Architecture::check().
+void visit_fields(Fields& field, Architecture& model) {
   field("layers", model.layers, {1, 4096}, "blocks", Presence::required);
   field("width", model.width, {1, 1 << 18}, "width of the residual stream", Presence::required);
   field("heads", model.heads, {1, 1 << 16}, "attention heads; they divide the width", Presence::required);
@@ -47,7 +50,7 @@ void visit_fields(Fields& field, GptConfig& model) {
   field("mlp_width", model.mlp_width, {1, 1 << 21}, "width of the MLPs' inner layer; none: 4 times `width`",
         Presence::off);
   field("activation", model.activation, kActivationNames, "activation of the MLPs");
-  field("layer_norm_epsilon", model.layer_norm_epsilon, {0, 1}, "added to the variance");
+  field("layer_norm_epsilon", model.epsilon, {0, 1}, "added to the variance");
   field("tied", model.tied, "the unembedding is the token embedding");
 }
 

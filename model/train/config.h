@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "model/config.h"
+#include "model/architecture.h"
 #include "runtime/io/json.h"
 #include "runtime/stored.h"
 
@@ -71,7 +71,7 @@ void visit_fields(Fields& field, NameMlpDrop& drop);
 /// `model` describes one from scratch, whose vocabulary is the tokenizer's; `initial_model` names a Hugging Face
 /// directory to fine-tune instead, with its tokenizer. Paths are relative to the working directory.
 struct TrainingConfig {
-  std::optional<GptConfig> model;
+  std::optional<Architecture> model;
   std::filesystem::path initial_model;
   std::filesystem::path tokenizer;
   std::vector<std::filesystem::path> text;

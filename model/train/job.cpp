@@ -41,7 +41,7 @@ std::vector<LossPoint> losses_from_json(const Json& list, std::string_view where
 /// The job's inputs, read and checked before any work starts.
 struct Inputs {
   Tokenizer tokenizer;
-  GptConfig model;
+  Architecture model;
   std::optional<Checkpoint> initial;
   Corpus training;
   Corpus validation;
@@ -53,10 +53,10 @@ std::filesystem::path tokenizer_folder(const TrainingConfig& config) {
   return config.model ? config.tokenizer : config.initial_model;
 }
 
-GptConfig model_for(const TrainingConfig& config, const Tokenizer& tokenizer,
+Architecture model_for(const TrainingConfig& config, const Tokenizer& tokenizer,
                     const std::optional<Checkpoint>& initial) {
   if (initial) return initial->config();
-  GptConfig model = *config.model;
+  Architecture model = *config.model;
   model.vocabulary = tokenizer.vocabulary_size();
   model.bos_token = tokenizer.end_of_text().value_or(-1);
   model.eos_tokens.clear();
@@ -100,7 +100,7 @@ Inputs read_inputs(Context& context, const TrainingConfig& config, Communicator&
   if (initial) share_hash(*initial, ranks);
   Tokenizer tokenizer = Tokenizer::load(tokenizer_folder(config));
   if (initial) tokenizer.limit_to_embedding(initial->config().vocabulary, config.initial_model.string());
-  const GptConfig model = model_for(config, tokenizer, initial);
+  const Architecture model = model_for(config, tokenizer, initial);
   Corpus training = read_corpus(context, tokenizer, config.text, config.sequences);
   Corpus validation = config.validation_text.empty()
                           ? hold_out(training, config.validation_fraction, config.seed)
@@ -242,7 +242,7 @@ std::optional<Json> Job::read_state(Trainer& trainer) {
   }
   if (inputs_.initial) {
     std::vector<float> scratch;
-    for (const TensorInfo& info : gpt_parameters(inputs_.model))
+    for (const Parameter& info : parameters_of(inputs_.model))
       trainer.weights().set(context_, info.name, inputs_.initial->f32(info.name, scratch));
   } else {
     initialise(context_, trainer.weights(), job_.config.initial_deviation, job_.config.seed);

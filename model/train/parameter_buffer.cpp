@@ -16,22 +16,29 @@ constexpr int64_t kAlignment = 16;   // floats: a cache line
 
 int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 
-ParameterBuffer::Group group_of(const TensorInfo& info) {
-  if (info.shape.size() == 1 || info.name == "wpe.weight") return ParameterBuffer::Group::vectors;
-  return info.name.starts_with("h.") ? ParameterBuffer::Group::matrices : ParameterBuffer::Group::embeddings;
+ParameterBuffer::Group group_of(const Parameter& parameter) {
+  switch (kind_of(parameter.role)) {
+    case RoleKind::matrix:
+      return ParameterBuffer::Group::matrices;
+    case RoleKind::table:
+      return parameter.role == Role::position_embedding ? ParameterBuffer::Group::vectors
+                                                        : ParameterBuffer::Group::embeddings;
+    default:
+      return ParameterBuffer::Group::vectors;
+  }
 }
 
-bool writes_residual(const std::string& name) { return name.ends_with(".c_proj.weight"); }
+bool writes_residual(Role role) { return role == Role::out_weight || role == Role::down_weight; }
 
 }  // namespace
 
-ParameterBuffer::ParameterBuffer(Context& context, const GptConfig& config, int64_t row_multiple) : config_(config) {
-  const std::vector<TensorInfo> infos = gpt_parameters(config);
+ParameterBuffer::ParameterBuffer(Context& context, const Architecture& config, int64_t row_multiple) : config_(config) {
+  const std::vector<Parameter> infos = parameters_of(config);
   std::map<std::string, int64_t> offsets;
   int64_t end = 0;
   for (size_t g = 0; g < 3; ++g) {
     group_rows_[g] = end / kRowWidth;
-    for (const TensorInfo& info : infos) {
+    for (const Parameter& info : infos) {
       if (group_of(info) != static_cast<Group>(g)) continue;
       offsets[info.name] = end;
       end += round_up(element_count(info.shape, info.name), kAlignment);
@@ -40,20 +47,12 @@ ParameterBuffer::ParameterBuffer(Context& context, const GptConfig& config, int6
   }
   group_rows_[3] = end / kRowWidth;
   values_ = std::make_shared<Tensor>(Tensor::zeros(context, round_up(group_rows_[3], row_multiple), kRowWidth));
-  for (const TensorInfo& info : infos)
-    views_[info.name] =
-        View(values_->data() + offsets.at(info.name), info.shape.size() == 2 ? info.shape[0] : 1, info.shape.back());
+  for (const Parameter& info : infos)
+    views_[info.name] = View(values_->data() + offsets.at(info.name), info.rows(), info.cols());
   parameters_.blocks.resize(static_cast<size_t>(config.layers));
-  visit_parameters(parameters_, config_, [&](const std::string& name, View& view) { view = views_.at(name); });
+  visit_parameters(parameters_, config_,
+                   [&](const Parameter& parameter, View& view) { view = views_.at(parameter.name); });
   if (config.tied) parameters_.unembedding = parameters_.token_embedding;
-}
-
-Parameters<const float> ParameterBuffer::constant_parameters() const {
-  Parameters<const float> made;
-  made.blocks.resize(parameters_.blocks.size());
-  visit_parameters(made, config_, [&](const std::string& name, ConstView& view) { view = views_.at(name); });
-  made.unembedding = parameters_.unembedding;
-  return made;
 }
 
 View ParameterBuffer::group(Group which) {
@@ -79,19 +78,20 @@ std::map<std::string, std::vector<float>> ParameterBuffer::to_host(Context& cont
 }
 
 void initialise(Context& context, ParameterBuffer& buffer, double deviation, uint64_t seed) {
-  const GptConfig& config = buffer.config();
+  const Architecture& config = buffer.config();
   const double residual = deviation / std::sqrt(2.0 * static_cast<double>(config.layers));
   uint64_t index = 0;
-  for (const TensorInfo& info : gpt_parameters(config)) {
+  for (const Parameter& parameter : parameters_of(config)) {
     Random random(seed, random_stream(RandomPurpose::initialisation, index++));
-    std::vector<float> values(static_cast<size_t>(element_count(info.shape, info.name)), 0.0f);
-    if (info.shape.size() == 2) {
-      const double scale = writes_residual(info.name) ? residual : deviation;
+    std::vector<float> values(static_cast<size_t>(parameter.rows() * parameter.cols()));
+    const RoleKind kind = kind_of(parameter.role);
+    if (kind == RoleKind::matrix || kind == RoleKind::table) {
+      const double scale = writes_residual(parameter.role) ? residual : deviation;
       for (float& value : values) value = static_cast<float>(scale * random.normal());
-    } else if (info.name.ends_with(".weight")) {
+    } else if (kind == RoleKind::gain) {
       values.assign(values.size(), 1.0f);
     }
-    buffer.set(context, info.name, values);
+    buffer.set(context, parameter.name, values);
   }
 }
 

@@ -21,11 +21,10 @@ class ParameterBuffer {
   enum class Group { matrices, embeddings, vectors };
 
   /// Zeros. The memory is of a multiple of `row_multiple` rows, so that as many ranks can share it out.
-  ParameterBuffer(Context& context, const GptConfig& config, int64_t row_multiple = 1);
+  ParameterBuffer(Context& context, const Architecture& config, int64_t row_multiple = 1);
 
   Parameters<float>& parameters() { return parameters_; }
-  Parameters<const float> constant_parameters() const;
-  const GptConfig& config() const { return config_; }
+  const Architecture& config() const { return config_; }
 
   View all() { return values_->rows_slice(0, group_rows_[3]); }
   ConstView all() const { return std::as_const(*values_).rows_slice(0, group_rows_[3]); }
@@ -42,7 +41,7 @@ class ParameterBuffer {
   std::map<std::string, std::vector<float>> to_host(Context& context) const;
 
  private:
-  GptConfig config_;
+  Architecture config_;
   std::shared_ptr<Tensor> values_;
   Parameters<float> parameters_;
   std::map<std::string, View> views_;

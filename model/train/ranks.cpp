@@ -22,7 +22,7 @@ LossSum sum_losses(DeviceCommunicator* ranks, std::vector<LossSum> own, size_t w
   return total;
 }
 
-GradientSum::GradientSum(Context& context, const GptConfig& config, DeviceCommunicator* ranks)
+GradientSum::GradientSum(Context& context, const Architecture& config, DeviceCommunicator* ranks)
     : context_(context), config_(config), ranks_(ranks), total_(context, config, size()) {
   if (size() > 1) block_ = Tensor(context, total_.padded().rows / size(), total_.padded().cols);
 }

@@ -29,7 +29,7 @@ LossSum sum_losses(DeviceCommunicator* ranks, std::vector<LossSum> own, size_t w
 class GradientSum {
  public:
   /// `ranks` null: alone. It and the context outlive this.
-  GradientSum(Context& context, const GptConfig& config, DeviceCommunicator* ranks);
+  GradientSum(Context& context, const Architecture& config, DeviceCommunicator* ranks);
 
   /// A new sum.
   void start() { added_ = 0; }
@@ -47,7 +47,7 @@ class GradientSum {
   int size() const { return ranks_ ? ranks_->ranks().size() : 1; }
 
   Context& context_;
-  GptConfig config_;
+  Architecture config_;
   DeviceCommunicator* ranks_;
   ParameterBuffer total_;                  // in a round of several ranks: what was received
   std::unique_ptr<ParameterBuffer> wave_;  // null until it is needed

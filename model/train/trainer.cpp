@@ -54,7 +54,7 @@ double learning_rate(const TrainingConfig& config, int64_t step, int64_t total) 
   return config.learning_rate * (config.learning_rate_floor + (1 - config.learning_rate_floor) * height);
 }
 
-Trainer::Trainer(Context& context, const TrainingConfig& config, const GptConfig& model, const Corpus& corpus,
+Trainer::Trainer(Context& context, const TrainingConfig& config, const Architecture& model, const Corpus& corpus,
                  int32_t end_of_text, DeviceCommunicator* ranks)
     : context_(context),
       ranks_(ranks),
@@ -65,7 +65,7 @@ Trainer::Trainer(Context& context, const TrainingConfig& config, const GptConfig
       first_moments_(context, model),
       second_moments_(context, model),
       gradients_(context, model, ranks),
-      model_(model, weights_.constant_parameters(), weights_.storage()),
+      model_(model, as_constant(weights_.parameters(), model), weights_.storage()),
       executor_(context, model_) {
   require<InputError>(config.sequences.max_tokens <= model.positions,
                       "\"max_tokens\" {} is more than the model's {} positions", config.sequences.max_tokens,

@@ -36,7 +36,7 @@ class Trainer {
   /// With weights() zero, to be filled before the first step. `corpus` must outlive this, and so must `ranks`, which is
   /// null for a training alone. All ranks have the same configuration and corpus. Throws InputError where corpus and
   /// configuration do not fit.
-  Trainer(Context& context, const TrainingConfig& config, const GptConfig& model, const Corpus& corpus,
+  Trainer(Context& context, const TrainingConfig& config, const Architecture& model, const Corpus& corpus,
           int32_t end_of_text, DeviceCommunicator* ranks = nullptr);
   ~Trainer();
   Trainer(const Trainer&) = delete;

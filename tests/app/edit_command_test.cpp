@@ -159,10 +159,13 @@ TEST_F(EditBases, NewEditsAreMadeOnTopOfGivenOnes) {
   const Outcome of_export = edit("once", "other.json", "of_export.h5");
   ASSERT_EQ(of_export.exit_code, 0) << of_export.err;
   EXPECT_NE(of_export.err.find("leave the keys of layer 1 as they were"), std::string::npos) << of_export.err;
-  const EditFile second = read_edit_file(path("second.h5")), other = read_edit_file(path("of_export.h5"));
-  EXPECT_EQ(second.edits[0].u, other.edits[0].u);
-  EXPECT_EQ(second.edits[0].v, other.edits[0].v);
-  EXPECT_NE(second.edits[0].value_before, read_edit_file(path("first.h5")).edits[0].value_before);
+  const Architecture architecture = read_architecture(path("model/config.json"));
+  const auto read = [&](const char* name) { return read_edit_file(path(name), architecture); };
+  const EditFile second = read("second.h5"), other = read("of_export.h5"), first = read("first.h5");
+  const auto &change = std::get<LowRank>(second.updates[0].change), &same = std::get<LowRank>(other.updates[0].change);
+  EXPECT_EQ(change.keys, same.keys);
+  EXPECT_EQ(change.values, same.values);
+  EXPECT_FALSE(std::ranges::equal(second.edits[0].values("value_before"), first.edits[0].values("value_before")));
   EXPECT_EQ(second.base_edits_sha256.size(), 64u);
   EXPECT_EQ(other.base_edits_sha256, "");
   const Json config = read_config(H5File::open_read(path("second.h5")));

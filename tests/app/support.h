@@ -74,14 +74,14 @@ inline Json result_of(Json summary) {
 /// A Hugging Face folder with a small random model over bytes; its embedding has `rows`.
 inline void write_random_model(const std::filesystem::path& dir, unsigned seed, int64_t mlp_width = 20,
                                int64_t rows = 257) {
-  GptConfig config = tiny_config(3, 3, 4, mlp_width, rows, 96);
+  Architecture config = tiny_config(3, 3, 4, mlp_width, rows, 96);
   config.bos_token = 256;
   config.eos_tokens = {256};
   Context context({.device = {}, .threads = 1});
   const auto owned = random_parameters(context, config, seed);
   std::map<std::string, std::vector<float>> values;
   visit_parameters(owned->views, config,
-                   [&](const std::string& name, View& view) { values[name] = to_host(context, view); });
+                   [&](const Parameter& parameter, View& view) { values[parameter.name] = to_host(context, view); });
   std::map<std::string, std::span<const float>> tensors;
   for (const auto& [name, tensor] : values) tensors[name] = tensor;
   std::filesystem::create_directories(dir);

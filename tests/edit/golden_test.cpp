@@ -45,11 +45,11 @@ TEST_F(GoldenEdit, EveryStageOfEveryCase) {
       read_requests(golden_ / "eval" / "counterfact_records.json", *tokenizer_, model_->config(), OnInvalid::refuse)
           .requests;
   const Json results = parse_json_file(golden_ / "eval" / "counterfact_results.json");
-  const std::vector<Edit> edits = compute_edits(*executor_, *tokenizer_, settings(), requests);
+  const std::vector<RankOneEdit> edits = compute_edits(*executor_, *tokenizer_, settings(), requests);
   ASSERT_EQ(edits.size(), results.size());
   size_t compared = 0;
   for (size_t i = 0; i < edits.size(); ++i) {
-    const Edit& edit = edits[i];
+    const RankOneEdit& edit = edits[i];
     SCOPED_TRACE(edit.request.case_id);
     const double update = norm(edit.u) * norm(edit.v);
     EXPECT_NEAR(update / results[i]["update_norm"].get<double>(), 1, kUpdate);

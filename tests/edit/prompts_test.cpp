@@ -127,7 +127,7 @@ TEST(ContextTemplates, FileIsChecked) {
 
 TEST(ContextTemplates, SampledOnesDependOnTheSeedAlone) {
   Context context;
-  GptConfig config = byte_config();
+  Architecture config = byte_config();
   config.bos_token = 10;
   const Model model = random_model(context, config, 1);
   Executor executor(context, model);

@@ -40,13 +40,13 @@ class Rome : public ::testing::Test {
     made.second_moment = random_factor(context_, model_.config().mlp_width, 5);
     return made;
   }
-  std::vector<Edit> edits(const RomeSettings& settings, std::span<const EditRequest> requests = kRequests) {
+  std::vector<RankOneEdit> edits(const RomeSettings& settings, std::span<const EditRequest> requests = kRequests) {
     Executor executor(context_, model_);
     return compute_edits(executor, tokenizer_, settings, requests);
   }
-  std::vector<float> applied_value(const Edit& edit, std::span<const float> key) {
+  std::vector<float> applied_value(const RankOneEdit& edit, std::span<const float> key) {
     Model edited = random_model(context_, model_.config(), 3);
-    apply_edit(context_, edited, edit);
+    apply(context_, edited, edit);
     return down(context_, edited, edit.layer, key);
   }
 
@@ -76,7 +76,7 @@ constexpr double kRounding = 64 * kEps;
 
 TEST_F(Rome, KeysAndValuesAreThoseOfPlainRuns) {
   const RomeSettings made = settings();
-  const std::vector<Edit> found = edits(made);
+  const std::vector<RankOneEdit> found = edits(made);
   for (size_t r = 0; r < kRequests.size(); ++r) {
     const PreparedRequest request = prepare_request(kRequests[r], made.templates, FactToken::subject_last,
                                                     TeacherForcing::tokens, tokenizer_, model_.config(), "case");
@@ -94,7 +94,7 @@ TEST_F(Rome, KeysAndValuesAreThoseOfPlainRuns) {
 
 TEST_F(Rome, DirectionSolvesC) {
   const std::vector<double> c = random_definite(model_.config().mlp_width, 5);
-  for (const Edit& edit : edits(settings())) {
+  for (const RankOneEdit& edit : edits(settings())) {
     EXPECT_NEAR(norm(edit.u), 1, 4 * kEps);
     std::vector<float> back(edit.u.size());  // C u is k_mean up to a factor
     for (size_t i = 0; i < back.size(); ++i) {
@@ -110,7 +110,7 @@ TEST_F(Rome, WithoutSecondMomentsTheDirectionIsTheKey) {
   RomeSettings made = settings();
   made.hparams.uses_second_moment = false;
   made.second_moment = nullptr;
-  for (const Edit& edit : edits(made)) EXPECT_GE(cosine(edit.u, edit.k_mean), 1 - 1e-12);
+  for (const RankOneEdit& edit : edits(made)) EXPECT_GE(cosine(edit.u, edit.k_mean), 1 - 1e-12);
 }
 
 // W' k_0 = v* at the method's key. v is rounded once, and scaled by k_0 . u again: cond. of the sum |k_0||u| / (k_0 .
@@ -118,7 +118,7 @@ TEST_F(Rome, WithoutSecondMomentsTheDirectionIsTheKey) {
 TEST_F(Rome, NewValueIsExactAtTheMethodsKey) {
   for (const RomeMethod method : {RomeMethod::rome, RomeMethod::r_rome, RomeMethod::p_rome}) {
     SCOPED_TRACE(rome_method_name(method));
-    for (const Edit& edit : edits(settings(method))) {
+    for (const RankOneEdit& edit : edits(settings(method))) {
       const std::vector<float>& key = method == RomeMethod::r_rome ? edit.k_mean : edit.k_bare;
       const double condition = norm(key) / std::abs(dot(key, edit.u));
       EXPECT_LE(relative_error(applied_value(edit, key), edit.value_star), 8 * kRounding * condition);
@@ -143,9 +143,9 @@ TEST_F(Rome, MethodsDifferInTheirKeysAlone) {
 
 TEST_F(Rome, OneRequestGivesWhatABatchGives) {
   const RomeSettings made = settings();
-  const std::vector<Edit> batch = edits(made);
+  const std::vector<RankOneEdit> batch = edits(made);
   for (size_t r = 0; r < kRequests.size(); ++r) {
-    const Edit alone = edits(made, std::span(&kRequests[r], 1))[0];
+    const RankOneEdit alone = edits(made, std::span(&kRequests[r], 1))[0];
     EXPECT_LE(relative_error(alone.u, batch[r].u), 1e-5);
     EXPECT_LE(relative_error(alone.value_star, batch[r].value_star), 1e-4);
     EXPECT_EQ(alone.loss_curve.size(), batch[r].loss_curve.size());
@@ -155,7 +155,7 @@ TEST_F(Rome, OneRequestGivesWhatABatchGives) {
 TEST_F(Rome, LossFallsAndStaysWithinTheClamp) {
   RomeSettings made = settings();
   made.hparams.value.steps = 20;
-  for (const Edit& edit : edits(made)) {
+  for (const RankOneEdit& edit : edits(made)) {
     EXPECT_LT(edit.loss_curve.back().total, edit.loss_curve.front().total);
     EXPECT_EQ(edit.loss_curve.front().decay, 0);
     EXPECT_NEAR(edit.loss_curve.front().essence, 0, 1e-6);
@@ -169,7 +169,7 @@ TEST_F(Rome, LossFallsAndStaysWithinTheClamp) {
 TEST_F(Rome, OneStepEvaluatesAndChangesNothing) {
   RomeSettings made = settings();
   made.hparams.value.steps = 1;
-  for (const Edit& edit : edits(made)) {
+  for (const RankOneEdit& edit : edits(made)) {
     EXPECT_EQ(edit.loss_curve.size(), 1u);
     EXPECT_TRUE(identical(edit.value_star, edit.value_before));
     EXPECT_LE(norm(edit.v), 1e-5 * norm(edit.value_before));
@@ -180,16 +180,16 @@ TEST_F(Rome, RequestsThatAreDoneLeaveTheBatch) {
   RomeSettings made = settings();
   made.hparams.value.steps = 12;
   made.hparams.value.stop_loss = 0;
-  const std::vector<Edit> whole = edits(made);
+  const std::vector<RankOneEdit> whole = edits(made);
   // Between the lowest and the highest loss of the fifth step, so that some leave early and some do not.
   double lowest = 1e9, highest = 0;
-  for (const Edit& edit : whole) {
+  for (const RankOneEdit& edit : whole) {
     ASSERT_EQ(edit.loss_curve.size(), 12u);
     lowest = std::min(lowest, edit.loss_curve[4].total);
     highest = std::max(highest, edit.loss_curve[4].total);
   }
   made.hparams.value.stop_loss = (lowest + highest) / 2;
-  const std::vector<Edit> stopped = edits(made);
+  const std::vector<RankOneEdit> stopped = edits(made);
   std::set<size_t> lengths;
   for (size_t r = 0; r < stopped.size(); ++r) {
     const std::vector<LossRow>& curve = stopped[r].loss_curve;
@@ -208,11 +208,11 @@ TEST_F(Rome, FirstStepGoesDownhill) {
   made.hparams.value.steps = 2;
   made.hparams.value.learning_rate = 1e-3;
   made.hparams.value.weight_decay = 0;
-  for (const Edit& edit : edits(made)) EXPECT_LT(edit.loss_curve[1].total, edit.loss_curve[0].total);
+  for (const RankOneEdit& edit : edits(made)) EXPECT_LT(edit.loss_curve[1].total, edit.loss_curve[0].total);
 }
 
 /// Logits at a prompt's last token.
-std::vector<float> last_logits(Executor& executor, const std::vector<int32_t>& tokens, const Edit* edit) {
+std::vector<float> last_logits(Executor& executor, const std::vector<int32_t>& tokens, const RankOneEdit* edit) {
   Plan plan;
   plan.sequences.push_back({.tokens = tokens, .base = nullptr});
   plan.wanted.push_back({0, std::ssize(tokens) - 1});
@@ -227,9 +227,9 @@ std::vector<float> last_logits(Executor& executor, const std::vector<int32_t>& t
 
 TEST_F(Rome, BranchesEqualEditedWeights) {
   const std::vector<int32_t> tokens = tokenizer_.encode_ids("Rome, the");
-  for (const Edit& edit : edits(settings())) {
+  for (const RankOneEdit& edit : edits(settings())) {
     Model edited = random_model(context_, model_.config(), 3);
-    apply_edit(context_, edited, edit);
+    apply(context_, edited, edit);
     Executor plain(context_, model_), changed(context_, edited);
     const auto with_term = last_logits(plain, tokens, &edit), with_weights = last_logits(changed, tokens, nullptr);
     EXPECT_LE(relative_error(with_term, with_weights), 1e-4);
@@ -241,7 +241,7 @@ TEST_F(Rome, EditsOfTheLastLayerAreMadeToo) {
   RomeSettings made = settings();
   made.hparams.layer = model_.config().layers - 1;
   const EditRequest ends{0, "in {}", "Rome", "b", ""};
-  const Edit edit = edits(made, std::span(&ends, 1))[0];
+  const RankOneEdit edit = edits(made, std::span(&ends, 1))[0];
   EXPECT_LT(edit.loss_curve.back().total, edit.loss_curve.front().total);
 }
 
@@ -291,9 +291,9 @@ PlainAnswer plain_answer(Context& context, const Model& model, std::vector<int32
 }
 
 TEST_F(Rome, OutcomesAreThoseOfWholeForwardPasses) {
-  const std::vector<Edit> made = edits(settings());
+  const std::vector<RankOneEdit> made = edits(settings());
   Executor executor(context_, model_);
-  const std::vector<EditOutcome> outcomes = score_outcomes(executor, tokenizer_, made);
+  const std::vector<EditOutcome> outcomes = score_outcomes(executor, tokenizer_, batches_of(made));
   ASSERT_EQ(outcomes.size(), made.size());
   const auto expect_equal = [&](const PromptAnswer& answer, const Model& model, const EditRequest& request) {
     const auto prompt = tokenizer_.encode_ids(bare_prompt(request));
@@ -313,7 +313,7 @@ TEST_F(Rome, OutcomesAreThoseOfWholeForwardPasses) {
   for (size_t i = 0; i < made.size(); ++i) {
     SCOPED_TRACE(i);
     Model edited = random_model(context_, model_.config(), 3);
-    apply_edit(context_, edited, made[i]);
+    apply(context_, edited, made[i]);
     expect_equal(outcomes[i].before, model_, made[i].request);
     expect_equal(outcomes[i].after, edited, made[i].request);
     Executor changed(context_, edited);
@@ -339,7 +339,7 @@ TEST_F(Rome, ATrueTargetThatDoesNotFitIsLeftOut) {
 
 // --- Edit files ------------------------------------------------------------------------------------------------------
 
-void write_edits(const std::filesystem::path& path, const std::vector<Edit>& edits, const std::string& weights,
+void write_edits(const std::filesystem::path& path, std::span<const EditBatch> batches, const std::string& weights,
                  const char* mode = "independent") {
   write_hdf5_atomically(path, [&](H5File& file) {
     Provenance provenance = current_provenance();
@@ -347,34 +347,41 @@ void write_edits(const std::filesystem::path& path, const std::vector<Edit>& edi
     write_provenance(file, Json::object(), provenance);
     write_attribute(file, "/", "kind", "edits");
     write_attribute(file, "/", "mode", mode);
-    for (size_t i = 0; i < edits.size(); ++i) write_edit(file, static_cast<int64_t>(i), edits[i]);
+    write_batches(file, byte_config(), batches, 0, 0);
   });
+}
+
+void write_edits(const std::filesystem::path& path, const std::vector<RankOneEdit>& edits, const std::string& weights,
+                 const char* mode = "independent") {
+  write_edits(path, batches_of(edits), weights, mode);
 }
 
 TEST_F(Rome, EditFilesComeBack) {
   const TemporaryDir dir;
-  const std::vector<Edit> made = edits(settings());
+  const std::vector<RankOneEdit> made = edits(settings());
   write_edits(dir.file("e.h5"), made, "abc");
-  const EditFile file = read_edit_file(dir.file("e.h5"));
+  const EditFile file = read_edit_file(dir.file("e.h5"), byte_config());
   EXPECT_EQ(file.mode, EditMode::independent);
   EXPECT_EQ(file.weights_sha256, "abc");
   ASSERT_EQ(file.edits.size(), made.size());
   for (size_t i = 0; i < made.size(); ++i) {
     EXPECT_EQ(file.edits[i].request, made[i].request);
     EXPECT_EQ(file.edits[i].layer, kLayer);
-    EXPECT_TRUE(identical(file.edits[i].u, made[i].u));
-    EXPECT_TRUE(identical(file.edits[i].v, made[i].v));
-    EXPECT_TRUE(identical(file.edits[i].k_mean, made[i].k_mean));
-    EXPECT_TRUE(identical(file.edits[i].k_bare, made[i].k_bare));
-    EXPECT_TRUE(identical(file.edits[i].value_before, made[i].value_before));
-    EXPECT_TRUE(identical(file.edits[i].value_star, made[i].value_star));
+    const auto& change = std::get<LowRank>(file.updates[i].change);
+    EXPECT_EQ(change.weight, (WeightId{Role::down_weight, kLayer}));
+    EXPECT_TRUE(identical(change.keys, made[i].u));
+    EXPECT_TRUE(identical(change.values, made[i].v));
+    EXPECT_TRUE(identical(file.edits[i].values("k_mean"), made[i].k_mean));
+    EXPECT_TRUE(identical(file.edits[i].values("k_bare"), made[i].k_bare));
+    EXPECT_TRUE(identical(file.edits[i].values("value_before"), made[i].value_before));
+    EXPECT_TRUE(identical(file.edits[i].values("value_star"), made[i].value_star));
     ASSERT_EQ(file.edits[i].loss_curve.size(), made[i].loss_curve.size());
     EXPECT_EQ(file.edits[i].loss_curve.back().total, made[i].loss_curve.back().total);
     EXPECT_FALSE(file.edits[i].outcome);
     const EditReport report = read_edit_report(H5File::open_read(dir.file("e.h5")), static_cast<int64_t>(i));
     EXPECT_EQ(report.request, made[i].request);
     EXPECT_EQ(report.layer, kLayer);
-    EXPECT_EQ(report.update_norm, update_norm(made[i]));
+    EXPECT_EQ(report.update_norm, norm_of(to_batch(made[i]).changes));
     EXPECT_EQ(report.steps, std::ssize(made[i].loss_curve));
     EXPECT_EQ(report.first_loss.total, made[i].loss_curve.front().total);
     EXPECT_EQ(report.last_loss.total, made[i].loss_curve.back().total);
@@ -383,22 +390,24 @@ TEST_F(Rome, EditFilesComeBack) {
 
 TEST_F(Rome, OutcomesComeBackWithTheirFile) {
   const TemporaryDir dir;
-  std::vector<Edit> made = edits(settings(), std::span(kRequests).first(2));
-  made[0].outcome = EditOutcome{{{0.25, 0.5, 2}, TargetProbability{0.125, 0.75, 3}, " a", 0.75, false},
+  std::vector<EditBatch> batches = batches_of(edits(settings(), std::span(kRequests).first(2)));
+  std::array<EditOutcome, 2> outcomes;
+  outcomes[0] = EditOutcome{{{0.25, 0.5, 2}, TargetProbability{0.125, 0.75, 3}, " a", 0.75, false},
                                 {{0.5, 0.625, 2}, TargetProbability{0.0625, 0.25, 3}, " é", 0.625, true},
                                 PromptAnswer{{0.1, 0.2, 2}, TargetProbability{0.3, 0.4, 3}, "", 0.5, false}};
-  made[1].outcome = EditOutcome{{{0.25, 0.25, 1}, {}, "\"", 0.5, false}, {{0.3, 0.3, 1}, {}, "\n", 0.4, false}, {}};
-  write_edits(dir.file("e.h5"), made, "abc");
-  const EditFile file = read_edit_file(dir.file("e.h5"));
-  for (size_t i = 0; i < made.size(); ++i) {
+  outcomes[1] = EditOutcome{{{0.25, 0.25, 1}, {}, "\"", 0.5, false}, {{0.3, 0.3, 1}, {}, "\n", 0.4, false}, {}};
+  for (size_t i = 0; i < outcomes.size(); ++i) batches[i].edits[0].outcome = outcomes[i];
+  write_edits(dir.file("e.h5"), batches, "abc");
+  const EditFile file = read_edit_file(dir.file("e.h5"), byte_config());
+  for (size_t i = 0; i < outcomes.size(); ++i) {
     ASSERT_TRUE(file.edits[i].outcome);
-    EXPECT_EQ(outcome_to_json(*file.edits[i].outcome), outcome_to_json(*made[i].outcome));
-    EXPECT_EQ(file.edits[i].outcome->after.target_new.tokens, made[i].outcome->after.target_new.tokens);
+    EXPECT_EQ(outcome_to_json(*file.edits[i].outcome), outcome_to_json(outcomes[i]));
+    EXPECT_EQ(file.edits[i].outcome->after.target_new.tokens, outcomes[i].after.target_new.tokens);
     EXPECT_EQ(file.edits[i].outcome->took(), i == 0);
   }
   EXPECT_EQ(file.edits[0].outcome->with_all->target_true->tokens, 3);
   EXPECT_FALSE(file.edits[1].outcome->with_all);
-  EXPECT_EQ(outcome_to_json(*made[0].outcome), Json::parse(R"({"took": true,
+  EXPECT_EQ(outcome_to_json(outcomes[0]), Json::parse(R"({"took": true,
               "before": {"p_new": 0.25, "p_new_first_token": 0.5, "p_true": 0.125, "p_true_first_token": 0.75,
                          "most_likely": {"text": " a", "probability": 0.75}, "says_new": false},
               "after": {"p_new": 0.5, "p_new_first_token": 0.625, "p_true": 0.0625, "p_true_first_token": 0.25,
@@ -406,7 +415,7 @@ TEST_F(Rome, OutcomesComeBackWithTheirFile) {
               "with_all_edits": {"p_new": 0.1, "p_new_first_token": 0.2, "p_true": 0.3, "p_true_first_token": 0.4,
                                  "most_likely": {"text": "", "probability": 0.5}, "says_new": false}})"));
   EXPECT_EQ(
-      describe_change(made[0].outcome->before, made[0].outcome->after),
+      describe_change(outcomes[0].before, outcomes[0].after),
       "p(new) 0.25 -> 0.5 (its first token 0.5 -> 0.625), p(true) 0.125 -> 0.0625 (its first token 0.75 -> 0.25), "
       "most likely \" a\" 0.75 -> \" é\" 0.625");
 }
@@ -414,32 +423,32 @@ TEST_F(Rome, OutcomesComeBackWithTheirFile) {
 TEST_F(Rome, DamagedEditFilesAreRefused) {
   const TemporaryDir dir;
   const std::string path = dir.file("e.h5");
-  const Edit good = edits(settings(), std::span(kRequests).first(1))[0];
+  const RankOneEdit good = edits(settings(), std::span(kRequests).first(1))[0];
   const auto refused = [&](auto&& change) {
-    Edit edit = good;
+    RankOneEdit edit = good;
     change(edit);
-    write_edits(path, {edit}, "abc");
-    return error_of<InputError>([&] { read_edit_file(path); });
+    write_edits(path, std::vector{edit}, "abc");
+    return error_of<InputError>([&] { read_edit_file(path, byte_config()); });
   };
-  expect_message(refused([](Edit& e) { e.u[3] = std::nanf(""); }), {"e.h5", "/edits/0/u", "not finite"});
-  expect_message(refused([](Edit& e) { e.k_mean.pop_back(); }), {"e.h5", "k_mean", "49", "50"});
-  expect_message(refused([](Edit& e) { e.value_star.push_back(0); }), {"e.h5", "value_star"});
-  expect_message(refused([](Edit& e) { e.layer = -2; }), {"e.h5", "layer", "-2"});
-  write_edits(path, {}, "abc");
-  expect_message(error_of<InputError>([&] { read_edit_file(path); }), {"e.h5"});
-  write_edits(path, {good}, "abc", "both");
-  expect_message(error_of<InputError>([&] { read_edit_file(path); }), {"e.h5", "mode", "both"});
+  expect_message(refused([](RankOneEdit& e) { e.u[3] = std::nanf(""); }), {"e.h5", "/edits/0/u", "not finite"});
+  expect_message(refused([](RankOneEdit& e) { e.k_mean.pop_back(); }), {"e.h5", "k_mean", "49", "50"});
+  expect_message(refused([](RankOneEdit& e) { e.value_star.push_back(0); }), {"e.h5", "value_star"});
+  expect_message(refused([](RankOneEdit& e) { e.layer = -2; }), {"e.h5", "layer", "-2"});
+  write_edits(path, std::vector<RankOneEdit>(), "abc");
+  expect_message(error_of<InputError>([&] { read_edit_file(path, byte_config()); }), {"e.h5"});
+  write_edits(path, std::vector{good}, "abc", "both");
+  expect_message(error_of<InputError>([&] { read_edit_file(path, byte_config()); }), {"e.h5", "mode", "both"});
   write_hdf5_atomically(path, [](H5File& file) { write_attribute(file, "/", "kind", "trace"); });
-  expect_message(error_of<InputError>([&] { read_edit_file(path); }), {"e.h5", "not a file of edits"});
+  expect_message(error_of<InputError>([&] { read_edit_file(path, byte_config()); }), {"e.h5", "not a file of edits"});
   write_file_atomically(path, "not HDF5");
-  expect_message(error_of<InputError>([&] { read_edit_file(path); }), {"e.h5"});
+  expect_message(error_of<InputError>([&] { read_edit_file(path, byte_config()); }), {"e.h5"});
 }
 
 TEST_F(Rome, EditsBelongToTheEditsThatTheyWereMadeOn) {
-  EditFile first{"a.h5", EditMode::independent, "abc", edits(settings(), std::span(kRequests).first(1))};
+  EditFile first = file_of("a.h5", EditMode::independent, "abc", edits(settings(), std::span(kRequests).first(1)));
   EditChain chain;
   EXPECT_EQ(chain.sha256(), "");
-  chain.add(first.edits);
+  chain.add(std::span(&first.updates[0].change, 1), model_.config());
   const std::string base = chain.sha256();
   const auto refusal = [&](const std::string& wanted, const std::string& found) {
     EditFile second = first;
@@ -453,20 +462,21 @@ TEST_F(Rome, EditsBelongToTheEditsThatTheyWereMadeOn) {
   first.base_edits_sha256 = base;
   check_edits_fit(first, model_.config(), {"abc", base});
   // By content: in one step or two, but in this order, and every value counts.
-  std::vector<Edit> two = edits(settings(), std::span(kRequests).first(2));
+  std::vector<Change> two = changes_of(edits(settings(), std::span(kRequests).first(2)));
   EditChain once, twice, swapped;
-  once.add(two);
-  for (const size_t i : {0u, 1u}) twice.add(std::span(two).subspan(i, 1));
-  for (const size_t i : {1u, 0u}) swapped.add(std::span(two).subspan(i, 1));
+  once.add(two, model_.config());
+  for (const size_t i : {0u, 1u}) twice.add(std::span(two).subspan(i, 1), model_.config());
+  for (const size_t i : {1u, 0u}) swapped.add(std::span(two).subspan(i, 1), model_.config());
   EXPECT_EQ(once.sha256(), twice.sha256());
   EXPECT_NE(once.sha256(), swapped.sha256());
-  two[1].v[0] = std::nextafter(two[1].v[0], 1.0f);
+  auto& second = std::get<LowRank>(two[1]);
+  second.values[0] = std::nextafter(second.values[0], 1.0f);
   EditChain changed;
-  changed.add(two);
+  changed.add(two, model_.config());
   EXPECT_NE(once.sha256(), changed.sha256());
-  two[1].layer += 2;
-  changed.add(two);
-  EXPECT_EQ(changed.layers(), (std::set<int64_t>{kLayer, kLayer + 2}));
+  second.weight.layer += 2;
+  changed.add(two, model_.config());
+  EXPECT_EQ(changed.weights(), (std::set<WeightId>{{Role::down_weight, kLayer}, {Role::down_weight, kLayer + 2}}));
 }
 
 TEST_F(Rome, EditsOfAnotherModelAreRefused) {
@@ -484,13 +494,13 @@ TEST_F(Rome, EditsOfAnotherModelAreRefused) {
 }
 
 /// A checkpoint of random weights.
-void write_random_checkpoint(Context& context, const GptConfig& config, const std::filesystem::path& dir) {
+void write_random_checkpoint(Context& context, const Architecture& config, const std::filesystem::path& dir) {
   auto owned = random_parameters(context, config, 3);
   std::map<std::string, std::vector<float>> values;
   std::map<std::string, std::span<const float>> tensors;
-  visit_parameters(owned->views, config, [&](const std::string& name, View& view) {
-    values[name] = to_host(context, view);
-    tensors[name] = values[name];
+  visit_parameters(owned->views, config, [&](const Parameter& parameter, View& view) {
+    values[parameter.name] = to_host(context, view);
+    tensors[parameter.name] = values[parameter.name];
   });
   write_checkpoint(dir, config, tensors);
 }
@@ -521,7 +531,7 @@ TEST_F(Rome, ExportAndRevertKeepTheNamesOfTheCheckpoint) {
   const std::string hash = Checkpoint::open(original).weights_sha256();
   Model model = Model::load(context_, original);
   EditChain chain;
-  apply_edits(context_, model, EditFile{"e.h5", EditMode::sequential, hash, edits(settings())}, chain);
+  apply_edits(context_, model, file_of("e.h5", EditMode::sequential, hash, edits(settings())), chain);
   write_edited_checkpoint(context_, model, chain, edited, OnExistingCheckpoint::refuse);
   EXPECT_EQ(SafetensorsFile(edited / "model.safetensors").names(), names);
   EXPECT_NE(Checkpoint::open(edited).weights_sha256(), hash);
@@ -536,15 +546,15 @@ TEST_F(Rome, ExportedEditsAreRevertedBitForBit) {
                               reverted = dir.path() / "reverted";
   write_random_checkpoint(context_, model_.config(), original);
   const std::string hash = Checkpoint::open(original).weights_sha256();
-  const EditFile file{"e.h5", EditMode::sequential, hash, edits(settings())};
+  const EditFile file = file_of("e.h5", EditMode::sequential, hash, edits(settings()));
   Model model = Model::load(context_, original);
   EditChain chain;
   apply_edits(context_, model, file, chain);
   write_edited_checkpoint(context_, model, chain, edited, OnExistingCheckpoint::refuse);
   const Model loaded = Model::load(context_, edited);
   EXPECT_NE(loaded.checkpoint().weights_sha256(), hash);
-  EXPECT_TRUE(identical(to_host(context_, loaded.parameters().blocks[kLayer].down_weight),
-                        to_host(context_, model.parameters().blocks[kLayer].down_weight)));
+  EXPECT_TRUE(identical(stored_to_host(context_, loaded.parameters().blocks[kLayer].down_weight.stored()),
+                        stored_to_host(context_, model.parameters().blocks[kLayer].down_weight.stored())));
   expect_message(error_of<InputError>(
                      [&] { write_edited_checkpoint(context_, model, chain, edited, OnExistingCheckpoint::refuse); }),
                  {"export ", "overwrite"});
@@ -582,7 +592,7 @@ TEST_F(Rome, CheckpointsKnowWhatTheyWereMadeFrom) {
   };
   const auto edited = [&](const std::filesystem::path& folder, int64_t layer, EditChain& chain) {
     Model model = Model::load(context_, folder);
-    apply_edits(context_, model, {"e.h5", EditMode::independent, hash_of(folder), edits_of(layer)}, chain);
+    apply_edits(context_, model, file_of("e.h5", EditMode::independent, hash_of(folder), edits_of(layer)), chain);
     return model;
   };
   EditChain to_second, to_third, in_memory;

@@ -72,6 +72,11 @@ class ScoringTest : public ::testing::Test {
             {tokens(17, seed + 6), {tokens(3, seed + 7)}},
             {tokens(21, seed + 8), {tokens(4, seed + 9), tokens(2, seed + 10)}}};  // fills the context
   }
+  Change low_rank(WeightId weight, int64_t rank, unsigned seed) const {
+    const Parameter parameter = parameter_at(config_, weight);
+    return LowRank{weight, rank, vector(rank * parameter.rows(), seed + 1, 0.3f),
+                   vector(rank * parameter.cols(), seed + 2, 1.0f)};
+  }
   std::vector<float> vector(int64_t count, unsigned seed, float spread) const {
     std::mt19937 random(seed);
     std::normal_distribution<float> normal(0, spread);
@@ -81,7 +86,7 @@ class ScoringTest : public ::testing::Test {
   }
 
   Context context_;
-  GptConfig config_;
+  Architecture config_;
   Model model_;
 };
 
@@ -98,18 +103,27 @@ TEST_F(ScoringTest, PlainModelEqualsWholeForwardPasses) {
 
 TEST_F(ScoringTest, LanesWithBranchesEqualEditedWeights) {
   Executor executor(context_, model_);
-  std::vector<std::vector<float>> u, v;
-  std::vector<EditedPrompts> groups;
+  std::vector<Change> changes;
   for (int64_t layer = 0; layer < config_.layers; ++layer) {  // the last layer too: a lane without blocks
     const auto seed = static_cast<unsigned>(100 * layer);
-    u.push_back(vector(config_.mlp_width, seed + 1, 0.3f));
-    v.push_back(vector(config_.width, seed + 2, 1.0f));
+    changes.push_back(low_rank({Role::down_weight, layer}, 1, seed));
   }
-  for (size_t e = 0; e < u.size(); ++e) {
-    groups.push_back({{{static_cast<int64_t>(e), u[e], v[e]}}, some_prompts(static_cast<unsigned>(1000 + 50 * e))});
-  }
-  groups.push_back({{{0, u[0], v[0]}, {2, u[2], v[2]}}, some_prompts(2000)});  // two layers at once
-  groups.push_back({{{1, u[1], v[1]}}, {}});                                   // nothing to score
+  const std::vector<Change> two_layers = {changes[0], changes[2]};
+  // Other matrices and ranks; one of the first layer leaves nothing of the model's own run to start from.
+  const std::vector<Change> attention = {low_rank({Role::qkv_weight, 1}, 3, 1), low_rank({Role::out_weight, 1}, 1, 2)};
+  const std::vector<Change> all_kinds = {low_rank({Role::up_weight, 0}, 2, 3), changes[0],
+                                         low_rank({Role::down_weight, 2}, 4, 4)};
+  const std::vector<Change> high_rank = {low_rank({Role::down_weight, 1}, 5, 5)};
+  const std::vector<Change> dense = {
+      Dense{{Role::up_weight, 1}, {2, 7}, vector(2 * config_.mlp_width, 6, 0.3f)},
+      Dense{{Role::down_weight, 2}, {}, vector(config_.mlp_width * config_.width, 7, 0.1f)}, changes[0]};
+  std::vector<EditedPrompts> groups;
+  for (size_t e = 0; e < changes.size(); ++e)
+    groups.push_back(
+        {EditedModel(std::span(changes).subspan(e, 1)), some_prompts(static_cast<unsigned>(1000 + 50 * e))});
+  for (const auto* several : {&two_layers, &attention, &all_kinds, &high_rank, &dense})
+    groups.push_back({EditedModel(*several), some_prompts(2000)});
+  groups.push_back({EditedModel(high_rank), {}});  // nothing to score
   const auto scores = score_edits(executor, groups);
   ASSERT_EQ(scores.size(), groups.size());
   for (size_t g = 0; g < groups.size(); ++g) {
@@ -120,7 +134,7 @@ TEST_F(ScoringTest, LanesWithBranchesEqualEditedWeights) {
   for (size_t g = 0; g < groups.size(); ++g) {
     SCOPED_TRACE(g);
     Model edited = random_model(context_, config_, 3);
-    for (const RankOneTerm& term : groups[g].terms) edited.add_rank_one(context_, term.layer, term.u, term.v);
+    groups[g].model.fold_into(context_, edited);
     std::swap(edited, model_);
     for (size_t p = 0; p < groups[g].prompts.size(); ++p) expect_equal(scores[g].after[p], groups[g].prompts[p]);
     std::swap(edited, model_);
@@ -145,14 +159,19 @@ TEST_F(ScoringTest, RefusesWhatCannotBeScored) {
   EXPECT_THROW(score({{1}, {{}}}), InputError);
   EXPECT_THROW(score({tokens(24, 1), {tokens(2, 2)}}), InputError);
   EXPECT_NO_THROW(score({tokens(24, 1), {tokens(1, 2)}}));
-  const auto u = vector(config_.mlp_width, 1, 1), v = vector(config_.width, 2, 1);
-  const auto edit = [&](std::vector<RankOneTerm> terms) {
-    return score_edits(executor, std::vector<EditedPrompts>{{std::move(terms), some_prompts(1)}});
+  const auto edit = [&](const std::vector<Change>& changes) {
+    return score_edits(executor, std::vector<EditedPrompts>{{EditedModel(changes), some_prompts(1)}});
   };
+  const auto good = std::get<LowRank>(low_rank({Role::down_weight, 0}, 1, 1));
+  EXPECT_NO_THROW(edit({good}));
   EXPECT_THROW(edit({}), ShapeError);
-  EXPECT_THROW(edit({{3, u, v}}), ShapeError);
-  EXPECT_THROW(edit({{-1, u, v}}), ShapeError);
-  EXPECT_THROW(edit({{0, v, u}}), ShapeError);
+  for (const int64_t layer : {int64_t{3}, int64_t{-1}})
+    EXPECT_THROW(edit({LowRank{{Role::down_weight, layer}, 1, good.keys, good.values}}), InputError);
+  EXPECT_THROW(edit({LowRank{good.weight, 1, good.values, good.keys}}), InputError);
+  EXPECT_THROW(edit({LowRank{good.weight, 2, good.keys, good.values}}), InputError);
+  EXPECT_THROW(edit({Dense{good.weight, {0, 0}, vector(2 * config_.width, 1, 1)}}), InputError);
+  EXPECT_THROW(edit({Dense{good.weight, {config_.mlp_width}, vector(config_.width, 1, 1)}}), InputError);
+  EXPECT_THROW(edit({Dense{good.weight, {}, vector(config_.width, 1, 1)}}), InputError);
 }
 
 }  // namespace

@@ -6,6 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "edit/edit_file.h"
+#include "edit/edited_model.h"
+#include "edit/rome/rome.h"
 #include "edit/rome/rome.h"
 #include "tests/support/byte_tokenizer.h"
 #include "tests/support/tiny_model.h"
@@ -13,7 +16,7 @@
 namespace loci::test {
 
 /// A model of odd shape that reads bytes.
-inline GptConfig byte_config(int64_t layers = 4, int64_t positions = 64) {
+inline Architecture byte_config(int64_t layers = 4, int64_t positions = 64) {
   return tiny_config(layers, 3, 7, 50, 256, positions);
 }
 
@@ -60,7 +63,7 @@ inline std::shared_ptr<const Cholesky> random_factor(Context& context, int64_t n
 /// The down projection's output for one key: W^T k + b.
 inline std::vector<float> down(Context& context, const Model& model, int64_t layer, std::span<const float> key) {
   const auto& block = model.parameters().blocks[layer];
-  const std::vector<float> weight = to_host(context, block.down_weight), bias = to_host(context, block.down_bias);
+  const std::vector<float> weight = stored_to_host(context, block.down_weight.stored()), bias = to_host(context, block.down_bias);
   std::vector<float> value(bias.size());
   for (size_t j = 0; j < bias.size(); ++j) {
     double sum = static_cast<double>(bias[j]);
@@ -69,6 +72,35 @@ inline std::vector<float> down(Context& context, const Model& model, int64_t lay
     value[j] = static_cast<float>(sum);
   }
   return value;
+}
+
+/// Adds the edit to the model's weights.
+inline void apply(Context& context, Model& model, const RankOneEdit& edit) {
+  EditedModel(to_batch(edit).changes).fold_into(context, model);
+}
+
+inline std::vector<EditBatch> batches_of(std::span<const RankOneEdit> edits) {
+  std::vector<EditBatch> batches;
+  for (const RankOneEdit& edit : edits) batches.push_back(to_batch(edit));
+  return batches;
+}
+
+inline std::vector<Change> changes_of(std::span<const RankOneEdit> edits) {
+  std::vector<Change> changes;
+  for (const RankOneEdit& edit : edits) changes.push_back(to_batch(edit).changes[0]);
+  return changes;
+}
+
+/// A file of these edits, as it would be read.
+inline EditFile file_of(const std::string& path, EditMode mode, const std::string& weights,
+                        std::span<const RankOneEdit> edits) {
+  EditFile file{.path = path, .mode = mode, .weights_sha256 = weights, .edits = {}, .batches = {}, .updates = {}};
+  for (EditBatch& batch : batches_of(edits)) {
+    file.batches.push_back(std::ssize(file.edits));
+    file.updates.push_back({batch.changes[0], std::ssize(file.edits)});
+    file.edits.push_back(std::move(batch.edits[0]));
+  }
+  return file;
 }
 
 }  // namespace loci::test

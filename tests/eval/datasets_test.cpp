@@ -54,7 +54,7 @@ class DatasetsTest : public ::testing::Test {
 
   TemporaryDir dir_;
   Tokenizer tokenizer_;
-  GptConfig config_;
+  Architecture config_;
 };
 
 TEST_F(DatasetsTest, NestedCounterFact) {

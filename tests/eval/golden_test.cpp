@@ -21,15 +21,14 @@ class GoldenEval : public GoldenModelTest {
   std::vector<EvalRecord> records(Dataset dataset, const std::string& name) {
     return read_records(golden_ / "eval" / name, {.dataset = dataset}, *tokenizer_, model_->config()).records;
   }
-  static Edit edit_of(int64_t layer, std::vector<float> u, std::vector<float> v) {
-    Edit edit;
-    edit.layer = layer;
-    edit.u = std::move(u);
-    edit.v = std::move(v);
-    return edit;
+  static EditBatch edit_of(int64_t layer, std::vector<float> u, std::vector<float> v) {
+    EditBatch batch;
+    batch.edits.resize(1);
+    batch.changes.push_back(LowRank{{Role::down_weight, layer}, 1, std::move(u), std::move(v)});
+    return batch;
   }
-  Edit no_edit() const {
-    const GptConfig& config = model_->config();
+  EditBatch no_edit() const {
+    const Architecture& config = model_->config();
     return edit_of(2, std::vector<float>(static_cast<size_t>(config.mlp_width)),
                    std::vector<float>(static_cast<size_t>(config.width)));
   }
@@ -58,7 +57,7 @@ TEST_F(GoldenEval, CounterFactBefore) {
   const auto all = records(Dataset::counterfact, "counterfact_records.json");
   const Json expected = parse_json_file(golden_ / "eval" / "counterfact_results.json");
   ASSERT_EQ(all.size(), expected.size());
-  const std::vector<Edit> edits(all.size(), no_edit());
+  const std::vector<EditBatch> edits(all.size(), no_edit());
   const auto results = evaluate_own_edits(*executor_, *tokenizer_, TeacherForcing::tokens, all, edits);
   for (size_t r = 0; r < results.size(); ++r) {
     expect_record(results[r], Phase::before, expected[r]["pre"], kNllTolerance);
@@ -75,14 +74,14 @@ TEST_F(GoldenEval, CounterFactAfterTheReferencesEdits) {
     const auto path = golden_ / "edit" / ("case_" + std::to_string(all[r].edit.case_id) + ".npz");
     if (!std::filesystem::exists(path)) continue;
     const auto arrays = read_npz(path);
-    const Edit edit = edit_of(layer, npz_at(arrays, "u", path).as<float>(), npz_at(arrays, "v", path).as<float>());
+    const EditBatch edit = edit_of(layer, npz_at(arrays, "u", path).as<float>(), npz_at(arrays, "v", path).as<float>());
     const std::span one(&all[r], 1);
     const auto own = evaluate_own_edits(*executor_, *tokenizer_, TeacherForcing::tokens, one, std::span(&edit, 1));
     expect_record(own[0], Phase::after, expected[r]["post"], kNllTolerance);
     const double norm = expected[r].value("update_norm", own[0].update_norm);
     EXPECT_NEAR(own[0].update_norm / norm, 1, 1e-5);
     Model edited = *model_;
-    edited.add_rank_one(executor_->context(), edit.layer, edit.u, edit.v);
+    EditedModel(edit.changes).fold_into(executor_->context(), edited);
     Executor edited_executor(executor_->context(), edited);
     const auto joint = evaluate_joint_edits(*executor_, edited_executor, *tokenizer_, TeacherForcing::tokens, one);
     expect_record(joint[0], Phase::before, expected[r]["pre"], kNllTolerance);
@@ -96,7 +95,7 @@ TEST_F(GoldenEval, ZsreBeforeTokenForToken) {
   const auto all = records(Dataset::zsre, "zsre_records.json");
   const Json expected = parse_json_file(golden_ / "eval" / "zsre_results.json");
   ASSERT_EQ(all.size(), expected.size());
-  const std::vector<Edit> edits(all.size(), no_edit());
+  const std::vector<EditBatch> edits(all.size(), no_edit());
   const auto results = evaluate_own_edits(*executor_, *tokenizer_, TeacherForcing::text, all, edits);
   for (size_t r = 0; r < results.size(); ++r) {
     for (const PromptResult& prompt : results[r].prompts) {

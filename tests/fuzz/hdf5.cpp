@@ -18,6 +18,8 @@
 
 #include "edit/common/lineage.h"
 #include "edit/edit_file.h"
+#include "edit/rome/rome.h"
+#include "model/families/families.h"
 #include "edit/moments/second_moments.h"
 #include "eval/eval_file.h"
 #include "model/text/document_source.h"
@@ -46,27 +48,59 @@ void describe(H5File& file, const char* kind) {
   write_attribute(file, "/", "kind", kind);
 }
 
-void write_edits(H5File& file) {
+/// A model that the edits fit.
+const Architecture& edited_architecture() {
+  static const Architecture architecture = [] {
+    Architecture made;
+    made.family = &gpt2();
+    made.layers = kLayer + 2;
+    made.width = 2;
+    made.set_equal_heads(1);
+    made.mlp_width = 3;
+    made.positions = made.vocabulary = 8;
+    return made;
+  }();
+  return architecture;
+}
+
+void write_edits(H5File& file, const std::vector<EditBatch>& batches) {
   describe(file, "edits");
   write_attribute(file, "/", "mode", "independent");
   write_skipped_records(file, std::vector<std::string>{"a record was left out"});
+  write_batches(file, edited_architecture(), batches, 0, 0);
+}
+
+EditBatch some_batch() {
   const EditRequest request = {
       .case_id = 7, .prompt = "{} is in", .subject = "Rome", .target_new = "Japan", .target_true = "Italy"};
   PromptAnswer answer;
   answer.target_new = {0.25, 0.5, 2};
   answer.most_likely = " Japan";
   answer.most_likely_probability = 0.5;
-  write_edit(file, 0,
-             {.request = request,
-              .layer = kLayer,
-              .u = {1, 0, 0},
-              .v = {1, 2},
-              .k_mean = {1, 2, 3},
-              .k_bare = {3, 2, 1},
-              .value_before = {0, 1},
-              .value_star = {1, 1},
-              .loss_curve = {{3, 2, 0.5, 0.5, 0.1}, {1, 0.5, 0.25, 0.25, 0.5}},
-              .outcome = EditOutcome{answer, answer, {}}});
+  RankOneEdit edit{.request = request,
+                   .layer = kLayer,
+                   .u = {1, 0, 0},
+                   .v = {1, 2},
+                   .k_mean = {1, 2, 3},
+                   .k_bare = {3, 2, 1},
+                   .value_before = {0, 1},
+                   .value_star = {1, 1},
+                   .loss_curve = {{3, 2, 0.5, 0.5, 0.1}, {1, 0.5, 0.25, 0.25, 0.5}}};
+  EditBatch batch = to_batch(std::move(edit));
+  batch.edits[0].outcome = EditOutcome{answer, answer, {}};
+  return batch;
+}
+
+void write_rank_one_edits(H5File& file) { write_edits(file, {some_batch()}); }
+
+/// The form with updates: two edits of one batch, factors of rank 2 and whole rows.
+void write_updates(H5File& file) {
+  EditBatch batch = some_batch();
+  batch.is_rank_one = false;
+  batch.edits.push_back(batch.edits[0]);
+  batch.changes = {LowRank{{Role::down_weight, 0}, 2, {1, 2, 3, 4, 5, 6}, {1, 2, 3, 4}},
+                   Dense{{Role::down_weight, 1}, {0, 2}, {1, 2, 3, 4}}};
+  write_edits(file, {batch});
 }
 
 void write_evaluation(H5File& file) {
@@ -126,12 +160,10 @@ void write_traces(H5File& file) {
 // --- How commands read it --------------------------------------------------------------------------------------------
 
 void read_edits(const std::filesystem::path& path) {
-  const EditFile file = read_edit_file(path);
-  expect(!file.edits.empty(), "a file without edits is refused");
-  for (const Edit& edit : file.edits) {
-    expect(edit.k_mean.size() == edit.u.size() && edit.value_star.size() == edit.v.size(), "vectors fit each other");
-    expect(!edit.loss_curve.empty(), "there is a loss");
-  }
+  const EditFile file = read_edit_file(path, edited_architecture());
+  expect(!file.edits.empty() && file.batches.size() == file.edits.size(), "a file without edits is refused");
+  for (const Edit& edit : file.edits) expect(!edit.loss_curve.empty(), "there is a loss");
+  for (const Update& update : file.updates) expect(std::isfinite(norm_of(update.change)), "updates are finite");
   read_edit_report(H5File::open_read(path), 0);
 }
 
@@ -177,7 +209,8 @@ struct Kind {
   void (*write)(H5File& file);
   void (*read)(const std::filesystem::path& path);
 };
-constexpr std::array kKinds = {Kind{"edits", write_edits, read_edits},
+constexpr std::array kKinds = {Kind{"edits", write_rank_one_edits, read_edits},
+                              Kind{"updates", write_updates, read_edits},
                                Kind{"evaluation", write_evaluation, read_evaluation},
                                Kind{"moments", write_moments, read_moments}, Kind{"tokens", write_tokens, read_tokens},
                                Kind{"traces", write_traces, read_traces}};

@@ -1,7 +1,7 @@
 // The files of a model folder but for its tokenizer, and a training job's.
 #include "edit/common/lineage.h"
 #include "model/checkpoint.h"
-#include "model/config.h"
+#include "model/families/families.h"
 #include "model/train/config.h"
 #include "model/train/data.h"
 #include "runtime/context.h"
@@ -13,9 +13,9 @@ namespace {
 
 bool config(std::string_view input) {
   return accepted("config.json", [&] {
-    const GptConfig config = gpt_config_from_json(parse_json(input, "config.json"), "config.json");
+    const Architecture config = architecture_from_json(parse_json(input, "config.json"), "config.json");
     config.check("config.json");
-    expect(gpt_config_from_json(gpt_config_to_json(config), "again") == config, "a configuration comes back as it was");
+    expect(architecture_from_json(architecture_to_json(config), "again") == config, "a configuration comes back as it was");
   });
 }
 const Registration kConfig("config", config);
@@ -47,7 +47,7 @@ bool checkpoint(std::string_view input) {
   return accepted(folder.path().string(), [&] {
     const Checkpoint checkpoint = Checkpoint::open(folder.path());
     std::vector<float> scratch;
-    for (const TensorInfo& info : gpt_parameters(checkpoint.config()))
+    for (const Parameter& info : parameters_of(checkpoint.config()))
       expect(std::ssize(checkpoint.f32(info.name, scratch)) == element_count(info.shape, info.name),
              "a parameter has the values of its shape");
     checkpoint.weights_sha256();

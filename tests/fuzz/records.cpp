@@ -7,6 +7,7 @@
 #include "edit/common/context_templates.h"
 #include "edit/rome/hparams.h"
 #include "eval/datasets.h"
+#include "model/families/families.h"
 #include "records/edit_requests.h"
 #include "records/facts.h"
 #include "records/record_list.h"
@@ -21,12 +22,13 @@ constexpr int64_t kMostTokens = 64;
 constexpr std::array kOnInvalid = {OnInvalid::refuse, OnInvalid::skip};
 constexpr std::array kZsreTargets = {ZsreTarget::answer, ZsreTarget::alternative};
 
-const GptConfig& model_config() {
-  static const GptConfig config = [] {
-    GptConfig made;
+const Architecture& model_config() {
+  static const Architecture config = [] {
+    Architecture made;
+    made.family = &gpt2();
     made.layers = 2;
     made.width = 4;
-    made.heads = 2;
+    made.set_equal_heads(2);
     made.positions = kMostTokens;
     made.vocabulary = 300;
     made.mlp_width = 8;

@@ -51,7 +51,7 @@ class BranchTest : public ::testing::Test {
       : context_(device_options(2)),
         config_(tiny_config()),
         owned_(random_parameters(context_, config_, 5)),
-        model_(config_, as_const_parameters(owned_->views, config_), owned_) {
+        model_(config_, as_constant(owned_->views, config_), owned_) {
     for (unsigned i = 0; i < 2; ++i) tokens_.push_back(random_tokens(9 - i, config_.vocabulary, 20 + i));
   }
 
@@ -80,10 +80,10 @@ class BranchTest : public ::testing::Test {
   /// The model with `change` added to one weight.
   Model with_weight(const std::string& name, ConstView change) {
     auto owned = random_parameters(context_, config_, 5);
-    visit_parameters(owned->views, config_, [&](const std::string& parameter, View& view) {
-      if (parameter == name) add(context_, change, view);
+    visit_parameters(owned->views, config_, [&](const Parameter& parameter, View& view) {
+      if (parameter.name == name) add(context_, change, view);
     });
-    return Model(config_, as_const_parameters(owned->views, config_), owned);
+    return Model(config_, as_constant(owned->views, config_), owned);
   }
   /// The backward pass of the loss sum_w 0.5 |logits_w|^2 / 100, whose logit gradients are the logits / 100.
   RowGradients backward(const Model& model, const Plan& plan, const Parameters<float>* parameters = nullptr) {
@@ -94,7 +94,7 @@ class BranchTest : public ::testing::Test {
   }
 
   Context context_;
-  GptConfig config_;
+  Architecture config_;
   std::shared_ptr<OwnedParameters> owned_;
   Model model_;
   std::vector<std::vector<int32_t>> tokens_;
@@ -155,12 +155,13 @@ TEST_F(BranchTest, NeuronsEqualAWiderMlp) {
   const int64_t d = config_.width, ff = config_.mlp_width, n = 5, layer = 1;
   const Tensor keys = pattern(context_, d, n, 0.3f, 1), values = pattern(context_, n, d, 0.3f, 2),
                bias = pattern(context_, 1, n, 0.3f, 3);
-  GptConfig wide_config = config_;
+  Architecture wide_config = config_;
   wide_config.mlp_width = ff + n;
   auto wide = zero_parameters(context_, wide_config);
   std::map<std::string, View> from;
-  visit_parameters(owned_->views, config_, [&](const std::string& name, View& view) { from[name] = view; });
-  visit_parameters(wide->views, wide_config, [&](const std::string& name, View& view) {
+  visit_parameters(owned_->views, config_, [&](const Parameter& parameter, View& view) { from[parameter.name] = view; });
+  visit_parameters(wide->views, wide_config, [&](const Parameter& parameter, View& view) {
+    const std::string& name = parameter.name;
     const View source = from.at(name);
     const bool here = name.starts_with("h.1.mlp.");
     if (name.ends_with("c_fc.weight") || name.ends_with("c_fc.bias")) {
@@ -173,7 +174,7 @@ TEST_F(BranchTest, NeuronsEqualAWiderMlp) {
       add(context_, source, view);
     }
   });
-  const Model wide_model(wide_config, as_const_parameters(wide->views, wide_config), wide);
+  const Model wide_model(wide_config, as_constant(wide->views, wide_config), wide);
 
   Tensor dkeys = Tensor::zeros(context_, d, n), dvalues = Tensor::zeros(context_, n, d),
          dbias = Tensor::zeros(context_, 1, n);
@@ -217,8 +218,8 @@ TEST_F(BranchTest, GradientsOfLinearBranchesFollowFromThoseOfWeights) {
     ParameterBuffer buffer(context_, config_);
     backward(model_, plan, &buffer.parameters());
     Tensor expected(context_, p.in, rank);
-    visit_parameters(buffer.parameters(), config_, [&](const std::string& name, const View& weight) {
-      if (name == full_name(layer, p.name, "weight"))
+    visit_parameters(buffer.parameters(), config_, [&](const Parameter& parameter, const View& weight) {
+      if (parameter.name == full_name(layer, p.name, "weight"))
         gemm(context_, Transpose::no, weight, Transpose::yes, values.view(), expected.view());
     });
     expect_close(dkeys.to_host(), expected.to_host(), p.name);

@@ -1,3 +1,4 @@
+#include "model/families/families.h"
 #include "model/checkpoint.h"
 
 #include <gtest/gtest.h>
@@ -32,11 +33,12 @@ std::vector<std::byte> bytes_of(const std::vector<T>& values) {
   return {bytes.begin(), bytes.end()};
 }
 
-GptConfig small_config() {
-  GptConfig config;
+Architecture small_config() {
+  Architecture config;
+  config.family = &gpt2();
   config.layers = 2;
   config.width = 6;
-  config.heads = 2;
+  config.set_equal_heads(2);
   config.positions = 5;
   config.vocabulary = 9;
   config.mlp_width = 10;
@@ -51,7 +53,7 @@ class CheckpointTest : public testing::Test {
   void reset() {
     std::mt19937 random(7);
     tensors_.clear();
-    for (TensorInfo info : gpt_parameters(config_)) {
+    for (Parameter info : parameters_of(config_)) {
       std::vector<float> values(static_cast<size_t>(element_count(info.shape, "test")));
       for (float& value : values) value = static_cast<float>(static_cast<int>(random() % 2001) - 1000) / 256.0f;
       values_[info.name] = values;
@@ -61,7 +63,7 @@ class CheckpointTest : public testing::Test {
     }
   }
 
-  void write_config() { write_file_atomically(dir_.file("config.json"), gpt_config_to_json(config_).dump()); }
+  void write_config() { write_file_atomically(dir_.file("config.json"), architecture_to_json(config_).dump()); }
 
   void write_shard(const std::string& file, const std::vector<std::string>& names) {
     std::vector<TensorData> list;
@@ -117,7 +119,7 @@ class CheckpointTest : public testing::Test {
     }
   }
 
-  GptConfig config_ = small_config();
+  Architecture config_ = small_config();
   TemporaryDir dir_;
   std::map<std::string, Stored> tensors_;
   std::map<std::string, std::vector<float>> values_;
@@ -346,7 +348,7 @@ TEST_F(CheckpointTest, ValuesThatAreNotFiniteAreNamedByFileAndTensor) {
 
 TEST_F(CheckpointTest, AContextOfAnotherLengthIsNoted) {
   write_single();
-  Json config = gpt_config_to_json(config_);
+  Json config = architecture_to_json(config_);
   config["n_ctx"] = 1024;
   write_file_atomically(dir_.file("config.json"), config.dump());
   const Checkpoint checkpoint = open();
@@ -357,7 +359,7 @@ TEST_F(CheckpointTest, AContextOfAnotherLengthIsNoted) {
 // ---- refused ----
 
 TEST_F(CheckpointTest, EveryParameterIsRequired) {
-  for (const TensorInfo& parameter : gpt_parameters(config_)) {
+  for (const Parameter& parameter : parameters_of(config_)) {
     reset();
     tensors_.erase(parameter.name);
     write_single();
@@ -366,7 +368,7 @@ TEST_F(CheckpointTest, EveryParameterIsRequired) {
 }
 
 TEST_F(CheckpointTest, EveryShapeIsChecked) {
-  for (const TensorInfo& parameter : gpt_parameters(config_)) {
+  for (const Parameter& parameter : parameters_of(config_)) {
     reset();
     // The same number of values in another shape: as a matrix transposed, as a vector with one more axis.
     auto& shape = tensors_.at(parameter.name).info.shape;
@@ -416,23 +418,23 @@ TEST_F(CheckpointTest, FoldersThatAreNoModels) {
 }
 
 TEST_F(CheckpointTest, ConfigThatContradictsTheWeights) {
-  for (const auto& change : std::vector<std::function<void(GptConfig&)>>{
-           [](GptConfig& c) { c.layers = 3; }, [](GptConfig& c) { c.width = 8; }, [](GptConfig& c) { c.positions = 6; },
-           [](GptConfig& c) { c.vocabulary = 10; }, [](GptConfig& c) { c.mlp_width = 24; },
-           [](GptConfig& c) { c.tied = false; }}) {
+  for (const auto& change : std::vector<std::function<void(Architecture&)>>{
+           [](Architecture& c) { c.layers = 3; }, [](Architecture& c) { c.width = 8; c.set_equal_heads(2); }, [](Architecture& c) { c.positions = 6; },
+           [](Architecture& c) { c.vocabulary = 10; }, [](Architecture& c) { c.mlp_width = 24; },
+           [](Architecture& c) { c.tied = false; }}) {
     write_single();
-    GptConfig other = config_;
+    Architecture other = config_;
     change(other);
-    write_file_atomically(dir_.file("config.json"), gpt_config_to_json(other).dump());
+    write_file_atomically(dir_.file("config.json"), architecture_to_json(other).dump());
     expect_refused({"tensor"});
   }
 }
 
 TEST_F(CheckpointTest, FewerLayersThanStoredAreReported) {
   write_single();
-  GptConfig other = config_;
+  Architecture other = config_;
   other.layers = 1;
-  write_file_atomically(dir_.file("config.json"), gpt_config_to_json(other).dump());
+  write_file_atomically(dir_.file("config.json"), architecture_to_json(other).dump());
   EXPECT_EQ(open().warnings().size(), 12u);
 }
 

@@ -58,7 +58,7 @@ class ExecutorTest : public ::testing::Test {
   }
 
   Context context_;
-  GptConfig config_;
+  Architecture config_;
   Model model_;
 };
 
@@ -265,7 +265,7 @@ TEST_F(ExecutorTest, BranchesEqualEditedWeights) {
   const auto logits = Executor(context_, model_).run(plan).logits.to_host();
 
   const auto original = last_logits(tokens);
-  model_.add_rank_one(context_, 1, u, v);
+  model_.add_low_rank(context_, {Role::down_weight, 1}, 1, u, v);
   const auto edited = last_logits(tokens);
   const auto V = static_cast<ptrdiff_t>(config_.vocabulary);
   expect_close({logits.begin(), logits.begin() + V}, edited);

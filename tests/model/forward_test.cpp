@@ -29,33 +29,33 @@ Tensor all_logits(Context& context, const Model& model, const std::vector<std::v
 /// logits sum `width` products of it. Errors of sums grow like the square root of their length. Softmax turns the
 /// absolute error of a score into a relative error of its probability, and scores that are not divided by sqrt(head
 /// width) are that much larger, their errors too. Where inputs of products are rounded, that is the error to count.
-double logit_tolerance(const GptConfig& config, double largest) {
+double logit_tolerance(const Architecture& config, double largest) {
   const double eps = product_eps(device_options().precision);
   const double scores =
-      config.attention_scale == AttentionScale::none ? std::sqrt(static_cast<double>(config.head_width())) : 1;
+      config.attention_scale == AttentionScale::none ? std::sqrt(static_cast<double>(config.head_width)) : 1;
   return 4 * eps * largest * scores *
          std::sqrt(static_cast<double>(config.width) * static_cast<double>(config.layers + 1));
 }
 
 struct ShapeCase {
   const char* name;
-  GptConfig config;
+  Architecture config;
 };
 
 void PrintTo(const ShapeCase& shape, std::ostream* out) { *out << shape.name; }
 
 std::vector<ShapeCase> shape_cases() {
-  GptConfig plain = tiny_config();
-  GptConfig five_heads = tiny_config(2, 5, 4, 33, 67, 30);  // width 20
+  Architecture plain = tiny_config();
+  Architecture five_heads = tiny_config(2, 5, 4, 33, 67, 30);  // width 20
   five_heads.tied = false;
-  GptConfig one_head = tiny_config(1, 1, 17, 130, 129, 40);
+  Architecture one_head = tiny_config(1, 1, 17, 130, 129, 40);
   one_head.activation = Activation::gelu;
-  GptConfig scaled = tiny_config(4, 7, 9, 65, 50, 33);  // width 63
+  Architecture scaled = tiny_config(4, 7, 9, 65, 50, 33);  // width 63
   scaled.layer_scale = LayerScale::by_inverse_index;
   scaled.activation = Activation::relu;
-  GptConfig unscaled = tiny_config(2, 3, 11, 40, 50, 33);
+  Architecture unscaled = tiny_config(2, 3, 11, 40, 50, 33);
   unscaled.attention_scale = AttentionScale::none;
-  unscaled.layer_norm_epsilon = 1e-3;
+  unscaled.epsilon = 1e-3;
   return {{"plain", plain},
           {"five_heads_untied", five_heads},
           {"one_head_gelu", one_head},
@@ -67,7 +67,7 @@ class ForwardShapes : public ::testing::TestWithParam<ShapeCase> {};
 
 TEST_P(ForwardShapes, LogitsEqualThePlainImplementation) {
   Context context(device_options(2));
-  const GptConfig& config = GetParam().config;
+  const Architecture& config = GetParam().config;
   const Model model = random_model(context, config, 3);
   const PlainGpt plain(context, model);
   const std::vector<std::vector<int32_t>> sequences = {random_tokens(config.positions, config.vocabulary, 1),
@@ -92,7 +92,7 @@ TEST_P(ForwardShapes, LogitsEqualThePlainImplementation) {
 
 TEST_P(ForwardShapes, ScaledMlpOutputs) {
   Context context(device_options(2));
-  const GptConfig& config = GetParam().config;
+  const Architecture& config = GetParam().config;
   const Model model = random_model(context, config, 4);
   PlainGpt plain(context, model);
   const int64_t layer = config.layers - 1;

@@ -40,7 +40,7 @@ class GenerationTest : public ::testing::Test {
   }
 
   Context context_{device_options(2)};
-  GptConfig config_ = tiny_config();
+  Architecture config_ = tiny_config();
   Model model_ = random_model(context_, config_, 21);
   Executor executor_{context_, model_};
 };

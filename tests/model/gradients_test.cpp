@@ -78,16 +78,16 @@ Plan plain_plan(const std::vector<std::vector<int32_t>>& sequences) {
 
 struct GradientCase {
   const char* name;
-  GptConfig config;
+  Architecture config;
 };
 
 // Tests are listed by it.
 void PrintTo(const GradientCase& value, std::ostream* out) { *out << value.name; }
 
 std::vector<GradientCase> gradient_cases() {
-  GptConfig untied = tiny_config(2, 5, 4, 33, 31, 16);  // width 20, no multiple of 64
+  Architecture untied = tiny_config(2, 5, 4, 33, 31, 16);  // width 20, no multiple of 64
   untied.tied = false;
-  GptConfig gelu = tiny_config(2, 1, 13, 21, 29, 16);
+  Architecture gelu = tiny_config(2, 1, 13, 21, 29, 16);
   gelu.activation = Activation::gelu;
   gelu.layer_scale = LayerScale::by_inverse_index;
   return {{"tied", tiny_config(3, 3, 7, 30, 37, 16)}, {"five_heads_untied", untied}, {"one_head_gelu", gelu}};
@@ -104,7 +104,7 @@ double central_difference(const Set& loss_at, double value) {
 
 TEST_P(GradientShapes, EveryParameterMatchesFiniteDifferences) {
   Context context(device_options(2));
-  const GptConfig& config = GetParam().config;
+  const Architecture& config = GetParam().config;
   const Model model = random_model(context, config, 11);
   PlainGpt plain(context, model);
   const std::vector<std::vector<int32_t>> sequences = {random_tokens(9, config.vocabulary, 1),
@@ -137,7 +137,7 @@ TEST_P(GradientShapes, EveryParameterMatchesFiniteDifferences) {
 /// Along the gradient itself every element counts: d loss(theta + t g) / dt = |g|^2.
 TEST_P(GradientShapes, DirectionalDerivativeSeesEveryElement) {
   Context context(device_options(2));
-  const GptConfig& config = GetParam().config;
+  const Architecture& config = GetParam().config;
   const Model model = random_model(context, config, 12);
   PlainGpt plain(context, model);
   const std::vector<std::vector<int32_t>> sequences = {random_tokens(16, config.vocabulary, 4),
@@ -162,7 +162,7 @@ TEST_P(GradientShapes, DirectionalDerivativeSeesEveryElement) {
 /// that nothing changes: every second one here.
 TEST_P(GradientShapes, ChangedRowsOfLanesMatchFiniteDifferences) {
   Context context(device_options(2));
-  const GptConfig& config = GetParam().config;
+  const Architecture& config = GetParam().config;
   const Model model = random_model(context, config, 13);
   PlainGpt plain(context, model);
   const auto tokens = random_tokens(12, config.vocabulary, 6);
@@ -207,7 +207,7 @@ TEST_P(GradientShapes, ChangedRowsOfLanesMatchFiniteDifferences) {
 
 TEST_P(GradientShapes, ParametersHaveNoneBehindBases) {
   Context context(device_options(2));
-  const GptConfig& config = GetParam().config;
+  const Architecture& config = GetParam().config;
   const Model model = random_model(context, config, 13);
   const auto tokens = random_tokens(6, config.vocabulary, 6);
   Plan plan = plain_plan({tokens});
@@ -223,7 +223,7 @@ TEST_P(GradientShapes, ParametersHaveNoneBehindBases) {
 
 TEST_P(GradientShapes, DroppedMlpOutputs) {
   Context context(device_options(2));
-  const GptConfig& config = GetParam().config;
+  const Architecture& config = GetParam().config;
   const Model model = random_model(context, config, 14);
   PlainGpt plain(context, model);
   plain.mlp_factors[config.layers - 1] = 0.5;
@@ -254,7 +254,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, GradientShapes, ::testing::ValuesIn(gradient_ca
 
 TEST(Gradients, AddUpOverCalls) {
   Context context(device_options(2));
-  const GptConfig config = tiny_config();
+  const Architecture config = tiny_config();
   const Model model = random_model(context, config, 15);
   const std::vector<std::vector<int32_t>> a = {random_tokens(7, config.vocabulary, 8)};
   Plan plan = plain_plan(a);

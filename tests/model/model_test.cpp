@@ -1,4 +1,5 @@
 // Models in memory and from disk: views of the mapped file, rank-one edits and their restoration.
+#include "model/families/families.h"
 #include "model/model.h"
 
 #include <gtest/gtest.h>
@@ -17,13 +18,15 @@ namespace {
 class ModelTest : public ::testing::Test {
  protected:
   std::vector<float> down(const Model& model, int64_t layer) {
-    return to_host(context_, model.parameters().blocks[layer].down_weight);
+    return stored_to_host(context_, model.parameters().blocks[layer].down_weight.stored());
   }
   std::filesystem::path saved(const Model& model) {
     Parameters<const float> views = model.parameters();
     std::map<std::string, std::vector<float>> values;
     visit_parameters(views, model.config(),
-                     [&](const std::string& name, ConstView view) { values[name] = to_host(context_, view); });
+                     [&](const Parameter& parameter, const auto& place) {
+                       values[parameter.name] = stored_to_host(context_, stored_view(place));
+                     });
     std::map<std::string, std::span<const float>> spans;
     for (const auto& [name, list] : values) spans.emplace(name, list);
     write_checkpoint(dir_.path(), model.config(), spans);
@@ -31,7 +34,7 @@ class ModelTest : public ::testing::Test {
   }
 
   Context context_{device_options(2)};
-  GptConfig config_ = tiny_config();
+  Architecture config_ = tiny_config();
   TemporaryDir dir_;
 };
 
@@ -55,8 +58,8 @@ TEST_F(ModelTest, RankOneEdit) {
   std::vector<float> u(static_cast<size_t>(config_.mlp_width)), v(static_cast<size_t>(config_.width));
   for (size_t i = 0; i < u.size(); ++i) u[i] = static_cast<float>(i % 5);
   for (size_t c = 0; c < v.size(); ++c) v[c] = static_cast<float>(c) - 3;
-  model.add_rank_one(context_, 1, u, v);
-  model.add_rank_one(context_, 1, u, v);
+  model.add_low_rank(context_, {Role::down_weight, 1}, 1, u, v);
+  model.add_low_rank(context_, {Role::down_weight, 1}, 1, u, v);
   const std::vector<float> after = down(model, 1);
   for (size_t i = 0; i < u.size(); ++i)
     for (size_t c = 0; c < v.size(); ++c)
@@ -69,10 +72,10 @@ TEST_F(ModelTest, CopiesAreEditedOnTheirOwn) {
   const Model original = model;
   const std::vector<float> before = down(model, 0);
   const std::vector<float> u(static_cast<size_t>(config_.mlp_width), 1.0f), v(static_cast<size_t>(config_.width), 1.0f);
-  model.add_rank_one(context_, 0, u, v);
+  model.add_low_rank(context_, {Role::down_weight, 0}, 1, u, v);
   const std::vector<float> once = down(model, 0);
   Model copy = model;
-  copy.add_rank_one(context_, 0, u, v);
+  copy.add_low_rank(context_, {Role::down_weight, 0}, 1, u, v);
   EXPECT_EQ(down(original, 0), before);
   EXPECT_EQ(down(model, 0), once);
   EXPECT_NE(down(copy, 0), once);
@@ -81,7 +84,7 @@ TEST_F(ModelTest, CopiesAreEditedOnTheirOwn) {
 TEST_F(ModelTest, DownWeightIsReplacedByACopy) {
   Model model = random_model(context_, config_, 4);
   Tensor weight = Tensor::zeros(context_, config_.mlp_width, config_.width);
-  model.set_down_weight(context_, 2, std::as_const(weight).view());
+  model.set_weight(context_, {Role::down_weight, 2}, std::as_const(weight).view());
   EXPECT_NE(model.parameters().blocks[2].down_weight.data, weight.data());
   for (const float value : down(model, 2)) EXPECT_EQ(value, 0);
 }
@@ -89,10 +92,10 @@ TEST_F(ModelTest, DownWeightIsReplacedByACopy) {
 TEST_F(ModelTest, WrongShapesAndLayersAreRefused) {
   Model model = random_model(context_, config_, 5);
   const std::vector<float> u(static_cast<size_t>(config_.mlp_width)), v(static_cast<size_t>(config_.width));
-  EXPECT_THROW(model.add_rank_one(context_, config_.layers, u, v), ShapeError);
-  EXPECT_THROW(model.add_rank_one(context_, -1, u, v), ShapeError);
-  EXPECT_THROW(model.add_rank_one(context_, 0, v, u), ShapeError);
-  EXPECT_THROW(model.set_down_weight(context_, 0, ConstView(v.data(), 1, config_.width)), ShapeError);
+  EXPECT_THROW(model.add_low_rank(context_, {Role::down_weight, config_.layers}, 1, u, v), ShapeError);
+  EXPECT_THROW(model.add_low_rank(context_, {Role::down_weight, -1}, 1, u, v), ShapeError);
+  EXPECT_THROW(model.add_low_rank(context_, {Role::down_weight, 0}, 1, v, u), ShapeError);
+  EXPECT_THROW(model.set_weight(context_, {Role::down_weight, 0}, ConstView(v.data(), 1, config_.width)), ShapeError);
   EXPECT_THROW(model.checkpoint(), Error);
   Parameters<const float> wrong = model.parameters();
   wrong.blocks[1].up_bias.cols -= 1;
@@ -106,7 +109,7 @@ std::filesystem::path without_weights(const std::filesystem::path& dir, const st
   const Checkpoint checkpoint = Checkpoint::open(dir);
   std::map<std::string, std::vector<float>> zeros;
   std::map<std::string, std::span<const float>> spans;
-  for (const TensorInfo& info : gpt_parameters(checkpoint.config())) {
+  for (const Parameter& info : parameters_of(checkpoint.config())) {
     std::vector<float> scratch;
     zeros[info.name].resize(checkpoint.f32(info.name, scratch).size());
     spans[info.name] = zeros[info.name];
@@ -126,10 +129,11 @@ TEST_F(ModelTest, RanksLoadTheSameWeights) {
       const Model loaded = Model::load(context, dir, device);
       EXPECT_EQ(loaded.checkpoint().weights_sha256(), hash);
       Parameters<const float> ours = loaded.parameters();
-      visit_parameters(ours, config_, [&](const std::string& name, ConstView view) {
+      visit_parameters(ours, config_, [&](const Parameter& parameter, const auto& place) {
         std::vector<float> scratch;
-        const std::span<const float> stored = loaded.checkpoint().f32(name, scratch);
-        EXPECT_EQ(to_host(context, view), std::vector<float>(stored.begin(), stored.end())) << name;
+        const std::span<const float> stored = loaded.checkpoint().f32(parameter.name, scratch);
+        EXPECT_EQ(stored_to_host(context, stored_view(place)), std::vector<float>(stored.begin(), stored.end()))
+            << parameter.name;
       });
     });
 }
@@ -148,18 +152,18 @@ TEST_F(ModelTest, RankZeroAloneReadsTheWeights) {
     EXPECT_EQ(loaded.checkpoint().weights_sha256(), hash);
     // On the CPU each rank maps the file that it was given.
     const bool mapped = context.on_cpu() && !communicator.is_root();
-    EXPECT_EQ(to_host(context, loaded.parameters().blocks[1].down_weight),
+    EXPECT_EQ(stored_to_host(context, loaded.parameters().blocks[1].down_weight.stored()),
               mapped ? std::vector<float>(weights.size()) : weights);
   });
 }
 
 TEST_F(ModelTest, RanksWithAnotherModelAreRefused) {
   const std::filesystem::path dir = saved(random_model(context_, config_, 8));
-  GptConfig other = config_;
-  other.layer_norm_epsilon *= 2;
+  Architecture other = config_;
+  other.epsilon *= 2;
   TemporaryDir second;
   std::filesystem::copy(dir, second.path(), std::filesystem::copy_options::recursive);
-  write_file_atomically(second.path() / "config.json", gpt_config_to_json(other).dump());
+  write_file_atomically(second.path() / "config.json", architecture_to_json(other).dump());
   const auto load_both = [&] {
     run_threads(2, {}, [&](Communicator& communicator) {
       Context context(device_options(1));

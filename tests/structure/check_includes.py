@@ -11,10 +11,10 @@ import sys
 ORDER = [
     "runtime", "runtime/emulation", "runtime/io", "runtime/ranks", "runtime/jobs",
     "kernels",
-    "model", "model/text", "model/executor", "model/generation.*", "model/train",
+    "model/architecture.*", "model/families", "model", "model/text", "model/executor", "model/generation.*", "model/train",
     "records",
     "trace",
-    "edit/common", "edit", "edit/moments", "edit/rome",
+    "edit/change.*", "edit/common", "edit/moments", "edit", "edit/rome", "edit/methods.*",
     "eval",
     "app/export", "app",
 ]
@@ -55,7 +55,7 @@ def sources(root):
 
 
 def check_the_check():
-    assert faults_of("kernels/gemm.h", '#include "model/config.h"\n'), "an include upwards is not found"
+    assert faults_of("kernels/gemm.h", '#include "model/model.h"\n'), "an include upwards is not found"
     assert faults_of("runtime/io/json.cpp", '#include "runtime/jobs/progress.h"\n'), "an include of a later room is not found"
     assert faults_of("app/cov.cpp", '#include "tests/support/paths.h"\n'), "an include of the tests is not found"
     assert faults_of("news/x.cpp", ""), "a folder that is not listed is not found"

@@ -17,7 +17,7 @@ class PlainGpt {
  public:
   using Rows = std::vector<std::vector<double>>;  // [position][width]
 
-  GptConfig config;
+  Architecture config;
   std::map<std::string, std::vector<double>> parameters;
   /// Added to resid(layer) of a position: {layer, position} -> [d]; layer -1 is the input of block 0.
   std::map<std::pair<int64_t, int64_t>, std::vector<double>> shifts;
@@ -26,9 +26,9 @@ class PlainGpt {
 
   PlainGpt(Context& context, const Model& model) : config(model.config()) {
     Parameters<const float> views = model.parameters();
-    visit_parameters(views, config, [&](const std::string& name, ConstView view) {
-      const std::vector<float> values = to_host(context, view);
-      parameters[name].assign(values.begin(), values.end());
+    visit_parameters(views, config, [&](const Parameter& parameter, const auto& place) {
+      const std::vector<float> values = stored_to_host(context, stored_view(place));
+      parameters[parameter.name].assign(values.begin(), values.end());
     });
   }
 
@@ -99,7 +99,7 @@ class PlainGpt {
       for (const double value : row) mean += value / static_cast<double>(row.size());
       for (const double value : row) variance += (value - mean) * (value - mean) / static_cast<double>(row.size());
       for (size_t c = 0; c < row.size(); ++c)
-        row[c] = (row[c] - mean) / std::sqrt(variance + config.layer_norm_epsilon) * gain[c] + bias[c];
+        row[c] = (row[c] - mean) / std::sqrt(variance + config.epsilon) * gain[c] + bias[c];
     }
     return y;
   }
@@ -112,7 +112,7 @@ class PlainGpt {
     return y;
   }
   Rows attention(int64_t layer, const Rows& qkv) const {
-    const size_t d = size(config.width), width = size(config.head_width());
+    const size_t d = size(config.width), width = size(config.head_width);
     Rows y(qkv.size(), std::vector<double>(d, 0.0));
     for (size_t head = 0; head < size(config.heads); ++head)
       for (size_t t = 0; t < qkv.size(); ++t) {

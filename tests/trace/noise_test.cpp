@@ -73,10 +73,10 @@ class NoiseOfModel : public ::testing::Test {
  protected:
   NoiseOfModel() : context_({.threads = 1}), config_(tiny_config()), model_(random_model(context_, config_, 3)) {}
   double embedding(int32_t token, int64_t j) const {
-    return static_cast<double>(model_.parameters().token_embedding.row(token)[j]);
+    return static_cast<double>(model_.parameters().token_embedding.fp32().row(token)[j]);
   }
   Context context_;
-  GptConfig config_;
+  Architecture config_;
   Model model_;
 };
 

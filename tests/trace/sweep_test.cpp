@@ -16,7 +16,7 @@
 namespace loci::test {
 namespace {
 
-Fact make_fact(int64_t id, int64_t tokens, TokenRange subject, const GptConfig& config) {
+Fact make_fact(int64_t id, int64_t tokens, TokenRange subject, const Architecture& config) {
   Fact fact;
   fact.known_id = id;
   fact.tokens = random_tokens(tokens, config.vocabulary, static_cast<unsigned>(id) + 10);
@@ -46,7 +46,7 @@ class PlainPath {
     const int64_t subject = fact.subject_range.end - fact.subject_range.begin;
     const int64_t width = executor.model().config().width;
     const auto noise = options.noise.draw(draw + 1, samples_, subject, width)[draw];
-    const ConstView table = executor.model().parameters().token_embedding;
+    const ConstView table = executor.model().parameters().token_embedding.fp32();
     std::vector<float> rows;
     for (size_t i = 0; i < noise.size(); ++i) {
       const auto at = static_cast<int64_t>(i);
@@ -171,7 +171,7 @@ class SweepTest : public ::testing::Test {
   }
 
   Context context_;
-  GptConfig config_;
+  Architecture config_;
   Model model_;
   Executor executor_;
   TraceOptions options_;

@@ -1,4 +1,4 @@
-#include "model/config.h"
+#include "model/families/families.h"
 
 #include <gtest/gtest.h>
 
@@ -22,23 +22,23 @@ Json good_config() {
           {"n_positions", 160},   {"vocab_size", 50257}, {"n_inner", nullptr}, {"activation_function", "gelu_new"}};
 }
 
-TEST(GptConfig, ReadsHuggingFaceFields) {
-  const GptConfig config = gpt_config_from_json(good_config(), "c");
+TEST(Architecture, ReadsHuggingFaceFields) {
+  const Architecture config = architecture_from_json(good_config(), "c");
   EXPECT_EQ(config.layers, 6);
   EXPECT_EQ(config.width, 96);
   EXPECT_EQ(config.heads, 4);
-  EXPECT_EQ(config.head_width(), 24);
+  EXPECT_EQ(config.head_width, 24);
   EXPECT_EQ(config.positions, 160);
   EXPECT_EQ(config.vocabulary, 50257);
   EXPECT_EQ(config.mlp_width, 384);
-  EXPECT_EQ(config.layer_norm_epsilon, 1e-5);
+  EXPECT_EQ(config.epsilon, 1e-5);
   EXPECT_EQ(config.activation, Activation::gelu_new);
   EXPECT_TRUE(config.tied);
   EXPECT_EQ(config.attention_factor(3), 1.0 / std::sqrt(24.0));
   EXPECT_EQ(config.bos_token, -1);
 }
 
-TEST(GptConfig, ReadsTheOtherNamesAndOptions) {
+TEST(Architecture, ReadsTheOtherNamesAndOptions) {
   const Json json = {{"num_hidden_layers", 2},
                      {"hidden_size", 32},
                      {"num_attention_heads", 4},
@@ -54,10 +54,10 @@ TEST(GptConfig, ReadsTheOtherNamesAndOptions) {
                      {"tie_word_embeddings", false},
                      {"bos_token_id", 5},
                      {"eos_token_id", 50256}};
-  const GptConfig config = gpt_config_from_json(json, "c");
+  const Architecture config = architecture_from_json(json, "c");
   EXPECT_EQ(config.mlp_width, 50);
   EXPECT_EQ(config.activation, Activation::relu);
-  EXPECT_EQ(config.layer_norm_epsilon, 1e-6);
+  EXPECT_EQ(config.epsilon, 1e-6);
   EXPECT_EQ(config.attention_factor(0), 1.0);
   EXPECT_EQ(config.attention_factor(3), 0.25);
   EXPECT_FALSE(config.tied);
@@ -65,22 +65,22 @@ TEST(GptConfig, ReadsTheOtherNamesAndOptions) {
   EXPECT_TRUE(config.eos_tokens.empty()) << "GPT-2's own id means nothing in a smaller vocabulary";
 }
 
-TEST(GptConfig, RoundTrip) {
-  GptConfig config = gpt_config_from_json(good_config(), "c");
+TEST(Architecture, RoundTrip) {
+  Architecture config = architecture_from_json(good_config(), "c");
   config.activation = Activation::gelu;
   config.layer_scale = LayerScale::by_inverse_index;
   config.attention_scale = AttentionScale::none;
   config.mlp_width = 77;
   config.eos_tokens = {3};
-  EXPECT_EQ(gpt_config_from_json(gpt_config_to_json(config), "c"), config);
+  EXPECT_EQ(architecture_from_json(architecture_to_json(config), "c"), config);
 }
 
-TEST(GptConfig, TextsMayEndInSeveralWays) {
+TEST(Architecture, TextsMayEndInSeveralWays) {
   Json json = good_config();
   json["eos_token_id"] = {3, 5};
-  const GptConfig config = gpt_config_from_json(json, "c");
+  const Architecture config = architecture_from_json(json, "c");
   EXPECT_EQ(config.eos_tokens, (std::vector<int64_t>{3, 5}));
-  EXPECT_EQ(gpt_config_from_json(gpt_config_to_json(config), "c"), config);
+  EXPECT_EQ(architecture_from_json(architecture_to_json(config), "c"), config);
   const TemporaryDir dir;
   EXPECT_EQ(read_end_tokens(dir.path(), config), config.eos_tokens) << "there is no generation_config.json";
   for (const auto& [text, expected] :
@@ -98,29 +98,29 @@ TEST(GptConfig, TextsMayEndInSeveralWays) {
   }
 }
 
-TEST(GptConfig, PositionsCountWhereTheContextSaysOtherwise) {
+TEST(Architecture, PositionsCountWhereTheContextSaysOtherwise) {
   Json json = good_config();
   std::vector<std::string> notes;
   json["n_ctx"] = json["n_positions"];
-  gpt_config_from_json(json, "c", &notes);
+  architecture_from_json(json, "c", &notes);
   EXPECT_TRUE(notes.empty());
   const auto positions = json["n_positions"].get<int64_t>();
   json["n_ctx"] = positions / 2;
-  EXPECT_EQ(gpt_config_from_json(json, "c", &notes).positions, positions);
+  EXPECT_EQ(architecture_from_json(json, "c", &notes).positions, positions);
   ASSERT_EQ(notes.size(), 1u);
   expect_message(notes[0], {"c: ", "n_ctx", "n_positions", "counts"});
 }
 
-TEST(GptConfig, CountsParameters) {
+TEST(Architecture, CountsParameters) {
   // GPT-2 small: 124,439,808 parameters
   const Json json = {{"n_layer", 12}, {"n_embd", 768}, {"n_head", 12}, {"n_positions", 1024}, {"vocab_size", 50257}};
-  EXPECT_EQ(gpt_config_from_json(json, "c").parameter_count(), 124439808);
+  EXPECT_EQ(architecture_from_json(json, "c").parameter_count(), 124439808);
 }
 
-TEST(GptConfig, ReadsTheGoldenModel) {
+TEST(Architecture, ReadsTheGoldenModel) {
   const auto shared = test::shared_dir();
   if (!shared) GTEST_SKIP() << "no golden files";
-  const GptConfig config = read_gpt_config(*shared / "golden/tiny-a/model/config.json");
+  const Architecture config = read_architecture(*shared / "golden/tiny-a/model/config.json");
   EXPECT_EQ(config.width, 96);
   EXPECT_EQ(config.eos_tokens, std::vector<int64_t>{50256});
 }
@@ -146,14 +146,14 @@ TEST_P(BadConfigTest, IsRefusedNamingFileAndField) {
     json[GetParam().field] = GetParam().value;
   }
   write_file_atomically(dir.file("config.json"), json.dump());
-  const std::string message = error_of<InputError>([&] { read_gpt_config(dir.file("config.json")); });
+  const std::string message = error_of<InputError>([&] { read_architecture(dir.file("config.json")); });
   expect_message(message, {dir.file("config.json"), "\"" + GetParam().field + "\"", GetParam().cause});
 }
 
 const Json kRemoved = Json(Json::value_t::discarded);
 
 INSTANTIATE_TEST_SUITE_P(
-    GptConfig, BadConfigTest,
+    Architecture, BadConfigTest,
     testing::Values(
         BadConfig{"no_layers", "n_layer", kRemoved, "missing"}, BadConfig{"no_width", "n_embd", kRemoved, "missing"},
         BadConfig{"no_heads", "n_head", kRemoved, "missing"},
@@ -201,13 +201,13 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"eos_text", "eos_token_id", "<|endoftext|>", "integer"}),
     [](const auto& param) { return param.param.name; });
 
-TEST(GptConfig, FilesThatAreNoObject) {
+TEST(Architecture, FilesThatAreNoObject) {
   const TemporaryDir dir;
   for (const char* text : {"", "[]", "3", "null", "{", "{\"n_layer\": 1, \"n_layer\": 2}"}) {
     write_file_atomically(dir.file("config.json"), std::string_view(text));
-    expect_message(error_of<InputError>([&] { read_gpt_config(dir.file("config.json")); }), {dir.file("config.json")});
+    expect_message(error_of<InputError>([&] { read_architecture(dir.file("config.json")); }), {dir.file("config.json")});
   }
-  expect_message(error_of<InputError>([&] { read_gpt_config(dir.file("none.json")); }), {dir.file("none.json")});
+  expect_message(error_of<InputError>([&] { read_architecture(dir.file("none.json")); }), {dir.file("none.json")});
 }
 
 }  // namespace

@@ -1,0 +1,75 @@
+#include "edit/change.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "runtime/error.h"
+
+namespace loci {
+namespace {
+
+double dot(std::span<const float> a, std::span<const float> b) {
+  double sum = 0;
+  for (size_t i = 0; i < a.size(); ++i) sum += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+  return sum;
+}
+
+/// |K^T V|^2 = sum over i, j of (k_i . k_j) (v_i . v_j).
+double norm(const LowRank& change) {
+  if (change.rank == 1) return std::sqrt(dot(change.keys, change.keys)) * std::sqrt(dot(change.values, change.values));
+  double sum = 0;
+  for (int64_t i = 0; i < change.rank; ++i)
+    for (int64_t j = 0; j < change.rank; ++j)
+      sum += dot(change.key(i), change.key(j)) * dot(change.value(i), change.value(j));
+  return std::sqrt(std::max(0.0, sum));
+}
+
+double norm(const Dense& change) { return std::sqrt(dot(change.delta, change.delta)); }
+
+/// The matrix that is changed; the place of its role in the family's table says how it is stored.
+Parameter parameter_of(WeightId weight, const Architecture& architecture, std::string_view where) {
+  require<InputError>(weight.layer >= 0 && weight.layer < architecture.layers,
+                      "{}: changes layer {} of a model with {} layers", where, weight.layer, architecture.layers);
+  return parameter_at(architecture, weight);
+}
+
+void check(const LowRank& change, const Parameter& parameter, std::string_view where) {
+  const bool in_out = parameter.stored == Orientation::in_out;
+  const int64_t in = in_out ? parameter.rows() : parameter.cols(), out = in_out ? parameter.cols() : parameter.rows();
+  const bool fits =
+      change.rank >= 1 && std::ssize(change.keys) == change.rank * in && std::ssize(change.values) == change.rank * out;
+  require<InputError>(fits, "{}: {} vectors of {} and {} values do not fit {} ({} to {})", where, change.rank,
+                      std::ssize(change.keys) / std::max<int64_t>(1, change.rank),
+                      std::ssize(change.values) / std::max<int64_t>(1, change.rank), parameter.name, in, out);
+}
+
+void check(const Dense& change, const Parameter& parameter, std::string_view where) {
+  const int64_t rows = change.rows.empty() ? parameter.rows() : std::ssize(change.rows);
+  require<InputError>(std::ssize(change.delta) == rows * parameter.cols(), "{}: {} values for {} rows of {} [{}, {}]",
+                      where, change.delta.size(), rows, parameter.name, parameter.rows(), parameter.cols());
+  for (size_t i = 0; i < change.rows.size(); ++i)
+    require<InputError>(
+        change.rows[i] >= 0 && change.rows[i] < parameter.rows() && (i == 0 || change.rows[i] > change.rows[i - 1]),
+        "{}: row {} of {} [{}, {}] lies outside, or comes twice", where, change.rows[i], parameter.name,
+        parameter.rows(), parameter.cols());
+}
+
+}  // namespace
+
+double norm_of(const Change& change) {
+  return std::visit([](const auto& one) { return norm(one); }, change);
+}
+
+double norm_of(std::span<const Change> changes) {
+  if (changes.size() == 1) return norm_of(changes[0]);
+  double sum = 0;
+  for (const Change& change : changes) sum += norm_of(change) * norm_of(change);
+  return std::sqrt(sum);
+}
+
+void check_fits(const Change& change, const Architecture& architecture, std::string_view where) {
+  const Parameter parameter = parameter_of(weight_of(change), architecture, where);
+  std::visit([&](const auto& one) { check(one, parameter, where); }, change);
+}
+
+}  // namespace loci

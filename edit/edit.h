@@ -1,0 +1,48 @@
+#pragma once
+
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "edit/change.h"
+#include "edit/common/value_optimizer.h"
+#include "edit/outcome.h"
+#include "records/edit_requests.h"
+
+namespace loci {
+
+/// Values that a method has recorded of an edit: a data set of its group in an edit file.
+struct RecordedValues {
+  std::string name;
+  std::string long_name;
+  std::vector<float> values;
+};
+
+/// A request that was written into a model, and what its method recorded of that.
+struct Edit {
+  EditRequest request;
+  std::string method;
+  int64_t layer = 0;  ///< where its value was inserted
+  std::vector<RecordedValues> recorded;
+  std::vector<LossRow> loss_curve;
+  std::optional<EditOutcome> outcome = {};  ///< where it was scored: score_outcomes()
+
+  /// What was recorded under this name; empty where there is none.
+  std::span<const float> values(std::string_view name) const {
+    for (const RecordedValues& one : recorded)
+      if (one.name == name) return one.values;
+    return {};
+  }
+};
+
+/// Requests that were written together, and what that changed.
+struct EditBatch {
+  std::vector<Edit> edits;
+  std::vector<Change> changes;
+  /// One edit whose only change is of rank one on its layer's down projection: files keep it beside the edit.
+  bool is_rank_one = false;
+};
+
+}  // namespace loci

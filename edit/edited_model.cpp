@@ -1,0 +1,135 @@
+#include "edit/edited_model.h"
+
+#include <algorithm>
+#include <map>
+
+#include "kernels/rows.h"
+#include "runtime/error.h"
+
+namespace loci {
+namespace {
+
+/// Where a projection's rows come from and go to.
+struct Projection {
+  Site from, to;
+};
+
+Projection projection_of(Role role) {
+  switch (role) {
+    case Role::qkv_weight:
+      return {Site::attn_in, Site::qkv};
+    case Role::out_weight:
+      return {Site::attn_heads, Site::attn_out};
+    case Role::up_weight:
+      return {Site::mlp_in, Site::mlp_pre};
+    case Role::down_weight:
+      return {Site::mlp_key, Site::mlp_out};
+    default:
+      throw_error<ShapeError>("role {} is not that of a projection", static_cast<int>(role));
+  }
+}
+
+void add_rows(Context& context, View weight, const Dense& change) {
+  std::vector<float> rows = change.delta;
+  const int64_t cols = weight.cols;
+  const Tensor delta = Tensor::from_host(context, rows, std::ssize(rows) / cols, cols);
+  if (change.rows.empty()) return add(context, delta.view(), weight);
+  scatter_rows(context, delta.view(), {context, std::span<const int64_t>(change.rows)}, weight, Write::accumulate);
+}
+
+}  // namespace
+
+bool EditedModel::runs_in_lanes() const {
+  return std::ranges::all_of(changes_, [](const Change& change) { return std::holds_alternative<LowRank>(change); });
+}
+
+int64_t EditedModel::first_layer() const {
+  int64_t lowest = weight_of(changes_[0]).layer;
+  for (const Change& change : changes_) lowest = std::min(lowest, weight_of(change).layer);
+  const bool only_mlp_out = std::ranges::all_of(changes_, [&](const Change& change) {
+    return weight_of(change).layer > lowest || projection_of(weight_of(change).role).to == Site::mlp_out;
+  });
+  return only_mlp_out ? lowest + 1 : lowest;
+}
+
+std::vector<BlockSite> EditedModel::joining_sites() const {
+  const int64_t below = first_layer() - 1;
+  for (const Change& change : changes_)
+    if (weight_of(change).layer == below) return {{projection_of(weight_of(change).role).from, below}};
+  return {};
+}
+
+void EditedModel::fold_into(Context& context, Model& model) const {
+  for (const Change& change : changes_) fold(context, model, change);
+}
+
+void fold(Context& context, Model& model, const Change& change) {
+  if (const auto* low_rank = std::get_if<LowRank>(&change))
+    model.add_low_rank(context, low_rank->weight, low_rank->rank, low_rank->keys, low_rank->values);
+  else
+    add_rows(context, model.own_weight(context, weight_of(change)), std::get<Dense>(change));
+}
+
+namespace {
+
+/// K as a branch reads it, [in, rank].
+Tensor keys_of(Context& context, const LowRank& change) {
+  const int64_t in = std::ssize(change.keys) / change.rank;
+  std::vector<float> turned(change.keys.size());
+  for (int64_t r = 0; r < change.rank; ++r)
+    for (int64_t i = 0; i < in; ++i) turned[static_cast<size_t>(i * change.rank + r)] = change.key(r)[i];
+  return Tensor::from_host(context, turned, in, change.rank);
+}
+
+}  // namespace
+
+DeviceChanges::DeviceChanges(Context& context, std::span<const EditedModel* const> models) : terms_(models.size()) {
+  // A wave of rank-one edits is one array of keys and one of values.
+  struct Rows {
+    std::vector<float> keys, values;
+    std::vector<Branch*> branches;
+  };
+  std::map<Role, Rows> singles;
+  std::map<const EditedModel*, size_t> first;
+  for (size_t m = 0; m < models.size(); ++m) {
+    const auto [known, is_new] = first.try_emplace(models[m], m);
+    terms_[m].same_as = known->second;
+    if (is_new) terms_[m].branches.resize(models[m]->changes().size());
+    for (size_t c = 0; c < terms_[m].branches.size(); ++c) {
+      const auto* change = std::get_if<LowRank>(&models[m]->changes()[c]);
+      require<ShapeError>(change != nullptr, "a change of whole rows does not run in lanes");
+      const Projection projection = projection_of(change->weight.role);
+      Branch& branch = terms_[m].branches[c];
+      branch = {.sequence = 0, .layer = change->weight.layer, .keys = {}, .values = {}, .from = projection.from, .to = projection.to};
+      if (change->rank == 1) {
+        Rows& rows = singles[change->weight.role];
+        rows.keys.insert(rows.keys.end(), change->keys.begin(), change->keys.end());
+        rows.values.insert(rows.values.end(), change->values.begin(), change->values.end());
+        rows.branches.push_back(&branch);
+        continue;
+      }
+      branch.keys = std::as_const(storage_.emplace_back(keys_of(context, *change))).view();
+      branch.values = std::as_const(storage_.emplace_back(Tensor::from_host(
+                                        context, change->values, change->rank, std::ssize(change->values) / change->rank)))
+                          .view();
+    }
+  }
+  for (auto& [role, rows] : singles) {
+    const auto count = std::ssize(rows.branches);
+    const Tensor& keys = storage_.emplace_back(Tensor::from_host(context, rows.keys, count, std::ssize(rows.keys) / count));
+    const Tensor& values = storage_.emplace_back(Tensor::from_host(context, rows.values, count, std::ssize(rows.values) / count));
+    for (int64_t i = 0; i < count; ++i) {
+      rows.branches[i]->keys = {keys.row(i), keys.cols(), 1};
+      rows.branches[i]->values = values.rows_slice(i, 1);
+    }
+  }
+}
+
+void DeviceChanges::add_to(Plan& plan, int64_t sequence, size_t model) const {
+  for (Branch branch : terms_[terms_[model].same_as].branches) {
+    branch.sequence = sequence;
+    plan.branches.push_back(branch);
+  }
+}
+
+}  // namespace loci

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "edit/common/prompts.h"
+#include "edit/edit.h"
+#include "model/executor/executor.h"
+#include "runtime/io/json.h"
+
+namespace loci {
+
+/// A way to write facts into a model: one folder each, one line in edit/methods.cpp. docs/adding_a_method.md
+class Method {
+ public:
+  virtual ~Method() = default;
+
+  /// A request, ready to run: its token sequences. Throws InputError "{where}: ..." for one that does not fit.
+  virtual PreparedRequest prepare(const EditRequest& request, std::string_view where) const = 0;
+
+  /// Writes requests in batches of `batch_size` (the last may be smaller), each into the executor's model as it is. The
+  /// model is not changed. Requests share waves, whose size depends on the requests alone. Throws NumericalError for a
+  /// result that is not finite.
+  virtual std::vector<EditBatch> edit(Executor& executor, std::span<const PreparedRequest> requests,
+                                      int64_t batch_size) const = 0;
+
+  /// The settings that decide about results, for a job's configuration.
+  virtual Json settings() const = 0;
+  /// Texts that prompts are put after, with {} where the prompt stands; empty where the method takes none.
+  virtual std::span<const std::string> context_templates() const { return {}; }
+  /// Why edits of this method should not build on each other; empty where nothing is known against it.
+  virtual std::string_view warning_of_sequences() const { return {}; }
+};
+
+}  // namespace loci

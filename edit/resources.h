@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+#include <future>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "edit/common/context_templates.h"
+#include "edit/common/lineage.h"
+#include "edit/common/prompts.h"
+#include "kernels/cholesky.h"
+#include "model/executor/executor.h"
+#include "model/text/tokenizer.h"
+#include "runtime/io/json.h"
+
+namespace loci {
+
+/// What a user gives to a method: files by name, and settings that all methods share.
+struct EditOptions {
+  std::string method = "rome";
+  std::string cov;
+  std::string hparams;
+  std::string context_templates;
+  int64_t layer = -1;  ///< overrides that of the hyper-parameters
+  double ridge = 0;    ///< added to the diagonal of C = E[k k^T]
+  bool cov_of_other_model = false;
+  uint64_t seed = 0;  ///< of sampled context templates
+  TeacherForcing forcing = TeacherForcing::tokens;
+};
+
+/// What methods read beside their requests: each thing is read when it is first asked for, and recorded by its content.
+class Resources {
+ public:
+  /// `lineage` is that of the executor's model. All must outlive it.
+  Resources(const EditOptions& options, Executor& executor, const Tokenizer& tokenizer, Lineage lineage);
+
+  const EditOptions& options() const { return options_; }
+  Executor& executor() const { return executor_; }
+  const Tokenizer& tokenizer() const { return tokenizer_; }
+  const Architecture& architecture() const { return executor_.model().config(); }
+
+  /// Those of the file that is given; else sampled from the model, by the seed.
+  std::vector<std::string> context_templates(std::span<const TemplateSample> samples);
+  /// The factor of C + ridge I of a layer. Throws InputError where no second moments are given, or they do not belong to
+  /// the model, NumericalError for a singular C.
+  std::shared_ptr<const Cholesky> second_moment(int64_t layer);
+  /// Throws InputError where second moments are given to a method that takes none.
+  void refuse_second_moments(std::string_view why) const;
+
+  /// What was asked for, by content: for the configuration of a job, instead of the names of files.
+  Json configuration();
+
+ private:
+  EditOptions options_;
+  Executor& executor_;
+  const Tokenizer& tokenizer_;
+  Lineage lineage_;
+  Json used_ = Json::object();
+  std::future<std::string> cov_sha256_;  // hashed while the rest is read
+};
+
+}  // namespace loci
