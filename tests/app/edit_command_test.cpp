@@ -1,8 +1,10 @@
 // `loci edit`: what it tells of its edits, and models with edits as the base of other commands.
+#include <algorithm>
 #include <cmath>
 
 #include "edit/edit_file.h"
 #include "edit/edited_checkpoint.h"
+#include "model/families/families.h"
 #include "runtime/jobs/unit_store.h"
 #include "tests/app/support.h"
 #include "tests/support/canonical_hash.h"

@@ -371,10 +371,10 @@ TEST_F(Rome, EditFilesComeBack) {
     EXPECT_EQ(change.weight, (WeightId{Role::down_weight, kLayer}));
     EXPECT_TRUE(identical(change.keys, made[i].u));
     EXPECT_TRUE(identical(change.values, made[i].v));
-    EXPECT_TRUE(identical(file.edits[i].values("k_mean"), made[i].k_mean));
-    EXPECT_TRUE(identical(file.edits[i].values("k_bare"), made[i].k_bare));
-    EXPECT_TRUE(identical(file.edits[i].values("value_before"), made[i].value_before));
-    EXPECT_TRUE(identical(file.edits[i].values("value_star"), made[i].value_star));
+    EXPECT_TRUE(std::ranges::equal(file.edits[i].values("k_mean"), made[i].k_mean));
+    EXPECT_TRUE(std::ranges::equal(file.edits[i].values("k_bare"), made[i].k_bare));
+    EXPECT_TRUE(std::ranges::equal(file.edits[i].values("value_before"), made[i].value_before));
+    EXPECT_TRUE(std::ranges::equal(file.edits[i].values("value_star"), made[i].value_star));
     ASSERT_EQ(file.edits[i].loss_curve.size(), made[i].loss_curve.size());
     EXPECT_EQ(file.edits[i].loss_curve.back().total, made[i].loss_curve.back().total);
     EXPECT_FALSE(file.edits[i].outcome);
@@ -480,13 +480,14 @@ TEST_F(Rome, EditsBelongToTheEditsThatTheyWereMadeOn) {
 }
 
 TEST_F(Rome, EditsOfAnotherModelAreRefused) {
-  EditFile file{"e.h5", EditMode::independent, "abc", edits(settings(), std::span(kRequests).first(1))};
+  EditFile file = file_of("e.h5", EditMode::independent, "abc", edits(settings(), std::span(kRequests).first(1)));
+  auto& change = std::get<LowRank>(file.updates[0].change);
   check_edits_fit(file, model_.config(), {"abc", ""});
   expect_message(error_of<InputError>([&] {
                    check_edits_fit(file, model_.config(), {"def", ""});
                  }),
                  {"e.h5", "another model"});
-  file.edits[0].layer = 9;
+  change.weight.layer = 9;
   expect_message(error_of<InputError>([&] {
                    check_edits_fit(file, model_.config(), {"abc", ""});
                  }),
