@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "kernels/gemm.h"
-#include "kernels/layer_norm.h"
+#include "kernels/norm.h"
 #include "kernels/rows.h"
 #include "model/executor/block.h"
 #include "runtime/error.h"
@@ -158,8 +158,8 @@ void Forward::unembed() {
   gather_rows(context_, x_.view(), kept.wanted_rows, kept.final_rows.view());
   kept.final_statistics = Tensor(context_, count, 2);
   Tensor h(context_, count, pass_.config.width);
-  layer_norm(context_, kept.final_rows.view(), p.ln_f_gain, p.ln_f_bias,
-             static_cast<float>(pass_.config.layer_norm_epsilon), h.view(), kept.final_statistics.view());
+  normalise(context_, Norm::layer, kept.final_rows.view(), p.ln_f_gain, p.ln_f_bias,
+            static_cast<float>(pass_.config.layer_norm_epsilon), h.view(), kept.final_statistics.view());
   const WeightView unembedding = WeightView::out_in(p.unembedding);
   if (!plan_.questions.empty()) {
     scores_ = start_scoring_tokens(context_, h.view(), unembedding, {}, plan_.questions);
