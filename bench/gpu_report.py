@@ -31,13 +31,13 @@ LEAST_SECONDS = 3  # that a program is started for
 # Products and what is made of them; the other ops do the same in each precision.
 PRODUCTS = "^(gemm|linear|linear_gelu|attention|attention_backward|symmetric_update|second_moment)/"
 # Hand-written kernels, one sanitizer run each, and the precisions in which they are others.
-SANITIZED = {"*Attention*": ("tf32", "bf16", "fp32"), "*LayerNorm*": ("fp32",), "*Softmax*": ("fp32",), "*Rows*": ("fp32",),
+SANITIZED = {"*Attention*": ("tf32", "bf16", "fp32"), "*Normalise*": ("fp32",), "*Softmax*": ("fp32",), "*Rows*": ("fp32",),
              "*/Gemm.*": ("bf16",), "*ActivationTest*": ("fp32",), "Adam*": ("fp32",), "*Sampling*": ("fp32",),
              "*SymmetricUpdate*:SecondMoment*": ("fp32",)}
 TOOLS = ("memcheck", "racecheck", "initcheck")
 # What fits in a share of minutes: the kernels with the most intricate addressing, and those whose threads talk to each other.
-FEW_SANITIZED = (("memcheck", "*Attention*", "tf32"), ("memcheck", "*/Gemm.*", "bf16"), ("memcheck", "*Softmax*:*LayerNorm*:*Rows*", "fp32"),
-                 ("racecheck", "*Softmax*:*LayerNorm*", "fp32"), ("racecheck", "*Attention*", "tf32"))
+FEW_SANITIZED = (("memcheck", "*Attention*", "tf32"), ("memcheck", "*/Gemm.*", "bf16"), ("memcheck", "*Softmax*:*Normalise*:*Rows*", "fp32"),
+                 ("racecheck", "*Softmax*:*Normalise*", "fp32"), ("racecheck", "*Attention*", "tf32"))
 NO_DEVICE = "no CUDA device is usable"  # tests then pass without having run
 # After an error of a kernel every later call in its process fails: what follows runs in another one.
 DEVICE_ERROR = re.compile(r"(CUDA|cuBLAS|NCCL) says|cuSOLVER fails|cannot be set up on cuda")

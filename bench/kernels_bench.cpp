@@ -16,7 +16,7 @@
 #include "kernels/adam.h"
 #include "kernels/attention.h"
 #include "kernels/cholesky.h"
-#include "kernels/layer_norm.h"
+#include "kernels/norm.h"
 #include "kernels/rows.h"
 #include "kernels/softmax.h"
 #include "kernels/symmetric_update.h"
@@ -354,7 +354,7 @@ using Row = std::vector<double>;
 struct RowData {
   Context& context;
   Tensor x, z, y, before;  // `before`: y before the first run
-  Tensor statistics;       // of layer_norm
+  Tensor statistics;       // of normalise
 
   static Row row(Context& context, const Tensor& tensor, int64_t r) {
     const auto values = to_host(context, tensor.rows_slice(r, 1));
@@ -447,7 +447,7 @@ void add_layer_norms(Suite& suite, int64_t rows) {
   auto gradients = std::make_shared<Tensor>(Tensor::zeros(context, 2, d));
   const Row g = RowData::row(context, *gain, 0), b = RowData::row(context, *bias, 0);
   const auto forward = [=](Context& c, RowData& data) {
-    layer_norm(c, data.x.view(), gain->view(), bias->view(), 1e-5f, data.y.view(), statistics->view());
+    normalise(c, Norm::layer, data.x.view(), gain->view(), bias->view(), 1e-5f, data.y.view(), statistics->view());
   };
   add_row_op(suite, {"layer_norm", rows, d, 2, forward, [=](const RowData& data, int64_t r) {
                        const Row scaled = each(normalised(data.x_row(r)).hat, g, std::multiplies<>());
@@ -456,32 +456,33 @@ void add_layer_norms(Suite& suite, int64_t rows) {
   // The residual stream's sum and the norm after it; z is the stream.
   add_row_op(suite, {"add_layer_norm", rows, d, 4,
                      [=](Context& c, RowData& data) {
-                       add_layer_norm(c, data.x.view(), data.z.view(), gain->view(), bias->view(), 1e-5f, data.y.view(),
-                                      statistics->view());
+                       add_normalise(c, Norm::layer, data.x.view(), data.z.view(), gain->view(), bias->view(), 1e-5f,
+                                     data.y.view(), statistics->view());
                      },
                      [=](const RowData& data, int64_t r) {
                        const Row scaled = each(normalised(data.z_row(r)).hat, g, std::multiplies<>());
                        return each(scaled, b, std::plus<>());
                      },
                      1e-5, 2});
-  add_row_op(
-      suite,
-      {"layer_norm_backward", rows, d, 3,
-       [=](Context& c, RowData& data) {
-         if (data.statistics.empty()) {
-           data.statistics = Tensor(c, rows, 2);
-           layer_norm(c, data.x.view(), gain->view(), bias->view(), 1e-5f, data.y.view(), data.statistics.view());
-         }
-         layer_norm_backward(c, data.x.view(), gain->view(), data.statistics.view(), data.z.view(), data.y.view(),
-                             Write::assign, gradients->rows_slice(0, 1), gradients->rows_slice(1, 1));
-       },
-       [=](const RowData& data, int64_t r) {
-         const auto [hat, rstd] = normalised(data.x_row(r));
-         const Row dhat = each(data.z_row(r), g, std::multiplies<>());
-         const double m1 = mean(dhat), m2 = mean(each(dhat, hat, std::multiplies<>()));
-         return each(dhat, hat, [=, scale = rstd](double dh, double h) { return scale * (dh - m1 - h * m2); });
-       },
-       1e-5, 2});
+  add_row_op(suite, {"layer_norm_backward", rows, d, 3,
+                     [=](Context& c, RowData& data) {
+                       if (data.statistics.empty()) {
+                         data.statistics = Tensor(c, rows, 2);
+                         normalise(c, Norm::layer, data.x.view(), gain->view(), bias->view(), 1e-5f, data.y.view(),
+                                   data.statistics.view());
+                       }
+                       normalise_backward(c, Norm::layer, data.x.view(), gain->view(), data.statistics.view(),
+                                          data.z.view(), data.y.view(), Write::assign, gradients->rows_slice(0, 1),
+                                          gradients->rows_slice(1, 1));
+                     },
+                     [=](const RowData& data, int64_t r) {
+                       const auto [hat, rstd] = normalised(data.x_row(r));
+                       const Row dhat = each(data.z_row(r), g, std::multiplies<>());
+                       const double m1 = mean(dhat), m2 = mean(each(dhat, hat, std::multiplies<>()));
+                       return each(dhat, hat,
+                                   [=, scale = rstd](double dh, double h) { return scale * (dh - m1 - h * m2); });
+                     },
+                     1e-5, 2});
 }
 
 void add_elementwise(Suite& suite, int64_t rows) {

@@ -5,7 +5,7 @@
 #include "kernels/attention.h"
 #include "kernels/cholesky_factor.h"
 #include "kernels/gemm.h"
-#include "kernels/layer_norm.h"
+#include "kernels/norm.h"
 #include "kernels/rows.h"
 #include "kernels/sampling.h"
 #include "kernels/softmax.h"
@@ -67,9 +67,9 @@ SecondOperand second_operand(Context& context, const StoredView& b, int64_t prod
 /// The same for x W; as it is where W is stored as [in, out].
 SecondOperand second_operand(Context& context, const WeightView& w, int64_t products_rows);
 
-decltype(loci::layer_norm) layer_norm;
-decltype(loci::add_layer_norm) add_layer_norm;
-decltype(loci::layer_norm_backward) layer_norm_backward;
+decltype(loci::normalise) normalise;
+decltype(loci::add_normalise) add_normalise;
+decltype(loci::normalise_backward) normalise_backward;
 
 decltype(loci::activation) activation;
 /// x += bias [1, cols] in every row, y = f(x); y may be x.

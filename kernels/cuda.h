@@ -5,7 +5,7 @@
 #include "kernels/attention.h"
 #include "kernels/cholesky_factor.h"
 #include "kernels/gemm.h"
-#include "kernels/layer_norm.h"
+#include "kernels/norm.h"
 #include "kernels/rows.h"
 #include "kernels/sampling.h"
 #include "kernels/softmax.h"
@@ -20,9 +20,9 @@ decltype(loci::linear) linear;
 decltype(loci::linear_activation) linear_activation;
 decltype(loci::linear_backward) linear_backward;
 
-decltype(loci::layer_norm) layer_norm;
-decltype(loci::add_layer_norm) add_layer_norm;
-decltype(loci::layer_norm_backward) layer_norm_backward;
+decltype(loci::normalise) normalise;
+decltype(loci::add_normalise) add_normalise;
+decltype(loci::normalise_backward) normalise_backward;
 
 decltype(loci::activation) activation;
 decltype(loci::activation_backward) activation_backward;

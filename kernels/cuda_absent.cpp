@@ -13,9 +13,11 @@ void gemm(Context&, Transpose, ConstView, Transpose, ConstView, View, Write, flo
 void linear(Context&, ConstView, const WeightView&, ConstView, View) { absent(); }
 void linear_activation(Context&, ConstView, const WeightView&, ConstView, Activation, View, View) { absent(); }
 void linear_backward(Context&, ConstView, const WeightView&, View, Write) { absent(); }
-void layer_norm(Context&, ConstView, ConstView, ConstView, float, View, View) { absent(); }
-void add_layer_norm(Context&, ConstView, View, ConstView, ConstView, float, View, View) { absent(); }
-void layer_norm_backward(Context&, ConstView, ConstView, ConstView, ConstView, View, Write, View, View) { absent(); }
+void normalise(Context&, Norm, ConstView, ConstView, ConstView, float, View, View) { absent(); }
+void add_normalise(Context&, Norm, ConstView, View, ConstView, ConstView, float, View, View) { absent(); }
+void normalise_backward(Context&, Norm, ConstView, ConstView, ConstView, ConstView, View, Write, View, View) {
+  absent();
+}
 void activation(Context&, Activation, ConstView, View) { absent(); }
 void activation_backward(Context&, Activation, ConstView, ConstView, View) { absent(); }
 void embed_rows(Context&, const StoredView&, const DeviceArray<int32_t>&, View) { absent(); }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/activation.h"
+#include "kernels/norm.h"
 #include "kernels/weight.h"
 #include "runtime/io/json.h"
 #include "runtime/io/safetensors.h"
@@ -44,7 +45,8 @@ struct Architecture {
   int64_t mlp_width = 0;   ///< ff, of the MLP's hidden layer
   int64_t positions = 0;   ///< longest sequence
   int64_t vocabulary = 0;  ///< V
-  double epsilon = 1e-5;   ///< of the norms
+  Norm norm = Norm::layer;
+  double epsilon = 1e-5;  ///< of the norms
   Activation activation = Activation::gelu_new;
   AttentionScale attention_scale = AttentionScale::by_head_width;
   LayerScale layer_scale = LayerScale::none;

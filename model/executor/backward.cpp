@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "kernels/gemm.h"
-#include "kernels/layer_norm.h"
+#include "kernels/norm.h"
 #include "kernels/rows.h"
 #include "model/executor/block.h"
 #include "runtime/error.h"
@@ -65,12 +65,12 @@ void Backward::unembed(ConstView dlogits) {
   linear_backward(context_, dlogits, WeightView::out_in(p.unembedding), dh.view(), Write::assign);
   if (g) {
     Tensor h(context_, x.rows, x.cols);
-    layer_norm(context_, x, p.final_norm_gain, p.final_norm_bias, epsilon, h.view(), {});
+    normalise(context_, pass_.config.norm, x, p.final_norm_gain, p.final_norm_bias, epsilon, h.view(), {});
     gemm(context_, Transpose::yes, dlogits, Transpose::no, h.view(), g->unembedding, Write::accumulate);
   }
   Tensor dwanted(context_, x.rows, x.cols);
-  layer_norm_backward(context_, x, p.final_norm_gain, pass_.kept.final_statistics.view(), dh.view(), dwanted.view(),
-                      Write::assign, g ? g->final_norm_gain : View{}, g ? g->final_norm_bias : View{});
+  normalise_backward(context_, pass_.config.norm, x, p.final_norm_gain, pass_.kept.final_statistics.view(), dh.view(),
+                     dwanted.view(), Write::assign, g ? g->final_norm_gain : View{}, g ? g->final_norm_bias : View{});
   dx_ = Tensor::zeros(context_, std::max<int64_t>(1, geometry_.buffer_rows()), x.cols);
   scatter_rows(context_, dwanted.view(), pass_.kept.wanted_rows, dx_.view(), Write::assign);
 }

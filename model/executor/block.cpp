@@ -4,7 +4,7 @@
 
 #include "kernels/activation.h"
 #include "kernels/gemm.h"
-#include "kernels/layer_norm.h"
+#include "kernels/norm.h"
 #include "kernels/rows.h"
 
 namespace loci {
@@ -39,7 +39,7 @@ std::optional<Tensor> ForwardBlock::attend() {
     kept_.norm_1_statistics = Tensor(context_, x().rows, 2);
   }
   Tensor h(context_, x().rows, d);
-  layer_norm(context_, x(), p_.norm_1_gain, p_.norm_1_bias, epsilon(), h.view(), kept_.norm_1_statistics.view());
+  normalise(context_, pass_.config.norm, x(), p_.norm_1_gain, p_.norm_1_bias, epsilon(), h.view(), kept_.norm_1_statistics.view());
   if (!visit(Site::attn_in, h.view())) return std::nullopt;
 
   const std::optional<AttentionInputs> inputs = project_qkv(h.view());
@@ -125,8 +125,8 @@ ConstView ForwardBlock::project_tail(ConstView h, Tail tail) {
 bool ForwardBlock::feed_forward(ConstView attended) {
   if (pass_.keep) kept_.norm_2_statistics = Tensor(context_, x().rows, 2);
   Tensor h(context_, x().rows, pass_.config.width);
-  add_layer_norm(context_, attended, x(), p_.norm_2_gain, p_.norm_2_bias, epsilon(), h.view(),
-                 kept_.norm_2_statistics.view());
+  add_normalise(context_, pass_.config.norm, attended, x(), p_.norm_2_gain, p_.norm_2_bias, epsilon(), h.view(),
+                kept_.norm_2_statistics.view());
   if (pass_.keep) kept_.middle = copy_of(context_, x());
   if (!visit(Site::mlp_in, h.view())) return false;
   const bool goes_on = mlp_runs_on_some_rows(h.rows())

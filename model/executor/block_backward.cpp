@@ -2,7 +2,7 @@
 
 #include "kernels/activation.h"
 #include "kernels/gemm.h"
-#include "kernels/layer_norm.h"
+#include "kernels/norm.h"
 #include "kernels/rows.h"
 #include "model/executor/block.h"
 
@@ -49,8 +49,8 @@ void BackwardBlock::feed_forward() {
   Tensor dh(context_, dx.rows, pass_.config.width);
   linear_backward(context_, dup.view(), p_.up_weight, dh.view(), Write::assign);
   visit(Site::mlp_in, dh.view());
-  layer_norm_backward(context_, kept_.middle.view(), p_.norm_2_gain, kept_.norm_2_statistics.view(), dh.view(), dx,
-                      Write::accumulate, g_ ? g_->norm_2_gain : View{}, g_ ? g_->norm_2_bias : View{});
+  normalise_backward(context_, pass_.config.norm, kept_.middle.view(), p_.norm_2_gain, kept_.norm_2_statistics.view(), dh.view(),
+                     dx, Write::accumulate, g_ ? g_->norm_2_gain : View{}, g_ ? g_->norm_2_bias : View{});
 }
 
 /// The gradients of what the down projection gives, where they differ from those of the block's output; else nothing.
@@ -119,9 +119,9 @@ void BackwardBlock::through_qkv(View dqkv) {
   if (g_) weight_gradients(rows_at(Site::attn_in).view(), dqkv, p_.qkv_weight.orientation, g_->qkv_weight, g_->qkv_bias);
   Tensor dh = before_qkv(dqkv);
   visit(Site::attn_in, dh.view());
-  layer_norm_backward(context_, kept_.input.view(), p_.norm_1_gain, kept_.norm_1_statistics.view(), dh.view(),
-                      dx_.rows_slice(0, dqkv.rows), Write::accumulate, g_ ? g_->norm_1_gain : View{},
-                      g_ ? g_->norm_1_bias : View{});
+  normalise_backward(context_, pass_.config.norm, kept_.input.view(), p_.norm_1_gain, kept_.norm_1_statistics.view(), dh.view(),
+                     dx_.rows_slice(0, dqkv.rows), Write::accumulate, g_ ? g_->norm_1_gain : View{},
+                     g_ ? g_->norm_1_bias : View{});
 }
 
 /// dqkv W_qkv^T; 0 for the rows that bases gave.
@@ -168,8 +168,8 @@ Tensor BackwardBlock::rows_at(Site site) const {
   if (site == Site::mlp_key)
     activation(context_, pass_.config.activation, from, rows.view());
   else
-    layer_norm(context_, from, first_norm ? p_.norm_1_gain : p_.norm_2_gain, first_norm ? p_.norm_1_bias : p_.norm_2_bias,
-               epsilon, rows.view(), {});
+    normalise(context_, pass_.config.norm, from, first_norm ? p_.norm_1_gain : p_.norm_2_gain,
+              first_norm ? p_.norm_1_bias : p_.norm_2_bias, epsilon, rows.view(), {});
   return rows;
 }
 

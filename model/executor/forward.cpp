@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "kernels/gemm.h"
-#include "kernels/layer_norm.h"
+#include "kernels/norm.h"
 #include "kernels/rows.h"
 #include "model/executor/block.h"
 #include "runtime/error.h"
@@ -159,8 +159,8 @@ void Forward::unembed() {
   gather_rows(context_, x_.view(), kept.wanted_rows, kept.final_rows.view());
   kept.final_statistics = Tensor(context_, count, 2);
   Tensor h(context_, count, pass_.config.width);
-  layer_norm(context_, kept.final_rows.view(), p.final_norm_gain, p.final_norm_bias,
-             static_cast<float>(pass_.config.epsilon), h.view(), kept.final_statistics.view());
+  normalise(context_, pass_.config.norm, kept.final_rows.view(), p.final_norm_gain, p.final_norm_bias,
+            static_cast<float>(pass_.config.epsilon), h.view(), kept.final_statistics.view());
   const WeightView unembedding = WeightView::out_in(p.unembedding);
   if (!plan_.questions.empty()) {
     scores_ = start_scoring_tokens(context_, h.view(), unembedding, {}, plan_.questions);

@@ -11,8 +11,8 @@
 
 namespace loci::test {
 
-/// GPT-2 written as plainly as possible, in fp64 on host memory: the oracle for the executor. Parameters by canonical
-/// name.
+/// A GPT written as plainly as possible, in fp64 on host memory: the oracle for the executor. Parameters by canonical
+/// name, as they are stored.
 class PlainGpt {
  public:
   using Rows = std::vector<std::vector<double>>;  // [position][width]
@@ -36,20 +36,19 @@ class PlainGpt {
   Rows logits(const std::vector<int32_t>& tokens) const {
     Rows x(tokens.size(), std::vector<double>(size(config.width)));
     for (size_t t = 0; t < tokens.size(); ++t)
-      for (size_t c = 0; c < x[t].size(); ++c) x[t][c] = at("wte.weight", size(tokens[t]), c) + at("wpe.weight", t, c);
+      for (size_t c = 0; c < x[t].size(); ++c) x[t][c] = at(Role::token_embedding, size(tokens[t]), c) + at(Role::position_embedding, t, c);
     shift(-1, x);
     for (int64_t l = 0; l < config.layers; ++l) {
-      const std::string h = "h." + std::to_string(l) + ".";
-      add(x, attention(l, linear(norm(x, h + "ln_1"), h + "attn.c_attn")), 1);
-      Rows up = linear(norm(x, h + "ln_2"), h + "mlp.c_fc");
+      add(x, attention(l, linear(norm(x, Role::norm_1_gain, Role::norm_1_bias, l), Role::qkv_weight, Role::qkv_bias, l)), 1);
+      Rows up = linear(norm(x, Role::norm_2_gain, Role::norm_2_bias, l), Role::up_weight, Role::up_bias, l);
       for (auto& row : up)
         for (double& value : row) value = activate(value);
       const auto factor = mlp_factors.find(l);
-      add(x, linear(up, h + "mlp.c_proj"), factor == mlp_factors.end() ? 1 : factor->second);
+      add(x, linear(up, Role::down_weight, Role::down_bias, l), factor == mlp_factors.end() ? 1 : factor->second);
       shift(l, x);
     }
-    x = norm(x, "ln_f");
-    const auto& table = parameters.at(config.tied ? "wte.weight" : "lm_head.weight");
+    x = norm(x, Role::final_norm_gain, Role::final_norm_bias, 0);
+    const auto& table = stored(config.tied ? Role::token_embedding : Role::unembedding, 0);
     Rows made(x.size(), std::vector<double>(size(config.vocabulary), 0.0));
     for (size_t t = 0; t < x.size(); ++t)
       for (size_t v = 0; v < made[t].size(); ++v)
@@ -78,9 +77,14 @@ class PlainGpt {
 
  private:
   static size_t size(int64_t value) { return static_cast<size_t>(value); }
-  double at(const std::string& name, size_t row, size_t col) const {
-    return parameters.at(name)[row * size(config.width) + col];
+  /// A parameter's values; none where the family lacks it.
+  const std::vector<double>& stored(Role role, int64_t layer) const {
+    static const std::vector<double> none;
+    for (const Parameter& parameter : parameters_of(config))
+      if (parameter.role == role && parameter.layer == layer) return parameters.at(parameter.name);
+    return none;
   }
+  double at(Role role, size_t row, size_t col) const { return stored(role, 0)[row * size(config.width) + col]; }
   void shift(int64_t layer, Rows& x) const {
     for (const auto& [place, values] : shifts) {
       if (place.first != layer || size(place.second) >= x.size()) continue;
@@ -91,41 +95,45 @@ class PlainGpt {
     for (size_t t = 0; t < x.size(); ++t)
       for (size_t c = 0; c < x[t].size(); ++c) x[t][c] += factor * y[t][c];
   }
-  Rows norm(const Rows& x, const std::string& name) const {
-    const auto &gain = parameters.at(name + ".weight"), &bias = parameters.at(name + ".bias");
+  Rows norm(const Rows& x, Role gain_role, Role bias_role, int64_t layer) const {
+    const std::vector<double>&gain = stored(gain_role, layer), &bias = stored(bias_role, layer);
     Rows y = x;
     for (auto& row : y) {
       double mean = 0, variance = 0;
-      for (const double value : row) mean += value / static_cast<double>(row.size());
+      if (config.norm == Norm::layer)
+        for (const double value : row) mean += value / static_cast<double>(row.size());
       for (const double value : row) variance += (value - mean) * (value - mean) / static_cast<double>(row.size());
       for (size_t c = 0; c < row.size(); ++c)
-        row[c] = (row[c] - mean) / std::sqrt(variance + config.epsilon) * gain[c] + bias[c];
+        row[c] = (row[c] - mean) / std::sqrt(variance + config.epsilon) * gain[c] + (bias.empty() ? 0 : bias[c]);
     }
     return y;
   }
-  Rows linear(const Rows& x, const std::string& name) const {
-    const auto &weight = parameters.at(name + ".weight"), &bias = parameters.at(name + ".bias");
-    Rows y(x.size(), bias);
+  Rows linear(const Rows& x, Role role, Role bias_role, int64_t layer) const {
+    const std::vector<double>&weight = stored(role, layer), &bias = stored(bias_role, layer);
+    const bool in_out = parameter_at(config, {role, layer}).stored == Orientation::in_out;
+    const size_t in = x[0].size(), out = weight.size() / in;
+    Rows y(x.size(), bias.empty() ? std::vector<double>(out, 0.0) : bias);
     for (size_t t = 0; t < x.size(); ++t)
-      for (size_t i = 0; i < x[t].size(); ++i)
-        for (size_t o = 0; o < bias.size(); ++o) y[t][o] += x[t][i] * weight[i * bias.size() + o];
+      for (size_t i = 0; i < in; ++i)
+        for (size_t o = 0; o < out; ++o) y[t][o] += x[t][i] * weight[in_out ? i * out + o : o * in + i];
     return y;
   }
   Rows attention(int64_t layer, const Rows& qkv) const {
-    const size_t d = size(config.width), width = size(config.head_width);
-    Rows y(qkv.size(), std::vector<double>(d, 0.0));
+    const size_t q = size(config.query_width()), k = size(config.key_width()), width = size(config.head_width);
+    const size_t group = size(config.heads / config.key_heads);
+    Rows y(qkv.size(), std::vector<double>(q, 0.0));
     for (size_t head = 0; head < size(config.heads); ++head)
       for (size_t t = 0; t < qkv.size(); ++t) {
+        const size_t query = head * width, key = q + head / group * width, value = key + k;
         std::vector<double> scores(t + 1, 0.0);
         for (size_t s = 0; s <= t; ++s)
-          for (size_t c = head * width; c < (head + 1) * width; ++c)
-            scores[s] += qkv[t][c] * qkv[s][d + c] * config.attention_factor(layer);
+          for (size_t c = 0; c < width; ++c)
+            scores[s] += qkv[t][query + c] * qkv[s][key + c] * config.attention_factor(layer);
         const double total = log_sum_exp(scores);
         for (size_t s = 0; s <= t; ++s)
-          for (size_t c = head * width; c < (head + 1) * width; ++c)
-            y[t][c] += std::exp(scores[s] - total) * qkv[s][2 * d + c];
+          for (size_t c = 0; c < width; ++c) y[t][query + c] += std::exp(scores[s] - total) * qkv[s][value + c];
       }
-    return linear(y, "h." + std::to_string(layer) + ".attn.c_proj");
+    return linear(y, Role::out_weight, Role::out_bias, layer);
   }
   double activate(double x) const {
     if (config.activation == Activation::relu) return x > 0 ? x : 0;

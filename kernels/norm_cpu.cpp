@@ -12,11 +12,14 @@ struct Moments {
   double rstd;
 };
 
-LOCI_SIMD Moments row_moments(const float* x, int64_t width, double epsilon) {
-  double sum = 0;
+LOCI_SIMD Moments row_moments(Norm norm, const float* x, int64_t width, double epsilon) {
+  double mean = 0;
+  if (norm == Norm::layer) {
+    double sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < width; ++i) sum += static_cast<double>(x[i]);
-  const double mean = sum / static_cast<double>(width);
+    for (int64_t i = 0; i < width; ++i) sum += static_cast<double>(x[i]);
+    mean = sum / static_cast<double>(width);
+  }
   double squares = 0;
 #pragma omp simd reduction(+ : squares)
   for (int64_t i = 0; i < width; ++i) {
@@ -26,13 +29,18 @@ LOCI_SIMD Moments row_moments(const float* x, int64_t width, double epsilon) {
   return {mean, 1 / std::sqrt(squares / static_cast<double>(width) + epsilon)};
 }
 
-LOCI_SIMD void normalise_row(const float* x, int64_t width, const Moments& moments, const float* gain,
-                             const float* bias, float* y) {
+LOCI_SIMD void apply(const Moments& moments, const float* x, int64_t width, const float* gain, const float* bias,
+                     float* y) {
   const double mean = moments.mean;
   const double rstd = moments.rstd;
+  if (bias == nullptr) {
 #pragma omp simd
-  for (int64_t i = 0; i < width; ++i)
-    y[i] = static_cast<float>((static_cast<double>(x[i]) - mean) * rstd) * gain[i] + bias[i];
+    for (int64_t i = 0; i < width; ++i) y[i] = static_cast<float>((static_cast<double>(x[i]) - mean) * rstd) * gain[i];
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < width; ++i)
+      y[i] = static_cast<float>((static_cast<double>(x[i]) - mean) * rstd) * gain[i] + bias[i];
+  }
 }
 
 LOCI_SIMD void add_row(const float* update, int64_t width, float* x) {
@@ -40,17 +48,18 @@ LOCI_SIMD void add_row(const float* update, int64_t width, float* x) {
   for (int64_t i = 0; i < width; ++i) x[i] += update[i];
 }
 
-void layer_norm_row(ConstView x, int64_t r, ConstView gain, ConstView bias, float epsilon, View y, View statistics) {
-  const Moments moments = row_moments(x.row(r), x.cols, static_cast<double>(epsilon));
-  normalise_row(x.row(r), x.cols, moments, gain.data, bias.data, y.row(r));
+void normalise_row(Norm norm, ConstView x, int64_t r, ConstView gain, ConstView bias, float epsilon, View y,
+                   View statistics) {
+  const Moments moments = row_moments(norm, x.row(r), x.cols, static_cast<double>(epsilon));
+  apply(moments, x.row(r), x.cols, gain.data, bias.empty() ? nullptr : bias.data, y.row(r));
   if (statistics.empty()) return;
   statistics.row(r)[0] = static_cast<float>(moments.mean);
   statistics.row(r)[1] = static_cast<float>(moments.rstd);
 }
 
-// dx = rstd (g - mean(g) - x^ mean(g x^)) with g = dy gain and x^ = (x - mean) rstd.
-LOCI_SIMD void row_backward(const float* x, const float* gain, const float* dy, int64_t width, const float* statistics,
-                            float keep, float* dx) {
+// dx = rstd (g - mean(g) - x^ mean(g x^)) with g = dy gain and x^ = (x - mean) rstd; for rms without mean(g).
+LOCI_SIMD void row_backward(Norm norm, const float* x, const float* gain, const float* dy, int64_t width,
+                            const float* statistics, Write write, float* dx) {
   const double mean = static_cast<double>(statistics[0]);
   const double rstd = static_cast<double>(statistics[1]);
   double sum = 0;
@@ -61,9 +70,9 @@ LOCI_SIMD void row_backward(const float* x, const float* gain, const float* dy, 
     sum += g;
     projection += g * (static_cast<double>(x[i]) - mean);
   }
-  sum /= static_cast<double>(width);
+  sum = norm == Norm::layer ? sum / static_cast<double>(width) : 0;
   projection *= rstd * rstd / static_cast<double>(width);
-  if (keep == 0) {
+  if (write == Write::assign) {
 #pragma omp simd
     for (int64_t i = 0; i < width; ++i) {
       const double g = static_cast<double>(dy[i]) * static_cast<double>(gain[i]);
@@ -116,30 +125,30 @@ void parameter_gradients(Context& context, ConstView x, ConstView statistics, Co
 
 }  // namespace
 
-void layer_norm(Context& context, ConstView x, ConstView gain, ConstView bias, float epsilon, View y, View statistics) {
+void normalise(Context& context, Norm norm, ConstView x, ConstView gain, ConstView bias, float epsilon, View y,
+               View statistics) {
   context.threads().parallel_for(x.rows, row_grain(x.cols), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) layer_norm_row(x, r, gain, bias, epsilon, y, statistics);
+    for (int64_t r = begin; r < end; ++r) normalise_row(norm, x, r, gain, bias, epsilon, y, statistics);
   });
 }
 
-void add_layer_norm(Context& context, ConstView update, View x, ConstView gain, ConstView bias, float epsilon, View y,
-                    View statistics) {
+void add_normalise(Context& context, Norm norm, ConstView update, View x, ConstView gain, ConstView bias, float epsilon,
+                   View y, View statistics) {
   context.threads().parallel_for(x.rows, row_grain(x.cols), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       add_row(update.row(r), x.cols, x.row(r));
-      layer_norm_row(x, r, gain, bias, epsilon, y, statistics);
+      normalise_row(norm, x, r, gain, bias, epsilon, y, statistics);
     }
   });
 }
 
-void layer_norm_backward(Context& context, ConstView x, ConstView gain, ConstView statistics, ConstView dy, View dx,
-                         Write write, View dgain, View dbias) {
+void normalise_backward(Context& context, Norm norm, ConstView x, ConstView gain, ConstView statistics, ConstView dy,
+                        View dx, Write write, View dgain, View dbias) {
   // First, since dx may alias dy.
   if (!dgain.empty() || !dbias.empty()) parameter_gradients(context, x, statistics, dy, dgain, dbias);
-  const float keep = write == Write::accumulate ? 1.0f : 0.0f;
   context.threads().parallel_for(x.rows, row_grain(x.cols), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r)
-      row_backward(x.row(r), gain.data, dy.row(r), x.cols, statistics.row(r), keep, dx.row(r));
+      row_backward(norm, x.row(r), gain.data, dy.row(r), x.cols, statistics.row(r), write, dx.row(r));
   });
 }
 

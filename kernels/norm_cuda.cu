@@ -76,10 +76,11 @@ struct Share {
 struct Statistics {
   float mean, mean_rest, rstd;
 
-  __device__ Statistics(double mean_, double variance, double epsilon)
+  /// mean_square: of the row's differences from `mean_`.
+  __device__ Statistics(double mean_, double mean_square, double epsilon)
       : mean(static_cast<float>(mean_)),
         mean_rest(static_cast<float>(mean_ - static_cast<double>(mean))),
-        rstd(static_cast<float>(rsqrt(variance + epsilon))) {}
+        rstd(static_cast<float>(rsqrt(mean_square + epsilon))) {}
 
   __device__ float normalised(float x) const { return ((x - mean) - mean_rest) * rstd; }
 
@@ -96,9 +97,10 @@ enum class Input { rows, sums };
 template <Input kInput>
 using InputView = std::conditional_t<kInput == Input::sums, View, ConstView>;
 
-template <Access kAccess, Input kInput>
-__global__ void __launch_bounds__(kMaxThreads) layer_norm_row(ConstView update, InputView<kInput> x, ConstView gain,
-                                                              ConstView bias, double epsilon, View y, View statistics) {
+// The mean is the constant 0 for rms, which leaves no code. An empty bias has no columns: zeros are loaded.
+template <Norm kNorm, Access kAccess, Input kInput>
+__global__ void __launch_bounds__(kMaxThreads) normalise_row(ConstView update, InputView<kInput> x, ConstView gain,
+                                                             ConstView bias, double epsilon, View y, View statistics) {
   SharedMemory shared;
   double* scratch = shared.take<double>(kWarp);
   double* more_scratch = shared.take<double>(kWarp);
@@ -111,10 +113,13 @@ __global__ void __launch_bounds__(kMaxThreads) layer_norm_row(ConstView update, 
     for (int slot = 0; slot < kHeld; ++slot) values[slot] += updates[slot];
     share.store(values, row_of(x, blockIdx.x));
   }
-  double sum = 0;
-  for (int slot = 0; slot < kHeld; ++slot) sum += as_double(values[slot]);
-  const double width = static_cast<double>(x.cols), mean = block_sum(sum, scratch) / width;
-  double squares = 0;
+  const double width = static_cast<double>(x.cols);
+  double mean = 0, squares = 0;
+  if constexpr (kNorm == Norm::layer) {
+    double sum = 0;
+    for (int slot = 0; slot < kHeld; ++slot) sum += as_double(values[slot]);
+    mean = block_sum(sum, scratch) / width;
+  }
   for (int slot = 0; slot < kHeld; ++slot) {
     const double centred = share.has(slot) ? as_double(values[slot]) - mean : 0.0;
     squares += centred * centred;
@@ -122,50 +127,55 @@ __global__ void __launch_bounds__(kMaxThreads) layer_norm_row(ConstView update, 
   const Statistics row(mean, block_sum(squares, more_scratch) / width, epsilon);
   float gains[kHeld], biases[kHeld];
   share.load(gain.data, gains);
-  share.load(bias.data, biases);
+  Share<kAccess>{static_cast<int>(bias.cols)}.load(bias.data, biases);
   for (int slot = 0; slot < kHeld; ++slot) values[slot] = row.normalised(values[slot]) * gains[slot] + biases[slot];
   share.store(values, row_of(y, blockIdx.x));
   row.write(statistics);
 }
 
 // Rows too long for registers are read three times, from the cache as a rule.
-__global__ void __launch_bounds__(kMaxThreads) layer_norm_long_row(ConstView x_view, ConstView gain, ConstView bias,
-                                                                   double epsilon, View y_view, View statistics) {
+template <Norm kNorm>
+__global__ void __launch_bounds__(kMaxThreads)
+    normalise_long_row(ConstView x_view, ConstView gain, ConstView bias, double epsilon, View y_view, View statistics) {
   SharedMemory shared;
   double* scratch = shared.take<double>(kWarp);
   double* more_scratch = shared.take<double>(kWarp);
   const float* x = row_of(x_view, blockIdx.x);
   float* y = row_of(y_view, blockIdx.x);
-  double sum = 0;
-  for (int64_t i = threadIdx.x; i < x_view.cols; i += blockDim.x) sum += as_double(x[i]);
-  const double width = static_cast<double>(x_view.cols), mean = block_sum(sum, scratch) / width;
-  double squares = 0;
+  const double width = static_cast<double>(x_view.cols);
+  double mean = 0, squares = 0;
+  if constexpr (kNorm == Norm::layer) {
+    double sum = 0;
+    for (int64_t i = threadIdx.x; i < x_view.cols; i += blockDim.x) sum += as_double(x[i]);
+    mean = block_sum(sum, scratch) / width;
+  }
   for (int64_t i = threadIdx.x; i < x_view.cols; i += blockDim.x) {
     const double centred = as_double(x[i]) - mean;
     squares += centred * centred;
   }
   const Statistics row(mean, block_sum(squares, more_scratch) / width, epsilon);
   for (int64_t i = threadIdx.x; i < x_view.cols; i += blockDim.x)
-    y[i] = row.normalised(x[i]) * gain.data[i] + bias.data[i];
+    y[i] = row.normalised(x[i]) * gain.data[i] + (i < bias.cols ? bias.data[i] : 0.0f);
   row.write(statistics);
 }
 
-/// dx = rstd (g - mean(g) - x^ mean(g x^)) with g = dy gain and x^ = (x - mean) rstd, in fp64: first sums over the row,
-/// then each element.
+/// dx = rstd (g - mean(g) - x^ mean(g x^)) with g = dy gain and x^ = (x - mean) rstd, for rms without mean(g), in fp64:
+/// first sums over the row, then each element.
+template <Norm kNorm>
 struct RowGradient {
   double mean, rstd;
   double sum = 0, projection = 0;
 
   __device__ explicit RowGradient(const float* statistics)
-      : mean(as_double(statistics[0])), rstd(as_double(statistics[1])) {}
+      : mean(kNorm == Norm::layer ? as_double(statistics[0]) : 0), rstd(as_double(statistics[1])) {}
 
   __device__ void add(float x, float dy, float gain) {
     const double g = as_double(dy) * as_double(gain);
-    sum += g;
+    if constexpr (kNorm == Norm::layer) sum += g;
     projection += g * (as_double(x) - mean);
   }
   __device__ void total(int64_t width, double* scratch, double* more_scratch) {
-    sum = block_sum(sum, scratch) / static_cast<double>(width);
+    if constexpr (kNorm == Norm::layer) sum = block_sum(sum, scratch) / static_cast<double>(width);
     projection = block_sum(projection, more_scratch) * (rstd * rstd / static_cast<double>(width));
   }
   __device__ float at(float x, float dy, float gain) const {
@@ -174,9 +184,9 @@ struct RowGradient {
   }
 };
 
-template <Access kAccess, Write kWrite>
+template <Norm kNorm, Access kAccess, Write kWrite>
 __global__ void __launch_bounds__(kMaxThreads)
-    layer_norm_row_backward(ConstView x, ConstView gain, ConstView statistics, ConstView dy, View dx) {
+    normalise_row_backward(ConstView x, ConstView gain, ConstView statistics, ConstView dy, View dx) {
   SharedMemory shared;
   double* scratch = shared.take<double>(kWarp);
   double* more_scratch = shared.take<double>(kWarp);
@@ -185,7 +195,7 @@ __global__ void __launch_bounds__(kMaxThreads)
   share.load(row_of(x, blockIdx.x), x_values);
   share.load(row_of(dy, blockIdx.x), dy_values);
   share.load(gain.data, gains);
-  RowGradient row(row_of(statistics, blockIdx.x));
+  RowGradient<kNorm> row(row_of(statistics, blockIdx.x));
   for (int slot = 0; slot < kHeld; ++slot) row.add(x_values[slot], dy_values[slot], gains[slot]);
   row.total(x.cols, scratch, more_scratch);
   for (int slot = 0; slot < kHeld; ++slot) dy_values[slot] = row.at(x_values[slot], dy_values[slot], gains[slot]);
@@ -196,17 +206,17 @@ __global__ void __launch_bounds__(kMaxThreads)
     share.store(dy_values, out);
 }
 
-template <Write kWrite>
+template <Norm kNorm, Write kWrite>
 __global__ void __launch_bounds__(kMaxThreads)
-    layer_norm_long_row_backward(ConstView x_view, ConstView gain, ConstView statistics, ConstView dy_view,
-                                 View dx_view) {
+    normalise_long_row_backward(ConstView x_view, ConstView gain, ConstView statistics, ConstView dy_view,
+                                View dx_view) {
   SharedMemory shared;
   double* scratch = shared.take<double>(kWarp);
   double* more_scratch = shared.take<double>(kWarp);
   const float* x = row_of(x_view, blockIdx.x);
   const float* dy = row_of(dy_view, blockIdx.x);
   float* dx = row_of(dx_view, blockIdx.x);
-  RowGradient row(row_of(statistics, blockIdx.x));
+  RowGradient<kNorm> row(row_of(statistics, blockIdx.x));
   for (int64_t i = threadIdx.x; i < x_view.cols; i += blockDim.x) row.add(x[i], dy[i], gain.data[i]);
   row.total(x_view.cols, scratch, more_scratch);
   for (int64_t i = threadIdx.x; i < x_view.cols; i += blockDim.x) {
@@ -259,7 +269,7 @@ __device__ void add_row(const float4& x, const float4& dy, const float* statisti
 // partial [chunks, 2, columns]: sums for gain, sums for bias.
 template <Access kAccess>
 __global__ void __launch_bounds__(kColumnWarps* kWarp)
-    layer_norm_column_sums(ConstView x, ConstView statistics, ConstView dy, int64_t chunk_rows, double* partial) {
+    norm_column_sums(ConstView x, ConstView statistics, ConstView dy, int64_t chunk_rows, double* partial) {
   SharedMemory shared;
   double* sums = shared.take<double>(kColumnWarps * 2 * kColumns);
   const int lane = lane_index(), warp = warp_index();
@@ -285,7 +295,7 @@ __global__ void __launch_bounds__(kColumnWarps* kWarp)
 
 // A lane takes a column of [chunks, 2, columns], a warp every eighth chunk.
 __global__ void __launch_bounds__(kColumnWarps* kWarp)
-    layer_norm_add_chunks(const double* partial, int64_t chunks, int64_t columns, float* dgain, float* dbias) {
+    norm_add_chunks(const double* partial, int64_t chunks, int64_t columns, float* dgain, float* dbias) {
   SharedMemory shared;
   double* sums = shared.take<double>(kColumnWarps * kWarp);
   const int lane = lane_index(), warp = warp_index();
@@ -311,18 +321,18 @@ void parameter_gradients(Context& context, ConstView x, ConstView statistics, Co
   const int64_t chunks = (x.rows + chunk_rows - 1) / chunk_rows;
   DeviceArray<double> partial(context, chunks * 2 * x.cols);
   launch(context,
-         {.op = "layer_norm_backward",
+         {.op = "normalise_backward",
           .grid = {blocks_for(x.rows, chunk_rows), blocks_for(x.cols, kColumns)},
           .threads = kColumnWarps * kWarp,
           .shared_bytes = SharedMemory::bytes<double>(kColumnWarps * 2 * kColumns)},
-         wide(x) && wide(dy) ? layer_norm_column_sums<Access::wide> : layer_norm_column_sums<Access::single>, x,
-         statistics, dy, chunk_rows, partial.data());
+         wide(x) && wide(dy) ? norm_column_sums<Access::wide> : norm_column_sums<Access::single>, x, statistics, dy,
+         chunk_rows, partial.data());
   launch(context,
-         {.op = "layer_norm_backward",
+         {.op = "normalise_backward",
           .grid = {blocks_for(x.cols, kWarp), 2},
           .threads = kColumnWarps * kWarp,
           .shared_bytes = SharedMemory::bytes<double>(kColumnWarps * kWarp)},
-         layer_norm_add_chunks, partial.data(), chunks, x.cols, dgain.empty() ? nullptr : dgain.data,
+         norm_add_chunks, partial.data(), chunks, x.cols, dgain.empty() ? nullptr : dgain.data,
          dbias.empty() ? nullptr : dbias.data);
 }
 
@@ -335,47 +345,56 @@ Launch over_rows(const char* op, int64_t rows, int64_t width) {
           .shared_bytes = 2 * SharedMemory::bytes<double>(kWarp)};
 }
 
-template <Write kWrite>
+template <Norm kNorm, Write kWrite>
 void row_gradients(Context& context, ConstView x, ConstView gain, ConstView statistics, ConstView dy, View dx) {
   const bool is_wide = wide(x) && wide(gain) && wide(dy) && wide(dx);
-  launch(context, over_rows("layer_norm_backward", x.rows, x.cols),
-         x.cols > kLongestHeld ? layer_norm_long_row_backward<kWrite>
-         : is_wide             ? layer_norm_row_backward<Access::wide, kWrite>
-                               : layer_norm_row_backward<Access::single, kWrite>,
+  launch(context, over_rows("normalise_backward", x.rows, x.cols),
+         x.cols > kLongestHeld ? normalise_long_row_backward<kNorm, kWrite>
+         : is_wide             ? normalise_row_backward<kNorm, Access::wide, kWrite>
+                               : normalise_row_backward<kNorm, Access::single, kWrite>,
          x, gain, statistics, dy, dx);
+}
+
+template <Norm kNorm, Input kInput>
+void forward(Context& context, ConstView update, InputView<kInput> x, ConstView gain, ConstView bias, float epsilon,
+             View y, View statistics) {
+  if (bias.empty()) bias = {};
+  if (statistics.empty()) statistics = {};
+  const Launch how = over_rows(kInput == Input::sums ? "add_normalise" : "normalise", x.rows, x.cols);
+  if (x.cols > kLongestHeld) {
+    if constexpr (kInput == Input::sums) cuda::add(context, update, x);
+    return launch(context, how, normalise_long_row<kNorm>, x, gain, bias, static_cast<double>(epsilon), y, statistics);
+  }
+  const bool is_wide = wide(update) && wide(x) && wide(gain) && wide(bias) && wide(y);
+  launch(context, how,
+         is_wide ? normalise_row<kNorm, Access::wide, kInput> : normalise_row<kNorm, Access::single, kInput>, update, x,
+         gain, bias, static_cast<double>(epsilon), y, statistics);
 }
 
 }  // namespace
 
-void layer_norm(Context& context, ConstView x, ConstView gain, ConstView bias, float epsilon, View y, View statistics) {
-  const View out = statistics.empty() ? View() : statistics;
-  const Launch how = over_rows("layer_norm", x.rows, x.cols);
-  if (x.cols > kLongestHeld)
-    return launch(context, how, layer_norm_long_row, x, gain, bias, static_cast<double>(epsilon), y, out);
-  const bool is_wide = wide(x) && wide(gain) && wide(bias) && wide(y);
-  launch(context, how,
-         is_wide ? layer_norm_row<Access::wide, Input::rows> : layer_norm_row<Access::single, Input::rows>, ConstView(),
-         x, gain, bias, static_cast<double>(epsilon), y, out);
+void normalise(Context& context, Norm norm, ConstView x, ConstView gain, ConstView bias, float epsilon, View y,
+               View statistics) {
+  (norm == Norm::layer ? forward<Norm::layer, Input::rows>
+                       : forward<Norm::rms, Input::rows>)(context, ConstView(), x, gain, bias, epsilon, y, statistics);
 }
 
-void add_layer_norm(Context& context, ConstView update, View x, ConstView gain, ConstView bias, float epsilon, View y,
-                    View statistics) {
-  if (x.cols > kLongestHeld) {
-    cuda::add(context, update, x);
-    return cuda::layer_norm(context, x, gain, bias, epsilon, y, statistics);
-  }
-  const bool is_wide = wide(update) && wide(x) && wide(gain) && wide(bias) && wide(y);
-  launch(context, over_rows("add_layer_norm", x.rows, x.cols),
-         is_wide ? layer_norm_row<Access::wide, Input::sums> : layer_norm_row<Access::single, Input::sums>, update, x,
-         gain, bias, static_cast<double>(epsilon), y, statistics.empty() ? View() : statistics);
+void add_normalise(Context& context, Norm norm, ConstView update, View x, ConstView gain, ConstView bias, float epsilon,
+                   View y, View statistics) {
+  (norm == Norm::layer ? forward<Norm::layer, Input::sums>
+                       : forward<Norm::rms, Input::sums>)(context, update, x, gain, bias, epsilon, y, statistics);
 }
 
-void layer_norm_backward(Context& context, ConstView x, ConstView gain, ConstView statistics, ConstView dy, View dx,
-                         Write write, View dgain, View dbias) {
+void normalise_backward(Context& context, Norm norm, ConstView x, ConstView gain, ConstView statistics, ConstView dy,
+                        View dx, Write write, View dgain, View dbias) {
   // First, since dx may alias dy.
   if (!x.empty() && (!dgain.empty() || !dbias.empty())) parameter_gradients(context, x, statistics, dy, dgain, dbias);
-  (write == Write::assign ? row_gradients<Write::assign> : row_gradients<Write::accumulate>)(context, x, gain,
-                                                                                             statistics, dy, dx);
+  const bool assigned = write == Write::assign;
+  const auto gradients =
+      norm == Norm::layer
+          ? (assigned ? row_gradients<Norm::layer, Write::assign> : row_gradients<Norm::layer, Write::accumulate>)
+          : (assigned ? row_gradients<Norm::rms, Write::assign> : row_gradients<Norm::rms, Write::accumulate>);
+  gradients(context, x, gain, statistics, dy, dx);
 }
 
 }  // namespace loci::cuda
