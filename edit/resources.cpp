@@ -9,6 +9,11 @@
 
 namespace loci {
 
+void refuse_missing_second_moment() {
+  throw_error<InputError>("second moments are needed: give {} FILE, or set \"mom2_adjustment\" to false in {}",
+                          option("cov"), option("hparams"));
+}
+
 Resources::Resources(const EditOptions& options, Executor& executor, const Tokenizer& tokenizer, Lineage lineage)
     : options_(options), executor_(executor), tokenizer_(tokenizer), lineage_(std::move(lineage)) {
   cov_sha256_ = std::async(std::launch::async,
@@ -22,9 +27,7 @@ std::vector<std::string> Resources::context_templates(std::span<const TemplateSa
 }
 
 std::shared_ptr<const Cholesky> Resources::second_moment(int64_t layer) {
-  require<InputError>(!options_.cov.empty(),
-                      "second moments are needed: give {} FILE, or set \"mom2_adjustment\" to false in {}",
-                      option("cov"), option("hparams"));
+  if (options_.cov.empty()) refuse_missing_second_moment();
   SecondMomentMatrix matrix =
       read_second_moment(options_.cov, layer, architecture().mlp_width, lineage_,
                          options_.cov_of_other_model ? OtherModels::accept : OtherModels::refuse);

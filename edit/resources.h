@@ -30,6 +30,9 @@ struct EditOptions {
   TeacherForcing forcing = TeacherForcing::tokens;
 };
 
+/// Throws the InputError for a method that needs second moments where none are given.
+[[noreturn]] void refuse_missing_second_moment();
+
 /// What methods read beside their requests: each thing is read when it is first asked for, and recorded by its content.
 class Resources {
  public:

@@ -172,7 +172,7 @@ void check_settings(const RomeSettings& settings, const Architecture& config) {
   check_layer(settings.hparams, config);
   check_context_templates(settings.templates, "context templates");
   if (!settings.hparams.uses_second_moment) return;
-  require<InputError>(settings.second_moment != nullptr, "second moments are needed where \"mom2_adjustment\" is true");
+  if (!settings.second_moment) refuse_missing_second_moment();
   require<InputError>(settings.second_moment->size() == config.mlp_width,
                       "the second moments are {} wide, the model's keys {}", settings.second_moment->size(),
                       config.mlp_width);

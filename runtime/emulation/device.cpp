@@ -10,6 +10,7 @@
 
 #include "runtime/cuda_device.h"
 #include "runtime/error.h"
+#include "runtime/wording.h"
 
 namespace loci {
 
@@ -117,7 +118,7 @@ std::string CudaDevice::why_none() { return "the emulated device is always there
 bool CudaDevice::supported(int) { return true; }
 CudaDevice::Identity CudaDevice::identity(int index) { return {std::byte{'e'}, static_cast<std::byte>(index)}; }
 CudaDevice::CudaDevice(int index) : handles_(std::make_unique<CudaHandles>()) {
-  require<InputError>(index == 0, "--device cuda:{}: there is one emulated device, cuda:0", index);
+  require<InputError>(index == 0, "{} cuda:{}: there is one emulated device, cuda:0", option("device"), index);
 }
 CudaDevice::~CudaDevice() = default;
 std::string CudaDevice::product() const { return "host emulation"; }

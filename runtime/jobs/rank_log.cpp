@@ -13,6 +13,7 @@
 
 #include "runtime/error.h"
 #include "runtime/jobs/progress.h"
+#include "runtime/wording.h"
 
 namespace loci {
 namespace {
@@ -57,7 +58,8 @@ void RankLog::configure(const LogOptions& options) {
     file_ = std::make_shared<spdlog::sinks::basic_file_sink_mt>(options.file);
     file_->set_pattern("%Y-%m-%d %H:%M:%S.%e %l %v");
   } catch (const spdlog::spdlog_ex&) {
-    throw_error<InputError>("--log-file {}: the file cannot be written; choose another place", options.file);
+    throw_error<InputError>("{} {}: the file cannot be written; choose another place", option("log-file"),
+                            options.file);
   }
 }
 

@@ -148,20 +148,22 @@ class KilledEval : public Commands, public ::testing::WithParamInterface<Kill> {
 TEST_P(KilledEval, Continues) {
   write("many.json", counterfact_records(60).dump());
   const auto command = [&](const std::string& output) { return eval_command(output, "many.json", GetParam().flags); };
-  ASSERT_EQ(run_loci(command("whole.h5")).exit_code, 0);
+  // The folder is the suite's.
+  const std::string whole = fmt::format("whole_{}.h5", GetParam().mark), killed = fmt::format("killed_{}.h5", GetParam().mark);
+  ASSERT_EQ(run_loci(command(whole)).exit_code, 0);
   const TemporaryDir streams;
-  const pid_t child = start_loci(command("killed.h5"), streams.path());
-  const std::string mark = path("killed.h5") + fmt::format(".parts/unit_{:06}.done", GetParam().mark);
+  const pid_t child = start_loci(command(killed), streams.path());
+  const std::string mark = path(killed) + fmt::format(".parts/unit_{:06}.done", GetParam().mark);
   for (int i = 0; i < 60000 && !std::filesystem::exists(mark); ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   kill(child, SIGKILL);
   wait_for(child, streams.path());
-  const bool interrupted = !exists("killed.h5");
-  const Outcome rest = run_loci(command("killed.h5"));
+  const bool interrupted = !exists(killed);
+  const Outcome rest = run_loci(command(killed));
   ASSERT_EQ(rest.exit_code, 0) << rest.err;
   EXPECT_EQ(rest.err.find(GetParam().told) != std::string::npos, interrupted) << rest.err;
-  EXPECT_EQ(canonical_hash(path("killed.h5")), canonical_hash(path("whole.h5")));
+  EXPECT_EQ(canonical_hash(path(killed)), canonical_hash(path(whole)));
 }
 
 // Four units of edits come first, then four of scores.

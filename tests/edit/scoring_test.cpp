@@ -9,6 +9,7 @@
 #include "runtime/error.h"
 #include "tests/support/device.h"
 #include "tests/support/tiny_model.h"
+#include "tests/support/toy_family.h"
 
 namespace loci::test {
 namespace {
@@ -39,12 +40,13 @@ TargetScore plain_score(Context& context, const Model& model, const std::vector<
   return score;
 }
 
-class ScoringTest : public ::testing::Test {
+/// On two families: GPT-2's matrices are stored as [in, out], the other's as [out, in].
+class ScoringTest : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
     if (!products_are_fp32()) GTEST_SKIP() << kFp32Only;
   }
-  ScoringTest() : context_(device_options(2)), config_(tiny_config()), model_(random_model(context_, config_, 3)) {}
+  ScoringTest() : context_(device_options(2)), config_(GetParam() == std::string("toy") ? toy_config() : tiny_config()), model_(random_model(context_, config_, 3)) {}
 
   /// Logits of size about 10 after a few hundred products: 1e-4 covers another order of sums.
   void expect_equal(const PromptScore& actual, const ScoredPrompt& prompt) {
@@ -74,8 +76,14 @@ class ScoringTest : public ::testing::Test {
   }
   Change low_rank(WeightId weight, int64_t rank, unsigned seed) const {
     const Parameter parameter = parameter_at(config_, weight);
-    return LowRank{weight, rank, vector(rank * parameter.rows(), seed + 1, 0.3f),
-                   vector(rank * parameter.cols(), seed + 2, 1.0f)};
+    const bool in_out = parameter.stored == Orientation::in_out;
+    const int64_t in = in_out ? parameter.rows() : parameter.cols(), out = in_out ? parameter.cols() : parameter.rows();
+    return LowRank{weight, rank, vector(rank * in, seed + 1, 0.3f), vector(rank * out, seed + 2, 1.0f)};
+  }
+  Change dense(WeightId weight, std::vector<int64_t> rows, unsigned seed) const {
+    const Parameter parameter = parameter_at(config_, weight);
+    const int64_t count = rows.empty() ? parameter.rows() : std::ssize(rows);
+    return Dense{weight, std::move(rows), vector(count * parameter.cols(), seed, 0.3f)};
   }
   std::vector<float> vector(int64_t count, unsigned seed, float spread) const {
     std::mt19937 random(seed);
@@ -90,7 +98,7 @@ class ScoringTest : public ::testing::Test {
   Model model_;
 };
 
-TEST_F(ScoringTest, PlainModelEqualsWholeForwardPasses) {
+TEST_P(ScoringTest, PlainModelEqualsWholeForwardPasses) {
   Executor executor(context_, model_);
   const auto prompts = some_prompts(20);
   const auto scores = score_prompts(executor, prompts);
@@ -101,7 +109,7 @@ TEST_F(ScoringTest, PlainModelEqualsWholeForwardPasses) {
   }
 }
 
-TEST_F(ScoringTest, LanesWithBranchesEqualEditedWeights) {
+TEST_P(ScoringTest, LanesWithBranchesEqualEditedWeights) {
   Executor executor(context_, model_);
   std::vector<Change> changes;
   for (int64_t layer = 0; layer < config_.layers; ++layer) {  // the last layer too: a lane without blocks
@@ -114,14 +122,13 @@ TEST_F(ScoringTest, LanesWithBranchesEqualEditedWeights) {
   const std::vector<Change> all_kinds = {low_rank({Role::up_weight, 0}, 2, 3), changes[0],
                                          low_rank({Role::down_weight, 2}, 4, 4)};
   const std::vector<Change> high_rank = {low_rank({Role::down_weight, 1}, 5, 5)};
-  const std::vector<Change> dense = {
-      Dense{{Role::up_weight, 1}, {2, 7}, vector(2 * config_.mlp_width, 6, 0.3f)},
-      Dense{{Role::down_weight, 2}, {}, vector(config_.mlp_width * config_.width, 7, 0.1f)}, changes[0]};
+  const std::vector<Change> rows = {dense({Role::up_weight, 1}, {2, 7}, 6), dense({Role::down_weight, 2}, {}, 7),
+                                    changes[0]};
   std::vector<EditedPrompts> groups;
   for (size_t e = 0; e < changes.size(); ++e)
     groups.push_back(
         {EditedModel(std::span(changes).subspan(e, 1)), some_prompts(static_cast<unsigned>(1000 + 50 * e))});
-  for (const auto* several : {&two_layers, &attention, &all_kinds, &high_rank, &dense})
+  for (const auto* several : {&two_layers, &attention, &all_kinds, &high_rank, &rows})
     groups.push_back({EditedModel(*several), some_prompts(2000)});
   groups.push_back({EditedModel(high_rank), {}});  // nothing to score
   const auto scores = score_edits(executor, groups);
@@ -141,7 +148,7 @@ TEST_F(ScoringTest, LanesWithBranchesEqualEditedWeights) {
   }
 }
 
-TEST_F(ScoringTest, SmallMemoryCutsWavesAndChangesNothing) {
+TEST_P(ScoringTest, SmallMemoryCutsWavesAndChangesNothing) {
   const auto prompts = some_prompts(60);
   ContextOptions options = device_options(1);
   options.memory_budget = 100000;
@@ -152,7 +159,7 @@ TEST_F(ScoringTest, SmallMemoryCutsWavesAndChangesNothing) {
   for (size_t p = 0; p < prompts.size(); ++p) expect_equal(scores[p], prompts[p]);
 }
 
-TEST_F(ScoringTest, RefusesWhatCannotBeScored) {
+TEST_P(ScoringTest, RefusesWhatCannotBeScored) {
   Executor executor(context_, model_);
   const auto score = [&](ScoredPrompt prompt) { return score_prompts(executor, std::vector{std::move(prompt)}); };
   EXPECT_THROW(score({{}, {{1}}}), InputError);
@@ -173,6 +180,9 @@ TEST_F(ScoringTest, RefusesWhatCannotBeScored) {
   EXPECT_THROW(edit({Dense{good.weight, {config_.mlp_width}, vector(config_.width, 1, 1)}}), InputError);
   EXPECT_THROW(edit({Dense{good.weight, {}, vector(config_.width, 1, 1)}}), InputError);
 }
+
+INSTANTIATE_TEST_SUITE_P(Families, ScoringTest, ::testing::Values("gpt2", "toy"),
+                         [](const auto& test) { return std::string(test.param); });
 
 }  // namespace
 }  // namespace loci::test

@@ -462,7 +462,7 @@ TEST_F(SecondMoments, ReferenceFiles) {
   EXPECT_EQ(matrix.mean[7], static_cast<double>(sum[7]) / 10);
   expect_message(refusal(path, 1), {"layer 2", "layer 1"});
   write_npz(dir_.file("c.npz"), sum, {50, 50}, 10);
-  expect_message(refusal(dir_.file("c.npz")), {"c.npz", "name", "transformer.h.2.mlp.c_proj"});
+  expect_message(refusal(dir_.file("c.npz")), {"c.npz", "name", "2.mlp.npz"});
   write_npz(path, sum, {25, 100}, 10);
   expect_message(refusal(path), {"[25, 100]", "50"});
   write_npz(path, sum, {50, 50}, 0);

@@ -10,6 +10,7 @@
 #include "tests/support/paths.h"
 #include "tests/support/plain_gpt.h"
 #include "tests/support/tiny_model.h"
+#include "tests/support/toy_family.h"
 
 namespace loci::test {
 namespace {
@@ -60,7 +61,8 @@ std::vector<ShapeCase> shape_cases() {
           {"five_heads_untied", five_heads},
           {"one_head_gelu", one_head},
           {"inverse_layer_relu", scaled},
-          {"unscaled_attention", unscaled}};
+          {"unscaled_attention", unscaled},
+          {"toy_family", toy_config()}};
 }
 
 class ForwardShapes : public ::testing::TestWithParam<ShapeCase> {};

@@ -14,6 +14,7 @@
 #include "tests/support/paths.h"
 #include "tests/support/plain_gpt.h"
 #include "tests/support/tiny_model.h"
+#include "tests/support/toy_family.h"
 
 namespace loci::test {
 namespace {
@@ -90,7 +91,7 @@ std::vector<GradientCase> gradient_cases() {
   Architecture gelu = tiny_config(2, 1, 13, 21, 29, 16);
   gelu.activation = Activation::gelu;
   gelu.layer_scale = LayerScale::by_inverse_index;
-  return {{"tied", tiny_config(3, 3, 7, 30, 37, 16)}, {"five_heads_untied", untied}, {"one_head_gelu", gelu}};
+  return {{"tied", tiny_config(3, 3, 7, 30, 37, 16)}, {"five_heads_untied", untied}, {"one_head_gelu", gelu}, {"toy_family", toy_config(2)}};
 }
 
 class GradientShapes : public ::testing::TestWithParam<GradientCase> {};
