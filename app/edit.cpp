@@ -194,15 +194,16 @@ Json edit_json(const EditReport& edit) {
                {"target_new", edit.request.target_new},
                {"layer", edit.layer},
                {"steps", edit.steps},
-               {"first_loss", edit.first_loss.total},
-               {"last_loss", edit.last_loss.total},
                {"update_norm", edit.update_norm}});
+  if (edit.steps > 0) json.update({{"first_loss", edit.first_loss.total}, {"last_loss", edit.last_loss.total}});
   return json;
 }
 
 void print_edit(const EditReport& edit) {
-  fmt::print("{}: layer {}, loss {:.3f} -> {:.3f} in {}, |update| {:.4g}\n", edit_name(edit), edit.layer,
-             edit.first_loss.total, edit.last_loss.total, count(edit.steps, "step"), edit.update_norm);
+  const std::string loss = edit.steps == 0 ? ""
+                                           : fmt::format(" loss {:.3f} -> {:.3f} in {},", edit.first_loss.total,
+                                                         edit.last_loss.total, count(edit.steps, "step"));
+  fmt::print("{}: layer {},{} |update| {:.4g}\n", edit_name(edit), edit.layer, loss, edit.update_norm);
   if (!edit.outcome) return;
   fmt::print("  {}: {}\n", edit.outcome->took() ? "took" : "did not take",
              describe_change(edit.outcome->before, edit.outcome->after));

@@ -143,8 +143,8 @@ EditChain apply_given_edits(Context& context, Model& model, const GivenEdits& gi
                       "--edit gives {} for {} of --edits; give a number or \"all\" per file",
                       count(std::ssize(given.numbers), "number"), count(std::ssize(given.paths), "file"));
   for (size_t i = 0; i < given.paths.size(); ++i) {
-    const EditFile file = read_edit_file(given.paths[i], model.config(),
-                                         i + 1 == given.paths.size() ? last : FileOrigin::handed_in);
+    const EditFile file =
+        read_edit_file(given.paths[i], model.config(), i + 1 == given.paths.size() ? last : FileOrigin::handed_in);
     const bool all = given.numbers.empty() || given.numbers[i] == "all";
     apply_edits(context, model, file, chain, all ? std::nullopt : std::optional(edit_number(given.numbers[i])));
   }

@@ -21,16 +21,15 @@ inline constexpr const char* kEditOptions[] = {"cov",   "hparams", "context-temp
 
 /// Adds --method (one of `methods`) and kEditOptions. The configuration holds PreparedEdits::config instead of
 /// them, and of --seed.
-void add_edit_options(Command& command, EditOptions& options,
-                      const std::vector<std::string>& methods = method_names());
+void add_edit_options(Command& command, EditOptions& options, const std::vector<std::string>& methods = method_names());
 
 /// Adds --zsre-target: which answer zsRE's records are edited towards.
 void add_zsre_target(Command& command, std::string& name);
 /// Of "answers" or "alt".
 ZsreTarget zsre_target_from_name(const std::string& name);
 
-/// A method ready to edit, and what it was made from, by content: job configurations are to hold it instead of the names
-/// of files.
+/// A method ready to edit, and what it was made from, by content: job configurations are to hold it instead of the
+/// names of files.
 struct PreparedEdits {
   std::unique_ptr<Method> method;
   Json config;

@@ -150,8 +150,8 @@ class EvalJob {
   }
 
   WriteShard edit_unit(int64_t unit) {
-    EditUnit made = make_edits_in_sequence(edited_executor_, edited_, tokenizer_, *method_, requests_of(unit),
-                                           Outcomes::leave_out);
+    EditUnit made =
+        make_edits_in_sequence(edited_executor_, edited_, tokenizer_, *method_, requests_of(unit), Outcomes::leave_out);
     note(made);
     return write_edit_unit(std::move(made), model_.config(), units().first(unit));
   }

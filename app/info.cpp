@@ -65,7 +65,8 @@ TokenizerCheck check_tokenizer(Tokenizer& tokenizer, const Architecture& config,
 int64_t weights_bytes(const Checkpoint& checkpoint) {
   int64_t bytes = 0;
   for (const Parameter& parameter : parameters_of(checkpoint.config()))
-    bytes += parameter.rows() * parameter.cols() * stored_bytes(type_in_memory(parameter, checkpoint.dtype(parameter.name)));
+    bytes +=
+        parameter.rows() * parameter.cols() * stored_bytes(type_in_memory(parameter, checkpoint.dtype(parameter.name)));
   return bytes;
 }
 
@@ -105,9 +106,10 @@ void print_text(const Json& info) {
   const auto line = [](std::string_view what, const std::string& value) { fmt::print("{:<30} {}\n", what, value); };
   line("model", info["model"]);
   line("architecture",
-       fmt::format("{}: {} layers, width {}, {} heads, MLP width {}, {}, {} unembedding", info["architecture"].get<std::string>(), info["layers"].dump(),
-                   info["width"].dump(), info["heads"].dump(), info["mlp_width"].dump(),
-                   info["activation"].get<std::string>(), info["tied_unembedding"].get<bool>() ? "tied" : "separate"));
+       fmt::format("{}: {} layers, width {}, {} heads, MLP width {}, {}, {} unembedding",
+                   info["architecture"].get<std::string>(), info["layers"].dump(), info["width"].dump(),
+                   info["heads"].dump(), info["mlp_width"].dump(), info["activation"].get<std::string>(),
+                   info["tied_unembedding"].get<bool>() ? "tied" : "separate"));
   line("positions", info["positions"].dump());
   line("vocabulary", info["vocabulary"].dump());
   line("parameters", fmt::format("{} ({})", info["parameters"].dump(), info["stored_types"].get<std::string>()));

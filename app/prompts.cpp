@@ -85,7 +85,8 @@ void add_prompt_options(Command& command, PromptOptions& options) {
        .excludes = {"prompt"}});
 }
 
-std::vector<Prompt> encode_prompts(const PromptOptions& options, const Tokenizer& tokenizer, const Architecture& config) {
+std::vector<Prompt> encode_prompts(const PromptOptions& options, const Tokenizer& tokenizer,
+                                   const Architecture& config) {
   std::vector<Prompt> prompts;
   for (std::string& text : options.read()) {
     const std::string where =

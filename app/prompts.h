@@ -31,6 +31,7 @@ struct Prompt {
 
 /// The prompts as tokens. An empty prompt is the start of a text: <|endoftext|>. Throws InputError naming the prompt
 /// for one that is longer than the model's context.
-std::vector<Prompt> encode_prompts(const PromptOptions& options, const Tokenizer& tokenizer, const Architecture& config);
+std::vector<Prompt> encode_prompts(const PromptOptions& options, const Tokenizer& tokenizer,
+                                   const Architecture& config);
 
 }  // namespace loci::app

@@ -33,7 +33,10 @@ void require_width(const H5File& file, const std::string& group, const char* nam
                       found, expected);
 }
 
-std::vector<LossRow> read_loss_curve(const H5File& file, const std::string& path) {
+/// None where the method of an edit with updates follows no loss.
+std::vector<LossRow> read_loss_curve(const H5File& file, const std::string& group) {
+  const std::string path = group + "/loss_curve";
+  if (has_attribute(file, group, "batch") && !h5_exists(file, path)) return {};
   const std::vector<double> values = read_dataset<double>(file, path, {kAnyExtent, kLossColumns}).values;
   require<InputError>(!values.empty(), "{}: {} is empty", file.path().string(), path);
   std::vector<LossRow> rows;
@@ -85,7 +88,7 @@ void write_loss_curve(H5File& file, const std::string& group, std::span<const Lo
 void write_edit(H5File& file, const std::string& group, const Edit& edit, double update_norm) {
   for (const RecordedValues& recorded : edit.recorded)
     write_vector(file, group + "/" + recorded.name, recorded.values, recorded.long_name);
-  write_loss_curve(file, group, edit.loss_curve);
+  if (!edit.loss_curve.empty()) write_loss_curve(file, group, edit.loss_curve);
   write_attribute(file, group, "case_id", edit.request.case_id);
   write_attribute(file, group, "prompt", edit.request.prompt);
   write_attribute(file, group, "subject", edit.request.subject);
@@ -204,7 +207,7 @@ constexpr std::array<RankOneData, 4> kRankOneData = {
 
 Edit read_edit(const H5File& file, const std::string& group) {
   Edit edit;
-  edit.loss_curve = read_loss_curve(file, group + "/loss_curve");
+  edit.loss_curve = read_loss_curve(file, group);
   edit.request = read_request(file, group);
   edit.method = read_string_attribute(file, group, "method");
   edit.layer = read_layer(file, group);
@@ -236,14 +239,13 @@ H5Array<float> read_matrix(const H5File& file, const std::string& path, int64_t 
 }
 
 /// The columns of a factor, one after the other.
-std::vector<float> vectors_of(const H5Array<float>& factor) {
-  return columns_of(factor.values, factor.shape[0]);
-}
+std::vector<float> vectors_of(const H5Array<float>& factor) { return columns_of(factor.values, factor.shape[0]); }
 
 Update read_update(const H5File& file, int64_t index, const Architecture& architecture) {
   const std::string group = update_group(index), place = file.path().string() + ": " + group;
   require<InputError>(h5_is_group(file, group), "{} is missing", place);
-  const std::string kind = has_attribute(file, group, "kind") ? read_string_attribute(file, group, "kind") : kWeightUpdate;
+  const std::string kind =
+      has_attribute(file, group, "kind") ? read_string_attribute(file, group, "kind") : kWeightUpdate;
   require<InputError>(kind == kWeightUpdate,
                       "{}: is of kind \"{}\", which this version of loci does not know; it applies changes of weights",
                       place, kind);
@@ -254,7 +256,8 @@ Update read_update(const H5File& file, int64_t index, const Architecture& archit
   Update update{.change = LowRank{}, .batch = read_int_attribute(file, group, "batch")};
   if (h5_exists(file, group + "/delta")) {
     Dense dense{*weight, {}, {}};
-    if (h5_exists(file, group + "/rows")) dense.rows = read_dataset<int64_t>(file, group + "/rows", {kAnyExtent}).values;
+    if (h5_exists(file, group + "/rows"))
+      dense.rows = read_dataset<int64_t>(file, group + "/rows", {kAnyExtent}).values;
     const int64_t rows = dense.rows.empty() ? parameter.rows() : std::ssize(dense.rows);
     dense.delta = read_matrix(file, group + "/delta", rows, parameter.cols()).values;
     update.change = std::move(dense);
@@ -262,7 +265,8 @@ Update read_update(const H5File& file, int64_t index, const Architecture& archit
     const H5Array<float> left = read_matrix(file, group + "/left", parameter.rows(), kAnyExtent);
     const H5Array<float> right = read_matrix(file, group + "/right", parameter.cols(), left.shape[1]);
     const bool in_out = parameter.stored == Orientation::in_out;
-    update.change = LowRank{*weight, left.shape[1], vectors_of(in_out ? left : right), vectors_of(in_out ? right : left)};
+    update.change =
+        LowRank{*weight, left.shape[1], vectors_of(in_out ? left : right), vectors_of(in_out ? right : left)};
   }
   check_fits(update.change, architecture, place);
   return update;
@@ -278,14 +282,14 @@ std::vector<Update> read_updates(const H5File& file, const Architecture& archite
 
 EditReport read_edit_report(const H5File& file, int64_t index) {
   const std::string group = edit_group(index);
-  const std::vector<LossRow> curve = read_loss_curve(file, group + "/loss_curve");
+  const std::vector<LossRow> curve = read_loss_curve(file, group);
   return {.request = read_request(file, group),
           .layer = read_layer(file, group),
           .update_norm = has_attribute(file, group, "update_norm") ? read_double_attribute(file, group, "update_norm")
                                                                    : norm_of(read_rank_one(file, group).changes),
           .steps = std::ssize(curve),
-          .first_loss = curve.front(),
-          .last_loss = curve.back(),
+          .first_loss = curve.empty() ? LossRow{} : curve.front(),
+          .last_loss = curve.empty() ? LossRow{} : curve.back(),
           .outcome = read_outcome(file, group)};
 }
 

@@ -32,8 +32,8 @@ std::string_view edit_mode_name(EditMode mode);
 /// request order with the request, method, layer, update_norm and outcome as attributes, loss_curve [steps, 5] and what
 /// the method recorded; groups /updates/{i} with the changes in the order in which they are added.
 ///
-/// In the rank-one form (no /updates) each edit is the change of its layer's down projection and has it as data sets u and
-/// v: W += u v^T for y = x W. docs/file_formats.md
+/// In the rank-one form (no /updates) each edit is the change of its layer's down projection and has it as data sets u
+/// and v: W += u v^T for y = x W. docs/file_formats.md
 struct EditFile {
   std::filesystem::path path;
   EditMode mode = EditMode::independent;
@@ -58,17 +58,16 @@ struct EditReport {
   EditRequest request;
   int64_t layer = 0;
   double update_norm = 0;
-  int64_t steps = 0;
+  int64_t steps = 0;  ///< of an optimiser; 0: the method has none, and no loss
   LossRow first_loss, last_loss;
   std::optional<EditOutcome> outcome;
 };
 /// Reads it from the group `/edits/{index}`.
 EditReport read_edit_report(const H5File& file, int64_t index);
 
-/// Reads the edits `first` .. `first + count - 1` and the updates of their batches, which hold no others. InputError for
-/// what is missing, not finite, of a shape that contradicts itself, or of a kind that is not known here.
-std::vector<EditBatch> read_batches(const H5File& file, const Architecture& architecture, int64_t first,
-                                    int64_t count);
+/// Reads the edits `first` .. `first + count - 1` and the updates of their batches, which hold no others. InputError
+/// for what is missing, not finite, of a shape that contradicts itself, or of a kind that is not known here.
+std::vector<EditBatch> read_batches(const H5File& file, const Architecture& architecture, int64_t first, int64_t count);
 
 /// Whether a file was handed in by a user, so that it may be damaged in a way that the HDF5 library does not survive.
 enum class FileOrigin { handed_in, own_output };
@@ -81,9 +80,9 @@ EditFile read_edit_file(const std::filesystem::path& path, const Architecture& a
 /// Throws InputError unless the edits were made for a model with these weights and edits, and fit its shape.
 void check_edits_fit(const EditFile& file, const Architecture& architecture, const ModelState& state);
 
-/// Applies the updates of the batch of edit `index`, or all in order, to the model that they were made for: a checkpoint with the edits of
-/// `chain`, to which they are added (checked by their hashes; InputError otherwise). Several independent edits applied
-/// together are added up, which none of them was computed for: a warning says so.
+/// Applies the updates of the batch of edit `index`, or all in order, to the model that they were made for: a
+/// checkpoint with the edits of `chain`, to which they are added (checked by their hashes; InputError otherwise).
+/// Several independent edits applied together are added up, which none of them was computed for: a warning says so.
 void apply_edits(Context& context, Model& model, const EditFile& file, EditChain& chain,
                  std::optional<int64_t> index = std::nullopt);
 

@@ -100,7 +100,12 @@ DeviceChanges::DeviceChanges(Context& context, std::span<const EditedModel* cons
       require<ShapeError>(change != nullptr, "a change of whole rows does not run in lanes");
       const Projection projection = projection_of(change->weight.role);
       Branch& branch = terms_[m].branches[c];
-      branch = {.sequence = 0, .layer = change->weight.layer, .keys = {}, .values = {}, .from = projection.from, .to = projection.to};
+      branch = {.sequence = 0,
+                .layer = change->weight.layer,
+                .keys = {},
+                .values = {},
+                .from = projection.from,
+                .to = projection.to};
       if (change->rank == 1) {
         Rows& rows = singles[change->weight.role];
         rows.keys.insert(rows.keys.end(), change->keys.begin(), change->keys.end());
@@ -109,15 +114,17 @@ DeviceChanges::DeviceChanges(Context& context, std::span<const EditedModel* cons
         continue;
       }
       branch.keys = std::as_const(storage_.emplace_back(keys_of(context, *change))).view();
-      branch.values = std::as_const(storage_.emplace_back(Tensor::from_host(
-                                        context, change->values, change->rank, std::ssize(change->values) / change->rank)))
+      branch.values = std::as_const(storage_.emplace_back(Tensor::from_host(context, change->values, change->rank,
+                                                                            std::ssize(change->values) / change->rank)))
                           .view();
     }
   }
   for (auto& [role, rows] : singles) {
     const auto count = std::ssize(rows.branches);
-    const Tensor& keys = storage_.emplace_back(Tensor::from_host(context, rows.keys, count, std::ssize(rows.keys) / count));
-    const Tensor& values = storage_.emplace_back(Tensor::from_host(context, rows.values, count, std::ssize(rows.values) / count));
+    const Tensor& keys =
+        storage_.emplace_back(Tensor::from_host(context, rows.keys, count, std::ssize(rows.keys) / count));
+    const Tensor& values =
+        storage_.emplace_back(Tensor::from_host(context, rows.values, count, std::ssize(rows.values) / count));
     for (int64_t i = 0; i < count; ++i) {
       rows.branches[i]->keys = {keys.row(i), keys.cols(), 1};
       rows.branches[i]->values = values.rows_slice(i, 1);

@@ -16,8 +16,8 @@ void refuse_missing_second_moment() {
 
 Resources::Resources(const EditOptions& options, Executor& executor, const Tokenizer& tokenizer, Lineage lineage)
     : options_(options), executor_(executor), tokenizer_(tokenizer), lineage_(std::move(lineage)) {
-  cov_sha256_ = std::async(std::launch::async,
-                           [path = options.cov] { return path.empty() ? std::string() : sha256_file(path); });
+  cov_sha256_ =
+      std::async(std::launch::async, [path = options.cov] { return path.empty() ? std::string() : sha256_file(path); });
 }
 
 std::vector<std::string> Resources::context_templates(std::span<const TemplateSample> samples) {

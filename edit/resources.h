@@ -46,8 +46,8 @@ class Resources {
 
   /// Those of the file that is given; else sampled from the model, by the seed.
   std::vector<std::string> context_templates(std::span<const TemplateSample> samples);
-  /// The factor of C + ridge I of a layer. Throws InputError where no second moments are given, or they do not belong to
-  /// the model, NumericalError for a singular C.
+  /// The factor of C + ridge I of a layer. Throws InputError where no second moments are given, or they do not belong
+  /// to the model, NumericalError for a singular C.
   std::shared_ptr<const Cholesky> second_moment(int64_t layer);
   /// Throws InputError where second moments are given to a method that takes none.
   void refuse_second_moments(std::string_view why) const;

@@ -244,8 +244,8 @@ std::vector<BeforeAfter> score_edits(Executor& executor, std::span<const EditedP
     }
     if (!model.runs_in_lanes()) scores[g].after = score_folded(executor, groups[g]);
     for (size_t p = 0; p < groups[g].prompts.size(); ++p)
-      items.push_back({&groups[g].prompts[p], &model, &scores[g].before[p],
-                       model.runs_in_lanes() ? &scores[g].after[p] : nullptr});
+      items.push_back(
+          {&groups[g].prompts[p], &model, &scores[g].before[p], model.runs_in_lanes() ? &scores[g].after[p] : nullptr});
   }
   run_waves(executor, items);
   return scores;

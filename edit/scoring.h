@@ -8,8 +8,8 @@
 #include "model/executor/executor.h"
 
 /// What a model, edited or not, says about given continuations of given prompts: the numbers that every metric of an
-/// edit is made of. Prompts are packed into waves, and a prompt's targets share its run. Edited models that run in lanes
-/// (EditedModel) start at the edited layer: hundreds of them share one wave and one set of weights.
+/// edit is made of. Prompts are packed into waves, and a prompt's targets share its run. Edited models that run in
+/// lanes (EditedModel) start at the edited layer: hundreds of them share one wave and one set of weights.
 namespace loci {
 
 /// A prompt and the token sequences that may follow it.

@@ -46,8 +46,7 @@ RecordResult make_result(const EvalRecord& record, const PreparedRecord& prepare
 }  // namespace
 
 std::vector<RecordResult> evaluate_own_edits(Executor& executor, const Tokenizer& tokenizer, TeacherForcing forcing,
-                                             std::span<const EvalRecord> records,
-                                             std::span<const EditBatch> batches) {
+                                             std::span<const EvalRecord> records, std::span<const EditBatch> batches) {
   const auto start = Clock::now();
   std::vector<PreparedRecord> prepared;
   std::vector<EditedPrompts> groups;

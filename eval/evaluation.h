@@ -10,8 +10,8 @@
 /// Records and their edits put together: what `loci eval` does with one slice of its input.
 namespace loci {
 
-/// Scores each record before and after the changes of its own batch; the model is not changed. The batches' edits follow
-/// the records; ShapeError otherwise. score_seconds is shared equally.
+/// Scores each record before and after the changes of its own batch; the model is not changed. The batches' edits
+/// follow the records; ShapeError otherwise. score_seconds is shared equally.
 std::vector<RecordResult> evaluate_own_edits(Executor& executor, const Tokenizer& tokenizer, TeacherForcing forcing,
                                              std::span<const EvalRecord> records, std::span<const EditBatch> batches);
 

@@ -6,8 +6,8 @@
 
 /// The calls into NVIDIA's libraries, as few and as thin as can be: everything around them (precision, padding, panels,
 /// fallbacks) is in the *_cuda.cu files, which also run under emulation. Implemented in cuda_vendor.cu over cuBLASLt,
-/// cuBLAS and cuSOLVER, and in kernels/cuda_vendor_emulated.cpp over the host's libraries. All pointers are device memory;
-/// all calls are issued on the context's stream.
+/// cuBLAS and cuSOLVER, and in kernels/cuda_vendor_emulated.cpp over the host's libraries. All pointers are device
+/// memory; all calls are issued on the context's stream.
 namespace loci::cuda::vendor {
 
 /// What happens to a sum before it is written, and what is written beside it.

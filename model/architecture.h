@@ -114,7 +114,7 @@ struct WeightId {
 /// A line of a family's table: what a parameter is called, and how it is stored.
 struct ParameterRule {
   Role role;
-  std::string_view name;  ///< canonical: without Family::body; {} stands for the layer
+  std::string_view name;                                   ///< canonical: without Family::body; {} stands for the layer
   Orientation stored = Orientation::in_out;                ///< of a matrix
   bool (*present)(const Architecture& architecture) = {};  ///< null: in every model
 };
@@ -150,8 +150,8 @@ struct Parameter : TensorInfo {
 std::vector<Parameter> parameters_of(const Architecture& architecture);
 /// One of its matrices. Throws ShapeError for a role that the model does not have.
 Parameter parameter_at(const Architecture& architecture, WeightId weight);
-/// The canonical name of a parameter, without Family::body ("h.3.mlp.c_proj.weight"). Throws ShapeError for a role that the model does
-/// not have.
+/// The canonical name of a parameter, without Family::body ("h.3.mlp.c_proj.weight"). Throws ShapeError for a role that
+/// the model does not have.
 std::string parameter_name(const Architecture& architecture, Role role, int64_t layer = 0);
 inline std::string parameter_name(const Architecture& architecture, WeightId weight) {
   return parameter_name(architecture, weight.role, weight.layer);

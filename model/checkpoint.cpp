@@ -23,8 +23,8 @@ namespace fs = std::filesystem;
 namespace {
 
 /// What wrappers and training loops put before names, one inside the other in any order.
-constexpr std::array<std::string_view, 6> kPrefixes = {"model.",          "module.",         "_orig_mod.", "_fsdp_wrapped_module.",
-                                                       "_forward_module.", "pretrained_model."};
+constexpr std::array<std::string_view, 6> kPrefixes = {
+    "model.", "module.", "_orig_mod.", "_fsdp_wrapped_module.", "_forward_module.", "pretrained_model."};
 
 std::string_view canonical_name(std::string_view stored, const Family& family) {
   const auto is_prefix = [&](std::string_view prefix) { return stored.starts_with(prefix); };
@@ -201,10 +201,10 @@ void Checkpoint::check_tensors() {
                                parameter.shape == std::vector<int64_t>{info.shape[1], info.shape[0]};
     require<InputError>(info.shape == parameter.shape, "{}: tensor \"{}\" has shape {}, config.json asks for {}{}",
                         file.path().string(), info.name, shape_text(info.shape), shape_text(parameter.shape),
-                        is_transposed ? fmt::format("; {} stores matrices as {}, so transpose all of them",
-                                                    config_.family->title,
-                                                    parameter.stored == Orientation::in_out ? "[in, out]" : "[out, in]")
-                                      : "");
+                        is_transposed
+                            ? fmt::format("; {} stores matrices as {}, so transpose all of them", config_.family->title,
+                                          parameter.stored == Orientation::in_out ? "[in, out]" : "[out, in]")
+                            : "");
     require<InputError>(is_weight_type(info.dtype), "{}: tensor \"{}\" has type {}, loci reads F32, F16, BF16 and F64",
                         file.path().string(), info.name, dtype_name(info.dtype));
   }
@@ -439,8 +439,8 @@ constexpr std::string_view kTokenizerFiles[] = {"vocab.json",
 
 /// Exactly the parameters of `config`, each of its size, in their order.
 std::vector<Parameter> require_all(const Architecture& config,
-                                    const std::map<std::string, std::span<const float>>& tensors,
-                                    const std::string& where) {
+                                   const std::map<std::string, std::span<const float>>& tensors,
+                                   const std::string& where) {
   auto parameters = parameters_of(config);
   for (const TensorInfo& parameter : parameters) {
     const auto found = tensors.find(parameter.name);

@@ -60,7 +60,8 @@ struct Text {
   std::vector<int32_t> tokens;
 };
 
-void check(const Architecture& config, std::span<const std::vector<int32_t>> prompts, const GenerationOptions& options) {
+void check(const Architecture& config, std::span<const std::vector<int32_t>> prompts,
+           const GenerationOptions& options) {
   require<InputError>(options.max_tokens >= 0, "max tokens is {}, must not be negative", options.max_tokens);
   require<InputError>(options.top_k >= 0, "top-k is {}, must not be negative (0 stands for all tokens)", options.top_k);
   require<InputError>(std::isfinite(options.temperature) && options.temperature >= 0,

@@ -51,8 +51,7 @@ StoredView load_parameter(Context& context, const Checkpoint& checkpoint, const 
                           DeviceCommunicator* broadcast, LoadedWeights& weights) {
   const StoredType type = type_in_memory(parameter, checkpoint.dtype(parameter.name));
   const int64_t rows = parameter.rows(), cols = parameter.cols();
-  if (context.on_cpu())
-    return {host_bytes(checkpoint, parameter, type, weights).data(), type, rows, cols, cols};
+  if (context.on_cpu()) return {host_bytes(checkpoint, parameter, type, weights).data(), type, rows, cols, cols};
   DeviceArray<std::byte>& memory = weights.uploaded.emplace_back(context, rows * cols * stored_bytes(type));
   const auto size = static_cast<size_t>(memory.size());
   if (!broadcast || broadcast->ranks().is_root()) {

@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "model/architecture.h"
 #include "model/checkpoint.h"
 #include "model/parameters.h"
-#include "model/architecture.h"
 #include "runtime/context.h"
 #include "runtime/ranks/device_communicator.h"
 #include "runtime/tensor.h"
@@ -19,11 +19,12 @@ namespace loci {
 /// Of a weight or table in device memory, as it is stored, in fp32.
 std::vector<float> stored_to_host(Context& context, const StoredView& stored);
 
-/// The type that a parameter stored as `stored` has in memory: matrices and tables keep fp16 and bf16, all else is fp32.
+/// The type that a parameter stored as `stored` has in memory: matrices and tables keep fp16 and bf16, all else is
+/// fp32.
 StoredType type_in_memory(const Parameter& parameter, DType stored);
 
-/// A model in device memory, its matrices and tables of the types in which they are stored (fp64 in fp32). On the CPU they
-/// are views of the mapped checkpoint: nothing is copied.
+/// A model in device memory, its matrices and tables of the types in which they are stored (fp64 in fp32). On the CPU
+/// they are views of the mapped checkpoint: nothing is copied.
 class Model {
  public:
   /// Opens a Hugging Face directory: config.json, weights and tokenizer. Throws InputError.

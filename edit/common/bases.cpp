@@ -110,8 +110,7 @@ EditBases record_bases(Executor& executor, int64_t layer, const TemplatePrefixes
   }
   const auto& block = executor.model().parameters().blocks[layer];
   bases.values = Tensor(executor.context(), prompts, config.width);
-  linear(executor.context(), bases.keys.view(), block.down_weight, block.down_bias,
-         bases.values.view());
+  linear(executor.context(), bases.keys.view(), block.down_weight, block.down_bias, bases.values.view());
   return bases;
 }
 

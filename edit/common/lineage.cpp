@@ -45,8 +45,8 @@ std::set<int64_t> Lineage::edited_since(const ModelState& other) const {
 
 namespace {
 
-/// What stands before the values of a change in the hash. Of a rank-one change of a down projection as it has been since
-/// the first edit files.
+/// What stands before the values of a change in the hash. Of a rank-one change of a down projection as it has been
+/// since the first edit files.
 std::string described(const Change& change, const Architecture& architecture) {
   const WeightId weight = weight_of(change);
   if (const auto* low_rank = std::get_if<LowRank>(&change)) {
@@ -99,8 +99,8 @@ Lineage EditChain::on(const Model& model) const {
   const std::string weights = model.checkpoint().weights_sha256();
   Lineage lineage{{weights, sha256()}};
   for (size_t i = steps_.size(); i-- > 0;)
-    lineage.ancestors.push_back({{weights, i > 0 ? steps_[i - 1].sha256 : ""},
-                                 layers_with_the_same_keys(steps_[i].weights)});
+    lineage.ancestors.push_back(
+        {{weights, i > 0 ? steps_[i - 1].sha256 : ""}, layers_with_the_same_keys(steps_[i].weights)});
   for (Ancestor& ancestor : read_lineage(model.checkpoint().dir(), weights).ancestors)
     lineage.ancestors.push_back(std::move(ancestor));
   return lineage;

@@ -27,7 +27,8 @@ struct ModelState {
 struct Ancestor {
   ModelState state;
   /// Layers up to which the keys (mlp_key) stayed as they were on the way from it to the model before it in its list:
-  /// of each changed matrix, its own where it is a down projection, which makes no keys of its layer, else the one below.
+  /// of each changed matrix, its own where it is a down projection, which makes no keys of its layer, else the one
+  /// below.
   std::set<int64_t> edited_layers;
 
   bool operator==(const Ancestor&) const = default;

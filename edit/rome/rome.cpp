@@ -107,7 +107,7 @@ class Editor {
   }
 
   RankOneEdit finish(const EditRequest& request, const BareAndMean& key, const BareAndMean& value,
-              const ValueSolution& solution, std::span<const double> update) const {
+                     const ValueSolution& solution, std::span<const double> update) const {
     const std::string name = request_name(request);
     const bool mean_insertion = settings_.method == RomeMethod::r_rome;
     RankOneEdit edit;
@@ -216,8 +216,7 @@ std::vector<RankOneEdit> compute_edits(Executor& executor, const Tokenizer& toke
 EditBatch to_batch(RankOneEdit edit) {
   EditBatch batch;
   batch.is_rank_one = true;
-  batch.changes.push_back(
-      LowRank{{Role::down_weight, edit.layer}, 1, std::move(edit.u), std::move(edit.v)});
+  batch.changes.push_back(LowRank{{Role::down_weight, edit.layer}, 1, std::move(edit.u), std::move(edit.v)});
   batch.edits.push_back(
       {.request = std::move(edit.request),
        .method = std::move(edit.method),
@@ -239,10 +238,11 @@ RomeHparams resolve_hparams(std::string_view method, const EditOptions& options,
   if (!hparams.without_effect.empty())
     spdlog::info("{}: without effect here: {}", options.hparams, fmt::join(hparams.without_effect, ", "));
   if (hparams.method)
-    require<InputError>(*hparams.method == method,
-                        "{0}: the hyper-parameters are made for {1}, but {2} is {3}; give {2} {1}, or remove the fields "
-                        "that say so (\"alg_name\", \"original_implementation\", \"enable_...\")",
-                        options.hparams, *hparams.method, option("method"), method);
+    require<InputError>(
+        *hparams.method == method,
+        "{0}: the hyper-parameters are made for {1}, but {2} is {3}; give {2} {1}, or remove the fields "
+        "that say so (\"alg_name\", \"original_implementation\", \"enable_...\")",
+        options.hparams, *hparams.method, option("method"), method);
   if (options.layer >= 0) hparams.layer = options.layer;
   check_layer(hparams, architecture);
   return hparams;
@@ -285,7 +285,8 @@ class Rome : public Method {
 
   std::string_view warning_of_sequences() const override {
     if (settings_.method != RomeMethod::rome) return {};
-    return "rome takes a mean key in one place and a bare one in another, and in sequence such edits are known to disable "
+    return "rome takes a mean key in one place and a bare one in another, and in sequence such edits are known to "
+           "disable "
            "a model (Gupta et al. 2024); r-rome and p-rome take one key throughout";
   }
 

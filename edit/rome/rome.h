@@ -64,7 +64,7 @@ void check_settings(const RomeSettings& settings, const Architecture& config);
 /// size depends on the requests alone, and one's result does not depend on what the others ask for beyond rounding.
 /// Throws InputError for a request that does not fit the model, NumericalError where v* or the update is not finite.
 std::vector<RankOneEdit> compute_edits(Executor& executor, const Tokenizer& tokenizer, const RomeSettings& settings,
-                                std::span<const EditRequest> requests);
+                                       std::span<const EditRequest> requests);
 
 /// The same of requests that are prepared (prepare_request()) with the settings' templates, fact token and forcing.
 std::vector<RankOneEdit> compute_edits(Executor& executor, const Tokenizer& tokenizer, const RomeSettings& settings,

@@ -14,15 +14,15 @@ namespace loci {
 /// One block's inputs and intermediate results, as far as its backward pass needs them. R: its rows, or those of the
 /// tail.
 struct BlockActivations {
-  Tensor input;            ///< [all rows, d] residual stream
+  Tensor input;              ///< [all rows, d] residual stream
   Tensor norm_1_statistics;  ///< [all rows, 2]
-  Tensor qkv;              ///< [all rows, 3 d]; the queries' columns are unused with a tail
-  Tensor queries;          ///< [R, d], with a tail only
-  Tensor attended;         ///< [R, d] attention output before its projection
-  Tensor log_sums;         ///< [R, heads]
-  Tensor middle;           ///< [R, d] residual stream between attention and MLP
+  Tensor qkv;                ///< [all rows, 3 d]; the queries' columns are unused with a tail
+  Tensor queries;            ///< [R, d], with a tail only
+  Tensor attended;           ///< [R, d] attention output before its projection
+  Tensor log_sums;           ///< [R, heads]
+  Tensor middle;             ///< [R, d] residual stream between attention and MLP
   Tensor norm_2_statistics;  ///< [R, 2]
-  Tensor up;               ///< [R, ff] before the activation function
+  Tensor up;                 ///< [R, ff] before the activation function
   /// Rows at attn_in, attn_heads, mlp_in or mlp_key where patches made them differ from what the above gives.
   std::array<Tensor, kSites> patched;
   AttentionBatch attention;

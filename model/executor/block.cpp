@@ -39,7 +39,8 @@ std::optional<Tensor> ForwardBlock::attend() {
     kept_.norm_1_statistics = Tensor(context_, x().rows, 2);
   }
   Tensor h(context_, x().rows, d);
-  normalise(context_, pass_.config.norm, x(), p_.norm_1_gain, p_.norm_1_bias, epsilon(), h.view(), kept_.norm_1_statistics.view());
+  normalise(context_, pass_.config.norm, x(), p_.norm_1_gain, p_.norm_1_bias, epsilon(), h.view(),
+            kept_.norm_1_statistics.view());
   if (!visit(Site::attn_in, h.view())) return std::nullopt;
 
   const std::optional<AttentionInputs> inputs = project_qkv(h.view());
@@ -91,8 +92,7 @@ std::optional<AttentionInputs> ForwardBlock::project_qkv(ConstView h) {
 void ForwardBlock::project_rows(ConstView h, View qkv) {
   kept_.reused = reused_rows(context_, pass_.plan, pass_.geometry, pass_.sites.index(), layer_);
   const int64_t computed = kept_.reused ? kept_.reused->first_joined : h.rows;
-  linear(context_, h.rows_slice(0, computed), p_.qkv_weight, p_.qkv_bias,
-         qkv.rows_slice(0, computed));
+  linear(context_, h.rows_slice(0, computed), p_.qkv_weight, p_.qkv_bias, qkv.rows_slice(0, computed));
   if (!kept_.reused) return;
   const ReusedRows& reused = *kept_.reused;
   patch_rows(context_, {context_, std::span<const RowSource>(reused.sources)}, qkv);
@@ -151,8 +151,7 @@ bool ForwardBlock::mlp(View h) {
     if (!visit(Site::mlp_pre, up)) return false;
     activation(context_, pass_.config.activation, up, key.view());
   } else {
-    linear_activation(context_, h, p_.up_weight, p_.up_bias, pass_.config.activation,
-                      kept_.up.view(), key.view());
+    linear_activation(context_, h, p_.up_weight, p_.up_bias, pass_.config.activation, kept_.up.view(), key.view());
   }
   if (!visit(Site::mlp_key, key.view())) return false;
   linear(context_, key.view(), p_.down_weight, p_.down_bias, h);

@@ -38,19 +38,21 @@ void BackwardBlock::feed_forward() {
   const Tensor own = mlp_output_gradients(dx);
   const ConstView dout = own.rows() > 0 ? own.view() : ConstView(dx);
   branches_into(Site::mlp_out, dout);
-  if (g_) weight_gradients(rows_at(Site::mlp_key).view(), dout, p_.down_weight.orientation, g_->down_weight, g_->down_bias);
+  if (g_)
+    weight_gradients(rows_at(Site::mlp_key).view(), dout, p_.down_weight.orientation, g_->down_weight, g_->down_bias);
   Tensor dup(context_, dx.rows, pass_.config.mlp_width);
   linear_backward(context_, dout, p_.down_weight, dup.view(), Write::assign);
   visit(Site::mlp_key, dup.view());
   activation_backward(context_, pass_.config.activation, kept_.up.view(), dup.view(), dup.view());
   visit(Site::mlp_pre, dup.view());
   branches_into(Site::mlp_pre, dup.view());
-  if (g_) weight_gradients(rows_at(Site::mlp_in).view(), dup.view(), p_.up_weight.orientation, g_->up_weight, g_->up_bias);
+  if (g_)
+    weight_gradients(rows_at(Site::mlp_in).view(), dup.view(), p_.up_weight.orientation, g_->up_weight, g_->up_bias);
   Tensor dh(context_, dx.rows, pass_.config.width);
   linear_backward(context_, dup.view(), p_.up_weight, dh.view(), Write::assign);
   visit(Site::mlp_in, dh.view());
-  normalise_backward(context_, pass_.config.norm, kept_.middle.view(), p_.norm_2_gain, kept_.norm_2_statistics.view(), dh.view(),
-                     dx, Write::accumulate, g_ ? g_->norm_2_gain : View{}, g_ ? g_->norm_2_bias : View{});
+  normalise_backward(context_, pass_.config.norm, kept_.middle.view(), p_.norm_2_gain, kept_.norm_2_statistics.view(),
+                     dh.view(), dx, Write::accumulate, g_ ? g_->norm_2_gain : View{}, g_ ? g_->norm_2_bias : View{});
 }
 
 /// The gradients of what the down projection gives, where they differ from those of the block's output; else nothing.
@@ -89,7 +91,8 @@ void BackwardBlock::attend() {
   through_qkv(dqkv.view());
 }
 
-/// Gradients of queries, keys and values, side by side; zero for the queries of rows that ended at their keys and values.
+/// Gradients of queries, keys and values, side by side; zero for the queries of rows that ended at their keys and
+/// values.
 Tensor BackwardBlock::qkv_gradients(ConstView dheads) {
   const int64_t q = pass_.config.query_width(), k = pass_.config.key_width();
   const bool tail = pass_.kept.geometry.has_tail(layer_);
@@ -116,11 +119,12 @@ Tensor BackwardBlock::qkv_gradients(ConstView dheads) {
 void BackwardBlock::through_qkv(View dqkv) {
   visit(Site::qkv, dqkv);
   branches_into(Site::qkv, dqkv);
-  if (g_) weight_gradients(rows_at(Site::attn_in).view(), dqkv, p_.qkv_weight.orientation, g_->qkv_weight, g_->qkv_bias);
+  if (g_)
+    weight_gradients(rows_at(Site::attn_in).view(), dqkv, p_.qkv_weight.orientation, g_->qkv_weight, g_->qkv_bias);
   Tensor dh = before_qkv(dqkv);
   visit(Site::attn_in, dh.view());
-  normalise_backward(context_, pass_.config.norm, kept_.input.view(), p_.norm_1_gain, kept_.norm_1_statistics.view(), dh.view(),
-                     dx_.rows_slice(0, dqkv.rows), Write::accumulate, g_ ? g_->norm_1_gain : View{},
+  normalise_backward(context_, pass_.config.norm, kept_.input.view(), p_.norm_1_gain, kept_.norm_1_statistics.view(),
+                     dh.view(), dx_.rows_slice(0, dqkv.rows), Write::accumulate, g_ ? g_->norm_1_gain : View{},
                      g_ ? g_->norm_1_bias : View{});
 }
 
@@ -135,8 +139,7 @@ Tensor BackwardBlock::before_qkv(ConstView dqkv) const {
   const ReusedRows& reused = *kept_.reused;
   const int64_t first = reused.first_joined;
   Tensor dh = Tensor::zeros(context_, dqkv.rows, d);
-  linear_backward(context_, dqkv.rows_slice(0, first), p_.qkv_weight, dh.rows_slice(0, first),
-                  Write::assign);
+  linear_backward(context_, dqkv.rows_slice(0, first), p_.qkv_weight, dh.rows_slice(0, first), Write::assign);
   const auto changed = std::ssize(reused.changed);
   if (changed == 0) return dh;
   Tensor changed_dqkv(context_, changed, dqkv.cols), changed_dh(context_, changed, d);

@@ -54,7 +54,7 @@ std::filesystem::path tokenizer_folder(const TrainingConfig& config) {
 }
 
 Architecture model_for(const TrainingConfig& config, const Tokenizer& tokenizer,
-                    const std::optional<Checkpoint>& initial) {
+                       const std::optional<Checkpoint>& initial) {
   if (initial) return initial->config();
   Architecture model = *config.model;
   model.vocabulary = tokenizer.vocabulary_size();

@@ -198,8 +198,8 @@ void Trainer::regularise(const TrainingSequence& sequence, size_t index, int64_t
   if (!drawn_.name_mlp_drop[index]) return;
   for (const TokenSpan& subject : sequence.subjects)
     for (int64_t layer = 0; subject.end - subject.begin > 1 && layer < config_.name_mlp_drop.layers; ++layer)
-      plan.regularisers.mlp_scales.push_back({place, layer, static_cast<float>(config_.name_mlp_drop.factor), subject.begin,
-                                 subject.end - subject.begin - 1});
+      plan.regularisers.mlp_scales.push_back({place, layer, static_cast<float>(config_.name_mlp_drop.factor),
+                                              subject.begin, subject.end - subject.begin - 1});
 }
 
 /// Clips the gradient's global norm and takes an AdamW step. Returns the norm before clipping.

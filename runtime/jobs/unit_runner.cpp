@@ -45,7 +45,8 @@ Progress start_progress(const UnitJob& job, const UnitStore& store) {
   const int64_t all = job.units.passes * job.units.items;
   int64_t done = 0;
   for (const int64_t unit : store.done_units()) done += job.units.size(unit);
-  if (done > 0) spdlog::info("{}: {} of {} {} {} done before", job.name, done, all, job.items, done == 1 ? "was" : "were");
+  if (done > 0)
+    spdlog::info("{}: {} of {} {} {} done before", job.name, done, all, job.items, done == 1 ? "was" : "were");
   return Progress(job.name, job.items, all, done);
 }
 
@@ -169,8 +170,7 @@ bool is_complete(const UnitStore& store, const Json& config) {
   return store.complete();
 }
 
-JobStore::JobStore(const Ranks& ranks, const JobOutput& output, const Json& config,
-                   std::optional<UnitGrowth> growth)
+JobStore::JobStore(const Ranks& ranks, const JobOutput& output, const Json& config, std::optional<UnitGrowth> growth)
     : ranks_(ranks), job_(config.at("command").get<std::string>()) {
   std::string described;
   if (ranks.is_root()) described = open_as_root(output, config, std::move(growth));

@@ -149,7 +149,8 @@ TEST_P(KilledEval, Continues) {
   write("many.json", counterfact_records(60).dump());
   const auto command = [&](const std::string& output) { return eval_command(output, "many.json", GetParam().flags); };
   // The folder is the suite's.
-  const std::string whole = fmt::format("whole_{}.h5", GetParam().mark), killed = fmt::format("killed_{}.h5", GetParam().mark);
+  const std::string whole = fmt::format("whole_{}.h5", GetParam().mark),
+                    killed = fmt::format("killed_{}.h5", GetParam().mark);
   ASSERT_EQ(run_loci(command(whole)).exit_code, 0);
   const TemporaryDir streams;
   const pid_t child = start_loci(command(killed), streams.path());

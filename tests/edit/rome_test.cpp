@@ -393,8 +393,8 @@ TEST_F(Rome, OutcomesComeBackWithTheirFile) {
   std::vector<EditBatch> batches = batches_of(edits(settings(), std::span(kRequests).first(2)));
   std::array<EditOutcome, 2> outcomes;
   outcomes[0] = EditOutcome{{{0.25, 0.5, 2}, TargetProbability{0.125, 0.75, 3}, " a", 0.75, false},
-                                {{0.5, 0.625, 2}, TargetProbability{0.0625, 0.25, 3}, " é", 0.625, true},
-                                PromptAnswer{{0.1, 0.2, 2}, TargetProbability{0.3, 0.4, 3}, "", 0.5, false}};
+                            {{0.5, 0.625, 2}, TargetProbability{0.0625, 0.25, 3}, " é", 0.625, true},
+                            PromptAnswer{{0.1, 0.2, 2}, TargetProbability{0.3, 0.4, 3}, "", 0.5, false}};
   outcomes[1] = EditOutcome{{{0.25, 0.25, 1}, {}, "\"", 0.5, false}, {{0.3, 0.3, 1}, {}, "\n", 0.4, false}, {}};
   for (size_t i = 0; i < outcomes.size(); ++i) batches[i].edits[0].outcome = outcomes[i];
   write_edits(dir.file("e.h5"), batches, "abc");

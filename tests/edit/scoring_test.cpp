@@ -46,7 +46,10 @@ class ScoringTest : public ::testing::TestWithParam<const char*> {
   void SetUp() override {
     if (!products_are_fp32()) GTEST_SKIP() << kFp32Only;
   }
-  ScoringTest() : context_(device_options(2)), config_(GetParam() == std::string("toy") ? toy_config() : tiny_config()), model_(random_model(context_, config_, 3)) {}
+  ScoringTest()
+      : context_(device_options(2)),
+        config_(GetParam() == std::string("toy") ? toy_config() : tiny_config()),
+        model_(random_model(context_, config_, 3)) {}
 
   /// Logits of size about 10 after a few hundred products: 1e-4 covers another order of sums.
   void expect_equal(const PromptScore& actual, const ScoredPrompt& prompt) {

@@ -449,7 +449,8 @@ TEST_F(SecondMoments, ReferenceFiles) {
   EXPECT_EQ(layer_in_file_name("/a/transformer.h.17.mlp.c_proj_float32_mom2_100000.npz"), 17);
   EXPECT_EQ(layer_in_file_name("transformer.h.0.mlp.c_proj_float64_mom2.npz"), 0);
   EXPECT_EQ(layer_in_file_name("model.layers.5.mlp.down_proj_float32_mom2.npz"), 5);
-  for (const char* name : {"c.npz", "transformer.h.x.mlp.npz", "transformer.h.3.attn.npz", "h..mlp.npz", "h.3a.mlp.", "h.-3.mlp.", "3.mlp"})
+  for (const char* name : {"c.npz", "transformer.h.x.mlp.npz", "transformer.h.3.attn.npz", "h..mlp.npz", "h.3a.mlp.",
+                           "h.-3.mlp.", "3.mlp"})
     EXPECT_EQ(layer_in_file_name(name), std::nullopt) << name;
 
   const auto n = static_cast<size_t>(model_.config().mlp_width);

@@ -9,7 +9,6 @@
 #include "edit/edit_file.h"
 #include "edit/edited_model.h"
 #include "edit/rome/rome.h"
-#include "edit/rome/rome.h"
 #include "tests/support/byte_tokenizer.h"
 #include "tests/support/tiny_model.h"
 
@@ -63,7 +62,8 @@ inline std::shared_ptr<const Cholesky> random_factor(Context& context, int64_t n
 /// The down projection's output for one key: W^T k + b.
 inline std::vector<float> down(Context& context, const Model& model, int64_t layer, std::span<const float> key) {
   const auto& block = model.parameters().blocks[layer];
-  const std::vector<float> weight = stored_to_host(context, block.down_weight.stored()), bias = to_host(context, block.down_bias);
+  const std::vector<float> weight = stored_to_host(context, block.down_weight.stored()),
+                           bias = to_host(context, block.down_bias);
   std::vector<float> value(bias.size());
   for (size_t j = 0; j < bias.size(); ++j) {
     double sum = static_cast<double>(bias[j]);

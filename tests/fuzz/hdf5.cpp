@@ -18,10 +18,10 @@
 
 #include "edit/common/lineage.h"
 #include "edit/edit_file.h"
-#include "edit/rome/rome.h"
-#include "model/families/families.h"
 #include "edit/moments/second_moments.h"
+#include "edit/rome/rome.h"
 #include "eval/eval_file.h"
+#include "model/families/families.h"
 #include "model/text/document_source.h"
 #include "model/text/token_stream.h"
 #include "runtime/io/atomic_file.h"
@@ -210,9 +210,10 @@ struct Kind {
   void (*read)(const std::filesystem::path& path);
 };
 constexpr std::array kKinds = {Kind{"edits", write_rank_one_edits, read_edits},
-                              Kind{"updates", write_updates, read_edits},
+                               Kind{"updates", write_updates, read_edits},
                                Kind{"evaluation", write_evaluation, read_evaluation},
-                               Kind{"moments", write_moments, read_moments}, Kind{"tokens", write_tokens, read_tokens},
+                               Kind{"moments", write_moments, read_moments},
+                               Kind{"tokens", write_tokens, read_tokens},
                                Kind{"traces", write_traces, read_traces}};
 
 // --- Changes ---------------------------------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ bool config(std::string_view input) {
   return accepted("config.json", [&] {
     const Architecture config = architecture_from_json(parse_json(input, "config.json"), "config.json");
     config.check("config.json");
-    expect(architecture_from_json(architecture_to_json(config), "again") == config, "a configuration comes back as it was");
+    expect(architecture_from_json(architecture_to_json(config), "again") == config,
+           "a configuration comes back as it was");
   });
 }
 const Registration kConfig("config", config);

@@ -205,7 +205,8 @@ TEST(Architecture, FilesThatAreNoObject) {
   const TemporaryDir dir;
   for (const char* text : {"", "[]", "3", "null", "{", "{\"n_layer\": 1, \"n_layer\": 2}"}) {
     write_file_atomically(dir.file("config.json"), std::string_view(text));
-    expect_message(error_of<InputError>([&] { read_architecture(dir.file("config.json")); }), {dir.file("config.json")});
+    expect_message(error_of<InputError>([&] { read_architecture(dir.file("config.json")); }),
+                   {dir.file("config.json")});
   }
   expect_message(error_of<InputError>([&] { read_architecture(dir.file("none.json")); }), {dir.file("none.json")});
 }

@@ -159,7 +159,8 @@ TEST_F(BranchTest, NeuronsEqualAWiderMlp) {
   wide_config.mlp_width = ff + n;
   auto wide = zero_parameters(context_, wide_config);
   std::map<std::string, View> from;
-  visit_parameters(owned_->views, config_, [&](const Parameter& parameter, View& view) { from[parameter.name] = view; });
+  visit_parameters(owned_->views, config_,
+                   [&](const Parameter& parameter, View& view) { from[parameter.name] = view; });
   visit_parameters(wide->views, wide_config, [&](const Parameter& parameter, View& view) {
     const std::string& name = parameter.name;
     const View source = from.at(name);

@@ -1,5 +1,5 @@
-#include "model/families/families.h"
 #include "model/checkpoint.h"
+#include "model/families/families.h"
 
 #include <gtest/gtest.h>
 
@@ -419,9 +419,13 @@ TEST_F(CheckpointTest, FoldersThatAreNoModels) {
 
 TEST_F(CheckpointTest, ConfigThatContradictsTheWeights) {
   for (const auto& change : std::vector<std::function<void(Architecture&)>>{
-           [](Architecture& c) { c.layers = 3; }, [](Architecture& c) { c.width = 8; c.set_equal_heads(2); }, [](Architecture& c) { c.positions = 6; },
-           [](Architecture& c) { c.vocabulary = 10; }, [](Architecture& c) { c.mlp_width = 24; },
-           [](Architecture& c) { c.tied = false; }}) {
+           [](Architecture& c) { c.layers = 3; },
+           [](Architecture& c) {
+             c.width = 8;
+             c.set_equal_heads(2);
+           },
+           [](Architecture& c) { c.positions = 6; }, [](Architecture& c) { c.vocabulary = 10; },
+           [](Architecture& c) { c.mlp_width = 24; }, [](Architecture& c) { c.tied = false; }}) {
     write_single();
     Architecture other = config_;
     change(other);

@@ -94,7 +94,9 @@ TEST_F(FamilyTest, StoredTypesKeepTheirMemoryAndTheirValues) {
         const StoredView view = stored_view(place);
         const RoleKind kind = kind_of(parameter.role);
         const bool kept = kind == RoleKind::matrix || kind == RoleKind::table;
-        EXPECT_EQ(view.type, !kept ? StoredType::fp32 : type == DType::f16 ? StoredType::fp16 : StoredType::bf16)
+        EXPECT_EQ(view.type, !kept                ? StoredType::fp32
+                             : type == DType::f16 ? StoredType::fp16
+                                                  : StoredType::bf16)
             << parameter.name;
         std::vector<float> scratch;
         const std::span<const float> stored = loaded.checkpoint().f32(parameter.name, scratch);

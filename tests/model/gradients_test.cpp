@@ -91,7 +91,10 @@ std::vector<GradientCase> gradient_cases() {
   Architecture gelu = tiny_config(2, 1, 13, 21, 29, 16);
   gelu.activation = Activation::gelu;
   gelu.layer_scale = LayerScale::by_inverse_index;
-  return {{"tied", tiny_config(3, 3, 7, 30, 37, 16)}, {"five_heads_untied", untied}, {"one_head_gelu", gelu}, {"toy_family", toy_config(2)}};
+  return {{"tied", tiny_config(3, 3, 7, 30, 37, 16)},
+          {"five_heads_untied", untied},
+          {"one_head_gelu", gelu},
+          {"toy_family", toy_config(2)}};
 }
 
 class GradientShapes : public ::testing::TestWithParam<GradientCase> {};
@@ -232,8 +235,8 @@ TEST_P(GradientShapes, DroppedMlpOutputs) {
   Plan plan = plain_plan(sequences);
   plan.regularisers.mlp_scales = {{0, config.layers - 1, 0.5f}};
   const Gradients ours = gradients_of(context, model, plan, sequences);
-  for (const std::string name : {"mlp.c_proj.weight", "mlp.c_proj.bias", "mlp.c_fc.weight", "ln_2.weight"}) {
-    const std::string full = "h." + std::to_string(config.layers - 1) + "." + name;
+  for (const Role role : {Role::down_weight, Role::down_bias, Role::up_weight, Role::norm_2_gain}) {
+    const std::string full = parameter_name(config, role, config.layers - 1);
     std::vector<double>& values = plain.parameters.at(full);
     const std::vector<float>& gradient = ours.parameters.at(full);
     for (const size_t i : {size_t{0}, values.size() / 2, values.size() - 1}) {

@@ -1,6 +1,6 @@
 // Models in memory and from disk: views of the mapped file, rank-one edits and their restoration.
-#include "model/families/families.h"
 #include "model/model.h"
+#include "model/families/families.h"
 
 #include <gtest/gtest.h>
 
@@ -23,10 +23,9 @@ class ModelTest : public ::testing::Test {
   std::filesystem::path saved(const Model& model) {
     Parameters<const float> views = model.parameters();
     std::map<std::string, std::vector<float>> values;
-    visit_parameters(views, model.config(),
-                     [&](const Parameter& parameter, const auto& place) {
-                       values[parameter.name] = stored_to_host(context_, stored_view(place));
-                     });
+    visit_parameters(views, model.config(), [&](const Parameter& parameter, const auto& place) {
+      values[parameter.name] = stored_to_host(context_, stored_view(place));
+    });
     std::map<std::string, std::span<const float>> spans;
     for (const auto& [name, list] : values) spans.emplace(name, list);
     write_checkpoint(dir_.path(), model.config(), spans);

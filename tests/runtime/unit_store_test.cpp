@@ -656,8 +656,7 @@ TEST_F(GrowingJob, APartOfAUnitIsDoneAgain) {
 TEST_F(GrowingJob, NeverLosesWhatIsThere) {
   run(10);
   const std::string before = read_text_file(output_);
-  expect_message(error_of<InputError>([&] { run(6); }),
-                 {output_, "holds 10 numbers", "6", "limit 10", "overwrite"});
+  expect_message(error_of<InputError>([&] { run(6); }), {output_, "holds 10 numbers", "6", "limit 10", "overwrite"});
   EXPECT_EQ(read_text_file(output_), before);
   EXPECT_FALSE(fs::exists(output_ + ".parts"));
   run(40, 5);

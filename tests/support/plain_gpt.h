@@ -36,10 +36,13 @@ class PlainGpt {
   Rows logits(const std::vector<int32_t>& tokens) const {
     Rows x(tokens.size(), std::vector<double>(size(config.width)));
     for (size_t t = 0; t < tokens.size(); ++t)
-      for (size_t c = 0; c < x[t].size(); ++c) x[t][c] = at(Role::token_embedding, size(tokens[t]), c) + at(Role::position_embedding, t, c);
+      for (size_t c = 0; c < x[t].size(); ++c)
+        x[t][c] = at(Role::token_embedding, size(tokens[t]), c) + at(Role::position_embedding, t, c);
     shift(-1, x);
     for (int64_t l = 0; l < config.layers; ++l) {
-      add(x, attention(l, linear(norm(x, Role::norm_1_gain, Role::norm_1_bias, l), Role::qkv_weight, Role::qkv_bias, l)), 1);
+      add(x,
+          attention(l, linear(norm(x, Role::norm_1_gain, Role::norm_1_bias, l), Role::qkv_weight, Role::qkv_bias, l)),
+          1);
       Rows up = linear(norm(x, Role::norm_2_gain, Role::norm_2_bias, l), Role::up_weight, Role::up_bias, l);
       for (auto& row : up)
         for (double& value : row) value = activate(value);

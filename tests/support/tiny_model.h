@@ -14,7 +14,7 @@ namespace loci::test {
 
 /// A configuration of odd shape: width and head width are no multiples of 16, MLP width is not 4 d.
 inline Architecture tiny_config(int64_t layers = 3, int64_t heads = 3, int64_t head_width = 7, int64_t mlp_width = 50,
-                             int64_t vocabulary = 61, int64_t positions = 24) {
+                                int64_t vocabulary = 61, int64_t positions = 24) {
   Architecture config;
   config.family = &gpt2();
   config.layers = layers;
@@ -60,9 +60,8 @@ inline std::shared_ptr<OwnedParameters> random_parameters(Context& context, cons
 }
 
 inline std::shared_ptr<OwnedParameters> zero_parameters(Context& context, const Architecture& config) {
-  return make_parameters(config, [&](const Parameter&, int64_t rows, int64_t cols) {
-    return Tensor::zeros(context, rows, cols);
-  });
+  return make_parameters(
+      config, [&](const Parameter&, int64_t rows, int64_t cols) { return Tensor::zeros(context, rows, cols); });
 }
 
 inline Model random_model(Context& context, const Architecture& config, unsigned seed) {

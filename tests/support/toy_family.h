@@ -42,8 +42,10 @@ inline Architecture read_toy(const Json& json, std::string_view where, std::vect
 }
 
 inline Json write_toy(const Architecture& a) {
-  return {{"model_type", "toy"},        {"layers", a.layers},       {"width", a.width},           {"heads", a.heads},
-          {"key_heads", a.key_heads},   {"head_width", a.head_width}, {"mlp_width", a.mlp_width}, {"vocabulary", a.vocabulary},
+  return {{"model_type", "toy"},      {"layers", a.layers},
+          {"width", a.width},         {"heads", a.heads},
+          {"key_heads", a.key_heads}, {"head_width", a.head_width},
+          {"mlp_width", a.mlp_width}, {"vocabulary", a.vocabulary},
           {"positions", a.positions}, {"tied", a.tied}};
 }
 

@@ -1,7 +1,7 @@
 #pragma once
 
-/// The part of the CUDA runtime that runtime/ranks/device_communicator_nccl.cpp uses, for a build of it in which NCCL is
-/// fake_nccl.cpp: its GPUs are host memory, and a stream is what the operations of one communicator wait in.
+/// The part of the CUDA runtime that runtime/ranks/device_communicator_nccl.cpp uses, for a build of it in which NCCL
+/// is fake_nccl.cpp: its GPUs are host memory, and a stream is what the operations of one communicator wait in.
 
 enum cudaError_t { cudaSuccess = 0, cudaErrorUnknown = 999, cudaErrorNotReady = 600 };
 
