@@ -79,7 +79,7 @@ class EditJob {
         {.name = "edit",
          .items = "requests",
          .units = units(),
-         .order = command_.sequential ? UnitOrder::one_by_one : UnitOrder::any,
+         .order = {command_.sequential ? UnitOrder::one_by_one : UnitOrder::any},
          .compute = [&](int64_t unit) { return run_unit(unit); },
          .resume =
              [&](const UnitStore& store, int64_t unit) {

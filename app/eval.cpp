@@ -97,7 +97,6 @@ class EvalJob {
     UnitJob job{.name = "eval",
                 .items = command_.sequential ? "edits and scores" : "records",
                 .units = units(),
-                .order = command_.sequential ? UnitOrder::one_by_one : UnitOrder::any,
                 .compute = [&](int64_t unit) { return makes_edits(unit) ? edit_unit(unit) : score_unit(unit); },
                 .resume =
                     [&](const UnitStore& store, int64_t unit) {
@@ -105,6 +104,7 @@ class EvalJob {
                     },
                 .merge = {.unit = [&](H5File&, const H5File& shard) { take_over(shard); },
                           .finish = [&](H5File& output) { write_results(output); }}};
+    if (command_.sequential) job.order = {UnitOrder::one_by_one, UnitOrder::any};
     // Scores after a sequence of edits are others where the sequence is longer.
     if (!command_.sequential) {
       job.count_items = [](const H5File& output) { return dataset_info(output, "/records/case_id").shape.at(0); };
@@ -369,7 +369,7 @@ void add_eval(Commands& commands, Launcher& launcher) {
   command.add({.name = "sequential",
                .value = &options->sequential,
                .help = "make each edit on the model with all earlier ones, then score all records together; rank 0 "
-                       "alone does it, other ranks wait"});
+                       "makes the edits, and all ranks score"});
   add_common_options(command, options->common, {.compat = true, .seed = Role::by_content});
   add_rank_options(command, options->ranks);
   command.run = [options, &command, &launcher] {

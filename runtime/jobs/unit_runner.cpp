@@ -123,12 +123,22 @@ class Merger {
   int64_t next_ = 0;
 };
 
-/// Goes over all units once, from `first` on: ranks that begin at different ones do not ask for the same.
-void take_units(JobStore& jobs, const UnitJob& job, int64_t first, SharedProgress& progress, Merger* merger) {
+/// The units of one pass.
+struct Pass {
+  int64_t first, end;
+  UnitOrder order;
+
+  bool is_alone() const { return order == UnitOrder::one_by_one; }
+};
+
+/// Goes over the units of a pass once, from one of its own on: ranks that begin at different ones do not ask for the
+/// same.
+void take_units(JobStore& jobs, const UnitJob& job, const Pass& pass, int rank, SharedProgress& progress,
+                Merger* merger) {
   UnitStore& store = jobs.store();
-  const int64_t count = job.units.count();
+  const int64_t count = pass.end - pass.first;
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t unit = (first + i) % count;
+    const int64_t unit = pass.first + (rank + i) % count;
     if (store.is_done(unit)) {
       if (job.resume) job.resume(store, unit);
       continue;
@@ -202,12 +212,12 @@ bool JobStore::should_stop() {
   return stopping_;
 }
 
-void JobStore::close(int64_t units) {
+void JobStore::end_pass(int64_t end, int64_t units, Readers readers) {
   Communicator& communicator = ranks_.communicator;
   const int own_signal = stopping_ ? ranks_.interruption.signal() : 0;
   const std::vector<std::byte> own = pack_report(own_signal, store_->done_units(), units);
   std::vector<std::byte> all(own.size() * static_cast<size_t>(communicator.size()));
-  communicator.all_gather(own, all, "the end of the units");
+  communicator.all_gather(own, all, "the end of a pass over the units");
   std::set<int64_t> done;
   int signal = 0;
   for (size_t rank = 0; rank < static_cast<size_t>(communicator.size()); ++rank) {
@@ -215,9 +225,9 @@ void JobStore::close(int64_t units) {
     signal = std::max(signal, static_cast<int>(report[0]));
     add_done(report, units, done);
   }
-  if (ranks_.is_root()) store_->adopt(done);
-  const auto missing = units - std::ssize(done);
-  if (missing == 0) return;
+  if (ranks_.is_root() || readers == Readers::all_ranks) store_->adopt(done);
+  const auto left_in_pass = end - std::distance(done.begin(), done.lower_bound(end)), missing = units - std::ssize(done);
+  if (left_in_pass == 0) return;
   require<InterruptedError>(signal == 0,
                             "{}: interrupted by {}, {} of {} units are left; run the same command again to continue",
                             job_, signal_name(signal), missing, units);
@@ -225,6 +235,23 @@ void JobStore::close(int64_t units) {
       "{}: {} of {} units were taken by a rank that did not write them; run the same command again", job_, missing,
       units);
 }
+
+namespace {
+
+void run_pass(const Ranks& ranks, JobStore& jobs, const UnitJob& job, const Pass& pass, SharedProgress& progress,
+              Merger* merger) {
+  std::optional<NoTimeLimit> patience;
+  if (pass.is_alone()) patience.emplace(ranks.communicator);
+  const bool takes_part = !pass.is_alone() || ranks.is_root();
+  const int rank = pass.is_alone() ? 0 : ranks.communicator.rank();
+  if (takes_part) take_units(jobs, job, pass, rank, progress, merger);
+  const bool last = pass.end == job.units.count();
+  jobs.end_pass(pass.end, job.units.count(), last ? JobStore::Readers::root : JobStore::Readers::all_ranks);
+  if (takes_part || last || !job.resume) return;
+  for (int64_t unit = pass.first; unit < pass.end; ++unit) job.resume(jobs.store(), unit);
+}
+
+}  // namespace
 
 int64_t run_units(const Ranks& ranks, const JobOutput& output, const Json& config, const UnitJob& job) {
   std::optional<UnitGrowth> growth;
@@ -237,12 +264,9 @@ int64_t run_units(const Ranks& ranks, const JobOutput& output, const Json& confi
   if (ranks.is_root()) merger.emplace(job.merge, job.units.count(), jobs.store());
   {
     SharedProgress progress(ranks, job, jobs.store());
-    const bool alone = job.order == UnitOrder::one_by_one;
-    std::optional<NoTimeLimit> patience;
-    if (alone) patience.emplace(ranks.communicator);
-    const int64_t first = alone ? 0 : ranks.communicator.rank();
-    if (!alone || ranks.is_root()) take_units(jobs, job, first, progress, merger ? &*merger : nullptr);
-    jobs.close(job.units.count());
+    for (int64_t p = 0; p < job.units.passes; ++p)
+      run_pass(ranks, jobs, job, {p * job.units.per_pass(), (p + 1) * job.units.per_pass(), job.order.at(p)}, progress,
+               merger ? &*merger : nullptr);
     progress.finish();
   }
   if (merger) merger->finish();

@@ -67,10 +67,12 @@ class JobStore {
   /// Whether to take no more units: this rank got a signal, or another one that shares the store. Throws where another
   /// rank of this process has failed.
   bool should_stop();
-  /// After the last unit that this rank takes: waits for the others. Then rank 0's store has all that was committed,
-  /// and the other ranks are through. Throws InterruptedError, on all ranks, where some of the units are missing
+  /// Who will read the units that ranks have done.
+  enum class Readers { root, all_ranks };
+  /// After the last unit of a pass, the units before `end` among all: waits for the other ranks. Then the stores of
+  /// `readers` have all that was committed. Throws InterruptedError, on all ranks, where some of the units are missing
   /// because a rank was asked to stop; SystemError where they are for no reason.
-  void close(int64_t units);
+  void end_pass(int64_t end, int64_t all, Readers readers);
 
  private:
   /// Returns what the others need to join.
@@ -84,7 +86,7 @@ class JobStore {
 
 enum class UnitOrder {
   any,         ///< units do not depend on each other: ranks take them as they come
-  one_by_one,  ///< rank 0 does all in order, the others wait
+  one_by_one,  ///< rank 0 does all in order; the others wait, and then take up what it left
 };
 
 /// Writes the results of a unit to its shard.
@@ -103,10 +105,10 @@ struct UnitJob {
   std::string name;   ///< "trace"
   std::string items;  ///< "facts"
   Units units;
-  UnitOrder order = UnitOrder::any;
+  std::vector<UnitOrder> order = {UnitOrder::any};  ///< of each pass over the items (Units::passes)
   /// Does a unit; what it returns is called once, at once.
   std::function<WriteShard(int64_t unit)> compute;
-  /// For one_by_one: takes up what a unit left that an earlier run did. May be empty.
+  /// Takes up what a unit left that an earlier run, or in a pass one_by_one rank 0, did. May be empty.
   std::function<void(const UnitStore& store, int64_t unit)> resume = {};
   UnitMerge merge;
   /// How a finished output of fewer items is cut into units again, so that --limit can grow: UnitGrowth::count and

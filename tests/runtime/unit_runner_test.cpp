@@ -33,7 +33,7 @@ class CountingJob {
     run_units(ranks, output_, kConfig,
               {.name = "count",
                .items = "items",
-               .units = kUnits,
+               .units = units,
                .order = order,
                .compute = [&](int64_t unit) { return compute(ranks, unit); },
                .resume =
@@ -52,7 +52,8 @@ class CountingJob {
 
   const std::string& path() const { return output_.path; }
 
-  UnitOrder order = UnitOrder::any;
+  std::vector<UnitOrder> order = {UnitOrder::any};
+  Units units = kUnits;
   std::function<void(const Ranks& ranks, int64_t unit)> before_unit = {};
   std::vector<std::pair<int, int64_t>> done;  ///< rank and unit, in order
   std::atomic<int> resumed = 0, merged = 0;
@@ -172,7 +173,7 @@ TEST_F(UnitRunner, AnErrorInOneRankEndsAll) {
 
 TEST_F(UnitRunner, UnitsThatDependOnEachOtherAreRankZeros) {
   CountingJob job(dir_.file("out.h5"));
-  job.order = UnitOrder::one_by_one;
+  job.order = {UnitOrder::one_by_one};
   job.before_unit = [&](const Ranks&, int64_t unit) {
     if (unit == 4) throw NumericalError("unit 4 diverges");
   };
@@ -183,6 +184,39 @@ TEST_F(UnitRunner, UnitsThatDependOnEachOtherAreRankZeros) {
   ASSERT_EQ(std::ssize(job.done), kUnits.count());
   for (int64_t unit = 0; unit < kUnits.count(); ++unit) EXPECT_EQ(job.done[unit], (std::pair<int, int64_t>(0, unit)));
   EXPECT_EQ(canonical_hash(job.path()), whole());
+}
+
+// A first pass by rank 0 alone, whose results all ranks take up before they share the second.
+TEST_F(UnitRunner, ASecondPassIsSharedByAllRanks) {
+  CountingJob one(dir_.file("one.h5")), job(dir_.file("out.h5"));
+  for (CountingJob* two_passes : {&one, &job}) {
+    two_passes->order = {UnitOrder::one_by_one, UnitOrder::any};
+    two_passes->units.passes = 2;
+  }
+  one.run_as(1);
+  const int64_t per_pass = job.units.per_pass();
+  std::atomic<int> early = 0;
+  job.before_unit = [&](const Ranks&, int64_t unit) {
+    if (unit < per_pass) return;
+    if (unit == per_pass + 5) throw NumericalError("the second pass diverges");
+    early += job.resumed < per_pass;
+    usleep(5000);
+  };
+  error_of<NumericalError>([&] { job.run_as(3); });
+  job.before_unit = {};
+  job.done.clear();
+  job.resumed = 0;
+  job.before_unit = [](const Ranks&, int64_t) { usleep(5000); };
+  job.run_as(3);
+  EXPECT_EQ(early, 0);
+  std::set<int> ranks;
+  for (const auto& [rank, unit] : job.done) {
+    EXPECT_GE(unit, per_pass) << "the first pass was done before";
+    ranks.insert(rank);
+  }
+  EXPECT_EQ(ranks, (std::set<int>{0, 1, 2}));
+  EXPECT_GE(job.resumed, 3 * per_pass) << "of the first pass, by each rank";
+  EXPECT_EQ(canonical_hash(job.path()), canonical_hash(one.path()));
 }
 
 TEST_F(UnitRunner, RefusalsOfTheStoreEndAllRanks) {
