@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "kernels/libraries.h"
+#include "app/model_name.h"
 #include "runtime/error.h"
 #include "runtime/io/hdf5_probe.h"
 #include "runtime/io/json.h"
@@ -171,6 +171,13 @@ Json named_inputs(const Command& command) {
   return inputs;
 }
 
+JobDescription describe_job(const Command& command, const CommonOptions& options, const JobOutput& output) {
+  return {.output = output,
+          .config = resolved_configuration(command, options),
+          .inputs = named_inputs(command),
+          .model_name = model_name(options.model)};
+}
+
 void check_named_files(const Command& command, const JobOutput& output) {
   std::error_code absent;
   for (const Option& option : command.options()) {
@@ -187,17 +194,6 @@ void check_named_files(const Command& command, const JobOutput& output) {
   } catch (const InputError& error) {
     throw_error<InputError>("{}; give --overwrite to replace it, or another output", error.what());
   }
-}
-
-Provenance job_provenance(const Command& command, const Context& context, const Model& model, int64_t ranks,
-                          const std::string& base_edits_sha256) {
-  Provenance provenance = current_provenance();
-  provenance.inputs = named_inputs(command);
-  for (std::string& library : numeric_libraries(context)) provenance.libraries.push_back(std::move(library));
-  provenance.world_size = ranks;
-  provenance.weights_sha256 = model.checkpoint().weights_sha256();
-  provenance.base_edits_sha256 = base_edits_sha256;
-  return provenance;
 }
 
 std::string cut_sentence(int64_t cut_documents, int64_t documents, int64_t cut_tokens, int64_t kept_tokens,

@@ -79,14 +79,12 @@ ReadyModel load_model(Context& context, const CommonOptions& options);
 /// an option names several.
 Json named_inputs(const Command& command);
 
+/// The job of a command: its output, the settings that decide about the result, its inputs.
+JobDescription describe_job(const Command& command, const CommonOptions& options, const JobOutput& output);
+
 /// Looks through the HDF5 files that a job reads and the output that an earlier run may have left, before several ranks
 /// use the library. Throws InputError for a damaged one, and for an output that is one of the inputs.
 void check_named_files(const Command& command, const JobOutput& output);
-
-/// Where a result made with this model, with these edits in memory, on this context's device, by so many ranks, comes
-/// from.
-Provenance job_provenance(const Command& command, const Context& context, const Model& model, int64_t ranks = 1,
-                          const std::string& base_edits_sha256 = {});
 
 class Launcher;  // app/ranks.h
 

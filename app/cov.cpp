@@ -152,7 +152,7 @@ void run(const Ranks& ranks, const Command& app, const CovCommand& command) {
   require<InputError>(command.text != kStandardInput || ranks.communicator.size() == 1,
                       "--text -: one rank alone can read standard input; write the text to a file");
   Context context = make_rank_context(ranks, command.common);
-  LoadedModel loaded = load_rank_model(ranks, context, command.common);
+  LoadedModel loaded = load_rank_model(ranks.communicator, context, command.common.model);
   const EditChain edits = apply_given_edits(context, loaded.model, command.edits);
   const Model& model = loaded.model;
   const Tokenizer& tokenizer = loaded.tokenizer;
@@ -173,10 +173,10 @@ void run(const Ranks& ranks, const Command& app, const CovCommand& command) {
                                   : text_documents(context, tokenizer, command.text, on_invalid, skipped);
     const SecondMomentRanks all{ranks.communicator, ranks.is_root() ? &jobs.store() : nullptr, &ranks.interruption};
     collect_second_moments(executor, next, options, all, config,
-                           job_provenance(app, context, model, ranks.communicator.size(), edits.sha256()));
-    log_skipped(ranks, skipped);
+                           job_provenance(named_inputs(app), context, model, ranks.communicator.size(), edits.sha256()));
+    if (ranks.is_root()) log_skipped(skipped);
   }
-  const Spending spending = spending_of_all(ranks, context, loaded);
+  const Spending spending = spending_of_all(ranks.communicator, context, loaded);
   const int64_t limit = command.max_tokens_per_document ? command.max_tokens_per_document : model.config().positions;
   if (ranks.is_root()) report(command, limit, spending);
 }

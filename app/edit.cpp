@@ -6,8 +6,7 @@
 #include "app/common.h"
 #include "app/edit_options.h"
 #include "app/ranks.h"
-#include "edit/edit_file.h"
-#include "edit/edit_units.h"
+#include "edit/edit_job.h"
 #include "edit/edited_checkpoint.h"
 #include "model/executor/executor.h"
 #include "model/text/tokenizer.h"
@@ -27,148 +26,16 @@ struct EditCommand {
   JobOutput output;
   std::string requests;
   int64_t limit = 0;
+  int64_t batch = -1;
   std::string export_dir;
   std::string zsre_target = "answers";
   bool sequential = false;
   bool skip_invalid = false;
   bool revert = false;
 
-  OnInvalid on_invalid() const { return skip_invalid ? OnInvalid::skip : OnInvalid::refuse; }
-  ZsreTarget zsre_answer() const { return zsre_target_from_name(zsre_target); }
-  EditMode mode() const { return sequential ? EditMode::sequential : EditMode::independent; }
   OnExistingCheckpoint on_existing_checkpoint() const {
     return output.overwrite ? OnExistingCheckpoint::replace : OnExistingCheckpoint::refuse;
   }
-};
-
-// --- Making edits ----------------------------------------------------------------------------------------------------
-
-struct JobOutcome {
-  int64_t before = 0;  ///< requests that earlier runs have done
-  Spending spending;
-};
-
-/// The job: requests in, an edit file out.
-class EditJob {
- public:
-  EditJob(const Ranks& ranks, const Command& app, const EditCommand& command)
-      : ranks_(ranks),
-        app_(app),
-        command_(command),
-        context_(make_rank_context(ranks, command.common)),
-        loaded_(load_rank_model(ranks, context_, command.common)),
-        base_(apply_given_edits(context_, model_, command.edits)),
-        executor_(context_, model_) {
-    if (!command.export_dir.empty())
-      require_free_folder(command.export_dir, command.common.model, command.on_existing_checkpoint());
-    LoadedRequests loaded =
-        read_requests(command.requests, tokenizer_, model_.config(), command.on_invalid(), command.zsre_answer());
-    log_records(ranks, loaded);
-    skipped_ = std::move(loaded.skipped);
-    PreparedEdits prepared = prepare_edits(command.common, command.edit, executor_, tokenizer_, base_.on(model_));
-    method_ = std::move(prepared.method);
-    if (command.sequential && ranks.is_root()) warn_of_sequence(*method_);
-    choose_requests(loaded.requests);
-    log_skipped(ranks, skipped_);
-    config_ = job_configuration(app, prepared.config, loaded.sha256);
-  }
-
-  JobOutcome run() {
-    const int64_t before = run_units(
-        ranks_, command_.output, config_,
-        {.name = "edit",
-         .items = "requests",
-         .units = units(),
-         .order = {command_.sequential ? UnitOrder::one_by_one : UnitOrder::any},
-         .compute = [&](int64_t unit) { return run_unit(unit); },
-         .resume =
-             [&](const UnitStore& store, int64_t unit) {
-               if (command_.sequential) apply_done(store, unit);
-             },
-         .merge = {.unit = append_batches, .finish = [&](H5File& output) { describe(output); }},
-         .count_items = [](const H5File& output) { return std::ssize(group_members(output, "/edits")); },
-         .cut_unit = [&](const H5File& output, int64_t unit, H5File& shard) { cut_unit(output, unit, shard); }});
-    return {before, spending_of_all(ranks_, context_, loaded_)};
-  }
-
- private:
-  Json job_configuration(const Command& app, const Json& prepared, const std::string& requests_sha256) const {
-    Json config = resolved_configuration(app, command_.common);
-    note_base_edits(config, base_);
-    config["edit"] = prepared;
-    config["requests_sha256"] = requests_sha256;
-    config["weights_sha256"] = model_.checkpoint().weights_sha256();
-    config["requests_per_unit"] = units().per_unit;
-    return config;
-  }
-
-  /// Keeps the first --limit requests that the method can run.
-  void choose_requests(std::span<const EditRequest> requests) {
-    const int64_t limit = command_.limit > 0 ? command_.limit : std::ssize(requests);
-    for (const EditRequest& request : requests) {
-      if (std::ssize(requests_) == limit) return;
-      std::optional<PreparedRequest> prepared =
-          prepare_or_skip(*method_, request, command_.requests, command_.on_invalid(), skipped_);
-      if (prepared) requests_.push_back(std::move(*prepared));
-    }
-    require<InputError>(!requests_.empty(), "{}: there is no edit request in it that can be run", command_.requests);
-  }
-
-  Units units() const { return {std::ssize(requests_), requests_per_unit(context_)}; }
-
-  WriteShard run_unit(int64_t unit) {
-    const auto requests = units().slice(std::span<const PreparedRequest>(requests_), unit);
-    EditUnit made = command_.sequential
-                        ? make_edits_in_sequence(executor_, model_, tokenizer_, *method_, requests, Outcomes::score)
-                        : make_edits(executor_, tokenizer_, *method_, requests, Outcomes::score);
-    return write_edit_unit(std::move(made), model_.config(), units().first(unit));
-  }
-
-  /// Sequential edits build on those of units that an earlier run did.
-  void apply_done(const UnitStore& store, int64_t unit) {
-    const EditUnit done =
-        read_edit_unit(store.open_unit(unit), model_.config(), units().first(unit), units().size(unit));
-    for (const EditBatch& batch : done.batches) EditedModel(batch.changes).fold_into(context_, model_);
-  }
-
-  void describe(H5File& output) {
-    write_provenance(output, config_,
-                     job_provenance(app_, context_, model_, ranks_.communicator.size(), base_.sha256()));
-    write_attribute(output, "/", "kind", "edits");
-    write_attribute(output, "/", "mode", edit_mode_name(command_.mode()));
-    write_skipped_records(output, skipped_);
-    const std::span<const std::string> templates = method_->context_templates();
-    if (!templates.empty())
-      write_strings(output, "/context_templates", templates, {std::ssize(templates)},
-                    {.units = "", .long_name = "context templates, with {} where the prompt stands"});
-    if (command_.sequential) describe_end(output);
-  }
-
-  /// After the last of sequential edits the model has them all.
-  void describe_end(H5File& output) {
-    std::vector<EditRequest> requests;
-    for (const PreparedRequest& prepared : requests_) requests.push_back(prepared.request);
-    const std::vector<PromptAnswer> answers = answer_bare_prompts(executor_, tokenizer_, requests);
-    for (size_t i = 0; i < answers.size(); ++i) write_answer_with_all(output, edit_group(i), answers[i]);
-  }
-
-  void cut_unit(const H5File& output, int64_t unit, H5File& shard) const {
-    copy_batches(output, units().first(unit), units().size(unit), shard);
-  }
-
-  const Ranks& ranks_;
-  const Command& app_;
-  const EditCommand& command_;
-  Context context_;
-  LoadedModel loaded_;
-  Model& model_ = loaded_.model;
-  const Tokenizer& tokenizer_ = loaded_.tokenizer;
-  EditChain base_;  // --edits: what the model had before
-  Executor executor_;
-  std::vector<PreparedRequest> requests_;
-  std::vector<std::string> skipped_;  // one sentence each
-  std::unique_ptr<Method> method_;
-  Json config_;
 };
 
 // --- Edited checkpoints ----------------------------------------------------------------------------------------------
@@ -245,7 +112,7 @@ int64_t warn_of_failures(const std::vector<EditReport>& edits) {
 }
 
 /// What the output holds, whether it was made now or before.
-void report(const EditCommand& command, const JobOutcome& outcome) {
+void report(const EditCommand& command, const EditJobOutcome& outcome) {
   const H5File file = H5File::open_read(command.output.path);
   std::vector<EditReport> edits;
   for (int64_t i = 0; i < std::ssize(group_members(file, "/edits")); ++i) edits.push_back(read_edit_report(file, i));
@@ -281,7 +148,7 @@ void check_command(const EditCommand& command, const Command& app) {
                       makes ? " and is missing" : "");
   require<InputError>(makes || !command.export_dir.empty(), "--export DIR is missing: the folder for the checkpoint");
   std::vector<std::string> options(std::begin(kEditOptions), std::end(kEditOptions));
-  options.insert(options.end(), {"method", "limit", "sequential", "skip-invalid", "zsre-target"});
+  options.insert(options.end(), {"method", "batch", "limit", "sequential", "skip-invalid", "zsre-target"});
   for (const std::string& option : options)
     require<InputError>(makes || !app.given(option), "--{} is for --requests FILE, which makes edits; leave it out",
                         option);
@@ -298,9 +165,25 @@ void write_model(const EditCommand& command) {
   if (command.common.json) print_json({{"export", command.export_dir}});
 }
 
+EditJobOutcome make_edits(const Ranks& ranks, const Command& app, const EditCommand& command) {
+  Context context = make_rank_context(ranks, command.common);
+  LoadedModel loaded = load_rank_model(ranks.communicator, context, command.common.model);
+  if (!command.export_dir.empty())
+    require_free_folder(command.export_dir, command.common.model, command.on_existing_checkpoint());
+  return run_edit_job(ranks, context, loaded, describe_job(app, command.common, command.output),
+                      {.requests = command.requests,
+                       .zsre_target = zsre_target_from_name(command.zsre_target),
+                       .on_invalid = command.skip_invalid ? OnInvalid::skip : OnInvalid::refuse,
+                       .limit = command.limit,
+                       .mode = command.sequential ? EditMode::sequential : EditMode::independent,
+                       .batch_size = batch_size(command.batch),
+                       .edit = edit_options(command.common, command.edit),
+                       .base = command.edits});
+}
+
 void run(const Ranks& ranks, const Command& app, const EditCommand& command) {
   check_command(command, app);
-  const JobOutcome outcome = command.requests.empty() ? JobOutcome{} : EditJob(ranks, app, command).run();
+  const EditJobOutcome outcome = command.requests.empty() ? EditJobOutcome{} : make_edits(ranks, app, command);
   if (!ranks.is_root()) return;  // the rest is quick
   if (command.requests.empty()) return write_model(command);
   if (!command.export_dir.empty())
@@ -357,6 +240,7 @@ void add_edit(Commands& commands, Launcher& launcher) {
                .role = Role::no_effect,
                .group = Group::output});
   add_edit_options(command, options->edit);
+  add_batch_option(command, options->batch);
   command.add({.name = "sequential",
                .value = &options->sequential,
                .help = "apply each edit before the next one is made; rank 0 alone does it, other ranks wait"});

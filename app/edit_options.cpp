@@ -3,25 +3,9 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
-#include <charconv>
-#include <optional>
 
-#include "runtime/error.h"
-#include "runtime/wording.h"
 
 namespace loci::app {
-namespace {
-
-int64_t edit_number(const std::string& text) {
-  int64_t number = -1;
-  const auto result = std::from_chars(text.data(), text.data() + text.size(), number);
-  require<InputError>(result.ec == std::errc() && result.ptr == text.data() + text.size(),
-                      "--edit {}: is not the number of an edit", text);
-  return number;
-}
-
-}  // namespace
-
 void add_edit_options(Command& command, EditOptions& options, const std::vector<std::string>& methods) {
   command.add({.name = "method",
                .value = &options.method,
@@ -30,10 +14,12 @@ void add_edit_options(Command& command, EditOptions& options, const std::vector<
                .choices = methods});
   command.add({.name = "cov",
                .value = &options.cov,
-               .type = "FILE",
-               .help = "second moments: as loci cov wrote them, or the .npz of the published code",
+               .type = "FILE[,...]",
+               .help = "second moments: as loci cov wrote them, or the .npz of the published code; of several files, each "
+                       "layer is taken from the one that has it",
                .role = Role::input,
                .names = Names::hdf5_file,
+               .commas = true,
                .default_text = "none, where \"mom2_adjustment\" is false in --hparams; else required"});
   command.add({.name = "hparams",
                .value = &options.hparams,
@@ -71,6 +57,18 @@ void add_edit_options(Command& command, EditOptions& options, const std::vector<
                .role = Role::by_content});
 }
 
+void add_batch_option(Command& command, int64_t& batch) {
+  command.add({.name = "batch",
+               .value = &batch,
+               .type = "N",
+               .help = "write N requests together, in their order; 0: all of them",
+               .role = Role::by_content,
+               .min = 0,
+               .default_text = "0 for memit, emmet, alphaedit; else 1"});
+}
+
+std::optional<int64_t> batch_size(int64_t batch) { return batch < 0 ? std::nullopt : std::optional(batch); }
+
 void add_zsre_target(Command& command, std::string& name) {
   command.add({.name = "zsre-target",
                .value = &name,
@@ -83,38 +81,10 @@ ZsreTarget zsre_target_from_name(const std::string& name) {
   return name == "alt" ? ZsreTarget::alternative : ZsreTarget::answer;
 }
 
-PreparedEdits prepare_edits(const CommonOptions& common, EditOptions options, Executor& executor,
-                            const Tokenizer& tokenizer, const Lineage& lineage) {
+EditOptions edit_options(const CommonOptions& common, EditOptions options) {
   options.seed = common.seed;
   options.forcing = common.rome() ? TeacherForcing::text : TeacherForcing::tokens;
-  Resources resources(options, executor, tokenizer, lineage);
-  PreparedEdits prepared{make_method(options.method, resources), {{"method", options.method}}};
-  prepared.config.update(prepared.method->settings());
-  prepared.config.update(resources.configuration());
-  return prepared;
-}
-
-std::optional<PreparedRequest> prepare_or_skip(const Method& method, const EditRequest& request,
-                                               const std::string& name, OnInvalid on_invalid,
-                                               std::vector<std::string>& skipped) {
-  try {
-    return method.prepare(request, fmt::format("{}: case_id {}", name, request.case_id));
-  } catch (const InputError& error) {
-    refuse_or_skip(on_invalid, error, skipped);
-    return std::nullopt;
-  }
-}
-
-void warn_of_sequence(const Method& method) {
-  if (!method.warning_of_sequences().empty()) spdlog::warn("{}", method.warning_of_sequences());
-}
-
-GivenEdits GivenEdits::then(const std::string& path) const {
-  GivenEdits longer = *this;
-  if (longer.numbers.empty()) longer.numbers.assign(paths.size(), "all");
-  longer.paths.push_back(path);
-  longer.numbers.emplace_back("all");
-  return longer;
+  return options;
 }
 
 void add_given_edits(Command& command, GivenEdits& given) {
@@ -134,25 +104,6 @@ void add_given_edits(Command& command, GivenEdits& given) {
                .commas = true,
                .default_text = "all, in their order",
                .needs = "edits"});
-}
-
-EditChain apply_given_edits(Context& context, Model& model, const GivenEdits& given, FileOrigin last) {
-  EditChain chain;
-  if (!given) return chain;
-  require<InputError>(given.numbers.empty() || given.numbers.size() == given.paths.size(),
-                      "--edit gives {} for {} of --edits; give a number or \"all\" per file",
-                      count(std::ssize(given.numbers), "number"), count(std::ssize(given.paths), "file"));
-  for (size_t i = 0; i < given.paths.size(); ++i) {
-    const EditFile file =
-        read_edit_file(given.paths[i], model.config(), i + 1 == given.paths.size() ? last : FileOrigin::handed_in);
-    const bool all = given.numbers.empty() || given.numbers[i] == "all";
-    apply_edits(context, model, file, chain, all ? std::nullopt : std::optional(edit_number(given.numbers[i])));
-  }
-  return chain;
-}
-
-void note_base_edits(Json& config, const EditChain& edits) {
-  if (!edits.empty()) config["base_edits_sha256"] = edits.sha256();
 }
 
 }  // namespace loci::app

@@ -18,6 +18,7 @@ struct RecordedValues {
   std::string name;
   std::string long_name;
   std::vector<float> values;
+  std::vector<int64_t> shape = {};  ///< empty: a vector
 };
 
 /// A request that was written into a model, and what its method recorded of that.

@@ -69,8 +69,10 @@ namespace {
 
 // --- Writing ---------------------------------------------------------------------------------------------------------
 
-void write_vector(H5File& file, const std::string& path, std::span<const float> values, std::string_view long_name) {
-  write_dataset<float>(file, path, values, {std::ssize(values)}, {.units = "1", .long_name = std::string(long_name)});
+void write_array(H5File& file, const std::string& path, std::span<const float> values, std::string_view long_name,
+                 std::vector<int64_t> shape = {}) {
+  if (shape.empty()) shape = {std::ssize(values)};
+  write_dataset<float>(file, path, values, shape, {.units = "1", .long_name = std::string(long_name)});
 }
 
 void write_loss_curve(H5File& file, const std::string& group, std::span<const LossRow> rows) {
@@ -87,7 +89,7 @@ void write_loss_curve(H5File& file, const std::string& group, std::span<const Lo
 
 void write_edit(H5File& file, const std::string& group, const Edit& edit, double update_norm) {
   for (const RecordedValues& recorded : edit.recorded)
-    write_vector(file, group + "/" + recorded.name, recorded.values, recorded.long_name);
+    write_array(file, group + "/" + recorded.name, recorded.values, recorded.long_name, recorded.shape);
   if (!edit.loss_curve.empty()) write_loss_curve(file, group, edit.loss_curve);
   write_attribute(file, group, "case_id", edit.request.case_id);
   write_attribute(file, group, "prompt", edit.request.prompt);
@@ -160,8 +162,8 @@ void write_batches(H5File& file, const Architecture& architecture, std::span<con
       create_group(file, group);
       if (batch.is_rank_one) {
         const auto& change = std::get<LowRank>(batch.changes.at(0));
-        write_vector(file, group + "/u", change.keys, "direction of the update in the space of keys, W' = W + u v^T");
-        write_vector(file, group + "/v", change.values, "change of the value for a unit of k.u");
+        write_array(file, group + "/u", change.keys, "direction of the update in the space of keys, W' = W + u v^T");
+        write_array(file, group + "/v", change.values, "change of the value for a unit of k.u");
       } else {
         write_attribute(file, group, "batch", batch_index);
       }
@@ -204,6 +206,18 @@ struct RankOneData {
 };
 constexpr std::array<RankOneData, 4> kRankOneData = {
     {{"k_mean", true}, {"k_bare", true}, {"value_before", false}, {"value_star", false}}};
+
+/// What the method recorded of an edit with updates.
+std::vector<RecordedValues> read_recorded(const H5File& file, const std::string& group) {
+  std::vector<RecordedValues> recorded;
+  for (const std::string& name : group_members(file, group)) {
+    const std::string path = group + "/" + name;
+    if (name == "loss_curve" || h5_is_group(file, path) || dataset_info(file, path).kind != H5Kind::floating) continue;
+    H5Array<float> array = read_dataset<float>(file, path);
+    recorded.push_back({name, {}, std::move(array.values), std::move(array.shape)});
+  }
+  return recorded;
+}
 
 Edit read_edit(const H5File& file, const std::string& group) {
   Edit edit;
@@ -306,6 +320,7 @@ std::vector<EditBatch> read_batches(const H5File& file, const Architecture& arch
     const auto [at, is_new] = place.try_emplace(read_int_attribute(file, group, "batch"), batches.size());
     if (is_new) batches.emplace_back();
     batches[at->second].edits.push_back(read_edit(file, group));
+    batches[at->second].edits.back().recorded = read_recorded(file, group);
   }
   for (Update& update : read_updates(file, architecture))
     if (const auto at = place.find(update.batch); at != place.end())

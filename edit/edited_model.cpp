@@ -29,6 +29,9 @@ Projection projection_of(Role role) {
   }
 }
 
+/// Rows of a lane cost as much as so many ranks; above that a copy of the matrix is cheaper.
+constexpr int64_t kMostRank = 8;
+
 void add_rows(Context& context, View weight, const Dense& change) {
   std::vector<float> rows = change.delta;
   const int64_t cols = weight.cols;
@@ -40,7 +43,10 @@ void add_rows(Context& context, View weight, const Dense& change) {
 }  // namespace
 
 bool EditedModel::runs_in_lanes() const {
-  return std::ranges::all_of(changes_, [](const Change& change) { return std::holds_alternative<LowRank>(change); });
+  return std::ranges::all_of(changes_, [](const Change& change) {
+    const auto* low_rank = std::get_if<LowRank>(&change);
+    return low_rank && low_rank->rank <= kMostRank;
+  });
 }
 
 int64_t EditedModel::first_layer() const {

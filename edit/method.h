@@ -29,6 +29,13 @@ class Method {
   virtual std::vector<EditBatch> edit(Executor& executor, std::span<const PreparedRequest> requests,
                                       int64_t batch_size) const = 0;
 
+  /// Of `edit` where none is asked for; 0: all requests in one batch.
+  virtual int64_t default_batch_size() const { return 1; }
+  /// In a sequence: the executor's model has got the changes of this batch, made now or by an earlier run.
+  virtual void take_up(const EditBatch& batch) { static_cast<void>(batch); }
+  /// Adds to a finished edit file what concerns all edits.
+  virtual void describe(H5File& output) const { static_cast<void>(output); }
+
   /// The settings that decide about results, for a job's configuration.
   virtual Json settings() const = 0;
   /// Texts that prompts are put after, with {} where the prompt stands; empty where the method takes none.

@@ -2,9 +2,13 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 
+#include "edit/alphaedit/alphaedit.h"
+#include "edit/emmet/emmet.h"
+#include "edit/memit/memit.h"
 #include "edit/rome/rome.h"
 #include "runtime/error.h"
 
@@ -15,6 +19,9 @@ std::vector<MethodEntry>& methods() {
       {"rome", "a mean key gives the direction, the bare one the place", make_rome},
       {"r-rome", "the mean key throughout", make_rome},
       {"p-rome", "the bare key throughout", make_rome},
+      {"memit", "several layers, many requests at once", make_memit},
+      {"emmet", "the same with equality constraints", make_emmet},
+      {"alphaedit", "the same within the null space of the second moments", make_alphaedit},
   };
   return all;
 }
@@ -36,6 +43,31 @@ std::unique_ptr<Method> make_method(std::string_view name, Resources& resources)
   require<InputError>(entry != methods().end(), "the method \"{}\" is unknown; use {}", name,
                       fmt::join(method_names(), ", "));
   return entry->make(name, resources);
+}
+
+PreparedEdits prepare_edits(const EditOptions& options, Executor& executor, const Tokenizer& tokenizer,
+                            const Lineage& lineage) {
+  auto resources = std::make_unique<Resources>(options, executor, tokenizer, lineage);
+  std::unique_ptr<Method> method = make_method(options.method, *resources);
+  Json config = {{"method", options.method}};
+  config.update(method->settings());
+  config.update(resources->configuration());
+  return {std::move(resources), std::move(method), std::move(config)};
+}
+
+std::optional<PreparedRequest> prepare_or_skip(const Method& method, const EditRequest& request,
+                                               const std::string& name, OnInvalid on_invalid,
+                                               std::vector<std::string>& skipped) {
+  try {
+    return method.prepare(request, fmt::format("{}: case_id {}", name, request.case_id));
+  } catch (const InputError& error) {
+    refuse_or_skip(on_invalid, error, skipped);
+    return std::nullopt;
+  }
+}
+
+void warn_of_sequence(const Method& method) {
+  if (!method.warning_of_sequences().empty()) spdlog::warn("{}", method.warning_of_sequences());
 }
 
 }  // namespace loci

@@ -1,8 +1,10 @@
 #include "edit/resources.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
-#include "edit/moments/second_moments.h"
+#include <algorithm>
+
 #include "runtime/error.h"
 #include "runtime/io/sha256.h"
 #include "runtime/wording.h"
@@ -16,8 +18,8 @@ void refuse_missing_second_moment() {
 
 Resources::Resources(const EditOptions& options, Executor& executor, const Tokenizer& tokenizer, Lineage lineage)
     : options_(options), executor_(executor), tokenizer_(tokenizer), lineage_(std::move(lineage)) {
-  cov_sha256_ =
-      std::async(std::launch::async, [path = options.cov] { return path.empty() ? std::string() : sha256_file(path); });
+  for (const std::string& path : options.cov)
+    cov_sha256_.push_back(std::async(std::launch::async, [path] { return sha256_file(path); }));
 }
 
 std::vector<std::string> Resources::context_templates(std::span<const TemplateSample> samples) {
@@ -26,27 +28,65 @@ std::vector<std::string> Resources::context_templates(std::span<const TemplateSa
   return sample_context_templates(executor_, tokenizer_, samples, options_.seed);
 }
 
-std::shared_ptr<const Cholesky> Resources::second_moment(int64_t layer) {
+std::vector<std::string> Resources::context_templates(std::span<const std::string_view> beginnings, int64_t length) {
+  if (!options_.context_templates.empty()) return read_context_templates(options_.context_templates);
+  used_["seed"] = options_.seed;
+  return continue_context_templates(executor_, tokenizer_, beginnings, length, options_.seed);
+}
+
+namespace {
+
+/// Whether a file may hold second moments of a layer.
+bool has_layer(const std::filesystem::path& path, int64_t layer) {
+  if (path.extension() == ".npz") return layer_in_file_name(path) == layer;
+  return h5_exists(H5File::open_read(path), fmt::format("/layers/{}", layer));
+}
+
+}  // namespace
+
+SecondMomentMatrix Resources::read(int64_t layer) {
   if (options_.cov.empty()) refuse_missing_second_moment();
+  auto file = options_.cov.begin();
+  // What is wrong with the only file is told by who reads it.
+  if (options_.cov.size() > 1) {
+    file = std::ranges::find_if(options_.cov, [&](const std::string& path) { return has_layer(path, layer); });
+    require<InputError>(file != options_.cov.end(), "{} {}: none of the files holds second moments of layer {}",
+                        option("cov"), fmt::join(options_.cov, ","), layer);
+  }
   SecondMomentMatrix matrix =
-      read_second_moment(options_.cov, layer, architecture().mlp_width, lineage_,
+      read_second_moment(*file, layer, architecture().mlp_width, lineage_,
                          options_.cov_of_other_model ? OtherModels::accept : OtherModels::refuse);
   if (matrix.origin == MomentOrigin::ancestor || matrix.origin == MomentOrigin::other_model)
     used_["cov_collected_on"] = {{"model", moment_origin_name(matrix.origin)},
                                  {"weights_sha256", matrix.collected_on.weights_sha256},
                                  {"base_edits_sha256", matrix.collected_on.edits_sha256}};
-  return factor_second_moment(executor_.context(), std::move(matrix), options_.ridge,
-                              fmt::format("{}: the second moment of layer {}", options_.cov, layer));
+  return matrix;
+}
+
+std::shared_ptr<const Cholesky> Resources::second_moment(int64_t layer, double ridge) {
+  return factor_second_moment(executor_.context(), read(layer), options_.ridge + ridge,
+                              fmt::format("{}: the second moment of layer {}", fmt::join(options_.cov, ","), layer));
+}
+
+std::vector<double> Resources::second_moment_matrix(int64_t layer) {
+  std::vector<double> matrix = read(layer).mean;
+  const int64_t width = architecture().mlp_width;
+  for (int64_t i = 0; i < width; ++i) matrix[i * width + i] += options_.ridge;
+  return matrix;
 }
 
 void Resources::refuse_second_moments(std::string_view why) const {
-  require<InputError>(options_.cov.empty(), "{} {} contradicts {}", option("cov"), options_.cov, why);
+  require<InputError>(options_.cov.empty(), "{} {} contradicts {}", option("cov"), fmt::join(options_.cov, ","), why);
   require<InputError>(!options_.cov_of_other_model, "{} belongs to {} FILE, which is not given",
                       option("cov-of-other-model"), option("cov"));
 }
 
 Json Resources::configuration() {
-  if (cov_sha256_.valid()) used_["cov_sha256"] = cov_sha256_.get();
+  Json hashes = Json::array();
+  for (std::future<std::string>& hash : cov_sha256_) hashes.push_back(hash.get());
+  cov_sha256_.clear();
+  // One file, or none, as results have it since the first version.
+  if (!used_.contains("cov_sha256")) used_["cov_sha256"] = hashes.size() > 1 ? hashes : hashes.empty() ? Json("") : hashes[0];
   used_["ridge"] = options_.ridge;
   return used_;
 }

@@ -10,6 +10,7 @@
 #include "edit/common/context_templates.h"
 #include "edit/common/lineage.h"
 #include "edit/common/prompts.h"
+#include "edit/moments/second_moments.h"
 #include "kernels/cholesky.h"
 #include "model/executor/executor.h"
 #include "model/text/tokenizer.h"
@@ -20,7 +21,7 @@ namespace loci {
 /// What a user gives to a method: files by name, and settings that all methods share.
 struct EditOptions {
   std::string method = "rome";
-  std::string cov;
+  std::vector<std::string> cov;  ///< files of second moments; each layer is taken from the one that has it
   std::string hparams;
   std::string context_templates;
   int64_t layer = -1;  ///< overrides that of the hyper-parameters
@@ -44,11 +45,15 @@ class Resources {
   const Tokenizer& tokenizer() const { return tokenizer_; }
   const Architecture& architecture() const { return executor_.model().config(); }
 
-  /// Those of the file that is given; else sampled from the model, by the seed.
+  /// Those of the file that is given; else `{}` and texts that the model is sampled for, by the seed: continuations of
+  /// <|endoftext|>, or of each of `beginnings`.
   std::vector<std::string> context_templates(std::span<const TemplateSample> samples);
-  /// The factor of C + ridge I of a layer. Throws InputError where no second moments are given, or they do not belong
+  std::vector<std::string> context_templates(std::span<const std::string_view> beginnings, int64_t length);
+  /// The factor of C + (the option `ridge` + `ridge`) I of a layer. Throws InputError where no second moments are given, or they do not belong
   /// to the model, NumericalError for a singular C.
-  std::shared_ptr<const Cholesky> second_moment(int64_t layer);
+  std::shared_ptr<const Cholesky> second_moment(int64_t layer, double ridge = 0);
+  /// C + ridge I itself, [ff * ff].
+  std::vector<double> second_moment_matrix(int64_t layer);
   /// Throws InputError where second moments are given to a method that takes none.
   void refuse_second_moments(std::string_view why) const;
 
@@ -56,12 +61,14 @@ class Resources {
   Json configuration();
 
  private:
+  SecondMomentMatrix read(int64_t layer);
+
   EditOptions options_;
   Executor& executor_;
   const Tokenizer& tokenizer_;
   Lineage lineage_;
   Json used_ = Json::object();
-  std::future<std::string> cov_sha256_;  // hashed while the rest is read
+  std::vector<std::future<std::string>> cov_sha256_;  // hashed while the rest is read
 };
 
 }  // namespace loci

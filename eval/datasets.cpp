@@ -107,6 +107,8 @@ Dataset dataset_from_name(std::string_view name) {
   throw_error<InputError>("data set \"{}\" is unknown; use counterfact or zsre", name);
 }
 
+std::string_view dataset_name(Dataset dataset) { return dataset == Dataset::zsre ? "zsre" : "counterfact"; }
+
 std::string_view prompt_kind_name(PromptKind kind) {
   switch (kind) {
     case PromptKind::rewrite:

@@ -21,6 +21,7 @@ enum class Dataset { counterfact, zsre };
 
 /// "counterfact", "zsre". Throws InputError for another name.
 Dataset dataset_from_name(std::string_view name);
+std::string_view dataset_name(Dataset dataset);
 
 /// What a prompt measures.
 enum class PromptKind : uint8_t { rewrite, paraphrase, neighborhood, attribute };

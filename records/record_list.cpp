@@ -1,6 +1,7 @@
 #include "records/record_list.h"
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <memory>
@@ -179,6 +180,17 @@ void RecordLog::finish(std::string_view text) {
   if (trimmed_ > 0)
     report_.trimmed = fmt::format("{}: white space at the ends of {} is left out (first: {})", name_,
                                   count(trimmed_, "text"), first_trimmed_);
+}
+
+void log_skipped(std::span<const std::string> reasons) {
+  for (const std::string& reason : reasons) spdlog::warn("skipped: {}", reason);
+}
+
+void log_records(const RecordReport& report) {
+  constexpr size_t kMost = 10;
+  if (!report.trimmed.empty()) spdlog::info("{}", report.trimmed);
+  for (size_t i = 0; i < std::min(kMost, report.warnings.size()); ++i) spdlog::warn("{}", report.warnings[i]);
+  if (report.warnings.size() > kMost) spdlog::warn("and {} more records like these", report.warnings.size() - kMost);
 }
 
 }  // namespace loci

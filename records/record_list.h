@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -22,6 +23,11 @@ struct RecordReport {
   std::string trimmed;                ///< one sentence where white space at the ends of texts was left out, or empty
   std::string sha256;                 ///< of the file's text, decompressed
 };
+
+/// Says on the log why records were left out.
+void log_skipped(std::span<const std::string> reasons);
+/// Says on the log what there is to tell about the records that were read.
+void log_records(const RecordReport& report);
 
 /// One record while it is read. Its texts are handed out by one rule: subjects, targets and answers without white space
 /// at either end, prompts and templates without white space at their end, since a model goes on with a space itself.

@@ -81,4 +81,25 @@ std::vector<std::string> sample_context_templates(Executor& executor, const Toke
   return templates;
 }
 
+std::vector<std::string> continue_context_templates(Executor& executor, const Tokenizer& tokenizer,
+                                                    std::span<const std::string_view> beginnings, int64_t length,
+                                                    uint64_t seed) {
+  std::vector<std::string> templates = {"{}"};
+  for (size_t b = 0; b < beginnings.size(); ++b) {
+    const std::vector<std::vector<int32_t>> prompt = {tokenizer.encode_ids(beginnings[b])};
+    const GenerationOptions options{.max_tokens = std::max<int64_t>(1, length - std::ssize(prompt[0])),
+                                    .top_k = 5,
+                                    .temperature = 1,
+                                    .seed = seed ^ (uint64_t{b} << 32),
+                                    .tokenizer = &tokenizer};
+    const std::vector<std::vector<int32_t>> drawn = generate(executor, prompt, options);
+    std::string text = std::string(beginnings[b]) + tokenizer.decode_text(drawn[0], TextCleanUp::as_configured);
+    replace_all(text, "\n\n", " ");
+    replace_all(text, "<|endoftext|>", "");
+    std::ranges::replace_if(text, [](char c) { return c == '{' || c == '}'; }, ' ');
+    templates.push_back(text + ". {}");
+  }
+  return templates;
+}
+
 }  // namespace loci

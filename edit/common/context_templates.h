@@ -32,4 +32,10 @@ void check_context_templates(std::span<const std::string> templates, std::string
 std::vector<std::string> sample_context_templates(Executor& executor, const Tokenizer& tokenizer,
                                                   std::span<const TemplateSample> samples, uint64_t seed);
 
+/// `{}` alone, then `x. {}` for each of `beginnings` with its continuation, `length` tokens in all, drawn likewise.
+/// Braces become spaces. (MEMIT's published code)
+std::vector<std::string> continue_context_templates(Executor& executor, const Tokenizer& tokenizer,
+                                                    std::span<const std::string_view> beginnings, int64_t length,
+                                                    uint64_t seed);
+
 }  // namespace loci

@@ -256,4 +256,18 @@ std::vector<ValueSolution> optimize_values(Executor& executor, int64_t layer, co
   return ValueBatch(executor, layer, options, problems).run();
 }
 
+size_t value_wave_size(const Executor& executor, int64_t layer, std::span<const PreparedRequest> requests) {
+  const int64_t full = executor.full_wave_rows();
+  int64_t rows = 0, logits = 0;
+  for (size_t r = 0; r < requests.size(); ++r) {
+    for (const EditPrompt& prompt : requests[r].prompts)
+      rows += prompt.weight ? std::ssize(prompt.tokens) - prompt.lookup : 0;
+    logits += static_cast<int64_t>(requests[r].prompts.size() * requests[r].target.size());
+    const double wanted_per_row = static_cast<double>(logits) / static_cast<double>(std::max<int64_t>(1, rows));
+    const int64_t fit = executor.kept_rows_per_wave(layer + 1, wanted_per_row);
+    if (r > 0 && (rows > std::min(full / 2, fit) || logits > full / 4)) return r;
+  }
+  return requests.size();
+}
+
 }  // namespace loci

@@ -47,6 +47,10 @@ struct ValueSolution {
   std::vector<LossRow> curve;  ///< one row an evaluated step
 };
 
+/// How many of the first requests make the next wave: at least one, and as many as give half a full wave of rows to
+/// optimise (each is computed forwards and backwards) and half as many rows of logits, within the memory budget.
+size_t value_wave_size(const Executor& executor, int64_t layer, std::span<const PreparedRequest> requests);
+
 /// Minimises each problem's loss (Meng et al. 2022, eq. 4) by Adam from delta = 0, all of them in one batch of lanes
 /// that start above `layer` at the fact token. A problem leaves the batch once its loss is below options.stop_loss, or
 /// at the last step, which evaluates only; otherwise |delta| is clamped to clamp_factor |v0| after each step. Throws

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "edit/common/context_templates.h"
+#include "edit/common/hparams.h"
 #include "edit/common/prompts.h"
 #include "edit/common/value_optimizer.h"
 #include "runtime/json_fwd.h"

@@ -131,22 +131,6 @@ class Editor {
   TemplatePrefixes prefixes_;
 };
 
-/// How many of the first requests make the next wave: at least one, and as many as give half a full wave of rows to
-/// optimise (each is computed forwards and backwards) and half as many rows of logits, within the memory budget.
-size_t wave_size(const Executor& executor, int64_t layer, std::span<const PreparedRequest> requests) {
-  const int64_t full = executor.full_wave_rows();
-  int64_t rows = 0, logits = 0;
-  for (size_t r = 0; r < requests.size(); ++r) {
-    for (const EditPrompt& prompt : requests[r].prompts)
-      rows += prompt.weight ? std::ssize(prompt.tokens) - prompt.lookup : 0;
-    logits += static_cast<int64_t>(requests[r].prompts.size() * requests[r].target.size());
-    const double wanted_per_row = static_cast<double>(logits) / static_cast<double>(std::max<int64_t>(1, rows));
-    const int64_t fit = executor.kept_rows_per_wave(layer + 1, wanted_per_row);
-    if (r > 0 && (rows > std::min(full / 2, fit) || logits > full / 4)) return r;
-  }
-  return requests.size();
-}
-
 }  // namespace
 
 RomeMethod rome_method_from_name(std::string_view name) {
@@ -206,7 +190,7 @@ std::vector<RankOneEdit> compute_edits(Executor& executor, const Tokenizer& toke
   if (requests.empty()) return edits;
   const Editor editor(executor, tokenizer, settings);
   for (size_t begin = 0; begin < requests.size();) {
-    const size_t count = wave_size(executor, settings.hparams.layer, requests.subspan(begin));
+    const size_t count = value_wave_size(executor, settings.hparams.layer, requests.subspan(begin));
     editor.edit_wave(requests.subspan(begin, count), edits);
     begin += count;
   }

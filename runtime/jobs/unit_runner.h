@@ -49,6 +49,14 @@ struct JobOutput {
   /// The job's results so far. Logs the resolved configuration, with which they must have been made.
   UnitStore open(const Json& config, std::optional<UnitGrowth> growth = std::nullopt) const;
 };
+/// A job as its caller describes it.
+struct JobDescription {
+  JobOutput output;
+  Json config;  ///< settings that decide about the result, with the key `command`; the job adds what it has read
+  Json inputs = Json::object();  ///< Provenance::inputs
+  std::string model_name = {};   ///< for titles and tables
+};
+
 /// Whether nothing is left to do, which is logged.
 bool is_complete(const UnitStore& store, const Json& config);
 

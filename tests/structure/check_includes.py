@@ -11,10 +11,10 @@ import sys
 ORDER = [
     "runtime", "runtime/emulation", "runtime/io", "runtime/ranks", "runtime/jobs",
     "kernels",
-    "model/architecture.*", "model/families", "model", "model/text", "model/executor", "model/generation.*", "model/train",
+    "model/architecture.*", "model/families", "model", "model/text", "model/loaded_model.*", "model/executor", "model/generation.*", "model/train",
     "records",
     "trace",
-    "edit/change.*", "edit/common", "edit/moments", "edit", "edit/rome", "edit/methods.*",
+    "edit/change.*", "edit/common", "edit/moments", "edit", "edit/common/layerwise.*", "edit/rome", "edit/memit", "edit/emmet", "edit/alphaedit", "edit/methods.*", "edit/edit_job.*",
     "eval",
     "app/export", "app",
 ]

@@ -1,4 +1,4 @@
-#include "app/ranks.h"
+#include "runtime/ranks/rank_context.h"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 
 #include "runtime/ranks/communicator_threads.h"
 
-namespace loci::app {
+namespace loci {
 namespace {
 
 TEST(RankMemory, IsSharedByThoseOnOneGpuWhateverItsNumber) {
@@ -27,4 +27,4 @@ TEST(RankMemory, OfTheMachineIsSharedByAllWithoutAGpu) {
 }
 
 }  // namespace
-}  // namespace loci::app
+}  // namespace loci

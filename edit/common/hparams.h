@@ -1,0 +1,29 @@
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "edit/common/prompts.h"
+#include "edit/common/value_optimizer.h"
+#include "runtime/json_fwd.h"
+#include "runtime/named_value.h"
+
+/// What the hyper-parameter files of all methods have in common.
+namespace loci {
+
+inline constexpr NamedValues<FactToken, 4> kFactTokenNames = {{
+    {"subject_last", FactToken::subject_last},
+    {"subject_first", FactToken::subject_first},
+    {"subject_first_after_last", FactToken::subject_first_after_last},
+    {"last", FactToken::last},
+}};
+
+/// The keys of a file that change nothing here, those known first: what other options give, what the published code does
+/// not use either, EasyEdit's own, `also_without`, and unknown keys that are switched off (false, null, 0, "none",
+/// empty). Throws InputError "{where}: ..." for an unknown key with a value, or one that looks like a known key.
+std::vector<std::string> keys_without_effect(const Json& json, const std::vector<std::string>& with_effect,
+                                             std::span<const std::string_view> also_without, std::string_view where);
+
+}  // namespace loci

@@ -1,0 +1,155 @@
+#include "edit/edit_job.h"
+
+#include <fmt/format.h>
+
+#include <optional>
+
+#include "edit/edit_units.h"
+#include "edit/methods.h"
+#include "model/executor/executor.h"
+#include "runtime/error.h"
+
+namespace loci {
+namespace {
+
+/// The job: requests in, an edit file out.
+class EditJob {
+ public:
+  EditJob(const Ranks& ranks, Context& context, LoadedModel& loaded, const JobDescription& description,
+          const EditJobOptions& options)
+      : ranks_(ranks),
+        description_(description),
+        options_(options),
+        context_(context),
+        loaded_(loaded),
+        base_(apply_given_edits(context_, model_, options.base)),
+        executor_(context_, model_) {
+    LoadedRequests requests =
+        read_requests(options.requests, tokenizer_, model_.config(), options.on_invalid, options.zsre_target);
+    if (ranks.is_root()) log_records(requests);
+    skipped_ = std::move(requests.skipped);
+    PreparedEdits prepared = prepare_edits(options.edit, executor_, tokenizer_, base_.on(model_));
+    resources_ = std::move(prepared.resources);
+    method_ = std::move(prepared.method);
+    batch_size_ = options.batch_size.value_or(method_->default_batch_size());
+    if (options.mode == EditMode::sequential && ranks.is_root()) warn_of_sequence(*method_);
+    choose_requests(requests.requests);
+    if (ranks.is_root()) log_skipped(skipped_);
+    config_ = job_configuration(prepared.config, requests.sha256);
+  }
+
+  EditJobOutcome run() {
+    const int64_t before = run_units(
+        ranks_, description_.output, config_,
+        {.name = "edit",
+         .items = "requests",
+         .units = units(),
+         .order = {is_sequential() ? UnitOrder::one_by_one : UnitOrder::any},
+         .compute = [&](int64_t unit) { return run_unit(unit); },
+         .resume =
+             [&](const UnitStore& store, int64_t unit) {
+               if (is_sequential()) apply_done(store, unit);
+             },
+         .merge = {.unit = append_batches, .finish = [&](H5File& output) { describe(output); }},
+         .count_items = [](const H5File& output) { return std::ssize(group_members(output, "/edits")); },
+         .cut_unit = [&](const H5File& output, int64_t unit, H5File& shard) { cut_unit(output, unit, shard); }});
+    return {before, spending_of_all(ranks_.communicator, context_, loaded_)};
+  }
+
+ private:
+  bool is_sequential() const { return options_.mode == EditMode::sequential; }
+
+  Json job_configuration(const Json& prepared, const std::string& requests_sha256) const {
+    Json config = description_.config;
+    note_base_edits(config, base_);
+    config["edit"] = prepared;
+    config["requests_sha256"] = requests_sha256;
+    config["weights_sha256"] = model_.checkpoint().weights_sha256();
+    config["requests_per_unit"] = units().per_unit;
+    if (batch_size_ != 1) config["batch"] = batch_size_;
+    return config;
+  }
+
+  /// Keeps the first `limit` requests that the method can run.
+  void choose_requests(std::span<const EditRequest> requests) {
+    const int64_t limit = options_.limit > 0 ? options_.limit : std::ssize(requests);
+    for (const EditRequest& request : requests) {
+      if (std::ssize(requests_) == limit) return;
+      std::optional<PreparedRequest> prepared =
+          prepare_or_skip(*method_, request, options_.requests.string(), options_.on_invalid, skipped_);
+      if (prepared) requests_.push_back(std::move(*prepared));
+    }
+    require<InputError>(!requests_.empty(), "{}: there is no edit request in it that can be run", options_.requests.string());
+  }
+
+  Units units() const { return {std::ssize(requests_), requests_per_unit(context_, batch_size_, std::ssize(requests_))}; }
+
+  WriteShard run_unit(int64_t unit) {
+    const auto requests = units().slice(std::span<const PreparedRequest>(requests_), unit);
+    EditUnit made = is_sequential()
+                        ? make_edits_in_sequence(executor_, model_, tokenizer_, *method_, requests, batch_size_, Outcomes::score)
+                        : make_edits(executor_, tokenizer_, *method_, requests, batch_size_, Outcomes::score);
+    return write_edit_unit(std::move(made), model_.config(), units().first(unit), batch_size_);
+  }
+
+  /// Sequential edits build on those of units that an earlier run did.
+  void apply_done(const UnitStore& store, int64_t unit) {
+    const EditUnit done =
+        read_edit_unit(store.open_unit(unit), model_.config(), units().first(unit), units().size(unit));
+    for (const EditBatch& batch : done.batches) {
+      EditedModel(batch.changes).fold_into(context_, model_);
+      method_->take_up(batch);
+    }
+  }
+
+  void describe(H5File& output) {
+    write_provenance(output, config_,
+                     job_provenance(description_.inputs, context_, model_, ranks_.communicator.size(), base_.sha256()));
+    write_attribute(output, "/", "kind", "edits");
+    write_attribute(output, "/", "mode", edit_mode_name(options_.mode));
+    write_skipped_records(output, skipped_);
+    const std::span<const std::string> templates = method_->context_templates();
+    if (!templates.empty())
+      write_strings(output, "/context_templates", templates, {std::ssize(templates)},
+                    {.units = "", .long_name = "context templates, with {} where the prompt stands"});
+    method_->describe(output);
+    if (is_sequential()) describe_end(output);
+  }
+
+  /// After the last of sequential edits the model has them all.
+  void describe_end(H5File& output) {
+    std::vector<EditRequest> requests;
+    for (const PreparedRequest& prepared : requests_) requests.push_back(prepared.request);
+    const std::vector<PromptAnswer> answers = answer_bare_prompts(executor_, tokenizer_, requests);
+    for (size_t i = 0; i < answers.size(); ++i) write_answer_with_all(output, edit_group(i), answers[i]);
+  }
+
+  void cut_unit(const H5File& output, int64_t unit, H5File& shard) const {
+    copy_batches(output, units().first(unit), units().size(unit), shard);
+  }
+
+  const Ranks& ranks_;
+  const JobDescription& description_;
+  const EditJobOptions& options_;
+  Context& context_;
+  LoadedModel& loaded_;
+  Model& model_ = loaded_.model;
+  const Tokenizer& tokenizer_ = loaded_.tokenizer;
+  EditChain base_;  // what the model had before
+  Executor executor_;
+  std::vector<PreparedRequest> requests_;
+  std::vector<std::string> skipped_;  // one sentence each
+  std::unique_ptr<Resources> resources_;
+  std::unique_ptr<Method> method_;
+  int64_t batch_size_ = 1;
+  Json config_;
+};
+
+}  // namespace
+
+EditJobOutcome run_edit_job(const Ranks& ranks, Context& context, LoadedModel& loaded,
+                            const JobDescription& description, const EditJobOptions& options) {
+  return EditJob(ranks, context, loaded, description, options).run();
+}
+
+}  // namespace loci
