@@ -172,8 +172,9 @@ void run(const Ranks& ranks, const Command& app, const CovCommand& command) {
                                   ? token_file_documents(tokenizer, command.tokens)
                                   : text_documents(context, tokenizer, command.text, on_invalid, skipped);
     const SecondMomentRanks all{ranks.communicator, ranks.is_root() ? &jobs.store() : nullptr, &ranks.interruption};
-    collect_second_moments(executor, next, options, all, config,
-                           job_provenance(named_inputs(app), context, model, ranks.communicator.size(), edits.sha256()));
+    collect_second_moments(
+        executor, next, options, all, config,
+        job_provenance(named_inputs(app), context, model, ranks.communicator.size(), edits.sha256()));
     if (ranks.is_root()) log_skipped(skipped);
   }
   const Spending spending = spending_of_all(ranks.communicator, context, loaded);

@@ -3,8 +3,6 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
-
-
 namespace loci::app {
 void add_edit_options(Command& command, EditOptions& options, const std::vector<std::string>& methods) {
   command.add({.name = "method",
@@ -15,8 +13,9 @@ void add_edit_options(Command& command, EditOptions& options, const std::vector<
   command.add({.name = "cov",
                .value = &options.cov,
                .type = "FILE[,...]",
-               .help = "second moments: as loci cov wrote them, or the .npz of the published code; of several files, each "
-                       "layer is taken from the one that has it",
+               .help =
+                   "second moments: as loci cov wrote them, or the .npz of the published code; of several files, each "
+                   "layer is taken from the one that has it",
                .role = Role::input,
                .names = Names::hdf5_file,
                .commas = true,

@@ -144,13 +144,14 @@ void run(const Ranks& ranks, const Command& app, const TraceCommand& command) {
     log_records(facts);
     warn_of_wide_window(command, layers);
   }
-  const TraceJobOutcome outcome = run_trace_job(ranks, context, loaded, facts, describe_job(app, command.common, command.output),
-                                                {.trace = trace_options(command),
-                                                 .noise = command.noise,
-                                                 .noise_text = command.noise_text,
-                                                 .noise_seed = command.noise_seed,
-                                                 .limit = command.limit,
-                                                 .base_edits_sha256 = edits.sha256()});
+  const TraceJobOutcome outcome =
+      run_trace_job(ranks, context, loaded, facts, describe_job(app, command.common, command.output),
+                    {.trace = trace_options(command),
+                     .noise = command.noise,
+                     .noise_text = command.noise_text,
+                     .noise_seed = command.noise_seed,
+                     .limit = command.limit,
+                     .base_edits_sha256 = edits.sha256()});
   int64_t traced = 0;
   if (ranks.is_root()) traced = report(command, outcome, facts, layers);
   require_traced(ranks, traced, outcome.facts, command.output.path);

@@ -79,16 +79,20 @@ class EditJob {
           prepare_or_skip(*method_, request, options_.requests.string(), options_.on_invalid, skipped_);
       if (prepared) requests_.push_back(std::move(*prepared));
     }
-    require<InputError>(!requests_.empty(), "{}: there is no edit request in it that can be run", options_.requests.string());
+    require<InputError>(!requests_.empty(), "{}: there is no edit request in it that can be run",
+                        options_.requests.string());
   }
 
-  Units units() const { return {std::ssize(requests_), requests_per_unit(context_, batch_size_, std::ssize(requests_))}; }
+  Units units() const {
+    return {std::ssize(requests_), requests_per_unit(context_, batch_size_, std::ssize(requests_))};
+  }
 
   WriteShard run_unit(int64_t unit) {
     const auto requests = units().slice(std::span<const PreparedRequest>(requests_), unit);
-    EditUnit made = is_sequential()
-                        ? make_edits_in_sequence(executor_, model_, tokenizer_, *method_, requests, batch_size_, Outcomes::score)
-                        : make_edits(executor_, tokenizer_, *method_, requests, batch_size_, Outcomes::score);
+    EditUnit made =
+        is_sequential()
+            ? make_edits_in_sequence(executor_, model_, tokenizer_, *method_, requests, batch_size_, Outcomes::score)
+            : make_edits(executor_, tokenizer_, *method_, requests, batch_size_, Outcomes::score);
     return write_edit_unit(std::move(made), model_.config(), units().first(unit), batch_size_);
   }
 

@@ -32,7 +32,8 @@ EditChain apply_given_edits(Context& context, Model& model, const GivenEdits& gi
   if (!given) return chain;
   require<InputError>(given.numbers.empty() || given.numbers.size() == given.paths.size(),
                       "{} gives {} for {} of {}; give a number or \"all\" per file", option("edit"),
-                      count(std::ssize(given.numbers), "number"), count(std::ssize(given.paths), "file"), option("edits"));
+                      count(std::ssize(given.numbers), "number"), count(std::ssize(given.paths), "file"),
+                      option("edits"));
   for (size_t i = 0; i < given.paths.size(); ++i) {
     const EditFile file =
         read_edit_file(given.paths[i], model.config(), i + 1 == given.paths.size() ? last : FileOrigin::handed_in);

@@ -26,7 +26,8 @@ std::vector<std::string> method_names();
 /// "rome (...), r-rome (...), ...": for help.
 std::string methods_for_people();
 
-/// The method of this name, ready to edit; `resources` must outlive it. Throws InputError for another name, and what MethodEntry::make throws.
+/// The method of this name, ready to edit; `resources` must outlive it. Throws InputError for another name, and what
+/// MethodEntry::make throws.
 std::unique_ptr<Method> make_method(std::string_view name, Resources& resources);
 
 /// A method ready to edit, and what it was made from, by content: job configurations are to hold it instead of the

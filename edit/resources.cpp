@@ -86,7 +86,8 @@ Json Resources::configuration() {
   for (std::future<std::string>& hash : cov_sha256_) hashes.push_back(hash.get());
   cov_sha256_.clear();
   // One file, or none, as results have it since the first version.
-  if (!used_.contains("cov_sha256")) used_["cov_sha256"] = hashes.size() > 1 ? hashes : hashes.empty() ? Json("") : hashes[0];
+  if (!used_.contains("cov_sha256"))
+    used_["cov_sha256"] = hashes.size() > 1 ? hashes : hashes.empty() ? Json("") : hashes[0];
   used_["ridge"] = options_.ridge;
   return used_;
 }

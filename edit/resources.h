@@ -49,8 +49,8 @@ class Resources {
   /// <|endoftext|>, or of each of `beginnings`.
   std::vector<std::string> context_templates(std::span<const TemplateSample> samples);
   std::vector<std::string> context_templates(std::span<const std::string_view> beginnings, int64_t length);
-  /// The factor of C + (the option `ridge` + `ridge`) I of a layer. Throws InputError where no second moments are given, or they do not belong
-  /// to the model, NumericalError for a singular C.
+  /// The factor of C + (the option `ridge` + `ridge`) I of a layer. Throws InputError where no second moments are
+  /// given, or they do not belong to the model, NumericalError for a singular C.
   std::shared_ptr<const Cholesky> second_moment(int64_t layer, double ridge = 0);
   /// C + ridge I itself, [ff * ff].
   std::vector<double> second_moment_matrix(int64_t layer);

@@ -99,8 +99,7 @@ class EvalJob {
     config_["edit"] = prepared.config;
     std::vector<EvalRecord> valid;
     for (EvalRecord& record : records_) {
-      std::optional<PreparedRequest> request =
-          prepare_or_skip(*method_, record.edit, options_.records.string(),
+      std::optional<PreparedRequest> request = prepare_or_skip(*method_, record.edit, options_.records.string(),
                                                                options_.record_options.on_invalid, skipped_);
       if (!request) continue;
       requests_.push_back(std::move(*request));
@@ -123,8 +122,7 @@ class EvalJob {
   }
 
   WriteShard edit_unit(int64_t unit) {
-    EditUnit made =
-        make_edits_in_sequence(edited_executor_, edited_, tokenizer_, *method_, requests_of(unit),
+    EditUnit made = make_edits_in_sequence(edited_executor_, edited_, tokenizer_, *method_, requests_of(unit),
                                            batch_size_, Outcomes::leave_out);
     note(made);
     return write_edit_unit(std::move(made), model_.config(), units().first(unit), batch_size_);
@@ -175,7 +173,8 @@ class EvalJob {
   }
 
   std::vector<RecordResult> scores_of_own_edits(int64_t unit, std::span<const EvalRecord> records) {
-    const EditUnit made = make_edits(executor_, tokenizer_, *method_, requests_of(unit), batch_size_, Outcomes::leave_out);
+    const EditUnit made =
+        make_edits(executor_, tokenizer_, *method_, requests_of(unit), batch_size_, Outcomes::leave_out);
     std::vector<RecordResult> results = evaluate_own_edits(executor_, tokenizer_, forcing(), records, made.batches);
     for (RecordResult& result : results) result.edit_seconds = made.seconds;
     return results;

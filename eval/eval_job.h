@@ -24,10 +24,10 @@ struct EvalJobOptions {
   std::filesystem::path records;
   RecordOptions record_options;
   Scored scored = Scored::model;
-  EditMode mode = EditMode::independent;  ///< of own edits
+  EditMode mode = EditMode::independent;   ///< of own edits
   std::optional<int64_t> batch_size = {};  ///< as EditJobOptions::batch_size
-  EditOptions edit;                       ///< its forcing also says how targets are scored
-  GivenEdits given;                       ///< what is scored, or what the model has before its own edits
+  EditOptions edit;                        ///< its forcing also says how targets are scored
+  GivenEdits given;                        ///< what is scored, or what the model has before its own edits
 };
 
 struct EvalJobOutcome {

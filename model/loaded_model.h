@@ -18,8 +18,8 @@ struct LoadedModel {
   Tokenizer tokenizer;
   std::chrono::steady_clock::time_point loaded_at;
 };
-/// The model that all ranks use, its weights hashed, and its tokenizer, read side by side; collective. Throws InputError
-/// where they do not fit each other.
+/// The model that all ranks use, its weights hashed, and its tokenizer, read side by side; collective. Throws
+/// InputError where they do not fit each other.
 LoadedModel load_rank_model(Communicator& communicator, Context& context, const std::filesystem::path& folder);
 
 /// What this run of a job took, beside its result.

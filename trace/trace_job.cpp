@@ -189,8 +189,9 @@ TraceJobOutcome run_trace_job(const Ranks& ranks, Context& context, const Loaded
   TraceMerge merge(description, options.noise, trace, facts, model.config().layers);
   const auto finish = [&](H5File& output) {
     merge.finish(output);
-    write_provenance(output, config, job_provenance(description.inputs, context, model, ranks.communicator.size(),
-                                                    options.base_edits_sha256));
+    write_provenance(
+        output, config,
+        job_provenance(description.inputs, context, model, ranks.communicator.size(), options.base_edits_sha256));
   };
   const auto cut_unit = [&](const H5File& output, int64_t unit, H5File& shard) {
     for (const Fact& fact : units.slice(chosen, unit)) {

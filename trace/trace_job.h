@@ -25,10 +25,10 @@ struct TraceJobOptions {
 };
 
 struct TraceJobOutcome {
-  TraceOptions options;              ///< with the noise
-  std::vector<StoredTrace> traces;   ///< on rank 0: all that the output holds
-  int64_t facts = 0;                 ///< that were to be traced
-  int64_t before = 0;                ///< facts that earlier runs have done
+  TraceOptions options;             ///< with the noise
+  std::vector<StoredTrace> traces;  ///< on rank 0: all that the output holds
+  int64_t facts = 0;                ///< that were to be traced
+  int64_t before = 0;               ///< facts that earlier runs have done
   Spending spending;
 };
 

@@ -47,13 +47,15 @@ NullSpace find_null_space(Context& context, std::vector<double> matrix, int64_t 
   for (const double value : eigen.values)
     if (std::abs(value - threshold) <= rounding)
       spdlog::warn(
-          "alphaedit: layer {}: the eigenvalue {:.6g} of the second moments lies within rounding of nullspace_threshold "
+          "alphaedit: layer {}: the eigenvalue {:.6g} of the second moments lies within rounding of "
+          "nullspace_threshold "
           "{:.6g}; whether its direction may change is chance",
           layer, value, threshold);
-  require<InputError>(space.dimension > 0,
-                      "alphaedit: layer {}: no eigenvalue of the second moments is below nullspace_threshold {:.6g} (the "
-                      "smallest is {:.6g}); raise it",
-                      layer, threshold, eigen.values.front());
+  require<InputError>(
+      space.dimension > 0,
+      "alphaedit: layer {}: no eigenvalue of the second moments is below nullspace_threshold {:.6g} (the "
+      "smallest is {:.6g}); raise it",
+      layer, threshold, eigen.values.front());
   space.basis.resize(static_cast<size_t>(width * space.dimension));
   for (int64_t i = 0; i < width; ++i)
     std::copy_n(eigen.vectors.begin() + i * width, space.dimension, space.basis.begin() + i * space.dimension);

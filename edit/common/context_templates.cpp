@@ -96,7 +96,8 @@ std::vector<std::string> continue_context_templates(Executor& executor, const To
     std::string text = std::string(beginnings[b]) + tokenizer.decode_text(drawn[0], TextCleanUp::as_configured);
     replace_all(text, "\n\n", " ");
     replace_all(text, "<|endoftext|>", "");
-    std::ranges::replace_if(text, [](char c) { return c == '{' || c == '}'; }, ' ');
+    std::ranges::replace_if(
+        text, [](char c) { return c == '{' || c == '}'; }, ' ');
     templates.push_back(text + ". {}");
   }
   return templates;

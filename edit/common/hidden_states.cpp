@@ -11,8 +11,8 @@ std::vector<float> rows_at_lookups(Executor& executor, BlockSite at, const Templ
   const int64_t width = site_width(executor.model().config(), at.site);
   std::vector<float> rows;
   for (auto left = prompts; !left.empty();) {
-    const size_t count = wave_length(left, executor.rows_per_wave(),
-                                     [](const EditPrompt* prompt) { return prompt->lookup + 1; });
+    const size_t count =
+        wave_length(left, executor.rows_per_wave(), [](const EditPrompt* prompt) { return prompt->lookup + 1; });
     Tensor taps(executor.context(), static_cast<int64_t>(count), width);
     Plan plan;
     plan.stop = StopAfter{at.site, at.layer};

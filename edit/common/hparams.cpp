@@ -14,9 +14,9 @@ namespace {
 
 /// What other options give here, or what the published code does not use either. The second part is EasyEdit's.
 constexpr std::array<std::string_view, 15> kPassedOver = {
-    "mom2_dataset",    "mom2_n_samples", "mom2_dtype",     "rewrite_module_tmp", "layer_module_tmp",
-    "mlp_module_tmp", "attn_module_tmp", "ln_f_module",    "lm_head_module", "model_name",         "stats_dir",
-    "device",         "batch_size",      "max_length",     "model_parallel"};
+    "mom2_dataset",   "mom2_n_samples",  "mom2_dtype",  "rewrite_module_tmp", "layer_module_tmp",
+    "mlp_module_tmp", "attn_module_tmp", "ln_f_module", "lm_head_module",     "model_name",
+    "stats_dir",      "device",          "batch_size",  "max_length",         "model_parallel"};
 
 /// They say which method is meant.
 constexpr std::array<std::string_view, 4> kMethodKeys = {"alg_name", "original_implementation",
@@ -53,11 +53,12 @@ std::vector<std::string> keys_without_effect(const Json& json, const std::vector
                                              std::span<const std::string_view> also_without, std::string_view where) {
   const auto holds = [](const auto& keys, std::string_view key) { return std::ranges::find(keys, key) != keys.end(); };
   std::vector<std::string> keys;
-  for (const auto& list : {std::span<const std::string_view>(kPassedOver), also_without})
+  for (const auto& list : {also_without, std::span<const std::string_view>(kPassedOver)})
     for (const std::string_view key : list)
       if (json.contains(std::string(key))) keys.emplace_back(key);
   for (const auto& [key, value] : json.items()) {
-    if (holds(with_effect, key) || holds(kPassedOver, key) || holds(also_without, key) || holds(kMethodKeys, key)) continue;
+    if (holds(with_effect, key) || holds(kPassedOver, key) || holds(also_without, key) || holds(kMethodKeys, key))
+      continue;
     check_unknown_key(std::string_view(key).substr(0, 80), value, with_effect, where);
     keys.push_back(key);
   }

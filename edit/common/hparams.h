@@ -20,8 +20,8 @@ inline constexpr NamedValues<FactToken, 4> kFactTokenNames = {{
     {"last", FactToken::last},
 }};
 
-/// The keys of a file that change nothing here, those known first: what other options give, what the published code does
-/// not use either, EasyEdit's own, `also_without`, and unknown keys that are switched off (false, null, 0, "none",
+/// The keys of a file that change nothing here, those known first: what other options give, what the published code
+/// does not use either, EasyEdit's own, `also_without`, and unknown keys that are switched off (false, null, 0, "none",
 /// empty). Throws InputError "{where}: ..." for an unknown key with a value, or one that looks like a known key.
 std::vector<std::string> keys_without_effect(const Json& json, const std::vector<std::string>& with_effect,
                                              std::span<const std::string_view> also_without, std::string_view where);

@@ -147,8 +147,7 @@ EditBatch LayerwiseMethod::insert(Executor& executor, std::span<const PreparedRe
     std::vector<float> residuals(states.size());
     const auto share = static_cast<float>(layers().size() - l);
     for (int64_t r = 0; r < n; ++r)
-      for (int64_t i = 0; i < d; ++i)
-        residuals[r * d + i] = (values[r].wanted[i] - states[r * d + i]) / share;
+      for (int64_t i = 0; i < d; ++i) residuals[r * d + i] = (values[r].wanted[i] - states[r * d + i]) / share;
     for (int64_t r = 0; r < n; ++r)
       keys_of[r].insert(keys_of[r].end(), keys.begin() + r * ff, keys.begin() + (r + 1) * ff);
     const std::vector<double> d_rows = directions(context, l, keys, n);
@@ -162,10 +161,10 @@ EditBatch LayerwiseMethod::insert(Executor& executor, std::span<const PreparedRe
         {.request = requests[r].request,
          .method = name_,
          .layer = layers().back(),
-         .recorded = {{"value_star", "wanted output of the block at the fact token", std::move(values[r].wanted)},
-                      {"value_before", "that output before the batch", std::move(values[r].before)},
-                      {"keys", "keys at the layers when each was written", std::move(keys_of[r]),
-                       {std::ssize(layers()), ff}}},
+         .recorded =
+             {{"value_star", "wanted output of the block at the fact token", std::move(values[r].wanted)},
+              {"value_before", "that output before the batch", std::move(values[r].before)},
+              {"keys", "keys at the layers when each was written", std::move(keys_of[r]), {std::ssize(layers()), ff}}},
          .loss_curve = std::move(values[r].curve)});
   return batch;
 }

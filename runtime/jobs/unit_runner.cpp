@@ -225,8 +225,12 @@ void JobStore::end_pass(int64_t end, int64_t units, Readers readers) {
     signal = std::max(signal, static_cast<int>(report[0]));
     add_done(report, units, done);
   }
-  if (ranks_.is_root() || readers == Readers::all_ranks) store_->adopt(done);
-  const auto left_in_pass = end - std::distance(done.begin(), done.lower_bound(end)), missing = units - std::ssize(done);
+  if (readers == Readers::all_ranks)
+    store_->learn(done);
+  else if (ranks_.is_root())
+    store_->adopt(done);
+  const auto left_in_pass = end - std::distance(done.begin(), done.lower_bound(end)),
+             missing = units - std::ssize(done);
   if (left_in_pass == 0) return;
   require<InterruptedError>(signal == 0,
                             "{}: interrupted by {}, {} of {} units are left; run the same command again to continue",

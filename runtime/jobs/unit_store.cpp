@@ -351,7 +351,7 @@ std::set<int64_t> UnitStore::marked_units() const {
   return units;
 }
 
-void UnitStore::adopt(const std::set<int64_t>& committed, Patience patience) {
+void UnitStore::learn(const std::set<int64_t>& committed, Patience patience) {
   for (const int64_t unit : committed) {
     if (is_done(unit)) continue;
     require<SystemError>(
@@ -360,6 +360,10 @@ void UnitStore::adopt(const std::set<int64_t>& committed, Patience patience) {
         parts_.string(), unit);
     done_.insert(unit);
   }
+}
+
+void UnitStore::adopt(const std::set<int64_t>& committed, Patience patience) {
+  learn(committed, patience);
   std::error_code ignored;
   fs::remove_all(claims_, ignored);
   claims_.clear();

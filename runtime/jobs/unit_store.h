@@ -94,8 +94,10 @@ class UnitStore {
   bool asked_to_stop() const;
   /// The units that have a mark, whoever wrote it; for progress: nothing is verified.
   std::set<int64_t> marked_units() const;
-  /// After the other ranks have left: what they have committed is done too. Throws SystemError, naming the unit, if a
-  /// shard cannot be seen from here.
+  /// What other ranks have committed is done too. Throws SystemError, naming the unit, if a shard cannot be seen from
+  /// here.
+  void learn(const std::set<int64_t>& committed, Patience patience = kPatience);
+  /// The same after the other ranks have left: the store is not shared any more.
   void adopt(const std::set<int64_t>& committed, Patience patience = kPatience);
 
   /// Takes back a done unit and removes its shard: for jobs whose later units hold all that earlier ones do.

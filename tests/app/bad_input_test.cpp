@@ -80,7 +80,7 @@ TEST_F(BadInput, CommandLines) {
   expect_refused({"predict", path("model"), "--prompt", "a", "--edit", "0"}, "--edits");
   expect_refused({"eval", path("model")}, "--dataset");
   expect_refused(eval_with("counterfact", "zrse"), "--dataset");
-  expect_refused(eval_of("records.json", {"--method", "memit"}), "--method");
+  expect_refused(eval_of("records.json", {"--method", "no-such-method"}), "--method");
   expect_refused(eval_of("records.json", {"--limit", "-1"}), "--limit");
   expect_refused(eval_of("records.json", {"--layer", "3"}), "layer 3");
   expect_refused(eval_of("records.json", {"--zsre-target", "alt"}), "--zsre-target");

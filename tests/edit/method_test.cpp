@@ -15,7 +15,8 @@
 namespace loci::test {
 namespace {
 
-/// Changes what no published method would: rows of one matrix, another with rank 2, for all requests of a batch together.
+/// Changes what no published method would: rows of one matrix, another with rank 2, for all requests of a batch
+/// together.
 class ToyMethod : public Method {
  public:
   explicit ToyMethod(Resources& resources)
@@ -32,13 +33,19 @@ class ToyMethod : public Method {
       EditBatch batch;
       const size_t count = std::min(requests.size() - first, static_cast<size_t>(batch_size));
       for (const PreparedRequest& request : requests.subspan(first, count))
-        batch.edits.push_back({.request = request.request, .method = "toy", .layer = 1,
-                               .recorded = {{"length", "of the prompt", {static_cast<float>(request.prompts[0].tokens.size())}}},
-                               .loss_curve = {}});
+        batch.edits.push_back(
+            {.request = request.request,
+             .method = "toy",
+             .layer = 1,
+             .recorded = {{"length", "of the prompt", {static_cast<float>(request.prompts[0].tokens.size())}}},
+             .loss_curve = {}});
       const float size = 0.01f * static_cast<float>(first + 1);
-      batch.changes.emplace_back(LowRank{{Role::down_weight, 1}, 2, std::vector<float>(static_cast<size_t>(2 * architecture_.mlp_width), size),
+      batch.changes.emplace_back(LowRank{{Role::down_weight, 1},
+                                         2,
+                                         std::vector<float>(static_cast<size_t>(2 * architecture_.mlp_width), size),
                                          std::vector<float>(static_cast<size_t>(2 * architecture_.width), 0.5f)});
-      batch.changes.emplace_back(Dense{{Role::up_weight, 2}, {0, 3}, std::vector<float>(static_cast<size_t>(2 * architecture_.mlp_width), size)});
+      batch.changes.emplace_back(Dense{
+          {Role::up_weight, 2}, {0, 3}, std::vector<float>(static_cast<size_t>(2 * architecture_.mlp_width), size)});
       batches.push_back(std::move(batch));
     }
     return batches;
@@ -54,16 +61,17 @@ class ToyMethod : public Method {
 /// The line.
 void add_toy() {
   static const bool added = [] {
-    methods().push_back({"toy", "a method of tests",
-                         [](std::string_view, Resources& resources) -> std::unique_ptr<Method> {
-                           return std::make_unique<ToyMethod>(resources);
-                         }});
+    methods().push_back(
+        {"toy", "a method of tests", [](std::string_view, Resources& resources) -> std::unique_ptr<Method> {
+           return std::make_unique<ToyMethod>(resources);
+         }});
     return true;
   }();
   EXPECT_TRUE(added);
 }
 
-const std::vector<EditRequest> kRequests = {{0, "{}, the", "Rome", "x", ""}, {1, "In {}", "Paris", "y", ""}, {2, "{} is", "Oslo", "z", ""}};
+const std::vector<EditRequest> kRequests = {
+    {0, "{}, the", "Rome", "x", ""}, {1, "In {}", "Paris", "y", ""}, {2, "{} is", "Oslo", "z", ""}};
 
 class MethodTest : public testing::Test {
  protected:
@@ -225,15 +233,18 @@ TEST_F(MethodTest, UpdatesThatCannotBeAppliedAreRefusedByName) {
   };
   expect_message(refusal(parameter("transformer.h.9.mlp.c_proj.weight")), {"h.9.mlp", "not a matrix of this model"});
   expect_message(refusal(parameter("transformer.h.1.mlp.c_proj.bias")), {"c_proj.bias", "not a matrix"});
+  expect_message(
+      refusal([&](H5File& file) {
+        parameter("transformer.h.1.mlp.c_proj.weight")(file);
+        write_dataset<float>(file, "/updates/0/delta", std::vector<float>(6), {2, 3}, {.units = "1", .long_name = "d"});
+      }),
+      {"/updates/0/delta", "[2, 3]"});
   expect_message(refusal([&](H5File& file) {
                    parameter("transformer.h.1.mlp.c_proj.weight")(file);
-                   write_dataset<float>(file, "/updates/0/delta", std::vector<float>(6), {2, 3}, {.units = "1", .long_name = "d"});
-                 }),
-                 {"/updates/0/delta", "[2, 3]"});
-  expect_message(refusal([&](H5File& file) {
-                   parameter("transformer.h.1.mlp.c_proj.weight")(file);
-                   write_dataset<int64_t>(file, "/updates/0/rows", std::vector<int64_t>{50}, {1}, {.units = "1", .long_name = "r"});
-                   write_dataset<float>(file, "/updates/0/delta", std::vector<float>(21), {1, 21}, {.units = "1", .long_name = "d"});
+                   write_dataset<int64_t>(file, "/updates/0/rows", std::vector<int64_t>{50}, {1},
+                                          {.units = "1", .long_name = "r"});
+                   write_dataset<float>(file, "/updates/0/delta", std::vector<float>(21), {1, 21},
+                                        {.units = "1", .long_name = "d"});
                  }),
                  {"/updates/0", "row 50"});
 }
