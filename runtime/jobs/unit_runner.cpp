@@ -217,7 +217,7 @@ void JobStore::end_pass(int64_t end, int64_t units, Readers readers) {
   const int own_signal = stopping_ ? ranks_.interruption.signal() : 0;
   const std::vector<std::byte> own = pack_report(own_signal, store_->done_units(), units);
   std::vector<std::byte> all(own.size() * static_cast<size_t>(communicator.size()));
-  communicator.all_gather(own, all, "the end of a pass over the units");
+  communicator.all_gather(own, all, "the end of the units");
   std::set<int64_t> done;
   int signal = 0;
   for (size_t rank = 0; rank < static_cast<size_t>(communicator.size()); ++rank) {

@@ -85,7 +85,7 @@ TEST_F(BadInput, CommandLines) {
   expect_refused(eval_of("records.json", {"--layer", "3"}), "layer 3");
   expect_refused(eval_of("records.json", {"--zsre-target", "alt"}), "--zsre-target");
   expect_refused(eval_of("records.json", {"--ridge", "-1"}), "--ridge");
-  expect_refused(eval_of("records.json", {"--cov", path("cov.h5")}), "--cov");  // given twice
+  expect_refused(eval_of("records.json", {"--hparams", path("hparams.json")}), "--hparams");  // given twice
 }
 
 TEST_F(BadInput, MissingFilesAndFolders) {
