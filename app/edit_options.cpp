@@ -83,6 +83,7 @@ ZsreTarget zsre_target_from_name(const std::string& name) {
 EditOptions edit_options(const CommonOptions& common, EditOptions options) {
   options.seed = common.seed;
   options.forcing = common.rome() ? TeacherForcing::text : TeacherForcing::tokens;
+  options.published_quirks = common.rome();
   return options;
 }
 

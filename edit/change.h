@@ -29,7 +29,7 @@ struct LowRank {
   }
 };
 
-/// W += delta for a matrix as the checkpoint stores it, or for some of its rows.
+/// W += delta for a matrix as the checkpoint stores it, or for some of its rows; or for a bias, which has one row.
 struct Dense {
   WeightId weight;
   std::vector<int64_t> rows;  ///< ascending; empty: all

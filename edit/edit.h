@@ -18,7 +18,8 @@ struct RecordedValues {
   std::string name;
   std::string long_name;
   std::vector<float> values;
-  std::vector<int64_t> shape = {};  ///< empty: a vector
+  std::vector<int64_t> shape = {};     ///< empty: a vector
+  std::vector<int64_t> integers = {};  ///< instead of `values`
 };
 
 /// A request that was written into a model, and what its method recorded of that.

@@ -88,8 +88,16 @@ void write_loss_curve(H5File& file, const std::string& group, std::span<const Lo
 }
 
 void write_edit(H5File& file, const std::string& group, const Edit& edit, double update_norm) {
-  for (const RecordedValues& recorded : edit.recorded)
-    write_array(file, group + "/" + recorded.name, recorded.values, recorded.long_name, recorded.shape);
+  for (const RecordedValues& recorded : edit.recorded) {
+    const std::string path = group + "/" + recorded.name;
+    if (recorded.integers.empty())
+      write_array(file, path, recorded.values, recorded.long_name, recorded.shape);
+    else
+      write_dataset<int64_t>(
+          file, path, recorded.integers,
+          recorded.shape.empty() ? std::vector<int64_t>{std::ssize(recorded.integers)} : recorded.shape,
+          {.units = "1", .long_name = recorded.long_name});
+  }
   if (!edit.loss_curve.empty()) write_loss_curve(file, group, edit.loss_curve);
   write_attribute(file, group, "case_id", edit.request.case_id);
   write_attribute(file, group, "prompt", edit.request.prompt);
@@ -127,8 +135,9 @@ void write_values(H5File& file, const std::string& group, const Dense& change, c
   if (!change.rows.empty())
     write_dataset<int64_t>(file, group + "/rows", change.rows, {std::ssize(change.rows)},
                            {.units = "1", .long_name = "rows of the stored matrix that change"});
+  const int64_t rows = std::ssize(change.delta) / parameter.cols();
   write_dataset<float>(file, group + "/delta", change.delta,
-                       {std::ssize(change.delta) / parameter.cols(), parameter.cols()},
+                       parameter.shape.size() == 1 ? parameter.shape : std::vector<int64_t>{rows, parameter.cols()},
                        {.units = "1", .long_name = "update of the stored matrix"});
 }
 
@@ -244,12 +253,12 @@ EditBatch read_rank_one(const H5File& file, const std::string& group) {
   return batch;
 }
 
-/// A matrix of finite values with so many rows; any number where that is kAnyExtent.
-H5Array<float> read_matrix(const H5File& file, const std::string& path, int64_t rows, int64_t cols) {
-  H5Array<float> matrix = read_dataset<float>(file, path, {rows, cols});
-  const bool finite = std::ranges::all_of(matrix.values, [](float x) { return std::isfinite(x); });
+/// Finite values of this shape, where kAnyExtent stands for any extent.
+H5Array<float> read_finite(const H5File& file, const std::string& path, const std::vector<int64_t>& shape) {
+  H5Array<float> array = read_dataset<float>(file, path, shape);
+  const bool finite = std::ranges::all_of(array.values, [](float x) { return std::isfinite(x); });
   require<InputError>(finite, "{}: {} holds values that are not finite", file.path().string(), path);
-  return matrix;
+  return array;
 }
 
 /// The columns of a factor, one after the other.
@@ -265,7 +274,8 @@ Update read_update(const H5File& file, int64_t index, const Architecture& archit
                       place, kind);
   const std::string name = read_string_attribute(file, group, "parameter");
   const std::optional<WeightId> weight = weight_named(architecture, name);
-  require<InputError>(weight.has_value(), "{}: changes \"{}\", which is not a matrix of this model", place, name);
+  require<InputError>(weight.has_value(), "{}: changes \"{}\", which is not a matrix or bias of this model", place,
+                      name);
   const Parameter parameter = parameter_at(architecture, *weight);
   Update update{.change = LowRank{}, .batch = read_int_attribute(file, group, "batch")};
   if (h5_exists(file, group + "/delta")) {
@@ -273,11 +283,14 @@ Update read_update(const H5File& file, int64_t index, const Architecture& archit
     if (h5_exists(file, group + "/rows"))
       dense.rows = read_dataset<int64_t>(file, group + "/rows", {kAnyExtent}).values;
     const int64_t rows = dense.rows.empty() ? parameter.rows() : std::ssize(dense.rows);
-    dense.delta = read_matrix(file, group + "/delta", rows, parameter.cols()).values;
+    dense.delta =
+        read_finite(file, group + "/delta",
+                    parameter.shape.size() == 1 ? parameter.shape : std::vector<int64_t>{rows, parameter.cols()})
+            .values;
     update.change = std::move(dense);
   } else {
-    const H5Array<float> left = read_matrix(file, group + "/left", parameter.rows(), kAnyExtent);
-    const H5Array<float> right = read_matrix(file, group + "/right", parameter.cols(), left.shape[1]);
+    const H5Array<float> left = read_finite(file, group + "/left", {parameter.rows(), kAnyExtent});
+    const H5Array<float> right = read_finite(file, group + "/right", {parameter.cols(), left.shape[1]});
     const bool in_out = parameter.stored == Orientation::in_out;
     update.change =
         LowRank{*weight, left.shape[1], vectors_of(in_out ? left : right), vectors_of(in_out ? right : left)};

@@ -104,8 +104,9 @@ void write_edited_checkpoint(Context& context, const Model& model, const EditCha
   Parameters<const float> parameters = model.parameters();
   std::map<std::string, std::vector<float>> edited;
   for (const WeightId weight : changed)
-    edited[parameter_name(checkpoint.config(), weight)] =
-        stored_to_host(context, weight_of(parameters, weight).stored());
+    with_parameter(parameters, weight.role, weight.layer, [&](const auto& place) {
+      edited[parameter_name(checkpoint.config(), weight)] = stored_to_host(context, stored_view(place));
+    });
   const HostWeights weights(checkpoint, std::move(edited));
   const OutputLock lock(dir / kLockFile, dir);
   require_free_folder(dir, checkpoint.dir(), on_existing);  // still

@@ -8,6 +8,8 @@
 
 #include "edit/alphaedit/alphaedit.h"
 #include "edit/emmet/emmet.h"
+#include "edit/ft/ft.h"
+#include "edit/kn/kn.h"
 #include "edit/memit/memit.h"
 #include "edit/rome/rome.h"
 #include "runtime/error.h"
@@ -22,6 +24,10 @@ std::vector<MethodEntry>& methods() {
       {"memit", "several layers, many requests at once", make_memit},
       {"emmet", "the same with equality constraints", make_emmet},
       {"alphaedit", "the same within the null space of the second moments", make_alphaedit},
+      {"ft", "fine-tuning of one layer, all target tokens asked at the prompt's end", make_ft},
+      {"ft-l", "the same within a limit of each element", make_ft},
+      {"ft-m", "fine-tuning with the target teacher-forced", make_ft},
+      {"kn", "rewrites the neurons that the true target hangs on", make_kn},
   };
   return all;
 }

@@ -81,6 +81,11 @@ void Resources::refuse_second_moments(std::string_view why) const {
                       option("cov-of-other-model"), option("cov"));
 }
 
+void Resources::refuse_context_templates(std::string_view why) const {
+  require<InputError>(options_.context_templates.empty(), "{} {} contradicts {}, which takes none",
+                      option("context-templates"), options_.context_templates, why);
+}
+
 Json Resources::configuration() {
   Json hashes = Json::array();
   for (std::future<std::string>& hash : cov_sha256_) hashes.push_back(hash.get());

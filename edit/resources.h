@@ -29,6 +29,7 @@ struct EditOptions {
   bool cov_of_other_model = false;
   uint64_t seed = 0;  ///< of sampled context templates
   TeacherForcing forcing = TeacherForcing::tokens;
+  bool published_quirks = false;  ///< do as the published code does where it differs from the paper
 };
 
 /// Throws the InputError for a method that needs second moments where none are given.
@@ -54,8 +55,9 @@ class Resources {
   std::shared_ptr<const Cholesky> second_moment(int64_t layer, double ridge = 0);
   /// C + ridge I itself, [ff * ff].
   std::vector<double> second_moment_matrix(int64_t layer);
-  /// Throws InputError where second moments are given to a method that takes none.
+  /// Throws InputError where second moments, or context templates, are given to a method that takes none.
   void refuse_second_moments(std::string_view why) const;
+  void refuse_context_templates(std::string_view why) const;
 
   /// What was asked for, by content: for the configuration of a job, instead of the names of files.
   Json configuration();

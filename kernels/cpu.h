@@ -86,6 +86,7 @@ decltype(loci::collect_rows) collect_rows;
 decltype(loci::add) add;
 decltype(loci::sum) sum;
 decltype(loci::scale) scale;
+decltype(loci::clamp) clamp;
 decltype(loci::scale_rows) scale_rows;
 decltype(loci::add_column_sums) add_column_sums;
 decltype(loci::row_dots) row_dots;

@@ -30,6 +30,7 @@ void collect_rows(Context&, const DeviceArray<const float*>&, View) { absent(); 
 void add(Context&, ConstView, View) { absent(); }
 void sum(Context&, ConstView, ConstView, View) { absent(); }
 void scale(Context&, float, View) { absent(); }
+void clamp(Context&, float, View) { absent(); }
 void scale_rows(Context&, const DeviceArray<float>&, View) { absent(); }
 void add_column_sums(Context&, ConstView, View) { absent(); }
 void row_dots(Context&, ConstView, ConstView, View) { absent(); }

@@ -63,6 +63,11 @@ void scale(Context& context, float factor, View y) {
   (context.on_cpu() ? cpu::scale : cuda::scale)(context, factor, y);
 }
 
+void clamp(Context& context, float limit, View y) {
+  require_valid("clamp", "y", y);
+  (context.on_cpu() ? cpu::clamp : cuda::clamp)(context, limit, y);
+}
+
 void scale_rows(Context& context, const DeviceArray<float>& factors, View y) {
   require_shape("scale_rows", "y", y, factors.size(), y.cols);
   (context.on_cpu() ? cpu::scale_rows : cuda::scale_rows)(context, factors, y);

@@ -47,6 +47,8 @@ void add(Context& context, ConstView x, View y);
 void sum(Context& context, ConstView a, ConstView b, View y);
 /// y *= factor.
 void scale(Context& context, float factor, View y);
+/// y = min(max(y, -limit), limit), for a limit of 0 and more. NaN stays.
+void clamp(Context& context, float limit, View y);
 /// y[r] *= factors[r].
 void scale_rows(Context& context, const DeviceArray<float>& factors, View y);
 /// y[0] += sum over rows of x (bias gradients); y [1, d]. The order of the sum is fixed.

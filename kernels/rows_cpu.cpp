@@ -23,6 +23,14 @@ LOCI_SIMD void scale_row(float factor, int64_t count, float* y) {
   for (int64_t i = 0; i < count; ++i) y[i] *= factor;
 }
 
+LOCI_SIMD void clamp_row(float limit, int64_t count, float* y) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    const float low = y[i] < -limit ? -limit : y[i];
+    y[i] = low > limit ? limit : low;
+  }
+}
+
 LOCI_SIMD void add_scaled_row(float factor, const float* x, int64_t count, float* y) {
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) y[i] += factor * x[i];
@@ -122,6 +130,10 @@ void sum(Context& context, ConstView a, ConstView b, View y) {
 
 void scale(Context& context, float factor, View y) {
   over_rows(context, y.rows, y.cols, [&](int64_t r) { scale_row(factor, y.cols, y.row(r)); });
+}
+
+void clamp(Context& context, float limit, View y) {
+  over_rows(context, y.rows, y.cols, [&](int64_t r) { clamp_row(limit, y.cols, y.row(r)); });
 }
 
 void scale_rows(Context& context, const DeviceArray<float>& factors, View y) {

@@ -262,6 +262,14 @@ struct Scale {
   __device__ float operator()(float value) const { return value * factor; }
 };
 
+struct Clamp {
+  float limit;
+  __device__ float operator()(float value) const {
+    const float low = value < -limit ? -limit : value;
+    return low > limit ? limit : low;
+  }
+};
+
 template <typename V>
 __global__ void __launch_bounds__(kSlabThreads, kResident)
     scale_rows_kernel(const float* factors, Slabs slabs, View y) {
@@ -465,6 +473,8 @@ void add(Context& context, ConstView x, View y) { map_elements(context, "add", A
 void sum(Context& context, ConstView a, ConstView b, View y) { map_elements(context, "sum", Add(), a, b, y); }
 
 void scale(Context& context, float factor, View y) { map_elements(context, "scale", Scale{factor}, y, y); }
+
+void clamp(Context& context, float limit, View y) { map_elements(context, "clamp", Clamp{limit}, y, y); }
 
 void scale_rows(Context& context, const DeviceArray<float>& factors, View y) {
   const auto run = [&]<typename V>(View rows) {

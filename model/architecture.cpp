@@ -163,7 +163,7 @@ std::string published_module(const Architecture& architecture, Role role, int64_
 std::optional<WeightId> weight_named(const Architecture& architecture, std::string_view name) {
   if (name.starts_with(architecture.family->body)) name.remove_prefix(architecture.family->body.size());
   for (const Parameter& parameter : parameters_of(architecture))
-    if (parameter.name == name && kind_of(parameter.role) == RoleKind::matrix)
+    if (parameter.name == name && in_block(parameter.role) && kind_of(parameter.role) != RoleKind::gain)
       return WeightId{parameter.role, parameter.layer};
   return std::nullopt;
 }

@@ -103,7 +103,7 @@ enum class RoleKind { matrix, table, gain, bias };
 RoleKind kind_of(Role role);
 inline bool in_block(Role role) { return role >= Role::norm_1_gain && role <= Role::down_bias; }
 
-/// One matrix of a model.
+/// One parameter of a block: a matrix, or a bias.
 struct WeightId {
   Role role;
   int64_t layer;
@@ -148,7 +148,7 @@ struct Parameter : TensorInfo {
 /// Every parameter of a model, by canonical name, with the shape in which it is stored, in the order of the forward
 /// pass.
 std::vector<Parameter> parameters_of(const Architecture& architecture);
-/// One of its matrices. Throws ShapeError for a role that the model does not have.
+/// A parameter of a block. Throws ShapeError for a role that the model does not have.
 Parameter parameter_at(const Architecture& architecture, WeightId weight);
 /// The canonical name of a parameter, without Family::body ("h.3.mlp.c_proj.weight"). Throws ShapeError for a role that
 /// the model does not have.
@@ -160,7 +160,7 @@ inline std::string parameter_name(const Architecture& architecture, WeightId wei
 std::string published_name(const Architecture& architecture, Role role, int64_t layer = 0);
 /// The module that has it there, as hyper-parameters and exports name it ("transformer.h.3.mlp.c_proj").
 std::string published_module(const Architecture& architecture, Role role, int64_t layer);
-/// The matrix of that name, canonical or published; nothing where there is none.
+/// The matrix or bias of a block of that name, canonical or published; nothing where there is none.
 std::optional<WeightId> weight_named(const Architecture& architecture, std::string_view name);
 
 }  // namespace loci

@@ -163,12 +163,12 @@ View Model::own_weight(Context& context, WeightId id) {
   require<ShapeError>(id.layer >= 0 && id.layer < config_.layers, "layer {} of a model with {} layers", id.layer,
                       config_.layers);
   std::shared_ptr<Tensor>& own = own_[id];
-  WeightView& weight = weight_of(parameters_, id);
   // A copied model shares its edits with the one it was copied from until either is edited again.
-  if (!own || own.use_count() > 1) {
-    own = std::make_shared<Tensor>(fp32_copy(context, weight.stored()));
-    place_at(weight, StoredView(own->view()), weight.orientation);
-  }
+  if (!own || own.use_count() > 1)
+    with_parameter(parameters_, id.role, id.layer, [&](auto& place) {
+      own = std::make_shared<Tensor>(fp32_copy(context, stored_view(place)));
+      place_at(place, StoredView(own->view()), parameter_at(config_, id).stored);
+    });
   return own->view();
 }
 

@@ -42,8 +42,8 @@ class Model {
   /// The checkpoint this model was loaded from. Throws Error for a model made from parameters in memory.
   const Checkpoint& checkpoint() const;
 
-  /// This model's own copy of a matrix, fp32 in the orientation in which it is stored; the first call makes it. The
-  /// checkpoint on disk stays as it is.
+  /// This model's own copy of a block's parameter, fp32 in the orientation in which it is stored; the first call makes
+  /// it. The checkpoint on disk stays as it is.
   View own_weight(Context& context, WeightId id);
   /// Replaces a matrix (copied); `weight` as it is stored.
   void set_weight(Context& context, WeightId id, ConstView weight);

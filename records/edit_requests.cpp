@@ -28,6 +28,15 @@ std::string marked_prompt(Record& record, const Json& object, const std::string&
   return std::string(prompt).replace(static_cast<size_t>(place.bytes.begin), subject.size(), kSubjectMark);
 }
 
+/// Whether a target begins with a space: a text, the first of a list, or the text `str` of an object.
+bool begins_with_space(const Json& object, const char* key) {
+  const auto found = object.find(key);
+  if (found == object.end()) return false;
+  const Json& value = found->is_array() && !found->empty() ? found->front() : *found;
+  const Json& text = value.is_object() && value.contains("str") ? value.at("str") : value;
+  return text.is_string() && text.get_ref<const std::string&>().starts_with(' ');
+}
+
 EditRequest zsre_request(Record& record, ZsreTarget target) {
   EditRequest request;
   request.subject = record.text(record.value, "subject", record.where);
@@ -44,6 +53,7 @@ EditRequest rewrite_request(Record& record, const Json& object, const std::strin
   request.target_new = record.target(object, "target_new", where);
   const char* key = json_has(object, "target_true") ? "target_true" : "ground_truth";
   request.target_true = record.target_or_empty(object, key, where);
+  request.spaced_targets = begins_with_space(object, "target_new");
   return request;
 }
 

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <vector>
 
 #include "model/architecture.h"
@@ -19,9 +20,18 @@ struct EditRequest {
   std::string prompt;  ///< with exactly one `{}`, the subject's place
   std::string subject;
   std::string target_new;   ///< a leading space is added where it is used
-  std::string target_true;  ///< what is true before; may be empty (no method here needs it)
+  std::string target_true;  ///< what is true before; may be empty
+  /// Whether the record's target_new begins with a space, which is left out here: one is added wherever a target is
+  /// used. Only the published code of some methods takes targets as they stand.
+  bool spaced_targets = false;
 
-  bool operator==(const EditRequest&) const = default;
+  /// Of what is asked for.
+  bool operator==(const EditRequest& other) const {
+    const auto fields = [](const EditRequest& r) {
+      return std::tie(r.case_id, r.prompt, r.subject, r.target_new, r.target_true);
+    };
+    return fields(*this) == fields(other);
+  }
 };
 
 /// Throws InputError "{where}: ..." unless the request can be run on this model: exactly one `{}`, a subject that is

@@ -55,7 +55,7 @@ std::vector<std::string> keys_without_effect(const Json& json, const std::vector
   std::vector<std::string> keys;
   for (const auto& list : {also_without, std::span<const std::string_view>(kPassedOver)})
     for (const std::string_view key : list)
-      if (json.contains(std::string(key))) keys.emplace_back(key);
+      if (json.contains(std::string(key)) && !holds(with_effect, key)) keys.emplace_back(key);
   for (const auto& [key, value] : json.items()) {
     if (holds(with_effect, key) || holds(kPassedOver, key) || holds(also_without, key) || holds(kMethodKeys, key))
       continue;

@@ -70,7 +70,7 @@ void hash_values(Sha256& hash, const Change& change) {
 std::set<int64_t> layers_with_the_same_keys(const std::set<WeightId>& weights) {
   std::set<int64_t> layers;
   for (const WeightId weight : weights)
-    layers.insert(weight.role == Role::down_weight ? weight.layer : weight.layer - 1);
+    layers.insert(weight.role == Role::down_weight || weight.role == Role::down_bias ? weight.layer : weight.layer - 1);
   return layers;
 }
 

@@ -231,8 +231,9 @@ TEST_F(MethodTest, UpdatesThatCannotBeAppliedAreRefusedByName) {
   const auto parameter = [&](const char* name) {
     return [=](H5File& file) { write_attribute(file, "/updates/0", "parameter", name); };
   };
-  expect_message(refusal(parameter("transformer.h.9.mlp.c_proj.weight")), {"h.9.mlp", "not a matrix of this model"});
-  expect_message(refusal(parameter("transformer.h.1.mlp.c_proj.bias")), {"c_proj.bias", "not a matrix"});
+  expect_message(refusal(parameter("transformer.h.9.mlp.c_proj.weight")),
+                 {"h.9.mlp", "not a matrix or bias of this model"});
+  expect_message(refusal(parameter("transformer.h.1.ln_1.weight")), {"ln_1.weight", "not a matrix"});
   expect_message(
       refusal([&](H5File& file) {
         parameter("transformer.h.1.mlp.c_proj.weight")(file);

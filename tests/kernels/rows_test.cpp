@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -154,6 +156,10 @@ TEST_P(Rows, Arithmetic) {
   for (size_t i = 0; i < expected.size(); ++i) expected[i] *= factors[i / static_cast<size_t>(width_)];
   EXPECT_TRUE(near(b.values(), expected, 0));
   EXPECT_TRUE(y.guarded() && b.guarded());
+  clamp(context, 3.0f, b.view());
+  for (float& value : expected) value = std::clamp(value, -3.0f, 3.0f);
+  EXPECT_EQ(b.values(), expected);
+  EXPECT_TRUE(b.guarded());
 }
 
 TEST_P(Rows, SumsAndDots) {

@@ -14,7 +14,7 @@ ORDER = [
     "model/architecture.*", "model/families", "model", "model/text", "model/loaded_model.*", "model/executor", "model/generation.*", "model/train",
     "records",
     "trace",
-    "edit/change.*", "edit/common", "edit/moments", "edit", "edit/common/layerwise.*", "edit/rome", "edit/memit", "edit/emmet", "edit/alphaedit", "edit/methods.*", "edit/edit_job.*",
+    "edit/change.*", "edit/common", "edit/moments", "edit", "edit/common/layerwise.*", "edit/rome", "edit/memit", "edit/emmet", "edit/alphaedit", "edit/ft", "edit/kn", "edit/methods.*", "edit/edit_job.*",
     "eval",
     "app/export", "app",
 ]
