@@ -15,11 +15,12 @@ only when it is complete. Memory does not grow with the input.
 import argparse
 import bz2
 import collections
+import concurrent.futures
+import concurrent.futures.process
 import contextlib
 import glob
 import gzip
 import json
-import multiprocessing
 import os
 import re
 import shutil
@@ -157,14 +158,20 @@ class Dump:
         if self.processes == 1:
             yield from map(clean, self.articles())
             return
-        with multiprocessing.Pool(self.processes, lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) as pool:
+        # Not multiprocessing.Pool: it waits without end for a process that the system killed, and now and then when it is ended early.
+        pool = concurrent.futures.ProcessPoolExecutor(self.processes, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+        try:
             pending = collections.deque()
             for article in self.articles():
-                pending.append(pool.apply_async(clean, (article,)))
+                pending.append(pool.submit(clean, article))
                 if len(pending) == PENDING_PER_PROCESS * self.processes:
-                    yield pending.popleft().get()
+                    yield pending.popleft().result()
             while pending:
-                yield pending.popleft().get()
+                yield pending.popleft().result()
+        except concurrent.futures.process.BrokenProcessPool:
+            raise Failure("a process that cleans articles was ended from outside, perhaps for want of memory; give fewer with --processes", code=5)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def articles(self):
         """(wikitext, names of all namespaces but that of articles) of each article; redirects are left out."""
