@@ -6,14 +6,8 @@
 #include "app/common.h"
 #include "app/edit_options.h"
 #include "app/ranks.h"
-#include "edit/moments/second_moments.h"
-#include "model/executor/executor.h"
-#include "model/text/document_source.h"
-#include "model/text/tokenizer.h"
+#include "edit/moment_job.h"
 #include "runtime/error.h"
-#include "runtime/io/sha256.h"
-#include "runtime/io/standard_input.h"
-#include "runtime/jobs/unit_store.h"
 
 namespace loci::app {
 namespace {
@@ -34,6 +28,7 @@ struct CovCommand {
   double until = 0;
   std::string probe;
   bool skip_invalid = false;
+  bool eigenvectors = false;
 };
 
 int64_t parse_layer(std::string_view text, const std::string& all) {
@@ -78,37 +73,9 @@ SecondMomentOptions moment_options(const CovCommand& command, const Architecture
   if (command.max_tokens > 0) options.max_tokens = command.max_tokens;
   options.unit_tokens = command.unit_tokens;
   options.checkpoint_seconds = command.checkpoint_seconds;
+  options.eigenvectors = command.eigenvectors;
+  options.until = command.until;
   return options;
-}
-
-/// What the result depends on; the name of the text does not matter, its contents do.
-Json job_configuration(const Command& app, const CovCommand& command, const SecondMomentOptions& options,
-                       const Tokenizer& tokenizer, const std::string& weights_sha256) {
-  Json config = resolved_configuration(app, command.common);
-  if (!command.probe.empty()) config["probe_sha256"] = sha256_file(command.probe);
-  config["layers"] = options.layers;
-  config["text_sha256"] = sha256_file(command.text.empty() ? command.tokens : command.text);
-  config["tokenizer_sha256"] = tokenizer.sha256();
-  config["weights_sha256"] = weights_sha256;
-  return config;
-}
-
-/// The facts whose directions --until watches, ready to run.
-std::vector<PreparedRequest> read_probe(const CovCommand& command, const Tokenizer& tokenizer,
-                                        const Architecture& config) {
-  require<InputError>((command.until > 0) == !command.probe.empty(),
-                      "--until CHANGE and --probe REQUESTS.json belong together: the second names the facts that the "
-                      "first watches");
-  std::vector<PreparedRequest> prepared;
-  if (command.probe.empty()) return prepared;
-  const std::vector<std::string> bare{"{}"};
-  // --skip-invalid is about the text.
-  const LoadedRequests loaded = read_requests(command.probe, tokenizer, config, OnInvalid::skip);
-  require<InputError>(loaded.skipped.empty(), "{}", loaded.skipped[0]);
-  for (const EditRequest& request : loaded.requests)
-    prepared.push_back(prepare_request(request, bare, FactToken::subject_last, TeacherForcing::tokens, tokenizer,
-                                       config, fmt::format("{}: case_id {}", command.probe, request.case_id)));
-  return prepared;
 }
 
 /// Of documents that were longer than one may be; 0 in results of versions that did not count them.
@@ -148,37 +115,17 @@ void report(const CovCommand& command, int64_t document_limit, const Spending& s
 }
 
 void run(const Ranks& ranks, const Command& app, const CovCommand& command) {
-  require<InputError>(command.text.empty() != command.tokens.empty(), "give one of --text FILE and --tokens FILE.h5");
-  require<InputError>(command.text != kStandardInput || ranks.communicator.size() == 1,
-                      "--text -: one rank alone can read standard input; write the text to a file");
   Context context = make_rank_context(ranks, command.common);
   LoadedModel loaded = load_rank_model(ranks.communicator, context, command.common.model);
-  const EditChain edits = apply_given_edits(context, loaded.model, command.edits);
-  const Model& model = loaded.model;
-  const Tokenizer& tokenizer = loaded.tokenizer;
-  SecondMomentOptions options = moment_options(command, model.config());
-  const std::vector<PreparedRequest> probe = read_probe(command, tokenizer, model.config());
-  options.until = command.until;
-  options.probe = probe;
-  Json config = job_configuration(app, command, options, tokenizer, model.checkpoint().weights_sha256());
-  note_base_edits(config, edits);
-  JobStore jobs(ranks, command.output, config);
-  if (!jobs.complete()) {
-    Executor executor(context, model);
-    std::vector<std::string> skipped;
-    options.skipped = &skipped;
-    const OnInvalid on_invalid = command.skip_invalid ? OnInvalid::skip : OnInvalid::refuse;
-    const NextDocument next = command.text.empty()
-                                  ? token_file_documents(tokenizer, command.tokens)
-                                  : text_documents(context, tokenizer, command.text, on_invalid, skipped);
-    const SecondMomentRanks all{ranks.communicator, ranks.is_root() ? &jobs.store() : nullptr, &ranks.interruption};
-    collect_second_moments(
-        executor, next, options, all, config,
-        job_provenance(named_inputs(app), context, model, ranks.communicator.size(), edits.sha256()));
-    if (ranks.is_root()) log_skipped(skipped);
-  }
-  const Spending spending = spending_of_all(ranks.communicator, context, loaded);
-  const int64_t limit = command.max_tokens_per_document ? command.max_tokens_per_document : model.config().positions;
+  const Architecture& architecture = loaded.model.config();
+  const Spending spending = run_moment_job(ranks, context, loaded, describe_job(app, command.common, command.output),
+                                           {.text = command.text,
+                                            .tokens = command.tokens,
+                                            .on_invalid = command.skip_invalid ? OnInvalid::skip : OnInvalid::refuse,
+                                            .moments = moment_options(command, architecture),
+                                            .probe = command.probe,
+                                            .base = command.edits});
+  const int64_t limit = command.max_tokens_per_document ? command.max_tokens_per_document : architecture.positions;
   if (ranks.is_root()) report(command, limit, spending);
 }
 
@@ -246,6 +193,10 @@ void add_cov(Commands& commands, Launcher& launcher) {
                .role = Role::input,
                .names = Names::file,
                .group = Group::method});
+  command.add({.name = "eigenvectors",
+               .value = &options->eigenvectors,
+               .help = "also write the eigenvectors of the second moments; alphaedit then need not find them",
+               .role = Role::by_content});
   command.add({.name = "unit-tokens",
                .value = &options->unit_tokens,
                .type = "N",

@@ -2,7 +2,7 @@
 """loci and its peers on the same machine in one run: forward pass, trace, second moments, edit, scores. Writes one JSON report.
 
     compare.py --loci build/cpu/app/loci --forward build/cpu/bench/forward_bench --tokenizer DIR [--text FILE]
-               [--peer-python PYTHON] [--rome CHECKOUT] [--shape small] [--edits 32] [--records FILE.json]
+               [--peer-python PYTHON] [--rome CHECKOUT] [--memit CHECKOUT] [--shape small] [--edits 32] [--records FILE.json]
                [--golden DIR] [--device cuda] [--precision tf32] [--cov-tokens 24000] [--trace-one-token]
                --output bench/results/NAME.json
 
@@ -44,6 +44,7 @@ LATER_PROMPT = "They say that now {} plays the sport of basketball in"
 TOKENS = 12
 SUBJECT = "Michael Jordan"
 PEER_RECORDS = 2
+PEER_BATCHES = (2, 6)
 # Everything is in the model's folder; where nothing can be reached the hub's client would wait for an answer.
 PEER_ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 SHORT_RUNS = 5
@@ -128,10 +129,11 @@ class Comparison(Workplace):
         except RuntimeError as error:  # ours is still measured
             return {"error": str(error)[-1000:]}
 
-    def reference(self, job, *arguments, model=None):
-        if not (self.a.rome and self.a.peer_python):
+    def reference(self, job, *arguments, model=None, checkout=None):
+        checkout = checkout if job == "memit" else self.a.rome
+        if not (checkout and self.a.peer_python):
             return {}
-        return self.peer(f"{HERE}/peers/reference.py", self.a.rome, model or self.model, job, *arguments)
+        return self.peer(f"{HERE}/peers/reference.py", checkout, model or self.model, job, *arguments)
 
     def dimensions(self):
         """(layers, width, vocabulary) of the model."""
@@ -307,6 +309,35 @@ class Comparison(Workplace):
             self.add_reference(f"{self.a.edits} ROME edits in one call (peer: {self.a.edits} x one)", seconds, peak, peer, self.a.edits,
                                summary=out)
 
+    def memit(self):
+        """A batch of requests. The reference's time is a line in their number, drawn through two small batches."""
+        layers = [int(layer) for layer in self.some_layers.split(",")]
+        moments, folder = self.path("cov1.h5"), self.path("npz1")
+        if not os.path.exists(moments):
+            self.loci("cov", self.model, "--text", self.documents(), "--layers", self.some_layers, "--output", moments)
+        self.loci("export", moments, "--format", "npz", "--output", folder)
+        files = ",".join(f"{folder}/transformer.h.{layer}.mlp.c_proj_float32_mom2.npz" for layer in layers)
+        _, _, _, peer_flags = self.edit_inputs()
+        hparams = json.load(open(peer_flags[1])) | {
+            "layers": layers, "layer_selection": "all", "clamp_norm_factor": 0.75, "mom2_update_weight": 15000}
+        del hparams["context_template_length_params"]
+        hparams = self.write("memit.json", hparams)
+        templates = self.write("memit_templates.json", TEMPLATES[:6])
+        names = ["Jordan", "Bird", "Darrieux", "Jobs", "Northumbria", "Curie", "Turing", "Noether", "Euler", "Ampere"]
+        records = [{"case_id": i, "requested_rewrite": {
+            "prompt": PROMPT, "subject": f"{chr(65 + i // len(names))}. {names[i % len(names)]}", "relation_id": "none",
+            "target_new": {"str": ["soccer", "Paris"][i % 2]}, "target_true": {"str": "basketball"}}} for i in range(self.a.batch)]
+        flags = ["--method", "memit", "--hparams", hparams, "--context-templates", templates]
+        seconds, peak, out = self.loci("edit", self.model, *flags, "--cov", files, "--requests", self.write("batch.json", records),
+                                       "--output", self.path("memit.h5"))
+        small, large = PEER_BATCHES
+        peers = [self.reference("memit", "--requests", self.write(f"batch{n}.json", records[:n]), "--hparams", hparams, "--templates",
+                                templates, "--moment", files, checkout=self.a.memit) for n in PEER_BATCHES]
+        slope = (peers[1].get("seconds", 0) - peers[0].get("seconds", 0)) / (large - small)
+        whole = peers[1] | ({"seconds": peers[1]["seconds"] + slope * (len(records) - large)} if slope > 0 else {})
+        self.add_reference(f"MEMIT, {len(records)} requests, {len(layers)} layers (peer: a line through {small} and {large})", seconds,
+                           peak, whole, peer_batches=[peer.get("seconds") for peer in peers], summary=out)
+
     def eval(self):
         _, many, flags, peer_flags = self.edit_inputs()
         records = self.records or json.load(open(many))
@@ -381,6 +412,8 @@ def main():
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--peer-python")
     parser.add_argument("--rome")
+    parser.add_argument("--memit", help="a checkout of kmeng01/memit")
+    parser.add_argument("--batch", type=int, default=100, help="requests of the batch that MEMIT writes")
     parser.add_argument("--shape", default="small")
     parser.add_argument("--edits", type=int, default=32)
     parser.add_argument("--records", help="CounterFact records, in the reference's form or EasyEdit's")
@@ -388,10 +421,10 @@ def main():
     parser.add_argument("--cov-tokens", type=int, default=24000, help="tokens whose second moments are collected, about")
     parser.add_argument("--trace-one-token", action="store_true", help="the reference traces one token, its time is multiplied")
     parser.add_argument("--golden")
-    parser.add_argument("--jobs", default="load,forward,trace,later_trace,cov,edit,eval,golden")
+    parser.add_argument("--jobs", default="load,forward,trace,later_trace,cov,edit,memit,eval,golden")
     parser.add_argument("--output", required=True)
     arguments = parser.parse_args()
-    for name in ("loci", "forward", "tokenizer", "text", "rome", "model", "records"):
+    for name in ("loci", "forward", "tokenizer", "text", "rome", "memit", "model", "records"):
         if getattr(arguments, name):
             setattr(arguments, name, os.path.abspath(getattr(arguments, name)))
     commit = subprocess.run(["git", "-C", HERE, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()

@@ -67,6 +67,22 @@ double norm_of(std::span<const Change> changes) {
   return std::sqrt(sum);
 }
 
+Dense dense_of(const LowRank& change, const Architecture& architecture) {
+  const bool in_out = parameter_at(architecture, change.weight).stored == Orientation::in_out;
+  const std::vector<float>&left = in_out ? change.keys : change.values, &right = in_out ? change.values : change.keys;
+  const size_t terms = static_cast<size_t>(change.rank), rows = left.size() / terms, cols = right.size() / terms;
+  Dense dense{change.weight, {}, std::vector<float>(rows * cols)};
+  std::vector<double> row(cols);
+  for (size_t r = 0; r < rows; ++r) {
+    std::ranges::fill(row, 0);
+    for (size_t t = 0; t < terms; ++t)
+      for (size_t c = 0; c < cols; ++c)
+        row[c] += static_cast<double>(left[t * rows + r]) * static_cast<double>(right[t * cols + c]);
+    for (size_t c = 0; c < cols; ++c) dense.delta[r * cols + c] = static_cast<float>(row[c]);
+  }
+  return dense;
+}
+
 void check_fits(const Change& change, const Architecture& architecture, std::string_view where) {
   const Parameter parameter = parameter_of(weight_of(change), architecture, where);
   std::visit([&](const auto& one) { check(one, parameter, where); }, change);

@@ -54,6 +54,9 @@ double norm_of(const Change& change);
 /// Of several changes of different matrices.
 double norm_of(std::span<const Change> changes);
 
+/// The same change as a whole matrix, from sums in fp64.
+Dense dense_of(const LowRank& change, const Architecture& architecture);
+
 /// Throws InputError "{where}: ..." for a change of a matrix that the model does not have, or of another shape.
 void check_fits(const Change& change, const Architecture& architecture, std::string_view where);
 

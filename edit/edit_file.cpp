@@ -223,7 +223,8 @@ std::vector<RecordedValues> read_recorded(const H5File& file, const std::string&
     const std::string path = group + "/" + name;
     if (name == "loss_curve" || h5_is_group(file, path) || dataset_info(file, path).kind != H5Kind::floating) continue;
     H5Array<float> array = read_dataset<float>(file, path);
-    recorded.push_back({name, {}, std::move(array.values), std::move(array.shape)});
+    recorded.push_back(
+        {name, read_string_attribute(file, path, "long_name"), std::move(array.values), std::move(array.shape)});
   }
   return recorded;
 }

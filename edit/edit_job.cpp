@@ -34,26 +34,35 @@ class EditJob {
     batch_size_ = options.batch_size.value_or(method_->default_batch_size());
     if (options.mode == EditMode::sequential && ranks.is_root()) warn_of_sequence(*method_);
     choose_requests(requests.requests);
+    passes_ = edit_passes(context_, *method_, std::ssize(requests_), batch_size_, options.mode);
+    std::vector<UnitPass> unit_passes;
+    for (const EditPass& pass : passes_) unit_passes.push_back(pass.units);
+    units_ = Units(std::move(unit_passes));
     if (ranks.is_root()) log_skipped(skipped_);
     config_ = job_configuration(prepared.config, requests.sha256);
   }
 
   EditJobOutcome run() {
-    const int64_t before = run_units(
-        ranks_, description_.output, config_,
-        {.name = "edit",
-         .items = "requests",
-         .units = units(),
-         .order = {is_sequential() ? UnitOrder::one_by_one : UnitOrder::any},
-         .compute = [&](int64_t unit) { return run_unit(unit); },
-         .resume =
-             [&](const UnitStore& store, int64_t unit) {
-               if (is_sequential()) apply_done(store, unit);
-             },
-         .merge = {.unit = append_batches, .finish = [&](H5File& output) { describe(output); }},
-         .count_items = [](const H5File& output) { return std::ssize(group_members(output, "/edits")); },
-         .cut_unit = [&](const H5File& output, int64_t unit, H5File& shard) { cut_unit(output, unit, shard); }});
-    return {before, spending_of_all(ranks_.communicator, context_, loaded_)};
+    UnitJob job{.name = "edit",
+                .items = passes_.size() > 1 ? "searches and writes" : "requests",
+                .units = units_,
+                .compute = [&](const UnitStore& store, int64_t unit) { return run_unit(store, unit); },
+                .resume =
+                    [&](const UnitStore& store, int64_t unit) {
+                      if (is_sequential() && !pass_of(unit).finds) apply_done(store, unit);
+                    },
+                .merge = {.unit =
+                              [](H5File& output, const H5File& shard) {
+                                if (!holds_found_edits(shard)) append_batches(output, shard);
+                              },
+                          .finish = [&](H5File& output) { describe(output); }}};
+    // Of a sequence whose batches are found first, the later passes hang on the length of the earlier ones.
+    if (passes_.size() == 1 || !is_sequential()) {
+      job.count_items = [](const H5File& output) { return std::ssize(group_members(output, "/edits")); };
+      job.cut_unit = [&](const H5File& output, int64_t unit, H5File& shard) { cut_unit(output, unit, shard); };
+    }
+    const int64_t before = run_units(ranks_, description_.output, config_, job);
+    return {before * std::ssize(requests_) / units_.items(), spending_of_all(ranks_.communicator, context_, loaded_)};
   }
 
  private:
@@ -65,7 +74,7 @@ class EditJob {
     config["edit"] = prepared;
     config["requests_sha256"] = requests_sha256;
     config["weights_sha256"] = model_.checkpoint().weights_sha256();
-    config["requests_per_unit"] = units().per_unit;
+    config["requests_per_unit"] = units_.passes()[0].per_unit;
     if (batch_size_ != 1) config["batch"] = batch_size_;
     return config;
   }
@@ -83,23 +92,32 @@ class EditJob {
                         options_.requests.string());
   }
 
-  Units units() const {
-    return {std::ssize(requests_), requests_per_unit(context_, batch_size_, std::ssize(requests_))};
+  const EditPass& pass_of(int64_t unit) const { return passes_[static_cast<size_t>(units_.pass(unit))]; }
+  /// Of a unit's requests among all.
+  int64_t first_of(int64_t unit) const { return pass_of(unit).first + units_.first(unit); }
+
+  WriteShard run_unit(const UnitStore& store, int64_t unit) {
+    const auto requests = std::span<const PreparedRequest>(requests_).subspan(static_cast<size_t>(first_of(unit)),
+                                                                              static_cast<size_t>(units_.size(unit)));
+    if (pass_of(unit).finds) return find_edits(executor_, *method_->in_two_steps(), requests, first_of(unit));
+    FoundEdits found = found_for(store, unit);
+    EditUnit made = is_sequential() ? make_edits_in_sequence(executor_, model_, tokenizer_, *method_, requests,
+                                                             batch_size_, Outcomes::score, std::move(found))
+                                    : make_edits(executor_, tokenizer_, *method_, requests, batch_size_,
+                                                 Outcomes::score, std::move(found));
+    return write_edit_unit(std::move(made), model_.config(), first_of(unit), batch_size_);
   }
 
-  WriteShard run_unit(int64_t unit) {
-    const auto requests = units().slice(std::span<const PreparedRequest>(requests_), unit);
-    EditUnit made =
-        is_sequential()
-            ? make_edits_in_sequence(executor_, model_, tokenizer_, *method_, requests, batch_size_, Outcomes::score)
-            : make_edits(executor_, tokenizer_, *method_, requests, batch_size_, Outcomes::score);
-    return write_edit_unit(std::move(made), model_.config(), units().first(unit), batch_size_);
+  FoundEdits found_for(const UnitStore& store, int64_t unit) const {
+    const int64_t before = units_.pass(unit) - 1;
+    if (before < 0 || !passes_[static_cast<size_t>(before)].finds) return {};
+    return read_found_edits(store, model_.config(), passes_[static_cast<size_t>(before)], units_.first_unit(before),
+                            first_of(unit), units_.size(unit));
   }
 
   /// Sequential edits build on those of units that an earlier run did.
   void apply_done(const UnitStore& store, int64_t unit) {
-    const EditUnit done =
-        read_edit_unit(store.open_unit(unit), model_.config(), units().first(unit), units().size(unit));
+    const EditUnit done = read_edit_unit(store.open_unit(unit), model_.config(), first_of(unit), units_.size(unit));
     for (const EditBatch& batch : done.batches) {
       EditedModel(batch.changes).fold_into(context_, model_);
       method_->take_up(batch);
@@ -129,7 +147,8 @@ class EditJob {
   }
 
   void cut_unit(const H5File& output, int64_t unit, H5File& shard) const {
-    copy_batches(output, units().first(unit), units().size(unit), shard);
+    const auto copy = pass_of(unit).finds ? copy_found_edits : copy_batches;
+    copy(output, first_of(unit), units_.size(unit), shard);
   }
 
   const Ranks& ranks_;
@@ -146,6 +165,8 @@ class EditJob {
   std::unique_ptr<Resources> resources_;
   std::unique_ptr<Method> method_;
   int64_t batch_size_ = 1;
+  std::vector<EditPass> passes_;
+  Units units_{std::vector<UnitPass>()};
   Json config_;
 };
 

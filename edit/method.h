@@ -15,6 +15,8 @@
 
 namespace loci {
 
+class TwoStepMethod;
+
 /// A way to write facts into a model: one folder each, one line in edit/methods.cpp. docs/adding_a_method.md
 class Method {
  public:
@@ -29,6 +31,8 @@ class Method {
   virtual std::vector<EditBatch> edit(Executor& executor, std::span<const PreparedRequest> requests,
                                       int64_t batch_size) const = 0;
 
+  /// This method, where it finds something for each request before it writes a batch; null for others.
+  virtual const TwoStepMethod* in_two_steps() const { return nullptr; }
   /// Of `edit` where none is asked for; 0: all requests in one batch.
   virtual int64_t default_batch_size() const { return 1; }
   /// In a sequence: the executor's model has got the changes of this batch, made now or by an earlier run.
@@ -42,6 +46,22 @@ class Method {
   virtual std::span<const std::string> context_templates() const { return {}; }
   /// Why edits of this method should not build on each other; empty where nothing is known against it.
   virtual std::string_view warning_of_sequences() const { return {}; }
+};
+
+/// A method whose work on a batch is mostly work on its single requests: the z of MEMIT. Ranks share that, and a job
+/// keeps it.
+class TwoStepMethod : public Method {
+ public:
+  const TwoStepMethod* in_two_steps() const override { return this; }
+  std::vector<EditBatch> edit(Executor& executor, std::span<const PreparedRequest> requests,
+                              int64_t batch_size) const override;
+
+  /// What is found for each request in the executor's model as it is: its edit, still to be written. Requests share
+  /// waves, whose size depends on the requests alone.
+  virtual std::vector<Edit> find(Executor& executor, std::span<const PreparedRequest> requests) const = 0;
+  /// Writes the requests as one batch; `found` are their edits, which it completes.
+  virtual EditBatch write(Executor& executor, std::span<const PreparedRequest> requests,
+                          std::vector<Edit> found) const = 0;
 };
 
 }  // namespace loci

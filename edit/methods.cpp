@@ -11,6 +11,7 @@
 #include "edit/ft/ft.h"
 #include "edit/kn/kn.h"
 #include "edit/memit/memit.h"
+#include "edit/pmet/pmet.h"
 #include "edit/rome/rome.h"
 #include "runtime/error.h"
 
@@ -22,8 +23,11 @@ std::vector<MethodEntry>& methods() {
       {"r-rome", "the mean key throughout", make_rome},
       {"p-rome", "the bare key throughout", make_rome},
       {"memit", "several layers, many requests at once", make_memit},
+      {"memit-seq", "the same, keeping the keys of earlier batches", make_memit},
+      {"memit-rect", "the same, of each update the elements that change most", make_memit},
       {"emmet", "the same with equality constraints", make_emmet},
       {"alphaedit", "the same within the null space of the second moments", make_alphaedit},
+      {"pmet", "the same for the MLP's output, sought together with the attention's", make_pmet},
       {"ft", "fine-tuning of one layer, all target tokens asked at the prompt's end", make_ft},
       {"ft-l", "the same within a limit of each element", make_ft},
       {"ft-m", "fine-tuning with the target teacher-forced", make_ft},

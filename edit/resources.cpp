@@ -44,17 +44,19 @@ bool has_layer(const std::filesystem::path& path, int64_t layer) {
 
 }  // namespace
 
-SecondMomentMatrix Resources::read(int64_t layer) {
+const std::string& Resources::file_of(int64_t layer) const {
   if (options_.cov.empty()) refuse_missing_second_moment();
-  auto file = options_.cov.begin();
   // What is wrong with the only file is told by who reads it.
-  if (options_.cov.size() > 1) {
-    file = std::ranges::find_if(options_.cov, [&](const std::string& path) { return has_layer(path, layer); });
-    require<InputError>(file != options_.cov.end(), "{} {}: none of the files holds second moments of layer {}",
-                        option("cov"), fmt::join(options_.cov, ","), layer);
-  }
+  if (options_.cov.size() == 1) return options_.cov[0];
+  const auto file = std::ranges::find_if(options_.cov, [&](const std::string& path) { return has_layer(path, layer); });
+  require<InputError>(file != options_.cov.end(), "{} {}: none of the files holds second moments of layer {}",
+                      option("cov"), fmt::join(options_.cov, ","), layer);
+  return *file;
+}
+
+SecondMomentMatrix Resources::read(int64_t layer) {
   SecondMomentMatrix matrix =
-      read_second_moment(*file, layer, architecture().mlp_width, lineage_,
+      read_second_moment(file_of(layer), layer, architecture().mlp_width, lineage_,
                          options_.cov_of_other_model ? OtherModels::accept : OtherModels::refuse);
   if (matrix.origin == MomentOrigin::ancestor || matrix.origin == MomentOrigin::other_model)
     used_["cov_collected_on"] = {{"model", moment_origin_name(matrix.origin)},
@@ -73,6 +75,16 @@ std::vector<double> Resources::second_moment_matrix(int64_t layer) {
   const int64_t width = architecture().mlp_width;
   for (int64_t i = 0; i < width; ++i) matrix[i * width + i] += options_.ridge;
   return matrix;
+}
+
+SymmetricEigen Resources::second_moment_eigen(int64_t layer) {
+  SecondMomentMatrix matrix = read(layer);
+  std::optional<SymmetricEigen> eigen = read_second_moment_eigen(file_of(layer), matrix);
+  if (!eigen)
+    eigen = symmetric_eigen(executor_.context(), std::move(matrix.mean), matrix.width,
+                            fmt::format("the second moment of layer {}", layer));
+  for (double& value : eigen->values) value += options_.ridge;
+  return *std::move(eigen);
 }
 
 void Resources::refuse_second_moments(std::string_view why) const {

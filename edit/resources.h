@@ -55,6 +55,8 @@ class Resources {
   std::shared_ptr<const Cholesky> second_moment(int64_t layer, double ridge = 0);
   /// C + ridge I itself, [ff * ff].
   std::vector<double> second_moment_matrix(int64_t layer);
+  /// The eigenvalues and eigenvectors of C + ridge I: those of the file, where it holds some.
+  SymmetricEigen second_moment_eigen(int64_t layer);
   /// Throws InputError where second moments, or context templates, are given to a method that takes none.
   void refuse_second_moments(std::string_view why) const;
   void refuse_context_templates(std::string_view why) const;
@@ -63,6 +65,7 @@ class Resources {
   Json configuration();
 
  private:
+  const std::string& file_of(int64_t layer) const;
   SecondMomentMatrix read(int64_t layer);
 
   EditOptions options_;

@@ -25,6 +25,9 @@ int64_t peak_bytes(const Context& context) {
   return static_cast<int64_t>(usage.ru_maxrss) * 1024;
 }
 
+/// What the units of a pass do.
+enum class Work { find, edit, edit_and_score, score };
+
 /// The job: records in, an evaluation out.
 class EvalJob {
  public:
@@ -52,29 +55,29 @@ class EvalJob {
     if (ranks.is_root()) log_skipped(skipped_);
     config_["records_sha256"] = read.sha256;
     config_["weights_sha256"] = model_.checkpoint().weights_sha256();
-    config_["records_per_unit"] = units().per_unit;
-    config_["passes"] = units().passes;
+    plan_passes();
+    config_["records_per_unit"] = units_.passes()[0].per_unit;
+    config_["passes"] = units_.passes().size();
   }
 
   EvalJobOutcome run() {
     UnitJob job{.name = "eval",
-                .items = is_sequential() ? "edits and scores" : "records",
-                .units = units(),
-                .compute = [&](int64_t unit) { return makes_edits(unit) ? edit_unit(unit) : score_unit(unit); },
+                .items = work_.size() > 1 ? "edits and scores" : "records",
+                .units = units_,
+                .compute = [&](const UnitStore& store, int64_t unit) { return compute(store, unit); },
                 .resume =
                     [&](const UnitStore& store, int64_t unit) {
-                      if (makes_edits(unit)) apply_done(store, unit);
+                      if (work_of(unit) == Work::edit) apply_done(store, unit);
                     },
                 .merge = {.unit = [&](H5File&, const H5File& shard) { take_over(shard); },
                           .finish = [&](H5File& output) { write_results(output); }}};
-    if (is_sequential()) job.order = {UnitOrder::one_by_one, UnitOrder::any};
-    // Scores after a sequence of edits are others where the sequence is longer.
-    if (!is_sequential()) {
+    // Scores after a sequence of edits are others where the sequence is longer, and so are those of a batch.
+    if (work_.size() == 1) {
       job.count_items = [](const H5File& output) { return dataset_info(output, "/records/case_id").shape.at(0); };
       job.cut_unit = [&](const H5File& output, int64_t unit, H5File& shard) { cut_unit(output, unit, shard); };
     }
     const int64_t before = run_units(ranks_, description_.output, config_, job);
-    return {before, spending_of_all(ranks_.communicator, context_, loaded_)};
+    return {before * std::ssize(records_) / units_.items(), spending_of_all(ranks_.communicator, context_, loaded_)};
   }
 
  private:
@@ -110,27 +113,67 @@ class EvalJob {
   }
 
   TeacherForcing forcing() const { return options_.edit.forcing; }
-  /// In sequential mode a first pass makes the edits, so that they too survive an interruption.
-  Units units() const {
+
+  /// In sequential mode passes of their own make the edits, so that they too survive an interruption.
+  void plan_passes() {
     const auto records = std::ssize(records_);
-    return {records, requests_per_unit(context_, batch_size_, records), is_sequential() ? 2 : 1};
+    std::vector<UnitPass> units;
+    const auto add = [&](Work work, const EditPass& pass) {
+      work_.push_back(work);
+      passes_.push_back(pass);
+      units.push_back(pass.units);
+    };
+    if (makes_edits()) {
+      for (const EditPass& pass : edit_passes(context_, *method_, records, batch_size_, options_.mode))
+        add(pass.finds ? Work::find : is_sequential() ? Work::edit : Work::edit_and_score, pass);
+    }
+    if (!makes_edits() || is_sequential()) add(Work::score, {false, 0, {records, requests_per_unit(context_)}});
+    units_ = Units(std::move(units));
   }
-  bool makes_edits(int64_t unit) const { return is_sequential() && units().pass(unit) == 0; }
+  Work work_of(int64_t unit) const { return work_[static_cast<size_t>(units_.pass(unit))]; }
+  const EditPass& pass_of(int64_t unit) const { return passes_[static_cast<size_t>(units_.pass(unit))]; }
+  /// Of a unit's records among all.
+  int64_t first_of(int64_t unit) const { return pass_of(unit).first + units_.first(unit); }
 
   std::span<const PreparedRequest> requests_of(int64_t unit) const {
-    return units().slice(std::span<const PreparedRequest>(requests_), unit);
+    return std::span<const PreparedRequest>(requests_).subspan(static_cast<size_t>(first_of(unit)),
+                                                               static_cast<size_t>(units_.size(unit)));
+  }
+  std::span<const EvalRecord> records_of(int64_t unit) const {
+    return std::span<const EvalRecord>(records_).subspan(static_cast<size_t>(first_of(unit)),
+                                                         static_cast<size_t>(units_.size(unit)));
+  }
+  FoundEdits found_for(const UnitStore& store, int64_t unit) const {
+    const int64_t before = units_.pass(unit) - 1;
+    if (before < 0 || work_[static_cast<size_t>(before)] != Work::find) return {};
+    return read_found_edits(store, model_.config(), passes_[static_cast<size_t>(before)], units_.first_unit(before),
+                            first_of(unit), units_.size(unit));
   }
 
-  WriteShard edit_unit(int64_t unit) {
+  WriteShard compute(const UnitStore& store, int64_t unit) {
+    switch (work_of(unit)) {
+      case Work::find:
+        return find_edits(is_sequential() ? edited_executor_ : executor_, *method_->in_two_steps(), requests_of(unit),
+                          first_of(unit));
+      case Work::edit:
+        return edit_unit(store, unit);
+      case Work::edit_and_score:
+        return [results = scores_of_own_edits(store, unit)](H5File& shard) { write_records(shard, results); };
+      case Work::score:
+        break;
+    }
+    return [results = scores_of(unit)](H5File& shard) { write_records(shard, results); };
+  }
+
+  WriteShard edit_unit(const UnitStore& store, int64_t unit) {
     EditUnit made = make_edits_in_sequence(edited_executor_, edited_, tokenizer_, *method_, requests_of(unit),
-                                           batch_size_, Outcomes::leave_out);
+                                           batch_size_, Outcomes::leave_out, found_for(store, unit));
     note(made);
-    return write_edit_unit(std::move(made), model_.config(), units().first(unit), batch_size_);
+    return write_edit_unit(std::move(made), model_.config(), first_of(unit), batch_size_);
   }
 
   void apply_done(const UnitStore& store, int64_t unit) {
-    const EditUnit done =
-        read_edit_unit(store.open_unit(unit), model_.config(), units().first(unit), units().size(unit));
+    const EditUnit done = read_edit_unit(store.open_unit(unit), model_.config(), first_of(unit), units_.size(unit));
     for (const EditBatch& batch : done.batches) {
       EditedModel(batch.changes).fold_into(context_, edited_);
       method_->take_up(batch);
@@ -143,51 +186,37 @@ class EvalJob {
       sequential_.insert(sequential_.end(), batch.edits.size(), {norm_of(batch.changes), unit.seconds});
   }
 
-  WriteShard score_unit(int64_t unit) {
-    return [results = scores_of(unit)](H5File& shard) { write_records(shard, results); };
-  }
-
   std::vector<RecordResult> scores_of(int64_t unit) {
-    const auto records = units().slice(std::span<const EvalRecord>(records_), unit);
-    if (is_sequential()) return scores_of_sequential_edits(unit, records);
-    switch (options_.scored) {
-      case Scored::model:
-        return evaluate_model(executor_, tokenizer_, forcing(), records);
-      case Scored::given_edits:
-        return evaluate_joint_edits(executor_, edited_executor_, tokenizer_, forcing(), records);
-      case Scored::own_edits:
-        break;
-    }
-    return scores_of_own_edits(unit, records);
-  }
-
-  std::vector<RecordResult> scores_of_sequential_edits(int64_t unit, std::span<const EvalRecord> records) {
+    const auto records = records_of(unit);
+    if (options_.scored == Scored::model) return evaluate_model(executor_, tokenizer_, forcing(), records);
     std::vector<RecordResult> results =
         evaluate_joint_edits(executor_, edited_executor_, tokenizer_, forcing(), records);
+    if (!is_sequential()) return results;
     for (size_t r = 0; r < results.size(); ++r) {
-      const SequentialEdit& edit = sequential_[static_cast<size_t>(units().first(unit)) + r];
+      const SequentialEdit& edit = sequential_[static_cast<size_t>(first_of(unit)) + r];
       results[r].update_norm = edit.update_norm;
       results[r].edit_seconds = edit.seconds;
     }
     return results;
   }
 
-  std::vector<RecordResult> scores_of_own_edits(int64_t unit, std::span<const EvalRecord> records) {
-    const EditUnit made =
-        make_edits(executor_, tokenizer_, *method_, requests_of(unit), batch_size_, Outcomes::leave_out);
-    std::vector<RecordResult> results = evaluate_own_edits(executor_, tokenizer_, forcing(), records, made.batches);
+  std::vector<RecordResult> scores_of_own_edits(const UnitStore& store, int64_t unit) {
+    const EditUnit made = make_edits(executor_, tokenizer_, *method_, requests_of(unit), batch_size_,
+                                     Outcomes::leave_out, found_for(store, unit));
+    std::vector<RecordResult> results =
+        evaluate_own_edits(executor_, tokenizer_, forcing(), records_of(unit), made.batches);
     for (RecordResult& result : results) result.edit_seconds = made.seconds;
     return results;
   }
 
   void take_over(const H5File& shard) {
-    if (h5_exists(shard, "/edits")) return;  // of the first pass
+    if (h5_exists(shard, "/edits")) return;  // of a pass that makes them
     for (RecordResult& result : read_records(shard)) results_.push_back(std::move(result));
   }
 
   void cut_unit(const H5File& output, int64_t unit, H5File& shard) {
     if (earlier_.empty()) earlier_ = read_records(output);
-    write_records(shard, units().slice(std::span<const RecordResult>(earlier_), unit));
+    write_records(shard, units_.slice(std::span<const RecordResult>(earlier_), unit));
   }
 
   void write_results(H5File& output) const {
@@ -221,6 +250,9 @@ class EvalJob {
   std::unique_ptr<Method> method_;
   int64_t batch_size_ = 1;
   std::vector<PreparedRequest> requests_;  // of the records, where they are edited
+  std::vector<Work> work_;                 // of each pass
+  std::vector<EditPass> passes_;
+  Units units_{std::vector<UnitPass>()};
   struct SequentialEdit {
     double update_norm, seconds;
   };

@@ -204,7 +204,7 @@ TraceJobOutcome run_trace_job(const Ranks& ranks, Context& context, const Loaded
       {.name = "trace",
        .items = "facts",
        .units = units,
-       .compute = [&](int64_t unit) { return trace_unit(units.slice(chosen, unit), executor, tokenizer, trace); },
+       .compute = [&](const UnitStore&, int64_t unit) { return trace_unit(units.slice(chosen, unit), executor, tokenizer, trace); },
        .merge = {.start = [&](H5File& output) { merge.start(output); },
                  .unit = [&](H5File& output, const H5File& shard) { merge.add(output, shard); },
                  .finish = finish},

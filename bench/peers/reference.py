@@ -5,6 +5,7 @@
     reference.py ROME MODEL cov   --documents FILE.jsonl --layers 4,5,6,7
     reference.py ROME MODEL edit  --requests FILE --hparams FILE --templates FILE --moment FILE.npz
     reference.py ROME MODEL eval  (as edit: each record edited, scored before and after)
+    reference.py MEMIT MODEL memit --requests FILE --hparams FILE --templates FILE --moment FILE.npz,...  (kmeng01/memit, one batch)
 """
 import argparse
 import json
@@ -68,11 +69,26 @@ def evaluate(reference, arguments, prepared):
     return {"scores": scores}
 
 
+def prepare_memit(reference, arguments):
+    hparams = json.load(open(arguments.hparams))
+    moments = {}
+    for layer, path in zip(hparams["layers"], arguments.moment.split(","), strict=True):
+        moment = numpy.load(path)
+        moments[layer] = torch.from_numpy(moment["mom2.mom2"] / moment["mom2.count"])
+    requests = [{"case_id": record["case_id"], **record["requested_rewrite"]} for record in json.load(open(arguments.requests))]
+    return requests, hparams, json.load(open(arguments.templates)), moments
+
+
+def memit(reference, arguments, prepared):
+    deltas = reference.memit(*prepared)
+    return {"update_norms": {name: float((left.double() @ right.double().T).norm()) for name, (left, right) in deltas.items()}}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("rome")
     parser.add_argument("model")
-    parser.add_argument("job", choices=["trace", "cov", "edit", "eval"])
+    parser.add_argument("job", choices=["trace", "cov", "edit", "eval", "memit"])
     for flag in ("facts", "documents", "layers", "requests", "hparams", "templates", "moment"):
         parser.add_argument(f"--{flag}")
     parser.add_argument("--kinds", default="state,mlp,attn")
@@ -86,11 +102,12 @@ def main():
         torch.set_num_threads(arguments.threads)
     for name in ("model", "facts", "documents", "requests", "hparams", "templates", "moment"):
         if getattr(arguments, name):
-            setattr(arguments, name, os.path.abspath(getattr(arguments, name)))
+            setattr(arguments, name, ",".join(map(os.path.abspath, getattr(arguments, name).split(","))))
     with quiet():
         reference = Reference(arguments.rome, arguments.model, arguments.device)
-        prepared = [prepare_edit(reference, arguments)] if arguments.job in ("edit", "eval") else []
-        job = {"trace": trace, "cov": cov, "edit": edit, "eval": evaluate}[arguments.job]
+        prepare = {"edit": prepare_edit, "eval": prepare_edit, "memit": prepare_memit}.get(arguments.job)
+        prepared = [prepare(reference, arguments)] if prepare else []
+        job = {"trace": trace, "cov": cov, "edit": edit, "eval": evaluate, "memit": memit}[arguments.job]
         start = time.perf_counter()
         outcome = job(reference, arguments, *prepared)
         if arguments.device != "cpu":

@@ -35,10 +35,8 @@ struct NullSpace {
   std::vector<double> past;   ///< [earlier requests, dimension]
 };
 
-NullSpace find_null_space(Context& context, std::vector<double> matrix, int64_t width, double threshold,
-                          int64_t layer) {
-  const SymmetricEigen eigen =
-      symmetric_eigen(context, std::move(matrix), width, fmt::format("the second moment of layer {}", layer));
+NullSpace find_null_space(const SymmetricEigen& eigen, double threshold, int64_t layer) {
+  const auto width = std::ssize(eigen.values);
   NullSpace space;
   space.dimension = std::ranges::lower_bound(eigen.values, threshold) - eigen.values.begin();
   // Second moments are sums of fp32 products.
@@ -69,8 +67,7 @@ class AlphaEdit : public LayerwiseMethod {
         hparams_(hparams),
         context_(resources.executor().context()) {
     for (const int64_t layer : layers())
-      spaces_.push_back(find_null_space(context_, resources.second_moment_matrix(layer), width(),
-                                        hparams.nullspace_threshold, layer));
+      spaces_.push_back(find_null_space(resources.second_moment_eigen(layer), hparams.nullspace_threshold, layer));
   }
 
   Json settings() const override {

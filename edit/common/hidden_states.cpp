@@ -62,11 +62,11 @@ std::vector<double> grouped_keys(Executor& executor, int64_t layer, const Templa
   return keys;
 }
 
-std::vector<float> bare_states(Executor& executor, int64_t layer, const TemplatePrefixes& prefixes,
+std::vector<float> bare_states(Executor& executor, BlockSite at, const TemplatePrefixes& prefixes,
                                std::span<const PreparedRequest> requests) {
   std::vector<const EditPrompt*> prompts;
   for (const PreparedRequest& request : requests) prompts.push_back(&request.prompts[0]);
-  return rows_at_lookups(executor, {Site::resid, layer}, prefixes, prompts);
+  return rows_at_lookups(executor, at, prefixes, prompts);
 }
 
 }  // namespace loci

@@ -17,8 +17,8 @@ namespace loci {
 std::vector<double> grouped_keys(Executor& executor, int64_t layer, const TemplatePrefixes& prefixes,
                                  std::span<const PreparedRequest> requests);
 
-/// Block outputs (resid) of a layer at the bare prompts' fact tokens, [requests, d] on the host.
-std::vector<float> bare_states(Executor& executor, int64_t layer, const TemplatePrefixes& prefixes,
+/// Rows at a site at the bare prompts' fact tokens, [requests, width of the site] on the host.
+std::vector<float> bare_states(Executor& executor, BlockSite at, const TemplatePrefixes& prefixes,
                                std::span<const PreparedRequest> requests);
 
 }  // namespace loci

@@ -65,6 +65,22 @@ std::vector<std::string> keys_without_effect(const Json& json, const std::vector
   return keys;
 }
 
+void require_down_projection(std::string_view key, std::string_view module, const Architecture& architecture,
+                             std::string_view where) {
+  std::string name(module);
+  if (const size_t mark = name.find("{}"); mark != std::string::npos) name.replace(mark, 2, "0");
+  const std::optional<WeightId> named = weight_named(architecture, name + ".weight");
+  require<InputError>(named.has_value() && named->role == Role::down_weight,
+                      "{}: field \"{}\" is \"{}\", but loci edits the MLP's down projection, {}", where, key, module,
+                      published_module(architecture, Role::down_weight, 0));
+}
+
+void require_down_projection(const Json& json, const Architecture& architecture, std::string_view where) {
+  constexpr std::string_view kKey = "rewrite_module_tmp";
+  if (!json_has(json, kKey)) return;
+  require_down_projection(kKey, json_string(json, kKey, where), architecture, where);
+}
+
 void visit_fields(Fields& field, ValueOptions& value) {
   field("v_num_grad_steps", value.steps, {1, 100000}, "evaluations of the loss of v*; the last one makes no step");
   field("v_lr", value.learning_rate, {.min = 0}, "learning rate of v*");

@@ -26,4 +26,11 @@ inline constexpr NamedValues<FactToken, 4> kFactTokenNames = {{
 std::vector<std::string> keys_without_effect(const Json& json, const std::vector<std::string>& with_effect,
                                              std::span<const std::string_view> also_without, std::string_view where);
 
+/// Throws InputError where the file asks for another module to be edited ("rewrite_module_tmp") than the MLP's down
+/// projection: loci would edit that one all the same.
+void require_down_projection(const Json& json, const Architecture& architecture, std::string_view where);
+/// The same for a module by its name, with {} for the layer.
+void require_down_projection(std::string_view key, std::string_view module, const Architecture& architecture,
+                             std::string_view where);
+
 }  // namespace loci

@@ -11,7 +11,6 @@
 #include "edit/common/bases.h"
 #include "edit/common/hidden_states.h"
 #include "edit/edited_model.h"
-#include "kernels/product_fp64.h"
 #include "runtime/error.h"
 #include "runtime/io/settings.h"
 #include "runtime/wording.h"
@@ -66,6 +65,7 @@ Json layerwise_json(const Resources& resources, std::string_view method, const s
     require<InputError>(made_for == method, "{}: field \"alg_name\" is \"{}\"; these are not hyper-parameters of {}",
                         path, made_for, method);
   }
+  require_down_projection(json, resources.architecture(), path);
   const std::vector<std::string> without = keys_without_effect(json, with_effect, kWithoutEffect, path);
   if (!without.empty()) spdlog::info("{}: without effect here: {}", path, fmt::join(without, ", "));
   return json;
@@ -89,9 +89,11 @@ void check_layerwise(LayerwiseHparams& hparams, const Resources& resources) {
                       hparams.loss_layer, layers - 1);
 }
 
-LayerwiseMethod::LayerwiseMethod(std::string name, const LayerwiseHparams& hparams, Resources& resources)
+LayerwiseMethod::LayerwiseMethod(std::string name, const LayerwiseHparams& hparams, Resources& resources,
+                                 LayerwiseForm form)
     : name_(std::move(name)),
       hparams_(hparams),
+      form_(std::move(form)),
       templates_(resources.context_templates(kBeginnings, kTemplateTokens)),
       forcing_(resources.options().forcing),
       architecture_(resources.architecture()),
@@ -105,37 +107,79 @@ PreparedRequest LayerwiseMethod::prepare(const EditRequest& request, std::string
   return prepare_request(request, templates_, hparams_.fact_token, forcing_, tokenizer_, architecture_, where);
 }
 
-std::vector<LayerwiseMethod::Value> LayerwiseMethod::find_values(Executor& executor,
-                                                                 std::span<const PreparedRequest> requests) const {
-  const int64_t layer = layers().back();
+std::vector<LayerwiseMethod::SiteRows> LayerwiseMethod::rows_at_sites(Executor& executor,
+                                                                      const TemplatePrefixes& prefixes,
+                                                                      std::span<const PreparedRequest> requests) const {
   const auto width = static_cast<size_t>(architecture_.width);
-  const TemplatePrefixes prefixes(executor, tokenizer_, templates_);
-  std::vector<Value> values;
-  for (auto left = requests; !left.empty();) {
-    const auto wave = left.first(value_wave_size(executor, layer, left));
-    const std::vector<float> states = bare_states(executor, layer, prefixes, wave);
-    const EditBases bases = record_bases(executor, layer, prefixes, wave);
-    std::vector<ValueProblem> problems;
-    for (size_t r = 0; r < wave.size(); ++r)
-      problems.push_back({&wave[r], bases.prompts[r], bases.essences[r],
-                          norm(std::span(states).subspan(r * width, width)), request_name(wave[r])});
-    std::vector<ValueSolution> solutions = optimize_values(executor, layer, hparams_.value, problems);
-    for (size_t r = 0; r < wave.size(); ++r) {
-      const auto state = std::span(states).subspan(r * width, width);
-      Value value{{state.begin(), state.end()}, {state.begin(), state.end()}, std::move(solutions[r].curve)};
-      for (size_t i = 0; i < width; ++i) value.wanted[i] += solutions[r].delta[i];
-      values.push_back(std::move(value));
+  std::vector<SiteRows> all(requests.size());
+  for (const Site site : form_.search.sites) {
+    const std::vector<float> states = bare_states(executor, {site, layers().back()}, prefixes, requests);
+    for (size_t r = 0; r < requests.size(); ++r) {
+      const auto row = std::span(states).subspan(r * width, width);
+      all[r].emplace_back(row.begin(), row.end());
     }
-    left = left.subspan(wave.size());
   }
-  return values;
+  return all;
 }
 
-/// Layer by layer, the layers before already changed.
-EditBatch LayerwiseMethod::insert(Executor& executor, std::span<const PreparedRequest> requests,
-                                  std::span<Value> values) const {
+std::vector<Edit> LayerwiseMethod::find(Executor& executor, std::span<const PreparedRequest> requests) const {
+  const int64_t layer = layers().back();
+  const TemplatePrefixes prefixes(executor, tokenizer_, templates_);
+  std::vector<Edit> edits;
+  for (auto left = requests; !left.empty();) {
+    const auto wave = left.first(value_wave_size(executor, layer, left));
+    std::vector<SiteRows> before = rows_at_sites(executor, prefixes, wave);
+    const EditBases bases = record_bases(executor, layer, prefixes, wave);
+    std::vector<ValueProblem> problems;
+    for (size_t r = 0; r < wave.size(); ++r) {
+      std::vector<double> norms;
+      for (const std::vector<float>& row : before[r]) norms.push_back(norm(row));
+      problems.push_back({&wave[r], bases.prompts[r], bases.essences[r], std::move(norms), request_name(wave[r])});
+    }
+    const std::vector<ValueSolution> solutions =
+        optimize_values(executor, layer, hparams_.value, problems, form_.search);
+    for (size_t r = 0; r < wave.size(); ++r) edits.push_back(record(wave[r], std::move(before[r]), solutions[r]));
+    left = left.subspan(wave.size());
+  }
+  return edits;
+}
+
+Edit LayerwiseMethod::record(const PreparedRequest& request, SiteRows before, const ValueSolution& solution) const {
+  SiteRows wanted = before;
+  auto delta = solution.delta.begin();
+  for (std::vector<float>& row : wanted)
+    for (float& value : row) value += *delta++;
+  const std::string where = form_.search.sites[0] == Site::resid ? "the block" : "the MLP";
+  Edit edit{.request = request.request,
+            .method = name_,
+            .layer = layers().back(),
+            .recorded = {{"value_star", "wanted output of " + where + " at the fact token", std::move(wanted[0])},
+                         {"value_before", "that output before the batch", std::move(before[0])}},
+            .loss_curve = solution.curve};
+  for (size_t s = 1; s < wanted.size(); ++s)
+    edit.recorded.push_back(
+        {"value_star_attention", "wanted output of the attention there, which is not written", std::move(wanted[s])});
+  return edit;
+}
+
+/// What a layer inserts of what is missing, [n, d].
+std::vector<float> LayerwiseMethod::residuals(std::span<const Edit> found, std::span<const float> states,
+                                              int64_t layers_left) const {
+  const int64_t d = architecture_.width;
+  const auto part = static_cast<float>(layers_left);
+  const float share = form_.share == LayerwiseForm::Share::part ? part : std::sqrt(part);
+  std::vector<float> missing(states.size());
+  for (int64_t r = 0; r < std::ssize(found); ++r) {
+    const std::span<const float> wanted = found[r].values("value_star");
+    for (int64_t i = 0; i < d; ++i) missing[r * d + i] = (wanted[i] - states[r * d + i]) / share;
+  }
+  return missing;
+}
+
+EditBatch LayerwiseMethod::write(Executor& executor, std::span<const PreparedRequest> requests,
+                                 std::vector<Edit> found) const {
   Context& context = executor.context();
-  const auto n = std::ssize(requests), d = architecture_.width, ff = width();
+  const int64_t n = std::ssize(requests), ff = width();
   Model model = executor.model();
   Executor changed(context, model);
   EditBatch batch;
@@ -143,57 +187,28 @@ EditBatch LayerwiseMethod::insert(Executor& executor, std::span<const PreparedRe
   for (size_t l = 0; l < layers().size(); ++l) {
     const TemplatePrefixes prefixes(changed, tokenizer_, templates_);
     const std::vector<double> keys = grouped_keys(changed, layers()[l], prefixes, requests);
-    const std::vector<float> states = bare_states(changed, layers().back(), prefixes, requests);
-    std::vector<float> residuals(states.size());
-    const auto share = static_cast<float>(layers().size() - l);
-    for (int64_t r = 0; r < n; ++r)
-      for (int64_t i = 0; i < d; ++i) residuals[r * d + i] = (values[r].wanted[i] - states[r * d + i]) / share;
+    const std::vector<float> states =
+        bare_states(changed, {form_.search.sites[0], layers().back()}, prefixes, requests);
     for (int64_t r = 0; r < n; ++r)
       keys_of[r].insert(keys_of[r].end(), keys.begin() + r * ff, keys.begin() + (r + 1) * ff);
     const std::vector<double> d_rows = directions(context, l, keys, n);
     require<NumericalError>(std::ranges::all_of(d_rows, [](double x) { return std::isfinite(x); }),
                             "{}: the update of layer {} is not finite", name_, layers()[l]);
-    batch.changes.emplace_back(LowRank{{Role::down_weight, layers()[l]}, n, to_float(d_rows), std::move(residuals)});
+    batch.changes.emplace_back(LowRank{{Role::down_weight, layers()[l]},
+                                       n,
+                                       to_float(d_rows),
+                                       residuals(found, states, std::ssize(layers()) - static_cast<int64_t>(l))});
     fold(context, model, batch.changes.back());
   }
-  for (size_t r = 0; r < requests.size(); ++r)
-    batch.edits.push_back(
-        {.request = requests[r].request,
-         .method = name_,
-         .layer = layers().back(),
-         .recorded =
-             {{"value_star", "wanted output of the block at the fact token", std::move(values[r].wanted)},
-              {"value_before", "that output before the batch", std::move(values[r].before)},
-              {"keys", "keys at the layers when each was written", std::move(keys_of[r]), {std::ssize(layers()), ff}}},
-         .loss_curve = std::move(values[r].curve)});
-  return batch;
-}
-
-std::vector<EditBatch> LayerwiseMethod::edit(Executor& executor, std::span<const PreparedRequest> requests,
-                                             int64_t batch_size) const {
-  std::vector<Value> values = find_values(executor, requests);
-  std::vector<EditBatch> batches;
-  const size_t size = batch_size > 0 ? static_cast<size_t>(batch_size) : requests.size();
-  for (size_t first = 0; first < requests.size(); first += size) {
-    const size_t count = std::min(size, requests.size() - first);
-    batches.push_back(insert(executor, requests.subspan(first, count), std::span(values).subspan(first, count)));
+  finish(context, executor.model(), batch.changes);
+  for (size_t r = 0; r < requests.size(); ++r) {
+    std::vector<RecordedValues>& recorded = found[r].recorded;
+    std::erase_if(recorded, [](const RecordedValues& values) { return values.name == "keys"; });  // of another batch
+    recorded.push_back(
+        {"keys", "keys at the layers when each was written", std::move(keys_of[r]), {std::ssize(layers()), ff}});
   }
-  return batches;
-}
-
-std::vector<double> solve_for_requests(Context& context, std::span<const double> keys, std::span<const double> solved,
-                                       int64_t n, double diagonal, const std::string& name) {
-  const int64_t ff = std::ssize(keys) / n;
-  std::vector<double> system(static_cast<size_t>(n * n)), columns(solved.size()), rows(solved.size());
-  product_fp64(context, keys, Transpose::yes, solved, system, n, n, ff);
-  for (int64_t i = 0; i < n; ++i) system[i * n + i] += diagonal;
-  // The system's right sides are the columns of S.
-  for (int64_t r = 0; r < n; ++r)
-    for (int64_t i = 0; i < ff; ++i) columns[i * n + r] = solved[r * ff + i];
-  Cholesky(context, std::move(system), n, name).solve(columns);
-  for (int64_t r = 0; r < n; ++r)
-    for (int64_t i = 0; i < ff; ++i) rows[r * ff + i] = columns[i * n + r];
-  return rows;
+  batch.edits = std::move(found);
+  return batch;
 }
 
 }  // namespace loci

@@ -11,6 +11,10 @@
 namespace loci {
 namespace {
 
+/// The target's loss counts so much where the target is said already, and the search ends below this change of the
+/// essence. (PMET's published code)
+constexpr double kEasedFactor = 0.1, kSettledEssence = 0.01;
+
 /// A plan over the active problems and what its rows mean.
 struct LanePlan {
   Plan plan;
@@ -23,32 +27,38 @@ struct LanePlan {
 /// The problems that are still optimised and their vectors.
 class ValueBatch {
  public:
-  ValueBatch(Executor& executor, int64_t layer, const ValueOptions& options, std::span<const ValueProblem> problems)
+  ValueBatch(Executor& executor, int64_t layer, const ValueOptions& options, const ValueSearch& search,
+             std::span<const ValueProblem> problems)
       : executor_(executor),
         context_(executor.context()),
         layer_(layer),
         options_(options),
+        search_(search),
+        sites_(std::ssize(search.sites)),
         problems_(problems),
         solutions_(problems.size()),
-        active_(problems.size()) {
+        active_(problems.size()),
+        target_factors_(problems.size(), search.target_factor) {
     std::iota(active_.begin(), active_.end(), size_t{0});
-    const auto count = std::ssize(problems);
-    const int64_t width = executor.model().config().width;
-    delta_ = Tensor::zeros(context_, count, width);
-    first_ = Tensor::zeros(context_, count, width);
-    second_ = Tensor::zeros(context_, count, width);
+    for (Tensor* tensor : {&delta_, &first_, &second_})
+      *tensor = Tensor::zeros(context_, std::ssize(problems) * sites_, executor.model().config().width);
   }
 
   std::vector<ValueSolution> run() {
     for (int64_t step = 1; step <= options_.steps && !active_.empty(); ++step) {
       const bool last = step == options_.steps;
       LanePlan lanes = make_lanes();
+      if (!starts_above_layer()) {
+        tapped_ = Tensor(context_, std::ssize(lanes.problem_of) * sites_, delta_.cols());
+        lanes.plan.gradient_output = tapped_.view();
+      }
       Run run = executor_.run(lanes.plan, last ? Keep::nothing : Keep::activations);
       const std::vector<LossRow> losses = evaluate(lanes, run);
       std::vector<int64_t> staying;
       for (size_t i = 0; i < active_.size(); ++i) {
         solutions_[active_[i]].curve.push_back(losses[i]);
-        if (!last && losses[i].total >= options_.stop_loss) staying.push_back(static_cast<int64_t>(i));
+        if (!last && losses[i].total >= options_.stop_loss && !settled(i, losses[i]))
+          staying.push_back(static_cast<int64_t>(i));
       }
       if (staying.empty()) {
         leave_all_but({});
@@ -56,7 +66,7 @@ class ValueBatch {
       }
       Tensor gradient = gradients(lanes, run);
       run = {};
-      if (staying.size() < active_.size()) gradient = rows_of(gradient, staying);
+      if (staying.size() < active_.size()) gradient = rows_of(gradient, site_rows(staying));
       leave_all_but(staying);
       update(step, gradient);
     }
@@ -65,38 +75,57 @@ class ValueBatch {
 
  private:
   const ValueProblem& problem(size_t active) const { return problems_[active_[active]]; }
+  bool starts_above_layer() const { return search_.sites.size() == 1 && search_.sites[0] == Site::resid; }
 
   LanePlan make_lanes() const;
-  void add_lane(LanePlan& lanes, size_t active, const RecordingPtr& base, int64_t lookup, int64_t rows) const;
+  void add_lane(LanePlan& lanes, size_t active, const RecordingPtr& base, const EditPrompt& prompt, int64_t rows) const;
+  bool settled(size_t active, const LossRow& loss);
+  void find_said(const LanePlan& lanes, ConstView target_logits);
   std::vector<LossRow> evaluate(const LanePlan& lanes, Run& run);
   void add_target_losses(const LanePlan& lanes, std::span<const float> losses, std::vector<LossRow>& rows) const;
   Tensor gradients(const LanePlan& lanes, const Run& run);
   void update(int64_t step, Tensor& gradient);
   void leave_all_but(const std::vector<int64_t>& staying);
   Tensor rows_of(const Tensor& from, const std::vector<int64_t>& rows) const;
+  std::vector<int64_t> site_rows(const std::vector<int64_t>& active) const;
 
   Executor& executor_;
   Context& context_;
   int64_t layer_;
   const ValueOptions& options_;
+  const ValueSearch& search_;
+  int64_t sites_;
   std::span<const ValueProblem> problems_;
   std::vector<ValueSolution> solutions_;
-  std::vector<size_t> active_;  // indices of problems; row i of the tensors below is that of active_[i]
-  Tensor delta_;                // [active, d]
-  Tensor first_, second_;       // Adam's moments, likewise
-  Tensor essence_before_;       // [active, V] log-probabilities of the unedited model
-  Tensor logit_gradients_;      // of the latest evaluation
-  std::vector<double> norms_;   // [active] of delta in the latest evaluation
+  std::vector<size_t> active_;          // indices of problems
+  Tensor delta_;                        // [active * sites, d]: the rows of active_[i] begin at i * sites
+  Tensor first_, second_;               // Adam's moments, likewise
+  Tensor essence_before_;               // [active, V] log-probabilities of the unedited model
+  Tensor logit_gradients_;              // of the latest evaluation
+  Tensor tapped_;                       // [lanes * sites, d]: gradients at the sites
+  std::vector<double> norms_;           // [active * sites] of delta in the latest evaluation
+  std::vector<double> target_factors_;  // of all problems
+  std::vector<char> said_;              // [active] by the latest evaluation, where the search eases
 };
 
-/// A sequence of `rows` rows from the fact token on, delta added where it joins.
-void ValueBatch::add_lane(LanePlan& lanes, size_t active, const RecordingPtr& base, int64_t lookup,
+/// A sequence of `rows` rows from the fact token on, with what is added there.
+void ValueBatch::add_lane(LanePlan& lanes, size_t active, const RecordingPtr& base, const EditPrompt& prompt,
                           int64_t rows) const {
   const auto sequence = std::ssize(lanes.plan.sequences);
-  lanes.plan.sequences.push_back(
-      {.tokens = {}, .rows = rows, .first_position = lookup, .first_layer = layer_ + 1, .base = base});
-  lanes.plan.patches.push_back(
-      {sequence, lookup, Site::resid, layer_, PatchMode::add, delta_.row(static_cast<int64_t>(active))});
+  Sequence lane{.tokens = {}, .rows = rows, .first_position = prompt.lookup, .first_layer = layer_ + 1, .base = base};
+  if (!starts_above_layer()) {
+    lane.first_layer = layer_;
+    const auto begin = prompt.tokens.begin() + prompt.lookup;
+    lane.tokens.assign(begin, begin + rows);
+  }
+  lanes.plan.sequences.push_back(std::move(lane));
+  for (int64_t s = 0; s < sites_; ++s) {
+    const Site site = search_.sites[static_cast<size_t>(s)];
+    lanes.plan.patches.push_back(
+        {sequence, prompt.lookup, site, layer_, PatchMode::add, delta_.row(static_cast<int64_t>(active) * sites_ + s)});
+    if (!starts_above_layer())
+      lanes.plan.gradient_taps.push_back({sequence, prompt.lookup, site, layer_, sequence * sites_ + s});
+  }
   lanes.problem_of.push_back(static_cast<int64_t>(active));
 }
 
@@ -109,8 +138,9 @@ LanePlan ValueBatch::make_lanes() const {
       const EditPrompt& prompt = request.prompts[p];
       if (prompt.weight == 0) continue;
       const auto sequence = std::ssize(lanes.plan.sequences);
-      add_lane(lanes, i, problem(i).bases[p], prompt.lookup, std::ssize(prompt.tokens) - prompt.lookup);
-      const double weight = static_cast<double>(prompt.weight) / static_cast<double>(request.total_weight) / tokens;
+      add_lane(lanes, i, problem(i).bases[p], prompt, std::ssize(prompt.tokens) - prompt.lookup);
+      const double weight = target_factors_[active_[i]] * static_cast<double>(prompt.weight) /
+                            static_cast<double>(request.total_weight) / tokens;
       for (size_t t = 0; t < request.target.size(); ++t) {
         lanes.plan.wanted.push_back({sequence, prompt.first_target + static_cast<int64_t>(t)});
         lanes.targets.push_back(request.target[t]);
@@ -122,7 +152,7 @@ LanePlan ValueBatch::make_lanes() const {
   for (size_t i = 0; i < active_.size(); ++i) {
     const EditPrompt& essence = problem(i).request->essence;
     lanes.plan.wanted.push_back({std::ssize(lanes.plan.sequences), essence.lookup});
-    add_lane(lanes, i, problem(i).essence_base, essence.lookup, 1);
+    add_lane(lanes, i, problem(i).essence_base, essence, 1);
   }
   return lanes;
 }
@@ -137,7 +167,7 @@ void ValueBatch::add_target_losses(const LanePlan& lanes, std::span<const float>
     double loss = 0;
     for (size_t r = first; r < first + tokens; ++r) loss += static_cast<double>(losses[r]);
     rows[owner].target += loss;
-    rows[owner].probability += weight * std::exp(-loss / weight);
+    rows[owner].probability += weight / target_factors_[active_[owner]] * std::exp(-loss / weight);
     first += tokens;
   }
 }
@@ -156,6 +186,7 @@ std::vector<LossRow> ValueBatch::evaluate(const LanePlan& lanes, Run& run) {
   cross_entropy(context_, target_logits, {context_, std::span<const int32_t>(lanes.targets)},
                 {context_, std::span<const float>(lanes.weights)}, losses.rows_slice(0, targets),
                 logit_gradients_.rows_slice(0, targets), Write::assign);
+  if (search_.eases_when_said) find_said(lanes, target_logits);
   const std::vector<float> essence_weights(active_.size(), static_cast<float>(options_.kl_factor));
   kl_divergence(context_, essence_logits, essence_before_.view(), {context_, std::span<const float>(essence_weights)},
                 losses.rows_slice(targets, count), logit_gradients_.rows_slice(targets, count), Write::assign);
@@ -169,9 +200,11 @@ std::vector<LossRow> ValueBatch::evaluate(const LanePlan& lanes, Run& run) {
   std::vector<LossRow> rows(active_.size());
   add_target_losses(lanes, host, rows);
   for (size_t i = 0; i < rows.size(); ++i) {
-    const double initial = problem(i).initial_norm;
     rows[i].essence = static_cast<double>(host[lanes.owners.size() + i]);
-    rows[i].decay = options_.weight_decay * norms_[i] / (initial * initial);
+    for (size_t s = 0; s < search_.sites.size(); ++s) {
+      const double initial = problem(i).initial_norms[s];
+      rows[i].decay += options_.weight_decay * norms_[i * search_.sites.size() + s] / (initial * initial);
+    }
     rows[i].total = rows[i].target + rows[i].essence + rows[i].decay;
     require<NumericalError>(std::isfinite(rows[i].total),
                             "{}: the loss of v* is not finite at step {}; lower \"v_lr\" or \"clamp_norm_factor\"",
@@ -180,14 +213,36 @@ std::vector<LossRow> ValueBatch::evaluate(const LanePlan& lanes, Run& run) {
   return rows;
 }
 
+/// Whether every token of a problem's target is the most likely one after every prompt.
+void ValueBatch::find_said(const LanePlan& lanes, ConstView target_logits) {
+  DeviceArray<int32_t> best(context_, target_logits.rows);
+  argmax_rows(context_, target_logits, best);
+  said_.assign(active_.size(), 1);
+  const std::vector<int32_t> tokens = best.to_host();
+  for (size_t r = 0; r < tokens.size(); ++r)
+    if (tokens[r] != lanes.targets[r]) said_[static_cast<size_t>(lanes.owners[r])] = 0;
+}
+
+/// After an evaluation: how much the target's loss counts from now on, and whether the problem is done.
+bool ValueBatch::settled(size_t active, const LossRow& loss) {
+  if (!search_.eases_when_said) return false;
+  const bool said = said_[active] != 0;
+  target_factors_[active_[active]] = search_.target_factor * (said ? kEasedFactor : 1);
+  return said && loss.essence <= kSettledEssence;
+}
+
 /// d loss / d delta of the active problems, without the decay: the sum over a problem's lanes.
 Tensor ValueBatch::gradients(const LanePlan& lanes, const Run& run) {
   const RowGradients back = executor_.backward(run, logit_gradients_.view());
   logit_gradients_ = {};
   Tensor gradient = Tensor::zeros(context_, delta_.rows(), delta_.cols());
   std::vector<RowSource> sources;
-  for (size_t s = 0; s < lanes.problem_of.size(); ++s)
-    sources.push_back({lanes.problem_of[s], back.joined.row(back.first_row[s]), Write::accumulate});
+  for (size_t lane = 0; lane < lanes.problem_of.size(); ++lane)
+    for (int64_t s = 0; s < sites_; ++s)
+      sources.push_back({lanes.problem_of[lane] * sites_ + s,
+                         starts_above_layer() ? back.joined.row(back.first_row[lane])
+                                              : tapped_.row(static_cast<int64_t>(lane) * sites_ + s),
+                         Write::accumulate});
   patch_rows(context_, {context_, std::span<const RowSource>(sources)}, gradient.view());
   return gradient;
 }
@@ -195,8 +250,8 @@ Tensor ValueBatch::gradients(const LanePlan& lanes, const Run& run) {
 /// Adds the decay's gradient, steps and clamps.
 void ValueBatch::update(int64_t step, Tensor& gradient) {
   std::vector<float> factors, limits;
-  for (size_t i = 0; i < active_.size(); ++i) {
-    const double initial = problem(i).initial_norm;
+  for (size_t i = 0; i < norms_.size(); ++i) {
+    const double initial = problem(i / search_.sites.size()).initial_norms[i % search_.sites.size()];
     // |delta| has no gradient at 0; like PyTorch's, ours is 0 there.
     factors.push_back(norms_[i] > 0 ? static_cast<float>(options_.weight_decay / (initial * initial * norms_[i]))
                                     : 0.0f);
@@ -221,39 +276,46 @@ Tensor ValueBatch::rows_of(const Tensor& from, const std::vector<int64_t>& rows)
   return made;
 }
 
+/// The rows of delta of these problems.
+std::vector<int64_t> ValueBatch::site_rows(const std::vector<int64_t>& active) const {
+  std::vector<int64_t> rows;
+  for (const int64_t i : active)
+    for (int64_t s = 0; s < sites_; ++s) rows.push_back(i * sites_ + s);
+  return rows;
+}
+
 /// Takes the deltas of the problems that are done; `staying` (ascending) are indices among the active ones.
 void ValueBatch::leave_all_but(const std::vector<int64_t>& staying) {
   if (staying.size() == active_.size()) return;
   const std::vector<float> deltas = delta_.to_host();
-  const auto width = delta_.cols();
+  const int64_t width = delta_.cols() * sites_;
   size_t next = 0;
   std::vector<size_t> still;
-  std::vector<double> norms;
   for (size_t i = 0; i < active_.size(); ++i) {
     if (next < staying.size() && staying[next] == static_cast<int64_t>(i)) {
       still.push_back(active_[i]);
-      norms.push_back(norms_[i]);
       ++next;
       continue;
     }
     const auto begin = deltas.begin() + static_cast<int64_t>(i) * width;
     solutions_[active_[i]].delta.assign(begin, begin + width);
   }
+  const std::vector<int64_t> rows = site_rows(staying);
+  std::vector<double> norms;
+  for (const int64_t row : rows) norms.push_back(norms_[static_cast<size_t>(row)]);
   active_ = std::move(still);
   norms_ = std::move(norms);
   if (active_.empty()) return;
-  delta_ = rows_of(delta_, staying);
-  first_ = rows_of(first_, staying);
-  second_ = rows_of(second_, staying);
+  for (Tensor* tensor : {&delta_, &first_, &second_}) *tensor = rows_of(*tensor, rows);
   essence_before_ = rows_of(essence_before_, staying);
 }
 
 }  // namespace
 
 std::vector<ValueSolution> optimize_values(Executor& executor, int64_t layer, const ValueOptions& options,
-                                           std::span<const ValueProblem> problems) {
+                                           std::span<const ValueProblem> problems, const ValueSearch& search) {
   if (problems.empty()) return {};
-  return ValueBatch(executor, layer, options, problems).run();
+  return ValueBatch(executor, layer, options, search, problems).run();
 }
 
 size_t value_wave_size(const Executor& executor, int64_t layer, std::span<const PreparedRequest> requests) {

@@ -23,27 +23,38 @@ struct ValueOptions {
 };
 void visit_fields(Fields& field, ValueOptions& value);
 
-/// One request's v* to be found: a vector delta that, added to the MLP output of the edit layer at the fact token of
-/// every prompt, makes the model say the target.
+/// Which values are sought for a request, and for how long.
+struct ValueSearch {
+  /// Where in block `layer` deltas are added. resid alone: lanes start above the block, and what is added there may as
+  /// well be added to the MLP's output. mlp_out, attn_out: the block is computed for each evaluation.
+  std::vector<Site> sites = {Site::resid};
+  double target_factor = 1;  ///< of the target's loss
+  /// Where the target's every token is the most likely one after every prompt, the target's loss counts a tenth in the
+  /// next evaluation, and the search ends if the essence has hardly changed. (Li et al. 2024, PMET, published code)
+  bool eases_when_said = false;
+};
+
+/// One request's v* to be found: vectors delta that, added at the sites of the edit layer at the fact token of every
+/// prompt, make the model say the target.
 struct ValueProblem {
   const PreparedRequest* request = nullptr;
-  std::vector<RecordingPtr> bases;  ///< per prompt, rows up to its last, resid(edit layer) recorded from `lookup` on
-  RecordingPtr essence_base;        ///< of request->essence
-  double initial_norm = 0;          ///< |v0|, v0 the MLP output in prompt `initial`
-  std::string name;                 ///< "case 12"; leads messages
+  std::vector<RecordingPtr> bases;    ///< per prompt, rows up to its last, resid(edit layer) recorded from `lookup` on
+  RecordingPtr essence_base;          ///< of request->essence
+  std::vector<double> initial_norms;  ///< by site: |v0|, v0 the value there in prompt `initial`
+  std::string name;                   ///< "case 12"; leads messages
 };
 
 /// What one evaluation of the loss gave.
 struct LossRow {
   double total = 0;
-  double target = 0;       ///< mean over prompts of the target's mean negative log likelihood
+  double target = 0;       ///< mean over prompts of the target's mean negative log likelihood, times its factor
   double essence = 0;      ///< kl_factor KL(now || before) after "{subject} is a" at its fact token
-  double decay = 0;        ///< weight_decay |delta| / |v0|^2
+  double decay = 0;        ///< weight_decay |delta| / |v0|^2, summed over the sites
   double probability = 0;  ///< mean over prompts of exp(-mean negative log likelihood of the target)
 };
 
 struct ValueSolution {
-  std::vector<float> delta;    ///< [d]
+  std::vector<float> delta;    ///< [sites * d]
   std::vector<LossRow> curve;  ///< one row an evaluated step
 };
 
@@ -52,10 +63,10 @@ struct ValueSolution {
 size_t value_wave_size(const Executor& executor, int64_t layer, std::span<const PreparedRequest> requests);
 
 /// Minimises each problem's loss (Meng et al. 2022, eq. 4) by Adam from delta = 0, all of them in one batch of lanes
-/// that start above `layer` at the fact token. A problem leaves the batch once its loss is below options.stop_loss, or
-/// at the last step, which evaluates only; otherwise |delta| is clamped to clamp_factor |v0| after each step. Throws
-/// NumericalError naming the request where a loss is not finite.
+/// that start at the fact token, above `layer` or in it. A problem leaves the batch once its loss is below
+/// options.stop_loss, or at the last step, which evaluates only; otherwise each |delta| is clamped to clamp_factor |v0|
+/// after each step. Throws NumericalError naming the request where a loss is not finite.
 std::vector<ValueSolution> optimize_values(Executor& executor, int64_t layer, const ValueOptions& options,
-                                           std::span<const ValueProblem> problems);
+                                           std::span<const ValueProblem> problems, const ValueSearch& search = {});
 
 }  // namespace loci

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "edit/common/layerwise.h"
+#include "edit/common/moment_system.h"
 #include "runtime/error.h"
 #include "runtime/io/settings.h"
 

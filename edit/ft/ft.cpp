@@ -87,6 +87,7 @@ FtHparams read_ft_hparams(std::string_view method, const Resources& resources) {
     require<InputError>(objective.empty() || objective == wanted,
                         "{}: field \"objective_optimization\" is \"{}\", but {} takes \"{}\"", path, objective, method,
                         wanted);
+    require_down_projection(json, resources.architecture(), path);
     const std::vector<std::string> without = keys_without_effect(json, fields.keys(), kWithoutEffect, path);
     if (!without.empty()) spdlog::info("{}: without effect here: {}", path, fmt::join(without, ", "));
     read_known_settings(json, path, fields);

@@ -1,70 +1,99 @@
 #include "edit/memit/memit.h"
 
-#include <fmt/format.h>
+#include <algorithm>
+#include <cmath>
 
 #include "edit/common/layerwise.h"
-#include "kernels/product_fp64.h"
+#include "edit/common/moment_system.h"
 #include "runtime/error.h"
 #include "runtime/io/settings.h"
 
 namespace loci {
 namespace {
 
+enum class Variant { plain, keeps_earlier_keys, rectified };
+
 struct MemitHparams {
+  Variant variant = Variant::plain;  // by the name of the method
   LayerwiseHparams common;
+  double kept_share = 0.4;
 };
-void visit_fields(Fields& field, MemitHparams& hparams) { visit_fields(field, hparams.common); }
+void visit_fields(Fields& field, MemitHparams& hparams) {
+  visit_fields(field, hparams.common);
+  if (hparams.variant == Variant::rectified)
+    field("kept_share", hparams.kept_share, {.min = 1e-9, .max = 1},
+          "share of an update's elements that are kept: those that change most relative to the weight");
+}
+
+/// The elements of `delta` [as W] that change W most, relative to it; the others become 0.
+void keep_largest(std::span<const float> weights, double share, std::span<float> delta) {
+  constexpr float kSmall = 1e-8f;  // as in the published code
+  std::vector<float> relative(delta.size());
+  for (size_t i = 0; i < delta.size(); ++i) relative[i] = std::abs(delta[i] / (weights[i] + kSmall));
+  const auto kept = static_cast<std::ptrdiff_t>(share * static_cast<double>(delta.size()));
+  if (kept >= std::ssize(delta)) return;
+  std::vector<float> sorted = relative;
+  std::ranges::nth_element(sorted, sorted.begin() + kept, std::ranges::greater());
+  for (size_t i = 0; i < delta.size(); ++i)
+    if (relative[i] <= sorted[static_cast<size_t>(kept)]) delta[i] = 0;
+}
 
 class Memit : public LayerwiseMethod {
  public:
-  Memit(const MemitHparams& hparams, Resources& resources)
-      : LayerwiseMethod("memit", hparams.common, resources), hparams_(hparams), resources_(resources) {
-    require<InputError>(hparams.common.moment_weight > 0,
-                        "{}: field \"mom2_update_weight\" is 0; memit needs the second moments",
-                        resources.options().hparams);
-    for (const int64_t layer : layers()) factors_.push_back(resources.second_moment(layer));
-  }
+  Memit(std::string_view name, const MemitHparams& hparams, Resources& resources)
+      : LayerwiseMethod(std::string(name), hparams.common, resources),
+        hparams_(hparams),
+        systems_(std::string(name), layers(), hparams.common.moment_weight, resources),
+        earlier_(layers().size()) {}
 
   Json settings() const override {
     MemitHparams copy = hparams_;
     return {{"hparams", settings_to_json(fields_of(copy))}, {"context_templates", context_templates()}};
   }
 
+  void take_up(const EditBatch& batch) override {
+    if (hparams_.variant != Variant::keeps_earlier_keys) return;
+    for (const Edit& edit : batch.edits) {
+      const std::span<const float> keys = edit.values("keys");
+      for (size_t l = 0; l < earlier_.size(); ++l) {
+        const auto row = keys.subspan(l * static_cast<size_t>(width()), static_cast<size_t>(width()));
+        earlier_[l].insert(earlier_[l].end(), row.begin(), row.end());
+      }
+    }
+  }
+
  private:
   std::vector<double> directions(Context& context, size_t index, std::span<const double> keys,
                                  int64_t n) const override {
-    const double lambda = hparams_.common.moment_weight;
-    const std::string name = fmt::format("memit: the system of layer {}", layers()[index]);
-    std::vector<double> rows(keys.begin(), keys.end());
-    if (n > width()) {
-      Cholesky(context, whole_system(context, index, keys, n), width(), name).solve(rows);
-      return rows;
-    }
-    factors_[index]->solve(rows);
-    for (double& value : rows) value /= lambda;
-    return solve_for_requests(context, keys, rows, n, 1, name);
+    std::vector<double> all = earlier_[index];
+    all.insert(all.end(), keys.begin(), keys.end());
+    return systems_.solve(context, index, std::move(all), n);
   }
 
-  /// lambda C + K^T K.
-  std::vector<double> whole_system(Context& context, size_t index, std::span<const double> keys, int64_t n) const {
-    std::vector<double> system = resources_.second_moment_matrix(layers()[index]);
-    std::vector<double> turned(keys.size()), products(system.size());
-    for (int64_t r = 0; r < n; ++r)
-      for (int64_t i = 0; i < width(); ++i) turned[i * n + r] = keys[r * width() + i];
-    product_fp64(context, turned, Transpose::no, keys, products, width(), width(), n);
-    for (size_t i = 0; i < system.size(); ++i) system[i] = hparams_.common.moment_weight * system[i] + products[i];
-    return system;
+  void finish(Context& context, const Model& model, std::vector<Change>& updates) const override {
+    if (hparams_.variant != Variant::rectified) return;
+    for (Change& update : updates) {
+      Dense dense = dense_of(std::get<LowRank>(update), model.config());
+      const std::vector<float> weights = stored_to_host(context, weight_of(model.parameters(), dense.weight).stored());
+      keep_largest(weights, hparams_.kept_share, dense.delta);
+      update = std::move(dense);
+    }
   }
 
   MemitHparams hparams_;
-  Resources& resources_;
-  std::vector<std::shared_ptr<const Cholesky>> factors_;  // of C, by layer
+  MomentSystems systems_;
+  std::vector<std::vector<double>> earlier_;  // by layer: keys of batches before [requests, ff]
 };
 
 }  // namespace
 
-std::unique_ptr<Method> make_memit(std::string_view, Resources& resources) {
-  return std::make_unique<Memit>(read_layerwise_hparams<MemitHparams>(resources, "MEMIT"), resources);
+std::unique_ptr<Method> make_memit(std::string_view name, Resources& resources) {
+  const Variant variant = name == "memit-seq"    ? Variant::keeps_earlier_keys
+                          : name == "memit-rect" ? Variant::rectified
+                                                 : Variant::plain;
+  MemitHparams hparams;
+  hparams.variant = variant;
+  return std::make_unique<Memit>(name, read_layerwise_hparams(resources, "MEMIT", hparams), resources);
 }
 
 }  // namespace loci

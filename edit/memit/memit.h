@@ -9,8 +9,10 @@
 namespace loci {
 
 /// MEMIT (Meng et al. 2023): W_l += D^T R with D^T = (lambda C + K K^T)^-1 K in the paper's orientation, R what is
-/// still missing divided by the number of layers left. The system of n x n is solved where there are fewer requests
-/// than neurons, by C's factor; else that of ff x ff.
+/// still missing divided by the number of layers left. Its variants, of AlphaEdit's repository:
+///   memit-seq   the keys of earlier batches in a sequence stay: lambda C + K_p K_p^T + K K^T
+///   memit-rect  of a batch's update only the elements that change most relative to the weight are kept (Gu et al.
+///   2024)
 std::unique_ptr<Method> make_memit(std::string_view name, Resources& resources);
 
 }  // namespace loci

@@ -163,6 +163,18 @@ void write_layer(H5File& file, Context& context, const Architecture& architectur
     spdlog::warn("cov: layer {}: the matrix is singular; editing will need {}", layer, option("ridge"));
 }
 
+/// Of C = sum / tokens.
+void write_eigen(H5File& file, Context& context, int64_t layer, std::vector<double> sum, int64_t width,
+                 int64_t tokens) {
+  for (double& value : sum) value /= static_cast<double>(tokens);
+  const SymmetricEigen eigen =
+      symmetric_eigen(context, std::move(sum), width, fmt::format("the second moment of layer {}", layer));
+  write_dataset<double>(file, layer_group(layer) + "/eigenvalues", eigen.values, {width},
+                        {.units = "1", .long_name = "eigenvalues of the mean of k k^T, ascending"});
+  write_dataset<double>(file, layer_group(layer) + "/eigenvectors", eigen.vectors, {width, width},
+                        {.units = "1", .long_name = "its eigenvectors, in columns"});
+}
+
 /// A unit's share of the text.
 struct UnitSize {
   int64_t tokens = 0;
@@ -422,8 +434,11 @@ void MomentJob::finish(const Json& config, const Provenance& provenance) {
                                       : std::span<const std::string>());
     write_attribute(output, "/", "mlp_width", totals_.width());
     write_checks(output);
-    for (size_t i = 0; i < collector_.layers().size(); ++i)
-      write_layer(output, context_, collector_.architecture(), layer(i), totals_.take(i), totals_.width());
+    for (size_t i = 0; i < collector_.layers().size(); ++i) {
+      std::vector<double> sum = totals_.take(i);
+      write_layer(output, context_, collector_.architecture(), layer(i), sum, totals_.width());
+      if (options_.eigenvectors) write_eigen(output, context_, layer(i), std::move(sum), totals_.width(), done_.tokens);
+    }
   });
 }
 
@@ -591,6 +606,30 @@ SecondMomentMatrix read_second_moment(const std::filesystem::path& path, int64_t
                                       const Lineage& model, OtherModels others) {
   return path.extension() == ".npz" ? read_npz_moment(path, layer, mlp_width)
                                     : read_hdf5_moment(path, layer, mlp_width, model, others);
+}
+
+std::optional<SymmetricEigen> read_second_moment_eigen(const std::filesystem::path& path,
+                                                       const SecondMomentMatrix& matrix) {
+  if (path.extension() == ".npz") return std::nullopt;
+  const H5File file = H5File::open_read(path);
+  const std::string group = layer_group(matrix.layer), where = fmt::format("{}: {}", path.string(), group);
+  if (!h5_exists(file, group + "/eigenvectors")) return std::nullopt;
+  const auto refuse_unless = [&](bool good, std::string_view why) {
+    require<InputError>(good, "{}/eigenvectors: {}; collect the second moments again", where, why);
+  };
+  H5Array<double> values = read_dataset<double>(file, group + "/eigenvalues"),
+                  vectors = read_dataset<double>(file, group + "/eigenvectors");
+  refuse_unless(values.shape == std::vector{matrix.width} && vectors.shape == std::vector{matrix.width, matrix.width},
+                "they are not of the matrix's size");
+  refuse_unless(std::ranges::all_of(vectors.values, [](double x) { return std::isfinite(x); }) &&
+                    std::ranges::all_of(values.values, [](double x) { return std::isfinite(x); }),
+                "a value is not finite");
+  refuse_unless(std::ranges::is_sorted(values.values), "the eigenvalues do not rise");
+  double trace = 0, sum = 0;
+  for (int64_t i = 0; i < matrix.width; ++i) trace += matrix.mean[i * matrix.width + i];
+  for (const double value : values.values) sum += value;
+  refuse_unless(std::abs(trace - sum) <= 1e-8 * trace, "they are not those of the matrix");
+  return SymmetricEigen{std::move(values.values), std::move(vectors.values)};
 }
 
 std::shared_ptr<const Cholesky> factor_second_moment(Context& context, SecondMomentMatrix matrix, double ridge,

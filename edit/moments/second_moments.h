@@ -13,6 +13,7 @@
 #include "edit/common/lineage.h"
 #include "edit/common/prompts.h"
 #include "kernels/cholesky.h"
+#include "kernels/symmetric_eigen.h"
 #include "kernels/symmetric_update.h"
 #include "model/executor/executor.h"
 #include "model/text/document_source.h"
@@ -73,6 +74,7 @@ struct SecondMomentOptions {
   /// number of units doubled; 0: never.
   double until = 0;
   std::span<const PreparedRequest> probe = {};
+  bool eigenvectors = false;  ///< also of C, for methods that edit within its null space
 };
 
 /// The ranks that do the job.
@@ -88,10 +90,11 @@ struct SecondMomentRanks {
 /// reads the whole text from its `next`. Writes root attributes `kind` = "second_moments", `tokens`, `documents`,
 /// `cut_documents` and `cut_tokens` (documents longer than one may be, and what they lost), `mlp_width`, and for each
 /// layer /layers/{l}/sum [ff, ff] fp64, /layers/{l}/dead_rows (neurons that were never active), attributes `layer`,
-/// `condition_number` (estimate in the 1-norm; infinite where singular). With `until` also /probe/tokens and
-/// /probe/change (see DirectionProbe) and the attribute `converged`. `config` describes the job; `provenance` holds the
-/// hash of the weights. Throws InputError for a text without tokens, InterruptedError after a checkpoint where a rank
-/// was asked to stop.
+/// `condition_number` (estimate in the 1-norm; infinite where singular); with `eigenvectors` also
+/// /layers/{l}/eigenvalues [ff], ascending, and /layers/{l}/eigenvectors [ff, ff] of C, in columns. With `until` also
+/// /probe/tokens and /probe/change (see DirectionProbe) and the attribute `converged`. `config` describes the job;
+/// `provenance` holds the hash of the weights. Throws InputError for a text without tokens, InterruptedError after a
+/// checkpoint where a rank was asked to stop.
 void collect_second_moments(Executor& executor, const NextDocument& next, const SecondMomentOptions& options,
                             const SecondMomentRanks& ranks, const Json& config, const Provenance& provenance);
 
@@ -125,6 +128,11 @@ struct SecondMomentMatrix {
 /// (unless they are accepted: then a warning), layer's or shape's, and for a damaged file.
 SecondMomentMatrix read_second_moment(const std::filesystem::path& path, int64_t layer, int64_t mlp_width,
                                       const Lineage& model, OtherModels others = OtherModels::refuse);
+
+/// The eigenvalues and eigenvectors of C that the file holds of a layer; nothing where it holds none. `matrix` is what
+/// was read from the same file. Throws InputError for a damaged file, or where they are not those of the matrix.
+std::optional<SymmetricEigen> read_second_moment_eigen(const std::filesystem::path& path,
+                                                       const SecondMomentMatrix& matrix);
 
 /// The layer in a file name of the reference, the number before `.mlp.`; nothing where there is none.
 std::optional<int64_t> layer_in_file_name(const std::filesystem::path& path);

@@ -86,6 +86,7 @@ RomeHparams hparams_from_json(const Json& json, std::string_view where_view) {
   const Fields fields = fields_of(hparams);
   hparams.without_effect = keys_without_effect(json, fields.keys(), kWithoutEffect, where);
   hparams.method = method_meant(json, where);
+  hparams.module = json_string_or(json, "rewrite_module_tmp", "", where);
   read_known_settings(json, where, fields);
   return hparams;
 }

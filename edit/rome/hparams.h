@@ -27,6 +27,7 @@ struct RomeHparams {
   std::vector<std::string> without_effect;  ///< keys of the file that are accepted and change nothing
   /// "rome", "r-rome" or "p-rome", where keys of the published code or of EasyEdit say which one the file was made for.
   std::optional<std::string> method;
+  std::string module = {};  ///< that the file wants edited, with {} for the layer; empty where it does not say
 };
 void visit_fields(Fields& field, RomeHparams& hparams);
 

@@ -78,7 +78,10 @@ class Editor {
     for (size_t r = 0; r < prepared.size(); ++r) {
       request_values.push_back(
           bare_and_mean(values, static_cast<size_t>(bases.values.cols()), bases.first_row[r], prepared[r]));
-      problems.push_back({&prepared[r], bases.prompts[r], bases.essences[r], norm(request_values[r].initial),
+      problems.push_back({&prepared[r],
+                          bases.prompts[r],
+                          bases.essences[r],
+                          {norm(request_values[r].initial)},
                           request_name(prepared[r].request)});
     }
     const std::vector<ValueSolution> solutions = optimize_values(executor_, layer, settings_.hparams.value, problems);
@@ -219,6 +222,8 @@ namespace {
 
 RomeHparams resolve_hparams(std::string_view method, const EditOptions& options, const Architecture& architecture) {
   RomeHparams hparams = options.hparams.empty() ? RomeHparams() : read_hparams(options.hparams);
+  if (!hparams.module.empty())
+    require_down_projection("rewrite_module_tmp", hparams.module, architecture, options.hparams);
   if (!hparams.without_effect.empty())
     spdlog::info("{}: without effect here: {}", options.hparams, fmt::join(hparams.without_effect, ", "));
   if (hparams.method)

@@ -13,6 +13,24 @@
 #include "runtime/jobs/progress.h"
 
 namespace loci {
+
+Units::Units(std::vector<UnitPass> passes) : passes_(std::move(passes)) {
+  for (const UnitPass& pass : passes_) ends_.push_back(count() + pass.count());
+}
+
+int64_t Units::items() const {
+  int64_t sum = 0;
+  for (const UnitPass& pass : passes_) sum += pass.items;
+  return sum;
+}
+
+int64_t Units::first(int64_t unit) const { return (unit - first_unit(pass(unit))) * passes_[pass(unit)].per_unit; }
+
+int64_t Units::size(int64_t unit) const {
+  const UnitPass& of = passes_[pass(unit)];
+  return std::min(of.per_unit, of.items - first(unit));
+}
+
 namespace {
 
 /// A name that no other launch on the same output has.
@@ -42,9 +60,7 @@ int64_t items_of(const Units& units, const std::set<int64_t>& done) {
 
 /// Starts the progress line of a job; what an earlier run did is logged.
 Progress start_progress(const UnitJob& job, const UnitStore& store) {
-  const int64_t all = job.units.passes * job.units.items;
-  int64_t done = 0;
-  for (const int64_t unit : store.done_units()) done += job.units.size(unit);
+  const int64_t all = job.units.items(), done = items_of(job.units, store.done_units());
   if (done > 0)
     spdlog::info("{}: {} of {} {} {} done before", job.name, done, all, job.items, done == 1 ? "was" : "were");
   return Progress(job.name, job.items, all, done);
@@ -146,7 +162,7 @@ void take_units(JobStore& jobs, const UnitJob& job, const Pass& pass, int rank, 
     // What is claimed and then not done, because the job is to stop, is left over like what nobody claimed.
     if (!store.claim(unit)) continue;
     if (jobs.should_stop()) return;
-    store.commit(unit, job.compute(unit));
+    store.commit(unit, job.compute(store, unit));
     progress.update();
     if (merger) merger->take_finished(jobs);
   }
@@ -259,22 +275,24 @@ void run_pass(const Ranks& ranks, JobStore& jobs, const UnitJob& job, const Pass
 
 int64_t run_units(const Ranks& ranks, const JobOutput& output, const Json& config, const UnitJob& job) {
   std::optional<UnitGrowth> growth;
-  if (job.count_items)
-    growth = UnitGrowth{job.units.items, job.units.per_unit, job.items, job.count_items, job.cut_unit};
+  if (job.count_items) {
+    const UnitPass& pass = job.units.passes().at(0);
+    growth = UnitGrowth{pass.items, pass.per_unit, job.items, job.count_items, job.cut_unit};
+  }
   JobStore jobs(ranks, output, config, std::move(growth));
-  if (jobs.complete()) return job.units.items;
+  if (jobs.complete()) return job.units.items();
   const int64_t before = items_of(job.units, jobs.store().done_units());
   std::optional<Merger> merger;
   if (ranks.is_root()) merger.emplace(job.merge, job.units.count(), jobs.store());
   {
     SharedProgress progress(ranks, job, jobs.store());
-    for (int64_t p = 0; p < job.units.passes; ++p)
-      run_pass(ranks, jobs, job, {p * job.units.per_pass(), (p + 1) * job.units.per_pass(), job.order.at(p)}, progress,
-               merger ? &*merger : nullptr);
+    for (int64_t p = 0; p < std::ssize(job.units.passes()); ++p)
+      run_pass(ranks, jobs, job, {job.units.first_unit(p), job.units.end_unit(p), job.units.passes()[p].order},
+               progress, merger ? &*merger : nullptr);
     progress.finish();
   }
   if (merger) merger->finish();
-  return before / job.units.passes;
+  return before;
 }
 
 }  // namespace loci

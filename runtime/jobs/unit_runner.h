@@ -8,6 +8,7 @@
 #include <set>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "runtime/jobs/interruption.h"
 #include "runtime/jobs/unit_store.h"
@@ -24,21 +25,46 @@ struct Ranks {
   bool is_root() const { return communicator.is_root(); }
 };
 
-/// The items of a job (facts, requests, records) in units of equal size for its UnitStore; the last may be smaller.
-struct Units {
+enum class UnitOrder {
+  any,         ///< units do not depend on each other: ranks take them as they come
+  one_by_one,  ///< rank 0 does all in order; the others wait, and then take up what it left
+};
+
+/// A pass over items (facts, requests, records) in units of equal size; the last may be smaller.
+struct UnitPass {
   int64_t items;
   int64_t per_unit;
-  int64_t passes = 1;  ///< over all items, one after the other, each with units of its own
+  UnitOrder order = UnitOrder::any;
 
-  int64_t per_pass() const { return (items + per_unit - 1) / per_unit; }
-  int64_t count() const { return passes * per_pass(); }
-  int64_t pass(int64_t unit) const { return unit / per_pass(); }
-  int64_t first(int64_t unit) const { return unit % per_pass() * per_unit; }
-  int64_t size(int64_t unit) const { return std::min(per_unit, items - first(unit)); }
+  int64_t count() const { return (items + per_unit - 1) / per_unit; }
+};
+
+/// The units of a job for its UnitStore: those of its passes, one pass after the other.
+class Units {
+ public:
+  Units(int64_t items, int64_t per_unit, UnitOrder order = UnitOrder::any)
+      : Units(std::vector<UnitPass>{{items, per_unit, order}}) {}
+  explicit Units(std::vector<UnitPass> passes);
+
+  const std::vector<UnitPass>& passes() const { return passes_; }
+  int64_t count() const { return ends_.empty() ? 0 : ends_.back(); }
+  int64_t items() const;  ///< of all passes
+
+  int64_t pass(int64_t unit) const { return std::ranges::upper_bound(ends_, unit) - ends_.begin(); }
+  int64_t first_unit(int64_t pass) const { return pass == 0 ? 0 : ends_[pass - 1]; }
+  int64_t end_unit(int64_t pass) const { return ends_[pass]; }
+
+  /// The items of a unit among those of its pass.
+  int64_t first(int64_t unit) const;
+  int64_t size(int64_t unit) const;
   template <typename T>
   std::span<const T> slice(std::span<const T> all, int64_t unit) const {
     return all.subspan(static_cast<size_t>(first(unit)), static_cast<size_t>(size(unit)));
   }
+
+ private:
+  std::vector<UnitPass> passes_;
+  std::vector<int64_t> ends_;  // of each pass, among all units
 };
 
 /// The file that a job writes.
@@ -92,11 +118,6 @@ class JobStore {
   bool stopping_ = false;
 };
 
-enum class UnitOrder {
-  any,         ///< units do not depend on each other: ranks take them as they come
-  one_by_one,  ///< rank 0 does all in order; the others wait, and then take up what it left
-};
-
 /// Writes the results of a unit to its shard.
 using WriteShard = std::function<void(H5File& shard)>;
 
@@ -113,20 +134,20 @@ struct UnitJob {
   std::string name;   ///< "trace"
   std::string items;  ///< "facts"
   Units units;
-  std::vector<UnitOrder> order = {UnitOrder::any};  ///< of each pass over the items (Units::passes)
-  /// Does a unit; what it returns is called once, at once.
-  std::function<WriteShard(int64_t unit)> compute;
+  /// Does a unit; what it returns is called once, at once. The store has the units of all passes before.
+  std::function<WriteShard(const UnitStore& store, int64_t unit)> compute;
   /// Takes up what a unit left that an earlier run, or in a pass one_by_one rank 0, did. May be empty.
   std::function<void(const UnitStore& store, int64_t unit)> resume = {};
   UnitMerge merge;
   /// How a finished output of fewer items is cut into units again, so that --limit can grow: UnitGrowth::count and
-  /// take. May be empty.
+  /// take. May be empty; for jobs of one pass.
   std::function<int64_t(const H5File& output)> count_items = {};
   std::function<void(const H5File& output, int64_t unit, H5File& shard)> cut_unit = {};
 };
 
 /// Does the units that no earlier run has done, and merges them: afterwards the output is complete. Collective. Throws
-/// what JobStore does, and what the callbacks do. Returns, on rank 0, how many items earlier runs have done.
+/// what JobStore does, and what the callbacks do. Returns, on rank 0, how many items of all passes earlier runs have
+/// done.
 int64_t run_units(const Ranks& ranks, const JobOutput& output, const Json& config, const UnitJob& job);
 
 }  // namespace loci

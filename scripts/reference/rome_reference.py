@@ -62,6 +62,7 @@ class Reference:
         for name, attributes in OPTIONAL_PACKAGES.items():
             _stand_in(name, attributes)
         sys.meta_path.insert(0, _DeviceRenamer(checkout, device))
+        self.checkout = checkout
         here = os.getcwd()
         os.chdir(checkout)  # it reads globals.yml from the current folder
         try:
@@ -116,6 +117,22 @@ class Reference:
             deltas = self.rome_main.execute_rome(self.model, self.tokenizer, request, self.hparams(**hparams))
         [(u, v)] = deltas.values()
         return u, v, log.getvalue()
+
+    def memit(self, requests, hparams, templates, moments):
+        """The factors of MEMIT's updates, by parameter; the checkout is one of kmeng01/memit. `moments`: E[k k^T] by layer."""
+        here = os.getcwd()
+        os.chdir(self.checkout)
+        try:
+            main = importlib.import_module("memit.memit_main")
+            make_hparams = importlib.import_module("memit.memit_hparams").MEMITHyperParams
+        finally:
+            os.chdir(here)
+        main.CONTEXT_TEMPLATES_CACHE = [[templates[0]], list(templates[1:])]
+        name = self.model.config._name_or_path.replace("/", "_")
+        for layer, moment in moments.items():
+            main.COV_CACHE[(name, f"transformer.h.{layer}.mlp.c_proj")] = moment.float()
+        with quiet():
+            return main.execute_memit(self.model, self.tokenizer, requests, make_hparams(**hparams))
 
     def score_counterfact(self, record):
         return self.evaluate.compute_rewrite_quality_counterfact(self.model, self.tokenizer, record, None, None)

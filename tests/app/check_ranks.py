@@ -221,6 +221,39 @@ def threads(bench):
     expect_same(bench.path("full.h5"), whole(bench))
 
 
+def batches(bench):
+    """Ranks share what a batch finds for its requests, and a job keeps it."""
+    hparams = {"layers": [1, 2], "v_num_grad_steps": 8, "v_lr": 0.3, "mom2_update_weight": 5}
+    with open(bench.path("memit.json"), "w") as file:
+        json.dump(hparams, file)
+    bench.start("cov", "batch_cov.h5", LIMITS["cov"]).wait(0)
+
+    def start(kind, output, limit, *more):
+        command = bench.loci_command(kind, output, limit, "--method", "memit", "--ridge", "1", *more)
+        command[command.index("--cov") + 1] = bench.path("batch_cov.h5")
+        command[command.index("--hparams") + 1] = bench.path("memit.json")
+        return Run(command)
+
+    for kind in ("edit", "eval"):
+        for name, more in (("all", ()), ("some", ("--batch", "20")), ("sequence", ("--batch", "20", "--sequential"))):
+            one, three = f"{name}_{kind}_1.h5", f"{name}_{kind}_3.h5"
+            start(kind, one, 48, *more).wait(0)
+            start(kind, three, 48, "--ranks", "3", *more).wait(0)
+            expect_same(bench.path(three), bench.path(one))
+    # What was found before an interruption is not found again.
+    run = start("edit", "kept.h5", 48, "--batch", "20", "--sequential")
+    bench.wait_for_units(run, "kept.h5", 1)
+    run.kill(run.process.pid, signal.SIGINT)
+    run.wait(75, "run the same command again to continue")
+    start("edit", "kept.h5", 48, "--batch", "20", "--sequential", "--ranks", "2").wait(0, "were done before")
+    expect_same(bench.path("kept.h5"), bench.path("sequence_edit_1.h5"))
+    # A batch of more requests takes over what was found for fewer, and is another batch.
+    start("edit", "grown.h5", 32).wait(0)
+    start("edit", "grown.h5", 48).wait(0, "32 of 96 searches and writes were done before")
+    expect_same(bench.path("grown.h5"), bench.path("all_edit_1.h5"))
+    run = start("edit", "grown.h5", 60, "--sequential").wait(2, "grown.h5")
+
+
 def limit_files(size):
     """From here on, a write past `size` bytes of a file fails as on a full disk."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -423,13 +456,13 @@ def train(bench):
     expect(run.errors.count("not finite") == 1, f"more than rank 0 speaks:\n{run.errors}")
 
 
-SCENARIOS = {"threads": threads, "identical": identical, "train": train, "refusals": refusals, "interrupt": interrupt, "kill": kill,
+SCENARIOS = {"threads": threads, "batches": batches, "identical": identical, "train": train, "refusals": refusals, "interrupt": interrupt, "kill": kill,
              "hang": hang, "damage": damage}
 
 
 def main():
     loci, launcher, *names = sys.argv[1:]
-    if not os.path.exists(launcher) and names != ["threads"]:
+    if not os.path.exists(launcher) and not set(names) <= {"threads", "batches"}:
         print("skipped: no mpirun, or a build without MPI")
         return 77
     bad = 0

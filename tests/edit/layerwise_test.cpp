@@ -1,4 +1,4 @@
-// MEMIT, EMMET and AlphaEdit against plain fp64 computations of their formulas from the keys and values that they
+// MEMIT, EMMET, AlphaEdit and PMET against plain fp64 computations of their formulas from the keys and values that they
 // record.
 #include <gtest/gtest.h>
 
@@ -259,6 +259,225 @@ TEST_F(Layerwise, AlphaEditStaysInTheNullSpaceAndKeepsEarlierKeys) {
   }
 }
 
+/// memit-seq: the keys of the batches before count like the second moments.
+TEST_F(Layerwise, MemitSeqKeepsEarlierKeys) {
+  Executor executor(context_, model_);
+  const Made made = make(executor, "memit-seq", Json::object());
+  std::vector<Matrix> past(kLayers.size());
+  for (const size_t first : {0u, 3u}) {
+    const auto requests = std::span(made.requests).subspan(first, first == 0 ? 3 : 2);
+    const EditBatch batch = made.method->edit(executor, requests, 0)[0];
+    for (size_t l = 0; l < kLayers.size(); ++l) {
+      const Matrix keys = keys_of(batch, l);
+      past[l].insert(past[l].end(), keys.begin(), keys.end());
+      const Matrix system = add_scaled(multiply(transpose(past[l]), past[l]), moments_[kLayers[l]], 3);
+      expect_directions(batch, l, transpose(solve(system, transpose(keys))));
+    }
+    made.method->take_up(batch);
+  }
+}
+
+/// memit-rect: memit's update, but the elements that change least relative to the weight are 0.
+TEST_F(Layerwise, MemitRectKeepsTheLargestRelativeChanges) {
+  Executor executor(context_, model_);
+  const Made plain = make(executor, "memit", Json::object()),
+             rect = make(executor, "memit-rect", {{"kept_share", 0.25}});
+  const EditBatch whole = plain.method->edit(executor, plain.requests, 0)[0],
+                  kept = rect.method->edit(executor, rect.requests, 0)[0];
+  for (size_t l = 0; l < kLayers.size(); ++l) {
+    const auto& low_rank = std::get<LowRank>(whole.changes[l]);
+    const auto& dense = std::get<Dense>(kept.changes[l]);
+    EXPECT_TRUE(dense.rows.empty());
+    const auto d = static_cast<size_t>(model_.config().width);
+    const std::vector<float> weights =
+        stored_to_host(context_, weight_of(model_.parameters(), low_rank.weight).stored());
+    ASSERT_EQ(dense.delta.size(), weights.size());
+    std::vector<double> full(weights.size());
+    double least_kept = 1e300, most_left = 0, size = 0;
+    int64_t count = 0;
+    for (int64_t t = 0; t < low_rank.rank; ++t)
+      for (size_t i = 0; i < full.size(); ++i)
+        full[i] += static_cast<double>(low_rank.key(t)[i / d]) * static_cast<double>(low_rank.value(t)[i % d]);
+    for (const double value : full) size = std::max(size, std::abs(value));
+    for (size_t i = 0; i < full.size(); ++i) {
+      const double relative = std::abs(full[i] / static_cast<double>(weights[i]));
+      if (dense.delta[i] == 0) {
+        most_left = std::max(most_left, relative);
+        continue;
+      }
+      ++count;
+      least_kept = std::min(least_kept, relative);
+      EXPECT_NEAR(dense.delta[i], full[i], 1e-6 * size);
+    }
+    EXPECT_EQ(count, static_cast<int64_t>(0.25 * static_cast<double>(full.size())));
+    EXPECT_GT(least_kept, most_left * (1 - 1e-4));
+  }
+}
+
+/// What PMET minimises, from whole sequences and in fp64.
+class Pmet : public Layerwise {
+ protected:
+  /// Probabilities behind the wanted positions of a prompt with `delta` [2 * d], of mlp_out and attn_out, added at its
+  /// fact token.
+  Matrix probabilities(Executor& executor, const EditPrompt& prompt, const std::vector<int64_t>& positions,
+                       const std::vector<float>& delta) const {
+    const int64_t d = model_.config().width, layer = kLayers.back();
+    const Tensor rows = Tensor::from_host(executor.context(), delta, 2, d);
+    Plan plan;
+    plan.sequences.push_back({.tokens = prompt.tokens, .base = nullptr});
+    plan.patches = {{0, prompt.lookup, Site::attn_out, layer, PatchMode::add, rows.row(1)},
+                    {0, prompt.lookup, Site::mlp_out, layer, PatchMode::add, rows.row(0)}};
+    for (const int64_t position : positions) plan.wanted.push_back({0, position});
+    const loci::Run run = executor.run(plan);
+    const std::vector<float> logits = run.logits.to_host();
+    Matrix found;
+    for (size_t w = 0; w < positions.size(); ++w) {
+      const auto row =
+          std::span(logits).subspan(w * static_cast<size_t>(run.logits.cols()), static_cast<size_t>(run.logits.cols()));
+      double sum = 0;
+      for (const float x : row) sum += std::exp(static_cast<double>(x));
+      std::vector<double>& p = found.emplace_back();
+      for (const float x : row) p.push_back(std::exp(static_cast<double>(x)) / sum);
+    }
+    return found;
+  }
+
+  LossRow loss(Executor& executor, const PreparedRequest& request, const std::vector<float>& delta,
+               const std::vector<double>& norms, const ValueOptions& options) const {
+    LossRow row;
+    for (const EditPrompt& prompt : request.prompts) {
+      const double weight = static_cast<double>(prompt.weight) / static_cast<double>(request.total_weight);
+      std::vector<int64_t> positions;
+      for (size_t t = 0; t < request.target.size(); ++t)
+        positions.push_back(prompt.first_target + static_cast<int64_t>(t));
+      double nll = 0;
+      const Matrix p = probabilities(executor, prompt, positions, delta);
+      for (size_t t = 0; t < p.size(); ++t)
+        nll -= std::log(p[t][static_cast<size_t>(request.target[t])]) / static_cast<double>(p.size());
+      row.target += weight * nll;
+      row.probability += weight * std::exp(-nll);
+    }
+    const std::vector<int64_t> at = {request.essence.lookup};
+    const Matrix now = probabilities(executor, request.essence, at, delta),
+                 before = probabilities(executor, request.essence, at, std::vector<float>(delta.size()));
+    for (size_t v = 0; v < now[0].size(); ++v) row.essence += now[0][v] * std::log(now[0][v] / before[0][v]);
+    row.essence *= options.kl_factor;
+    const size_t d = delta.size() / 2;
+    for (size_t s = 0; s < 2; ++s) {
+      double square = 0;
+      for (size_t i = 0; i < d; ++i) square += std::pow(static_cast<double>(delta[s * d + i]), 2);
+      row.decay += options.weight_decay * std::sqrt(square) / (norms[s] * norms[s]);
+    }
+    row.total = row.target + row.essence + row.decay;
+    return row;
+  }
+
+  /// The values at a site of the edited block in the bare prompt, and their length.
+  std::vector<float> before(Executor& executor, const PreparedRequest& request, Site site) const {
+    const EditPrompt& prompt = request.prompts[0];
+    Tensor row(executor.context(), 1, model_.config().width);
+    Plan plan;
+    plan.sequences.push_back({.tokens = prompt.tokens, .base = nullptr});
+    plan.taps = {{0, prompt.lookup, site, kLayers.back(), 0}};
+    plan.tap_output = row.view();
+    plan.stop = StopAfter{Site::resid, kLayers.back()};
+    executor.run(plan);
+    return row.to_host();
+  }
+  static double length(const std::vector<float>& x) {
+    double sum = 0;
+    for (const float value : x) sum += static_cast<double>(value) * static_cast<double>(value);
+    return std::sqrt(sum);
+  }
+};
+
+/// Two steps: the second evaluation stands behind one step of Adam, whose elements are lr times the sign of minus the
+/// gradient.
+TEST_F(Pmet, LossAndGradientAreThoseOfBothVectors) {
+  Executor executor(context_, model_);
+  const Made made =
+      make(executor, "pmet", {{"v_num_grad_steps", 2}, {"v_lr", 0.02}, {"clamp_norm_factor", 9}, {"kl_factor", 0.7}});
+  const ValueOptions options{.weight_decay = 0.1, .kl_factor = 0.7};
+  const EditBatch batch = made.method->edit(executor, made.requests, 0)[0];
+  const size_t d = static_cast<size_t>(model_.config().width);
+  for (const size_t r : {0u, 2u}) {
+    const PreparedRequest& request = made.requests[r];
+    const Edit& edit = batch.edits[r];
+    const std::vector<float> mlp = before(executor, request, Site::mlp_out),
+                             attention = before(executor, request, Site::attn_out);
+    std::vector<float> delta(2 * d);
+    for (size_t i = 0; i < d; ++i) {
+      EXPECT_NEAR(edit.values("value_before")[i], mlp[i], 1e-5);
+      delta[i] = edit.values("value_star")[i] - mlp[i];
+      delta[d + i] = edit.values("value_star_attention")[i] - attention[i];
+    }
+    const std::vector<double> norms = {length(mlp), length(attention)};
+    const LossRow expected = loss(executor, request, delta, norms, options);
+    ASSERT_EQ(edit.loss_curve.size(), 2u);
+    const LossRow& found = edit.loss_curve[1];
+    EXPECT_NEAR(found.target, expected.target, 2e-4 * expected.target);
+    EXPECT_NEAR(found.essence, expected.essence, 2e-4 * expected.essence + 1e-6);
+    EXPECT_NEAR(found.decay, expected.decay, 1e-4 * expected.decay);
+    EXPECT_NEAR(found.total, expected.total, 2e-4 * expected.total);
+    EXPECT_NEAR(found.probability, expected.probability, 1e-3 * expected.probability);
+    for (size_t i = 0; i < 2 * d; i += 5) {
+      std::vector<float> up(2 * d), down(2 * d);
+      up[i] = 0.05f;
+      down[i] = -0.05f;
+      // The decay has no gradient where the step starts, at 0.
+      const ValueOptions free{.weight_decay = 0, .kl_factor = 0.7};
+      const double slope =
+          (loss(executor, request, up, norms, free).total - loss(executor, request, down, norms, free).total) / 0.1;
+      EXPECT_NEAR(std::abs(delta[i]), 0.02, 1e-4) << i;
+      if (std::abs(slope) > 2e-3) {
+        EXPECT_EQ(std::signbit(delta[i]), slope > 0) << i << " slope " << slope;
+      }
+    }
+  }
+}
+
+/// Where the target is said, its loss counts a tenth in the next evaluation.
+TEST_F(Pmet, TheTargetCountsATenthOnceItIsSaid) {
+  write_file_atomically(dir_.file("templates.json"), R"(["{}"])");
+  Executor executor(context_, model_);
+  const Made made =
+      make(executor, "pmet", {{"v_num_grad_steps", 14}, {"v_lr", 0.5}, {"clamp_norm_factor", 50}, {"kl_factor", 5}});
+  const EditBatch batch = made.method->edit(executor, made.requests, 0)[0];
+  int64_t eased = 0, whole = 0;
+  for (size_t r = 0; r < made.requests.size(); ++r) {
+    if (made.requests[r].target.size() != 1) continue;
+    const std::vector<LossRow>& curve = batch.edits[r].loss_curve;
+    for (size_t step = 1; step < curve.size(); ++step) {
+      const double factor = curve[step].target / -std::log(curve[step].probability);
+      const bool is_tenth = std::abs(factor - 0.1) < 1e-3;
+      EXPECT_TRUE(is_tenth || std::abs(factor - 1) < 1e-3) << factor;
+      if (curve[step - 1].probability > 0.5) {
+        EXPECT_TRUE(is_tenth);
+      }
+      ++(is_tenth ? eased : whole);
+    }
+  }
+  EXPECT_GT(eased, 0);
+  EXPECT_GT(whole, 0);
+}
+
+TEST_F(Pmet, InsertsTheRootOfItsPartWithMemitsDirections) {
+  Executor executor(context_, model_);
+  const Made made = make(executor, "pmet", Json::object());
+  const EditBatch batch = made.method->edit(executor, made.requests, 0)[0];
+  for (size_t l = 0; l < kLayers.size(); ++l) {
+    const Matrix keys = keys_of(batch, l);
+    const Matrix system = add_scaled(multiply(transpose(keys), keys), moments_[kLayers[l]], 3);
+    expect_directions(batch, l, transpose(solve(system, transpose(keys))));
+  }
+  const auto& first = std::get<LowRank>(batch.changes[0]);
+  for (size_t r = 0; r < batch.edits.size(); ++r)
+    for (size_t i = 0; i < static_cast<size_t>(model_.config().width); ++i)
+      EXPECT_NEAR(first.value(static_cast<int64_t>(r))[i],
+                  (batch.edits[r].values("value_star")[i] - batch.edits[r].values("value_before")[i]) / std::sqrt(2),
+                  1e-5);
+}
+
 TEST_F(Layerwise, WhatDoesNotFitIsRefusedByName) {
   Executor executor(context_, model_);
   const auto refused = [&](const std::string& name, const Json& more, std::vector<int64_t> cov = kLayers) {
@@ -271,6 +490,17 @@ TEST_F(Layerwise, WhatDoesNotFitIsRefusedByName) {
   expect_message(refused("memit", {{"mom2_update_weight", 0}}), {"mom2_update_weight", "second moments"});
   expect_message(refused("memit", {{"alg_name", "ROME"}}), {"alg_name", "ROME", "MEMIT"});
   expect_message(refused("memit", {{"emmet_lambda", 3}}), {"emmet_lambda", "unknown"});
+  expect_message(refused("memit", {{"kept_share", 0.3}}), {"kept_share", "unknown"});
+  expect_message(refused("pmet", {{"rewrite_module_tmps", {"transformer.h.{}.attn.c_proj"}}}),
+                 {"rewrite_module_tmps", "attn.c_proj", "down projection"});
+  for (const char* method : {"memit", "ft"})
+    expect_message(refused(method, {{"rewrite_module_tmp", "transformer.h.{}.attn.c_attn"}}),
+                   {"rewrite_module_tmp", "attn.c_attn", "down projection"});
+  write_file_atomically(dir_.file("rome.json"), R"({"layers": [1], "rewrite_module_tmp": "transformer.h.{}.attn"})");
+  EditOptions options;
+  options.hparams = dir_.file("rome.json");
+  Resources resources(options, executor, tokenizer_, Lineage{});
+  expect_message(error_of<InputError>([&] { make_method("rome", resources); }), {"rome.json", "rewrite_module_tmp"});
   expect_message(refused("memit", Json::object(), {}), {"second moments are needed"});
   expect_message(refused("alphaedit", {{"nullspace_threshold", 1e-9}}), {"nullspace_threshold", "raise it"});
   expect_message(refused("memit", Json::object(), {1}), {"h.1.mlp.npz", "layer 1", "layer 2"});

@@ -375,6 +375,41 @@ TEST_F(SecondMoments, HealthIsReported) {
   EXPECT_NEAR(condition_number(context_, {1, 0, 0, 4}, 2), 4, 1e-12);
 }
 
+TEST_F(SecondMoments, EigenvectorsAreKeptWhereTheyAreAskedFor) {
+  const Documents documents = random_documents(60, 64, 4);
+  const std::filesystem::path with = dir_.file("with.h5"), without = dir_.file("without.h5");
+  collect(source_of(documents), {.layers = {2}, .eigenvectors = true}, with);
+  collect(source_of(documents), {.layers = {2}}, without);
+  const SecondMomentMatrix matrix = read(with);
+  EXPECT_EQ(matrix.mean, read(without).mean);
+  EXPECT_FALSE(read_second_moment_eigen(without, matrix).has_value());
+  const SymmetricEigen eigen = *read_second_moment_eigen(with, matrix);
+  const auto n = static_cast<size_t>(matrix.width);
+  const double largest = eigen.values.back();
+  for (size_t r = 0; r < n; r += 5)
+    for (size_t c = 0; c < n; c += 3) {
+      double made = 0;
+      for (size_t k = 0; k < n; ++k) made += eigen.vectors[r * n + k] * eigen.values[k] * eigen.vectors[c * n + k];
+      EXPECT_NEAR(made, matrix.mean[r * n + c], 1e-12 * largest);
+    }
+  EXPECT_TRUE(std::ranges::is_sorted(eigen.values));
+  // Another matrix, and a damaged file.
+  SecondMomentMatrix other = matrix;
+  other.mean[0] *= 2;
+  expect_message(error_of<InputError>([&] { read_second_moment_eigen(with, other); }),
+                 {"with.h5", "/layers/2", "not those of the matrix"});
+  std::vector<double> vectors = eigen.vectors;
+  vectors[7] = std::nan("");
+  {
+    H5File file = H5File::create(dir_.file("nan.h5"));
+    write_dataset<double>(file, "/layers/2/eigenvalues", eigen.values, {matrix.width}, {.units = "1", .long_name = "x"});
+    write_dataset<double>(file, "/layers/2/eigenvectors", vectors, {matrix.width, matrix.width},
+                          {.units = "1", .long_name = "x"});
+  }
+  expect_message(error_of<InputError>([&] { read_second_moment_eigen(dir_.file("nan.h5"), matrix); }),
+                 {"nan.h5", "not finite"});
+}
+
 TEST_F(SecondMoments, SingularOnesNameTheRidge) {
   SecondMomentMatrix matrix{2, 3, 10, {1, 0, 0, 0, 0, 0, 0, 0, 2}};
   expect_message(error_of<NumericalError>([&] { factor_second_moment(context_, matrix, 0, "c.h5: layer 2"); }),

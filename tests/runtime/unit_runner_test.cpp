@@ -21,7 +21,7 @@ using test::error_of;
 using test::expect_message;
 using test::TemporaryDir;
 
-constexpr Units kUnits{25, 2};
+const Units kUnits{25, 2};
 const Json kConfig = {{"command", "count"}, {"items", 25}};
 
 /// A job that writes down which rank did which unit.
@@ -34,8 +34,7 @@ class CountingJob {
               {.name = "count",
                .items = "items",
                .units = units,
-               .order = order,
-               .compute = [&](int64_t unit) { return compute(ranks, unit); },
+               .compute = [&](const UnitStore&, int64_t unit) { return compute(ranks, unit); },
                .resume =
                    [&](const UnitStore& store, int64_t unit) {
                      EXPECT_TRUE(store.is_done(unit));
@@ -52,7 +51,6 @@ class CountingJob {
 
   const std::string& path() const { return output_.path; }
 
-  std::vector<UnitOrder> order = {UnitOrder::any};
   Units units = kUnits;
   std::function<void(const Ranks& ranks, int64_t unit)> before_unit = {};
   std::vector<std::pair<int, int64_t>> done;  ///< rank and unit, in order
@@ -66,9 +64,9 @@ class CountingJob {
       std::lock_guard lock(mutex_);
       done.emplace_back(ranks.communicator.rank(), unit);
     }
-    return [unit](H5File& shard) {
-      const std::vector<int64_t> values(static_cast<size_t>(kUnits.size(unit)), unit);
-      write_dataset(shard, "/values", values, {kUnits.size(unit)});
+    return [unit, size = units.size(unit)](H5File& shard) {
+      const std::vector<int64_t> values(static_cast<size_t>(size), unit);
+      write_dataset(shard, "/values", values, {size});
     };
   }
 
@@ -98,16 +96,20 @@ class UnitRunner : public testing::Test {
   TemporaryDir dir_;
 };
 
-TEST(SeveralPasses, HaveUnitsOfTheirOwnOverTheSameItems) {
-  constexpr Units units{25, 10, 2};
-  ASSERT_EQ(units.count(), 6);
-  std::vector<int64_t> seen;
+TEST(SeveralPasses, HaveUnitsOfTheirOwn) {
+  const Units units({{25, 10, UnitOrder::one_by_one}, {25, 10}, {0, 3}, {7, 1}, {4, 6}});
+  ASSERT_EQ(units.count(), 3 + 3 + 0 + 7 + 1);
+  EXPECT_EQ(units.items(), 25 + 25 + 7 + 4);
+  std::vector<std::vector<int64_t>> seen(5);  // items of each pass
   for (int64_t unit = 0; unit < units.count(); ++unit) {
-    EXPECT_EQ(units.pass(unit), unit / 3);
-    for (int64_t item = 0; item < units.size(unit); ++item) seen.push_back(units.first(unit) + item);
+    const int64_t pass = units.pass(unit);
+    EXPECT_TRUE(units.first_unit(pass) <= unit && unit < units.end_unit(pass)) << unit;
+    for (int64_t item = 0; item < units.size(unit); ++item) seen[pass].push_back(units.first(unit) + item);
   }
-  ASSERT_EQ(seen.size(), 50u);
-  for (size_t i = 0; i < seen.size(); ++i) EXPECT_EQ(seen[i], static_cast<int64_t>(i % 25));
+  for (size_t pass = 0; pass < seen.size(); ++pass) {
+    ASSERT_EQ(std::ssize(seen[pass]), units.passes()[pass].items);
+    for (size_t i = 0; i < seen[pass].size(); ++i) EXPECT_EQ(seen[pass][i], static_cast<int64_t>(i));
+  }
 }
 
 TEST_F(UnitRunner, EachUnitIsDoneOnceWhateverTheNumberOfRanks) {
@@ -173,7 +175,7 @@ TEST_F(UnitRunner, AnErrorInOneRankEndsAll) {
 
 TEST_F(UnitRunner, UnitsThatDependOnEachOtherAreRankZeros) {
   CountingJob job(dir_.file("out.h5"));
-  job.order = {UnitOrder::one_by_one};
+  job.units = Units(25, 2, UnitOrder::one_by_one);
   job.before_unit = [&](const Ranks&, int64_t unit) {
     if (unit == 4) throw NumericalError("unit 4 diverges");
   };
@@ -189,12 +191,10 @@ TEST_F(UnitRunner, UnitsThatDependOnEachOtherAreRankZeros) {
 // A first pass by rank 0 alone, whose results all ranks take up before they share the second.
 TEST_F(UnitRunner, ASecondPassIsSharedByAllRanks) {
   CountingJob one(dir_.file("one.h5")), job(dir_.file("out.h5"));
-  for (CountingJob* two_passes : {&one, &job}) {
-    two_passes->order = {UnitOrder::one_by_one, UnitOrder::any};
-    two_passes->units.passes = 2;
-  }
+  for (CountingJob* two_passes : {&one, &job})
+    two_passes->units = Units({{25, 2, UnitOrder::one_by_one}, {11, 1, UnitOrder::any}});
   one.run_as(1);
-  const int64_t per_pass = job.units.per_pass();
+  const int64_t per_pass = job.units.end_unit(0);
   std::atomic<int> early = 0;
   job.before_unit = [&](const Ranks&, int64_t unit) {
     if (unit < per_pass) return;

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """No include points upwards: check_includes.py [ROOT].
 
-Each room (a folder, or what is named here of one) may include itself and the rooms before it. The order is the project's
-structure; docs/design.md describes it.
+Each room (a folder, or what is named here of one) may include itself and the rooms before it. "edit/*" are the folders of the
+methods, of which none knows another. The order is the project's structure; docs/design.md describes it.
 """
 import os
 import re
@@ -14,7 +14,7 @@ ORDER = [
     "model/architecture.*", "model/families", "model", "model/text", "model/loaded_model.*", "model/executor", "model/generation.*", "model/train",
     "records",
     "trace",
-    "edit/change.*", "edit/common", "edit/moments", "edit", "edit/common/layerwise.*", "edit/rome", "edit/memit", "edit/emmet", "edit/alphaedit", "edit/ft", "edit/kn", "edit/methods.*", "edit/edit_job.*",
+    "edit/change.*", "edit/common", "edit/moments", "edit", "edit/common/moment_system.*", "edit/common/layerwise.*", "edit/*", "edit/methods.*", "edit/edit_job.*",
     "eval",
     "app/export", "app",
 ]
@@ -25,9 +25,9 @@ INCLUDE = re.compile(r'^\s*#\s*include "([^"]+)"', re.M)
 
 
 def room(path):
-    """The entry of ORDER that holds a file: its own, NAME.*, or its folder's; None outside the product."""
+    """The entry of ORDER that holds a file: its own, NAME.*, its folder's, or that of its parent's folders; None outside the product."""
     own, folder = path.rsplit(".", 1)[0] + ".*", os.path.dirname(path)
-    return next((name for name in (own, folder) if name in ORDER), None)
+    return next((name for name in (own, folder, os.path.dirname(folder) + "/*") if name in ORDER), None)
 
 
 def faults_of(path, text):
@@ -43,6 +43,8 @@ def faults_of(path, text):
                 faults.append(f"{path}: includes {included}, which is not part of the product")
         elif ORDER.index(other) > ORDER.index(own) and (path, included) not in STAND_INS:
             faults.append(f"{path}: includes {included}, but {other} comes after {own}")
+        elif own == other and own.endswith("/*") and os.path.dirname(path) != os.path.dirname(included):
+            faults.append(f"{path}: includes {included}, but {own} do not know each other")
     return faults
 
 
@@ -58,6 +60,7 @@ def check_the_check():
     assert faults_of("kernels/gemm.h", '#include "model/model.h"\n'), "an include upwards is not found"
     assert faults_of("runtime/io/json.cpp", '#include "runtime/jobs/progress.h"\n'), "an include of a later room is not found"
     assert faults_of("app/cov.cpp", '#include "tests/support/paths.h"\n'), "an include of the tests is not found"
+    assert faults_of("edit/memit/memit.cpp", '#include "edit/rome/rome.h"\n'), "a method that knows another is not found"
     assert faults_of("news/x.cpp", ""), "a folder that is not listed is not found"
     assert not faults_of("kernels/gemm.h", '#include "runtime/io/json.h"\n#include <model/x.h>\n'), "an include downwards is refused"
 
