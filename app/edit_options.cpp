@@ -26,9 +26,9 @@ std::string hparams_help(const std::vector<std::string>& arguments) {
   if (entry == methods().end() || entry->hparams == nullptr) return "";
   std::string text = fmt::format("\nHyper-parameters of {} (keys of --hparams FILE.json):\n", method);
   for (const SettingRow& row : entry->hparams(method)) {
-    std::string value = row.default_value;
-    std::erase(value, '`');
-    text += help_entry(row.key, fmt::format("{}; {} [default: {}]", row.help, row.values, value));
+    std::string right = fmt::format("{}; {} [default: {}]", row.help, row.values, row.default_value);
+    std::erase(right, '`');  // of the tables in the documentation
+    text += help_entry(row.key, right);
   }
   return text;
 }

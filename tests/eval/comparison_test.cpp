@@ -186,9 +186,9 @@ class ComparisonTest : public testing::Test {
   TemporaryDir dir_;
 };
 
-/// Every number of a summary that a row has too.
+/// Every number of a summary that a row has too; the tolerance is for other waves.
 void expect_summary(const Comparison& comparison, const ComparisonRow& row, std::span<const RecordResult> results,
-                    Phase phase) {
+                    Phase phase, double tolerance = 0) {
   SCOPED_TRACE(row.method + " at " + std::to_string(row.edits));
   ASSERT_EQ(row.failure, "");
   size_t compared = 0;
@@ -198,8 +198,8 @@ void expect_summary(const Comparison& comparison, const ComparisonRow& row, std:
     if (metric == comparison.metrics.end() && summary.name != "score") continue;
     const Estimate found =
         summary.name == "score" ? row.score() : row.metric(static_cast<size_t>(metric - comparison.metrics.begin()));
-    EXPECT_EQ(found.mean, expected.mean) << summary.name;
-    EXPECT_EQ(found.interval, expected.interval) << summary.name;
+    EXPECT_NEAR(found.mean, expected.mean, tolerance) << summary.name;
+    EXPECT_NEAR(found.interval, expected.interval, tolerance) << summary.name;
     EXPECT_EQ(found.records, expected.records) << summary.name;
     ++compared;
   }
@@ -217,9 +217,11 @@ TEST_F(ComparisonTest, OneBatchPerChunkIsWhatEvalFinds) {
     expect_summary(comparison, comparison.row(static_cast<int64_t>(m), 0), of_one, Phase::after);
     expect_summary(comparison, comparison.rows[0], of_one, Phase::before);
     if (names[m] == "rome") continue;
+    // Chunks of 17 are scored in parts of 16 records, so that other prompts share a wave.
     for (const int64_t point : {1, 2})
       expect_summary(comparison, comparison.row(static_cast<int64_t>(m), point),
-                     evaluate(names[m], comparison.edits_at[point], EditMode::independent, kRecords), Phase::after);
+                     evaluate(names[m], comparison.edits_at[point], EditMode::independent, kRecords), Phase::after,
+                     point == 1 ? 0 : 1e-6);
   }
   // The metrics differ between rows, or equal numbers would say nothing.
   std::set<double> magnitudes;
