@@ -163,7 +163,7 @@ std::unique_ptr<Method> make_alphaedit(std::string_view, Resources& resources) {
 
 std::vector<SettingRow> alphaedit_hparams(std::string_view) {
   AlphaEditHparams hparams;
-  return setting_rows(fields_of(hparams));
+  return hparam_rows(fields_of(hparams));
 }
 
 }  // namespace loci

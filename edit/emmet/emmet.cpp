@@ -63,7 +63,7 @@ std::unique_ptr<Method> make_emmet(std::string_view, Resources& resources) {
 
 std::vector<SettingRow> emmet_hparams(std::string_view) {
   EmmetHparams hparams;
-  return setting_rows(fields_of(hparams));
+  return hparam_rows(fields_of(hparams));
 }
 
 }  // namespace loci

@@ -277,7 +277,7 @@ std::unique_ptr<Method> make_kn(std::string_view, Resources& resources) {
 
 std::vector<SettingRow> kn_hparams(std::string_view) {
   KnHparams hparams;
-  return setting_rows(fields_of(hparams));
+  return hparam_rows(fields_of(hparams));
 }
 
 }  // namespace loci

@@ -101,7 +101,7 @@ std::unique_ptr<Method> make_memit(std::string_view name, Resources& resources) 
 
 std::vector<SettingRow> memit_hparams(std::string_view name) {
   MemitHparams hparams = defaults_of(name);
-  return setting_rows(fields_of(hparams));
+  return hparam_rows(fields_of(hparams));
 }
 
 }  // namespace loci

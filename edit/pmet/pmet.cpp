@@ -75,7 +75,7 @@ std::unique_ptr<Method> make_pmet(std::string_view, Resources& resources) {
 
 std::vector<SettingRow> pmet_hparams(std::string_view) {
   PmetHparams hparams;
-  return setting_rows(fields_of(hparams));
+  return hparam_rows(fields_of(hparams));
 }
 
 }  // namespace loci

@@ -292,7 +292,7 @@ std::unique_ptr<Method> make_rome(std::string_view name, Resources& resources) {
 
 std::vector<SettingRow> rome_hparams(std::string_view) {
   RomeHparams hparams;
-  return setting_rows(fields_of(hparams));
+  return hparam_rows(fields_of(hparams));
 }
 
 }  // namespace loci

@@ -168,8 +168,17 @@ TEST_F(ComparisonCommandTest, HelpListsTheHyperparametersOfAMethod) {
       const size_t begin = help.out.find("Hyper-parameters of " + name);
       ASSERT_NE(begin, std::string::npos) << help.out;
       for (const SettingRow& row : rows)
-        EXPECT_NE(help.out.find("\n  " + row.key + " ", begin), std::string::npos) << row.key << ": " << help.out;
+        EXPECT_NE(help.out.find("\n  " + row.key, begin), std::string::npos) << row.key << ": " << help.out;
     }
+  }
+  for (const auto& [method, key, shown] :
+       {std::tuple{"memit", "mom2_update_weight", "[default: 15000.0]"}, std::tuple{"pmet", "v_lr", "[default: 0.2]"},
+        std::tuple{"ft-l", "norm_constraint", "[default: required]"},
+        std::tuple{"ft", "norm_constraint", "[default: none]"},
+        std::tuple{"rome", "layers", "[default: required, or --layer]"}}) {
+    const std::string help = run_loci({"edit", "--method", method, "--help"}).out;
+    const size_t begin = help.find(std::string("\n  ") + key), end = help.find(']', help.find("[default", begin));
+    EXPECT_NE(help.substr(begin, end + 1 - begin).find(shown), std::string::npos) << method << " " << key << help;
   }
   EXPECT_EQ(run_loci({"edit", "--method=memit", "--help"}).out, run_loci({"edit", "--help", "--method", "memit"}).out);
   EXPECT_EQ(run_loci({"edit", "--help"}).out.find("Hyper-parameters of"), std::string::npos);

@@ -184,7 +184,9 @@ TEST_F(MethodTest, NormsOfAnyRankAreThoseOfTheMatrix) {
   std::mt19937 random(3);
   std::normal_distribution<float> normal;
   for (const int64_t rank : {1, 2, 3, 4, 40}) {
-    LowRank change{{Role::down_weight, 1}, rank, std::vector<float>(static_cast<size_t>(rank * in)),
+    LowRank change{{Role::down_weight, 1},
+                   rank,
+                   std::vector<float>(static_cast<size_t>(rank * in)),
                    std::vector<float>(static_cast<size_t>(rank * out))};
     for (auto* values : {&change.keys, &change.values})
       for (float& value : *values) value = normal(random);
