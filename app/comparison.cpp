@@ -86,13 +86,13 @@ void report_comparison(const std::string& output, bool json, const ComparisonOut
     Json printed = comparison_to_json(comparison);
     printed.update({{"output", output},
                     {"done_before", outcome.before},
-                    {"parts", outcome.parts},
+                    {"units", outcome.units},
                     {"skipped", read_skipped_records(file).size()}});
     add_spending(printed, outcome.spending);
     return print_json(printed);
   }
   fmt::print("{}", format_comparison(comparison));
-  print_done_before(outcome.before, outcome.parts, "parts");
+  print_done_before(outcome.before, outcome.units, "units");
 }
 
 }  // namespace loci::app

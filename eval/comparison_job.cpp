@@ -122,11 +122,14 @@ class ComparisonJob {
     if (ranks.is_root()) log_skipped(skipped_);
     plan();
     configure(read.sha256);
+    if (ranks.is_root())
+      spdlog::info("eval: {} on {} are compared in {}", count(std::ssize(methods_), "method"),
+                   count(std::ssize(records_), "record"), count(units_.count(), "unit"));
   }
 
   ComparisonOutcome run() {
     const UnitJob job{.name = "eval",
-                      .items = "parts",
+                      .items = "units",
                       .units = units_,
                       .compute = [&](const UnitStore& store, int64_t unit) { return compute(store, unit); },
                       .resume =

@@ -35,8 +35,8 @@ struct ComparisonOptions {
 };
 
 struct ComparisonOutcome {
-  int64_t before = 0;  ///< parts of the work that earlier runs have done
-  int64_t parts = 0;   ///< of all
+  int64_t before = 0;  ///< units that earlier runs have done
+  int64_t units = 0;   ///< all
   Spending spending;
 };
 
