@@ -25,6 +25,8 @@ class Command {
   std::string example = "";  ///< a whole command
   std::string page = "";     ///< its page of the documentation: "docs/tracing.md"
   bool hidden = false;
+  /// What help says at its end of the other arguments that were given, such as the method they name. May be empty.
+  std::function<std::string(const std::vector<std::string>& arguments)> more_help = {};
 
   /// What the command does, once the options have their values.
   std::function<void()> run;

@@ -5,6 +5,7 @@
 
 #include "app/common.h"
 #include "app/edit_options.h"
+#include "app/hparams_name.h"
 #include "app/ranks.h"
 #include "edit/edit_job.h"
 #include "edit/edited_checkpoint.h"
@@ -247,6 +248,7 @@ void add_edit(Commands& commands, Launcher& launcher) {
   add_common_options(command, options->common, {.compat = true, .seed = Role::by_content});
   add_rank_options(command, options->ranks);
   command.run = [options, &command, &launcher] {
+    options->edit.hparams = hparams_file(options->edit.hparams, options->edit.method);
     check_named_files(command, options->output);
     launcher.run(options->ranks, [&](const Ranks& ranks) { run(ranks, command, *options); });
   };

@@ -3,13 +3,46 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+
+#include "app/help.h"
+
 namespace loci::app {
+namespace {
+
+/// The value of --method among arguments; empty where there is none.
+std::string method_in(const std::vector<std::string>& arguments) {
+  constexpr std::string_view kMethod = "--method";
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    if (arguments[i] == kMethod && i + 1 < arguments.size()) return arguments[i + 1];
+    if (arguments[i].starts_with("--method=")) return arguments[i].substr(kMethod.size() + 1);
+  }
+  return "";
+}
+
+std::string hparams_help(const std::vector<std::string>& arguments) {
+  const std::string method = method_in(arguments);
+  const auto entry = std::ranges::find(methods(), method, &MethodEntry::name);
+  if (entry == methods().end() || entry->hparams == nullptr) return "";
+  std::string text = fmt::format("\nHyper-parameters of {} (keys of --hparams FILE.json):\n", method);
+  for (const SettingRow& row : entry->hparams(method)) {
+    std::string right = fmt::format("{}; {} [default: {}]", row.help, row.values, row.default_value);
+    std::erase(right, '`');  // of the tables in the documentation
+    text += help_entry(row.key, right);
+  }
+  return text;
+}
+
+}  // namespace
+
 void add_edit_options(Command& command, EditOptions& options, const std::vector<std::string>& methods) {
-  command.add({.name = "method",
-               .value = &options.method,
-               .help = "how facts are written: " + methods_for_people(),
-               .role = Role::by_content,
-               .choices = methods});
+  command.more_help = hparams_help;
+  command.add(
+      {.name = "method",
+       .value = &options.method,
+       .help = "how facts are written: " + methods_for_people() + "; with --help, its hyper-parameters are listed",
+       .role = Role::by_content,
+       .choices = methods});
   command.add({.name = "cov",
                .value = &options.cov,
                .type = "FILE[,...]",
@@ -22,8 +55,9 @@ void add_edit_options(Command& command, EditOptions& options, const std::vector<
                .default_text = "none, where \"mom2_adjustment\" is false in --hparams; else required"});
   command.add({.name = "hparams",
                .value = &options.hparams,
-               .type = "FILE.json",
-               .help = "hyper-parameters with the keys of the published code",
+               .type = "FILE.json|NAME",
+               .help = "hyper-parameters with the keys of the published code: a file, or a name such as gpt2-xl, which "
+                       "stands for the method's published ones",
                .role = Role::input,
                .names = Names::file,
                .group = Group::method,

@@ -4,7 +4,9 @@
 #include <algorithm>
 
 #include "app/common.h"
+#include "app/comparison.h"
 #include "app/edit_options.h"
+#include "app/hparams_name.h"
 #include "app/ranks.h"
 #include "eval/eval_file.h"
 #include "eval/eval_job.h"
@@ -20,6 +22,7 @@ struct EvalCommand {
   RankOptions ranks;
   EditOptions edit;
   GivenEdits edits;
+  ComparisonCommand comparison;
   JobOutput output;
   std::string dataset;
   std::string records;
@@ -81,8 +84,8 @@ void report(const EvalCommand& command, const EvalJobOutcome& outcome) {
 
 /// Without a word about a method, a model is scored as it is, or with and without the edits of --edits.
 Scored what_is_scored(const EvalCommand& command, const Command& app) {
-  const bool wants_edits =
-      app.given("method") ? command.edit.method != "none" : app.given("cov") || app.given("hparams");
+  const bool of_method = app.given("method") ? command.edit.method != "none" : app.given("cov") || app.given("hparams");
+  const bool wants_edits = of_method || command.comparison.asked_for();
   if (wants_edits) return Scored::own_edits;
   return command.edits ? Scored::given_edits : Scored::model;
 }
@@ -111,6 +114,25 @@ EvalJobOutcome run_job(const Ranks& ranks, const Command& app, const EvalCommand
                        .given = command.edits});
 }
 
+ComparisonOptions comparison_of(const EvalCommand& command) {
+  return comparison_options(command.comparison, edit_options(command.common, command.edit),
+                            {.records = command.records,
+                             .record_options = command.record_options(),
+                             .mode = command.sequential ? EditMode::sequential : EditMode::independent,
+                             .methods = {},
+                             .edits_at = {},
+                             .batch_size = batch_size(command.batch),
+                             .given = command.edits});
+}
+
+void compare(const Ranks& ranks, const Command& app, const EvalCommand& command, const ComparisonOptions& options) {
+  Context context = make_rank_context(ranks, command.common);
+  LoadedModel loaded = load_rank_model(ranks.communicator, context, command.common.model);
+  const ComparisonOutcome outcome =
+      run_comparison_job(ranks, context, loaded, describe_job(app, command.common, command.output), options);
+  if (ranks.is_root()) report_comparison(command.output.path, command.common.json, outcome);
+}
+
 void check_command(EvalCommand& command, const Command& app) {
   command.scored = what_is_scored(command, app);
   if (!command.makes_edits()) {
@@ -123,6 +145,7 @@ void check_command(EvalCommand& command, const Command& app) {
                           "--cov and --hparams",
                           option, option);
   }
+  if (!command.comparison.asked_for()) command.edit.hparams = hparams_file(command.edit.hparams, command.edit.method);
   require<InputError>(command.dataset == "zsre" || !app.given("zsre-target"), "--zsre-target is for --dataset zsre");
 }
 
@@ -132,7 +155,9 @@ void add_eval(Commands& commands, Launcher& launcher) {
   auto options = std::make_shared<EvalCommand>();
   Command& command =
       commands.add("eval", "edit every record of a data set and score it before and after, or score a model as it is");
-  command.usage = "MODEL --dataset NAME --records FILE.json [--cov FILE] --output FILE.h5 [options]";
+  command.usage =
+      "MODEL --dataset NAME --records FILE.json [--cov FILE] --output FILE.h5 [options]\n"
+      "       loci eval MODEL --dataset NAME --records FILE.json --methods NAME,... --edits-at N,... --output FILE.h5";
   command.example =
       "loci eval data/model --dataset counterfact --records data/world/records.json --cov cov.h5 "
       "--hparams data/world/hparams.json --output eval.h5";
@@ -172,11 +197,16 @@ void add_eval(Commands& commands, Launcher& launcher) {
                .value = &options->sequential,
                .help = "make each edit on the model with all earlier ones, then score all records together; rank 0 "
                        "makes the edits, and all ranks score"});
+  add_comparison_options(command, options->comparison);
   add_common_options(command, options->common, {.compat = true, .seed = Role::by_content});
   add_rank_options(command, options->ranks);
   command.run = [options, &command, &launcher] {
     check_command(*options, command);
     check_named_files(command, options->output);
+    if (options->comparison.asked_for()) {
+      const ComparisonOptions comparison = comparison_of(*options);
+      return launcher.run(options->ranks, [&](const Ranks& ranks) { compare(ranks, command, *options, comparison); });
+    }
     launcher.run(options->ranks, [&](const Ranks& ranks) {
       if (ranks.is_root()) say_what_is_scored(*options);
       const EvalJobOutcome outcome = run_job(ranks, command, *options);

@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "app/common.h"
+#include "app/export/comparison.h"
 #include "app/export/cov.h"
 #include "app/export/eval.h"
 #include "app/export/trace.h"
@@ -31,6 +32,7 @@ struct Exporter {
   int64_t (*write)(const H5File& file, const std::string& format, const std::filesystem::path& folder);
 };
 constexpr Exporter kExporters[] = {
+    {"comparison", "markdown", export_comparison},
     {"eval", "cases", export_eval},
     {"second_moments", "npz", export_second_moments},
     {"trace", "npz", export_traces},
@@ -84,11 +86,11 @@ void add_export(Commands& commands) {
   command.add({.name = "format",
                .value = &options->format,
                .help =
-                   "npz (traces, second moments), cases (evaluations), csv (traces, evaluations), markdown or latex "
-                   "(evaluations: a table for a paper)",
+                   "npz (traces, second moments), cases (evaluations), csv (traces, evaluations, comparisons), markdown "
+                   "or latex (evaluations, comparisons: a table for a paper)",
                .group = Group::output,
                .choices = {"npz", "cases", "csv", "markdown", "latex"},
-               .default_text = "that of the published code"});
+               .default_text = "that of the published code; of a comparison markdown"});
   add_json_option(command, options->json);
   // For scripts that give it to every command.
   command.add({.name = "device", .value = &options->device, .role = Role::no_effect, .hidden = true});

@@ -13,19 +13,13 @@
 #include <string>
 #include <vector>
 
+#include "app/share.h"
 #include "runtime/error.h"
 
 namespace loci::app {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// Beside the folder of the program: an installation has its scripts there, and a build a link to those of its sources.
-fs::path scripts_folder() {
-  std::error_code unknown;
-  const fs::path program = fs::read_symlink("/proc/self/exe", unknown);
-  return (program.parent_path() / ".." / "share" / "loci").lexically_normal();
-}
 
 enum class Messages { shown, hidden };
 
@@ -87,7 +81,7 @@ void check_figure_name(const std::string& figure) {
 }
 
 void draw_figure(const std::string& script, const std::string& result, const std::string& figure) {
-  const fs::path program = scripts_folder() / script;
+  const fs::path program = share_folder() / script;
   require<SystemError>(fs::exists(program),
                        "--figure {}: there is no {}; {} is whole, draw it with {} from loci's sources", figure,
                        program.string(), result, script);

@@ -23,8 +23,15 @@ std::vector<std::string> words_of(const std::string& text) {
   return words;
 }
 
-/// `left`, then `right` in a column of its own, wrapped.
-std::string entry(const std::string& left, const std::string& right) {
+std::string left_column(const Option& option) {
+  const std::string letter = option.letter != 0 ? fmt::format("-{}, ", option.letter) : "";
+  const std::string name = option.value_name();
+  return letter + option.flag() + (option.positional || name.empty() ? "" : " " + name);
+}
+
+}  // namespace
+
+std::string help_entry(const std::string& left, const std::string& right) {
   std::string text = "  " + left;
   std::string line = text.size() + 2 <= kColumn ? text + std::string(kColumn - text.size(), ' ') : text;
   text.clear();
@@ -43,14 +50,6 @@ std::string entry(const std::string& left, const std::string& right) {
   }
   return text + line + "\n";
 }
-
-std::string left_column(const Option& option) {
-  const std::string letter = option.letter != 0 ? fmt::format("-{}, ", option.letter) : "";
-  const std::string name = option.value_name();
-  return letter + option.flag() + (option.positional || name.empty() ? "" : " " + name);
-}
-
-}  // namespace
 
 std::string_view group_name(Group group) {
   switch (group) {
@@ -98,8 +97,8 @@ std::string command_help(const Command& command) {
   for (const Group group : kGroups) {
     const std::vector<const Option*> options = options_of(command, group);
     if (!options.empty()) text += fmt::format("\n{}:\n", group_name(group));
-    for (const Option* option : options) text += entry(left_column(*option), full_help(*option));
-    if (group == Group::general) text += entry("-h, --help", "print this text");
+    for (const Option* option : options) text += help_entry(left_column(*option), full_help(*option));
+    if (group == Group::general) text += help_entry("-h, --help", "print this text");
   }
   if (!command.example.empty()) text += fmt::format("\nExample:\n  {}\n", command.example);
   if (!command.page.empty()) text += fmt::format("\nMore: {}, docs/command_line.md\n", command.page);
@@ -111,11 +110,11 @@ std::string program_help(const Commands& commands) {
       "loci: locates factual associations in GPT models, edits them, and measures what the edit did\n\n"
       "Usage: loci COMMAND [arguments]\n       loci help COMMAND\n\nCommands:\n";
   for (const Command& command : commands.all())
-    if (!command.hidden) text += entry(command.name(), command.summary());
-  text += entry("help [COMMAND]", "print this text, or that of a command");
-  text += entry("version", "print the version (also -V, --version)");
+    if (!command.hidden) text += help_entry(command.name(), command.summary());
+  text += help_entry("help [COMMAND]", "print this text, or that of a command");
+  text += help_entry("version", "print the version (also -V, --version)");
   text += "\nExit codes:\n";
-  for (const ExitCode& code : kExitCodes) text += entry(std::to_string(code.code), std::string(code.meaning));
+  for (const ExitCode& code : kExitCodes) text += help_entry(std::to_string(code.code), std::string(code.meaning));
   return text +
          "\nMore: docs/command_line.md (configuration files, environment variables, log lines, completion),\n"
          "README.md (first steps)\n";

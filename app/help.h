@@ -43,6 +43,8 @@ std::string_view group_name(Group group);
 inline constexpr Group kGroups[] = {Group::input, Group::output, Group::method, Group::machine, Group::general};
 /// "loci trace MODEL --facts FILE.json --output FILE.h5 [options]"
 std::string usage_line(const Command& command);
+/// A line of help: `left`, then `right` in a column of its own, wrapped.
+std::string help_entry(const std::string& left, const std::string& right);
 /// What an option does, then its default, its variable and whether it is required, in brackets.
 std::string full_help(const Option& option);
 

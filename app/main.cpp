@@ -116,7 +116,8 @@ void run(const std::vector<std::string>& arguments, loci::Communicator* launched
                                        "the command comes first, before {}: loci COMMAND [arguments]", arguments[0]);
   loci::app::Command& command = commands.find(arguments[0]);
   if (command.read({arguments.begin() + 1, arguments.end()}) == loci::app::Command::Asked::for_help) {
-    if (speaks) fmt::print("{}", command_help(command));
+    const std::string more = command.more_help ? command.more_help({arguments.begin() + 1, arguments.end()}) : "";
+    if (speaks) fmt::print("{}{}", command_help(command), more);
     return;
   }
   launcher.require_shareable(command);

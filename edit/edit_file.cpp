@@ -166,6 +166,7 @@ void write_batches(H5File& file, const Architecture& architecture, std::span<con
                    int64_t first_edit, int64_t first_batch) {
   int64_t edit_index = first_edit, batch_index = first_batch, update_index = count_of(file, "/updates");
   for (const EditBatch& batch : batches) {
+    const double norm = norm_of(batch.changes);
     for (const Edit& edit : batch.edits) {
       const std::string group = edit_group(edit_index++);
       create_group(file, group);
@@ -176,7 +177,7 @@ void write_batches(H5File& file, const Architecture& architecture, std::span<con
       } else {
         write_attribute(file, group, "batch", batch_index);
       }
-      write_edit(file, group, edit, norm_of(batch.changes));
+      write_edit(file, group, edit, norm);
     }
     if (!batch.is_rank_one)
       for (const Change& change : batch.changes)

@@ -31,7 +31,7 @@ class EditJob {
     PreparedEdits prepared = prepare_edits(options.edit, executor_, tokenizer_, base_.on(model_));
     resources_ = std::move(prepared.resources);
     method_ = std::move(prepared.method);
-    batch_size_ = options.batch_size.value_or(method_->default_batch_size());
+    batch_size_ = batch_size_of(*method_, options.edit.method, options.batch_size);
     if (options.mode == EditMode::sequential && ranks.is_root()) warn_of_sequence(*method_);
     choose_requests(requests.requests);
     passes_ = edit_passes(context_, *method_, std::ssize(requests_), batch_size_, options.mode);

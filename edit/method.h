@@ -33,10 +33,14 @@ class Method {
 
   /// This method, where it finds something for each request before it writes a batch; null for others.
   virtual const TwoStepMethod* in_two_steps() const { return nullptr; }
+  /// Whether several requests can be written together; else the batch size is 1.
+  virtual bool takes_batches() const { return true; }
   /// Of `edit` where none is asked for; 0: all requests in one batch.
   virtual int64_t default_batch_size() const { return 1; }
   /// In a sequence: the executor's model has got the changes of this batch, made now or by an earlier run.
   virtual void take_up(const EditBatch& batch) { static_cast<void>(batch); }
+  /// The next batch is the first of another sequence: what take_up() has kept counts no more.
+  virtual void start_sequence() {}
   /// Adds to a finished edit file what concerns all edits.
   virtual void describe(H5File& output) const { static_cast<void>(output); }
 

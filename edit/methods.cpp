@@ -14,24 +14,25 @@
 #include "edit/pmet/pmet.h"
 #include "edit/rome/rome.h"
 #include "runtime/error.h"
+#include "runtime/wording.h"
 
 namespace loci {
 
 std::vector<MethodEntry>& methods() {
   static std::vector<MethodEntry> all = {
-      {"rome", "a mean key gives the direction, the bare one the place", make_rome},
-      {"r-rome", "the mean key throughout", make_rome},
-      {"p-rome", "the bare key throughout", make_rome},
-      {"memit", "several layers, many requests at once", make_memit},
-      {"memit-seq", "the same, keeping the keys of earlier batches", make_memit},
-      {"memit-rect", "the same, of each update the elements that change most", make_memit},
-      {"emmet", "the same with equality constraints", make_emmet},
-      {"alphaedit", "the same within the null space of the second moments", make_alphaedit},
-      {"pmet", "the same for the MLP's output, sought together with the attention's", make_pmet},
-      {"ft", "fine-tuning of one layer, all target tokens asked at the prompt's end", make_ft},
-      {"ft-l", "the same within a limit of each element", make_ft},
-      {"ft-m", "fine-tuning with the target teacher-forced", make_ft},
-      {"kn", "rewrites the neurons that the true target hangs on", make_kn},
+      {"rome", "a mean key gives the direction, the bare one the place", make_rome, rome_hparams},
+      {"r-rome", "the mean key throughout", make_rome, rome_hparams, "rome"},
+      {"p-rome", "the bare key throughout", make_rome, rome_hparams, "rome"},
+      {"memit", "several layers, many requests at once", make_memit, memit_hparams},
+      {"memit-seq", "the same, keeping the keys of earlier batches", make_memit, memit_hparams, "memit"},
+      {"memit-rect", "the same, of each update the elements that change most", make_memit, memit_hparams, "memit"},
+      {"emmet", "the same with equality constraints", make_emmet, emmet_hparams},
+      {"alphaedit", "the same within the null space of the second moments", make_alphaedit, alphaedit_hparams},
+      {"pmet", "the same for the MLP's output, sought together with the attention's", make_pmet, pmet_hparams},
+      {"ft", "fine-tuning of one layer, all target tokens asked at the prompt's end", make_ft, ft_hparams},
+      {"ft-l", "the same within a limit of each element", make_ft, ft_hparams},
+      {"ft-m", "fine-tuning with the target teacher-forced", make_ft, ft_hparams},
+      {"kn", "rewrites the neurons that the true target hangs on", make_kn, kn_hparams},
   };
   return all;
 }
@@ -74,6 +75,13 @@ std::optional<PreparedRequest> prepare_or_skip(const Method& method, const EditR
     refuse_or_skip(on_invalid, error, skipped);
     return std::nullopt;
   }
+}
+
+int64_t batch_size_of(const Method& method, std::string_view name, std::optional<int64_t> wanted) {
+  const int64_t size = wanted.value_or(method.default_batch_size());
+  require<InputError>(method.takes_batches() || size == 1, "{} {}: {} writes one request at a time; leave {} out",
+                      option("batch"), size, name, option("batch"));
+  return size;
 }
 
 void warn_of_sequence(const Method& method) {

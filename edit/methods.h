@@ -10,6 +10,7 @@
 #include "edit/method.h"
 #include "edit/resources.h"
 #include "records/record_list.h"
+#include "runtime/io/settings.h"
 
 /// All methods that loci has.
 namespace loci {
@@ -19,6 +20,9 @@ struct MethodEntry {
   std::string_view help;  ///< in a few words
   /// Reads the hyper-parameters and resources that it needs. Throws InputError where they do not fit the model.
   std::unique_ptr<Method> (*make)(std::string_view name, Resources& resources);
+  /// Its hyper-parameters with their defaults: what its files may hold.
+  std::vector<SettingRow> (*hparams)(std::string_view name) = nullptr;
+  std::string_view hparams_of = {};  ///< the method whose published hyper-parameters are for this one too
 };
 std::vector<MethodEntry>& methods();
 
@@ -45,6 +49,8 @@ PreparedEdits prepare_edits(const EditOptions& options, Executor& executor, cons
 std::optional<PreparedRequest> prepare_or_skip(const Method& method, const EditRequest& request,
                                                const std::string& name, OnInvalid on_invalid,
                                                std::vector<std::string>& skipped);
+/// How many requests the method writes together; 0: all. Throws InputError for a `wanted` size that it does not take.
+int64_t batch_size_of(const Method& method, std::string_view name, std::optional<int64_t> wanted);
 /// Warns where edits that build on each other are made by a method that is known to spoil a model so.
 void warn_of_sequence(const Method& method);
 

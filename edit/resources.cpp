@@ -88,12 +88,14 @@ SymmetricEigen Resources::second_moment_eigen(int64_t layer) {
 }
 
 void Resources::refuse_second_moments(std::string_view why) const {
+  if (options_.for_several_methods) return;
   require<InputError>(options_.cov.empty(), "{} {} contradicts {}", option("cov"), fmt::join(options_.cov, ","), why);
   require<InputError>(!options_.cov_of_other_model, "{} belongs to {} FILE, which is not given",
                       option("cov-of-other-model"), option("cov"));
 }
 
 void Resources::refuse_context_templates(std::string_view why) const {
+  if (options_.for_several_methods) return;
   require<InputError>(options_.context_templates.empty(), "{} {} contradicts {}, which takes none",
                       option("context-templates"), options_.context_templates, why);
 }

@@ -30,6 +30,8 @@ struct EditOptions {
   uint64_t seed = 0;  ///< of sampled context templates
   TeacherForcing forcing = TeacherForcing::tokens;
   bool published_quirks = false;  ///< do as the published code does where it differs from the paper
+  /// What is given is for several methods, and one that takes no second moments, or templates, passes them over.
+  bool for_several_methods = false;
 };
 
 /// Throws the InputError for a method that needs second moments where none are given.

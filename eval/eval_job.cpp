@@ -96,7 +96,7 @@ class EvalJob {
     PreparedEdits prepared = prepare_edits(options_.edit, executor_, tokenizer_, base_.on(model_));
     resources_ = std::move(prepared.resources);
     method_ = std::move(prepared.method);
-    batch_size_ = options_.batch_size.value_or(method_->default_batch_size());
+    batch_size_ = batch_size_of(*method_, options_.edit.method, options_.batch_size);
     if (batch_size_ != 1) config_["batch"] = batch_size_;
     if (is_sequential() && ranks_.is_root()) warn_of_sequence(*method_);
     config_["edit"] = prepared.config;

@@ -63,6 +63,7 @@ std::vector<RecordResult> evaluate_own_edits(Executor& executor, const Tokenizer
   const double seconds = seconds_since(start) / static_cast<double>(records.size());
   std::vector<RecordResult> results;
   for (size_t b = 0; b < batches.size(); ++b) {
+    const double norm = norm_of(batches[b].changes);
     auto first = std::ptrdiff_t{0};
     for (size_t e = 0; e < batches[b].edits.size(); ++e) {
       const size_t r = results.size();
@@ -70,7 +71,7 @@ std::vector<RecordResult> evaluate_own_edits(Executor& executor, const Tokenizer
       results.push_back(make_result(records[r], prepared[r],
                                     {{scores[b].before.begin() + first, scores[b].before.begin() + end},
                                      {scores[b].after.begin() + first, scores[b].after.begin() + end}}));
-      results.back().update_norm = norm_of(batches[b].changes);
+      results.back().update_norm = norm;
       results.back().score_seconds = seconds;
       first = end;
     }

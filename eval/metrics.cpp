@@ -114,6 +114,27 @@ std::vector<MetricSpec> zsre_metrics() {
   };
 }
 
+std::vector<MetricSpec> metrics_of(Dataset dataset) {
+  return dataset == Dataset::counterfact ? counterfact_metrics() : zsre_metrics();
+}
+
+bool compares_models(const MetricSpec& spec) { return std::string_view(spec.name) == "locality"; }
+
+std::vector<double> column_of(const MetricSpec& spec, std::span<const RecordResult> records, Phase phase) {
+  std::vector<double> column;
+  for (const RecordResult& record : records) column.push_back(record_mean(record, spec.kind, phase, spec.metric));
+  return column;
+}
+
+std::string percent(const Estimate& one) {
+  if (one.records == 0) return "          -";
+  return fmt::format("{:>6} ±{:>5}", percent_text(one.mean), percent_text(one.interval));
+}
+
+Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
+
+}  // namespace
+
 Estimate estimate(std::span<const double> values) {
   double sum = 0, squares = 0;
   int64_t count = 0;
@@ -133,7 +154,7 @@ Estimate estimate(std::span<const double> values) {
 
 /// Harmonic mean of three metrics' means. Its interval is that of the linearised score: record i moves it by
 /// sum_k dS/dm_k (x_ki - m_k), which keeps the correlation of the three within a record.
-Estimate harmonic(const std::array<std::span<const double>, 3>& values) {
+Estimate harmonic_mean(std::span<const std::span<const double>, 3> values) {
   std::array<double, 3> means{};
   double reciprocal = 0;
   int64_t records = std::numeric_limits<int64_t>::max();
@@ -155,15 +176,6 @@ Estimate harmonic(const std::array<std::span<const double>, 3>& values) {
   return {score, estimate(moves).interval, records};
 }
 
-std::string percent(const Estimate& one) {
-  if (one.records == 0) return "          -";
-  return fmt::format("{:>6} ±{:>5}", percent_text(one.mean), percent_text(one.interval));
-}
-
-Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
-
-}  // namespace
-
 double mean_nll(const TargetScore& score) {
   double sum = 0;
   for (const float log_probability : score.log_probabilities) sum -= log_probability;
@@ -184,28 +196,41 @@ bool scored_after(std::span<const RecordResult> records) {
   });
 }
 
+RecordValues record_values(Dataset dataset, std::span<const RecordResult> records, Phase phase) {
+  RecordValues values;
+  for (const MetricSpec& spec : metrics_of(dataset)) {
+    if (compares_models(spec)) continue;
+    values.names.emplace_back(spec.name);
+    values.long_names.emplace_back(spec.long_name);
+    values.columns.push_back(column_of(spec, records, phase));
+  }
+  return values;
+}
+
 std::vector<MetricSummary> summarize(Dataset dataset, std::span<const RecordResult> records) {
-  std::vector<MetricSpec> specs = dataset == Dataset::counterfact ? counterfact_metrics() : zsre_metrics();
+  std::vector<MetricSpec> specs = metrics_of(dataset);
   std::vector<Phase> phases = {Phase::before};
   if (scored_after(records))
     phases.push_back(Phase::after);
   else
-    std::erase_if(specs, [](const MetricSpec& spec) { return std::string_view(spec.name) == "locality"; });
+    std::erase_if(specs, compares_models);
   std::vector<MetricSummary> summary;
   std::array<std::vector<std::vector<double>>, 2> values;  // [phase][metric][record]
   for (const MetricSpec& spec : specs) {
     MetricSummary row{spec.name, spec.long_name, {}, kNoEstimate};
     for (const Phase phase : phases) {
-      std::vector<double> column;
-      for (const RecordResult& record : records) column.push_back(record_mean(record, spec.kind, phase, spec.metric));
+      std::vector<double> column = column_of(spec, records, phase);
       (phase == Phase::before ? row.before : row.after) = estimate(column);
       values[phase == Phase::before ? 0 : 1].push_back(std::move(column));
     }
     summary.push_back(std::move(row));
   }
   MetricSummary score{"score", "harmonic mean of efficacy, paraphrase and neighborhood", {}, kNoEstimate};
-  score.before = harmonic({values[0][0], values[0][1], values[0][2]});
-  if (phases.size() > 1) score.after = harmonic({values[1][0], values[1][1], values[1][2]});
+  const auto harmonic = [](const std::vector<std::vector<double>>& columns) {
+    return harmonic_mean(std::array<std::span<const double>, 3>{columns[0], columns[1], columns[2]});
+  };
+  score.before = harmonic(values[0]);
+  if (phases.size() > 1) score.after = harmonic(values[1]);
   summary.push_back(std::move(score));
   return summary;
 }

@@ -63,6 +63,18 @@ struct MetricSummary {
 /// and there is no locality.
 std::vector<MetricSummary> summarize(Dataset dataset, std::span<const RecordResult> records);
 
+/// The values behind a summary: what each record has of each metric.
+struct RecordValues {
+  std::vector<std::string> names, long_names;  ///< [metrics]
+  std::vector<std::vector<double>> columns;    ///< [metrics][records], NaN where a record has no such prompts
+};
+/// Of the metrics that need one model alone, which are all but locality; efficacy, paraphrase and neighborhood come
+/// first.
+RecordValues record_values(Dataset dataset, std::span<const RecordResult> records, Phase phase);
+/// The mean of a column; the harmonic mean of the first three, "score".
+Estimate estimate(std::span<const double> values);
+Estimate harmonic_mean(std::span<const std::span<const double>, 3> values);
+
 /// Records whose edit did not take: on the rewrite prompt, some token of the new target is not the most likely one.
 int64_t edits_that_did_not_take(std::span<const RecordResult> records);
 

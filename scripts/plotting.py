@@ -174,6 +174,9 @@ def set_title(figure, paragraphs, size=8):
 # --- Files -----------------------------------------------------------------------------------------------------------
 
 
+COMMANDS = {"trace": "trace", "edits": "edit", "comparison": "eval --methods"}
+
+
 def open_result(path, kind):
     """A result file of `loci`, whose attribute `kind` is the one given."""
     try:
@@ -181,7 +184,7 @@ def open_result(path, kind):
     except OSError as error:
         fail(f"{path}: cannot be read: {error}")
     if file.attrs.get("kind") != kind:
-        fail(f"{path}: is not a result file of loci {'trace' if kind == 'trace' else 'edit'}")
+        fail(f"{path}: is not a result file of loci {COMMANDS[kind]}")
     return file
 
 

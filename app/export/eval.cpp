@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "app/export/csv.h"
+#include "app/export/markup.h"
 #include "eval/eval_file.h"
 #include "runtime/error.h"
 #include "runtime/io/atomic_file.h"
@@ -139,18 +140,12 @@ Caption caption_of(const H5File& file) {
   return {model.empty() ? "model" : model, text("dataset"), method.empty() ? "none" : method};
 }
 
-/// How a table is written in one markup language.
-struct Markup {
-  std::string (*escaped)(const std::string& text);
-  std::string_view value;  ///< with places for a mean and its interval
-};
-
 /// The rows of a table as cells: metric, before, after (where there was an edit), records, meaning.
 std::vector<std::vector<std::string>> table_cells(std::span<const MetricSummary> summary, const Markup& markup) {
   const bool edited = has_after(summary);
   const auto value = [&](const Estimate& one) {
     if (one.records == 0) return std::string("--");
-    return fmt::format(fmt::runtime(markup.value), percent_text(one.mean), percent_text(one.interval));
+    return markup.estimate(percent_text(one.mean), percent_text(one.interval));
   };
   std::vector<std::vector<std::string>> rows;
   for (const MetricSummary& row : summary) {
@@ -162,32 +157,6 @@ std::vector<std::vector<std::string>> table_cells(std::span<const MetricSummary>
   return rows;
 }
 
-std::string escaped_for_markdown(const std::string& text) {
-  std::string made;
-  for (const char c : text) {
-    if (std::string_view("|*_`<>\\").find(c) != std::string_view::npos) made += '\\';
-    made += c;
-  }
-  return made;
-}
-
-std::string escaped_for_latex(const std::string& text) {
-  std::string made;
-  for (const char c : text) {
-    if (c == '\\')
-      made += "\\textbackslash{}";
-    else if (c == '~' || c == '^')
-      made += fmt::format("\\{}{{}}", c);
-    else if (c == '<' || c == '>')
-      made += fmt::format("${}$", c);
-    else if (std::string_view("&%$#_{}").find(c) != std::string_view::npos)
-      made += fmt::format("\\{}", c);
-    else
-      made += c;
-  }
-  return made;
-}
-
 constexpr std::string_view kCaption =
     "{}, {}, method {}. Per cent: mean over n records with its 95 {} confidence interval.";
 
@@ -197,8 +166,7 @@ std::string markdown_table(const Caption& caption, std::span<const MetricSummary
                                  escaped_for_markdown(caption.dataset), escaped_for_markdown(caption.method), "%");
   text += edited ? "\n\n| metric | before | after | n | meaning |\n|---|---:|---:|---:|---|\n"
                  : "\n\n| metric | value | n | meaning |\n|---|---:|---:|---|\n";
-  for (const auto& cells : table_cells(summary, {escaped_for_markdown, "{} ± {}"}))
-    text += fmt::format("| {} |\n", fmt::join(cells, " | "));
+  for (const auto& cells : table_cells(summary, kMarkdown)) text += fmt::format("| {} |\n", fmt::join(cells, " | "));
   return text;
 }
 
@@ -208,8 +176,7 @@ std::string latex_table(const Caption& caption, std::span<const MetricSummary> s
   text += fmt::format("\\begin{{tabular}}{{l{}rl}}\n\\toprule\n", edited ? "rr" : "r");
   text += edited ? "metric & before & after & $n$ & meaning \\\\\n\\midrule\n"
                  : "metric & value & $n$ & meaning \\\\\n\\midrule\n";
-  for (const auto& cells : table_cells(summary, {escaped_for_latex, "${} \\pm {}$"}))
-    text += fmt::format("{} \\\\\n", fmt::join(cells, " & "));
+  for (const auto& cells : table_cells(summary, kLatex)) text += fmt::format("{} \\\\\n", fmt::join(cells, " & "));
   text += "\\bottomrule\n\\end{tabular}\n\\caption{";
   text += fmt::format(fmt::runtime(kCaption), escaped_for_latex(caption.model), escaped_for_latex(caption.dataset),
                       escaped_for_latex(caption.method), "\\%");

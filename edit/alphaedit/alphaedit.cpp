@@ -87,6 +87,10 @@ class AlphaEdit : public LayerwiseMethod {
     }
   }
 
+  void start_sequence() override {
+    for (NullSpace& space : spaces_) space.past.clear();
+  }
+
   void describe(H5File& output) const override {
     std::vector<int64_t> dimensions;
     for (const NullSpace& space : spaces_) dimensions.push_back(space.dimension);
@@ -155,6 +159,11 @@ class AlphaEdit : public LayerwiseMethod {
 
 std::unique_ptr<Method> make_alphaedit(std::string_view, Resources& resources) {
   return std::make_unique<AlphaEdit>(read_layerwise_hparams<AlphaEditHparams>(resources, "AlphaEdit"), resources);
+}
+
+std::vector<SettingRow> alphaedit_hparams(std::string_view) {
+  AlphaEditHparams hparams;
+  return hparam_rows(fields_of(hparams));
 }
 
 }  // namespace loci

@@ -2,9 +2,11 @@
 
 #include <memory>
 #include <string_view>
+#include <vector>
 
 #include "edit/method.h"
 #include "edit/resources.h"
+#include "runtime/io/settings.h"
 
 namespace loci {
 
@@ -13,5 +15,7 @@ namespace loci {
 /// with eigenvalues below `nullspace_threshold`, K_p are the keys of the batches before in a sequence. Solved in fp64
 /// within the null space, as a system of the requests or of the null space, whichever is smaller.
 std::unique_ptr<Method> make_alphaedit(std::string_view name, Resources& resources);
+/// What its hyper-parameter files may hold.
+std::vector<SettingRow> alphaedit_hparams(std::string_view name);
 
 }  // namespace loci

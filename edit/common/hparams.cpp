@@ -48,6 +48,14 @@ void check_unknown_key(std::string_view key, const Json& value, const std::vecto
 
 }  // namespace
 
+std::vector<SettingRow> hparam_rows(const Fields& fields, std::initializer_list<std::string_view> required) {
+  std::vector<SettingRow> rows = setting_rows(fields);
+  for (SettingRow& row : rows)
+    if (std::ranges::find(required, row.key) != required.end())
+      row.default_value = row.key == "layers" ? fmt::format("required, or {}", option("layer")) : "required";
+  return rows;
+}
+
 /// The keys of a file that change nothing, those known first.
 std::vector<std::string> keys_without_effect(const Json& json, const std::vector<std::string>& with_effect,
                                              std::span<const std::string_view> also_without, std::string_view where) {

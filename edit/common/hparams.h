@@ -1,5 +1,6 @@
 #pragma once
 
+#include <initializer_list>
 #include <span>
 #include <string>
 #include <string_view>
@@ -19,6 +20,13 @@ inline constexpr NamedValues<FactToken, 4> kFactTokenNames = {{
     {"subject_first_after_last", FactToken::subject_first_after_last},
     {"last", FactToken::last},
 }};
+
+class Fields;  // runtime/io/settings.h
+struct SettingRow;
+
+/// What help says of a method's hyper-parameters; those `required` have no default.
+std::vector<SettingRow> hparam_rows(const Fields& fields,
+                                    std::initializer_list<std::string_view> required = {"layers"});
 
 /// The keys of a file that change nothing here, those known first: what other options give, what the published code
 /// does not use either, EasyEdit's own, `also_without`, and unknown keys that are switched off (false, null, 0, "none",

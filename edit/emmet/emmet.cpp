@@ -61,4 +61,9 @@ std::unique_ptr<Method> make_emmet(std::string_view, Resources& resources) {
   return std::make_unique<Emmet>(read_layerwise_hparams<EmmetHparams>(resources, "EMMET"), resources);
 }
 
+std::vector<SettingRow> emmet_hparams(std::string_view) {
+  EmmetHparams hparams;
+  return hparam_rows(fields_of(hparams));
+}
+
 }  // namespace loci

@@ -339,4 +339,10 @@ std::unique_ptr<Method> make_ft(std::string_view name, Resources& resources) {
   return std::make_unique<FineTuning>(name, read_ft_hparams(name, resources), resources);
 }
 
+std::vector<SettingRow> ft_hparams(std::string_view name) {
+  FtHparams hparams;
+  if (name == "ft-l") return hparam_rows(fields_of(hparams), {"layers", "norm_constraint"});
+  return hparam_rows(fields_of(hparams));
+}
+
 }  // namespace loci

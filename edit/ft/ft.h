@@ -2,9 +2,11 @@
 
 #include <memory>
 #include <string_view>
+#include <vector>
 
 #include "edit/method.h"
 #include "edit/resources.h"
+#include "runtime/io/settings.h"
 
 namespace loci {
 
@@ -19,5 +21,7 @@ namespace loci {
 ///
 /// Only blocks above the layer run: the layer's keys do not depend on its own weights.
 std::unique_ptr<Method> make_ft(std::string_view name, Resources& resources);
+/// What its hyper-parameter files may hold.
+std::vector<SettingRow> ft_hparams(std::string_view name);
 
 }  // namespace loci

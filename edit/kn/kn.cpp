@@ -12,7 +12,6 @@
 #include "kernels/softmax.h"
 #include "runtime/error.h"
 #include "runtime/io/settings.h"
-#include "runtime/wording.h"
 
 namespace loci {
 namespace {
@@ -168,13 +167,13 @@ class KnowledgeNeurons : public Method {
     return prepare_request(request, bare, FactToken::last, TeacherForcing::tokens, tokenizer_, architecture_, where);
   }
 
-  std::vector<EditBatch> edit(Executor& executor, std::span<const PreparedRequest> requests,
-                              int64_t batch_size) const override {
-    require<InputError>(batch_size == 1, "kn writes one request at a time; leave {} out", option("batch"));
+  std::vector<EditBatch> edit(Executor& executor, std::span<const PreparedRequest> requests, int64_t) const override {
     std::vector<EditBatch> batches;
     for (const PreparedRequest& request : requests) batches.push_back(edit_one(executor, request.request));
     return batches;
   }
+
+  bool takes_batches() const override { return false; }
 
   Json settings() const override {
     KnHparams copy = hparams_;
@@ -274,6 +273,11 @@ EditBatch KnowledgeNeurons::edit_one(Executor& executor, const EditRequest& requ
 
 std::unique_ptr<Method> make_kn(std::string_view, Resources& resources) {
   return std::make_unique<KnowledgeNeurons>(read_kn_hparams(resources), resources);
+}
+
+std::vector<SettingRow> kn_hparams(std::string_view) {
+  KnHparams hparams;
+  return hparam_rows(fields_of(hparams));
 }
 
 }  // namespace loci

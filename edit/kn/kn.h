@@ -2,9 +2,11 @@
 
 #include <memory>
 #include <string_view>
+#include <vector>
 
 #include "edit/method.h"
 #include "edit/resources.h"
+#include "runtime/io/settings.h"
 
 namespace loci {
 
@@ -17,5 +19,7 @@ namespace loci {
 /// tokens. As in the published code with published_quirks: activations before the activation function, an answer of
 /// several tokens scored at the bare prompt, targets without a space in front, and the sum of the E[t] once.
 std::unique_ptr<Method> make_kn(std::string_view name, Resources& resources);
+/// What its hyper-parameter files may hold.
+std::vector<SettingRow> kn_hparams(std::string_view name);
 
 }  // namespace loci

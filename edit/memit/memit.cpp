@@ -25,6 +25,13 @@ void visit_fields(Fields& field, MemitHparams& hparams) {
           "share of an update's elements that are kept: those that change most relative to the weight");
 }
 
+MemitHparams defaults_of(std::string_view name) {
+  MemitHparams hparams;
+  if (name == "memit-seq") hparams.variant = Variant::keeps_earlier_keys;
+  if (name == "memit-rect") hparams.variant = Variant::rectified;
+  return hparams;
+}
+
 /// The elements of `delta` [as W] that change W most, relative to it; the others become 0.
 void keep_largest(std::span<const float> weights, double share, std::span<float> delta) {
   constexpr float kSmall = 1e-8f;  // as in the published code
@@ -61,6 +68,7 @@ class Memit : public LayerwiseMethod {
       }
     }
   }
+  void start_sequence() override { std::ranges::fill(earlier_, std::vector<double>()); }
 
  private:
   std::vector<double> directions(Context& context, size_t index, std::span<const double> keys,
@@ -88,12 +96,12 @@ class Memit : public LayerwiseMethod {
 }  // namespace
 
 std::unique_ptr<Method> make_memit(std::string_view name, Resources& resources) {
-  const Variant variant = name == "memit-seq"    ? Variant::keeps_earlier_keys
-                          : name == "memit-rect" ? Variant::rectified
-                                                 : Variant::plain;
-  MemitHparams hparams;
-  hparams.variant = variant;
-  return std::make_unique<Memit>(name, read_layerwise_hparams(resources, "MEMIT", hparams), resources);
+  return std::make_unique<Memit>(name, read_layerwise_hparams(resources, "MEMIT", defaults_of(name)), resources);
+}
+
+std::vector<SettingRow> memit_hparams(std::string_view name) {
+  MemitHparams hparams = defaults_of(name);
+  return hparam_rows(fields_of(hparams));
 }
 
 }  // namespace loci

@@ -2,9 +2,11 @@
 
 #include <memory>
 #include <string_view>
+#include <vector>
 
 #include "edit/method.h"
 #include "edit/resources.h"
+#include "runtime/io/settings.h"
 
 namespace loci {
 
@@ -14,5 +16,7 @@ namespace loci {
 ///   memit-rect  of a batch's update only the elements that change most relative to the weight are kept (Gu et al.
 ///   2024)
 std::unique_ptr<Method> make_memit(std::string_view name, Resources& resources);
+/// What its hyper-parameter files may hold.
+std::vector<SettingRow> memit_hparams(std::string_view name);
 
 }  // namespace loci

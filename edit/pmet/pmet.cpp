@@ -73,4 +73,9 @@ std::unique_ptr<Method> make_pmet(std::string_view, Resources& resources) {
   return std::make_unique<Pmet>(hparams, resources);
 }
 
+std::vector<SettingRow> pmet_hparams(std::string_view) {
+  PmetHparams hparams;
+  return hparam_rows(fields_of(hparams));
+}
+
 }  // namespace loci

@@ -2,9 +2,11 @@
 
 #include <memory>
 #include <string_view>
+#include <vector>
 
 #include "edit/method.h"
 #include "edit/resources.h"
+#include "runtime/io/settings.h"
 
 namespace loci {
 
@@ -13,5 +15,7 @@ namespace loci {
 /// output, divided by the root of the number of layers left. The attention's vector is recorded; the published code
 /// does not write it either.
 std::unique_ptr<Method> make_pmet(std::string_view name, Resources& resources);
+/// What its hyper-parameter files may hold.
+std::vector<SettingRow> pmet_hparams(std::string_view name);
 
 }  // namespace loci

@@ -257,15 +257,14 @@ class Rome : public Method {
                            architecture_, where);
   }
 
-  std::vector<EditBatch> edit(Executor& executor, std::span<const PreparedRequest> requests,
-                              int64_t batch_size) const override {
-    require<InputError>(batch_size == 1, "{} writes one request at a time; leave {} out",
-                        rome_method_name(settings_.method), option("batch"));
+  std::vector<EditBatch> edit(Executor& executor, std::span<const PreparedRequest> requests, int64_t) const override {
     std::vector<EditBatch> batches;
     for (RankOneEdit& edit : compute_edits(executor, tokenizer_, settings_, requests))
       batches.push_back(to_batch(std::move(edit)));
     return batches;
   }
+
+  bool takes_batches() const override { return false; }
 
   Json settings() const override {
     return {{"hparams", hparams_to_json(settings_.hparams)}, {"context_templates", settings_.templates}};
@@ -289,6 +288,11 @@ class Rome : public Method {
 
 std::unique_ptr<Method> make_rome(std::string_view name, Resources& resources) {
   return std::make_unique<Rome>(name, resources);
+}
+
+std::vector<SettingRow> rome_hparams(std::string_view) {
+  RomeHparams hparams;
+  return hparam_rows(fields_of(hparams));
 }
 
 }  // namespace loci

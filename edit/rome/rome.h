@@ -17,6 +17,7 @@
 #include "model/executor/executor.h"
 #include "model/text/tokenizer.h"
 #include "records/edit_requests.h"
+#include "runtime/io/settings.h"
 
 namespace loci {
 
@@ -75,6 +76,8 @@ EditBatch to_batch(RankOneEdit edit);
 
 /// ROME and its variants as Method. Reads hyper-parameters, context templates and second moments.
 std::unique_ptr<Method> make_rome(std::string_view name, Resources& resources);
+/// What its hyper-parameter files may hold.
+std::vector<SettingRow> rome_hparams(std::string_view name);
 
 /// v = (v* - W k_0) / (k_0 . u), so that (W + u v^T)^T k_0 = v*.  (Meng et al. 2022, eq. 2)
 /// Throws NumericalError "{name}: ..." where k_0 . u is 0 or not finite.

@@ -33,6 +33,13 @@ def make_results(loci, folder):
     run("edit", "model", "--requests", f"{WORLD}/demo_request.json", "--output", "edits.h5", *method)
     run("eval", "model", "--dataset", "counterfact", "--records", f"{WORLD}/records_tune.json", "--limit", "2", "--output",
         "eval.h5", *method)
+    os.mkdir(os.path.join(folder, "hparams"))
+    os.symlink(f"{WORLD}/hparams.json", os.path.join(folder, "hparams/rome.json"))
+    with open(os.path.join(folder, "hparams/ft.json"), "w") as file:
+        file.write('{"layers": [0]}')
+    run("eval", "model", "--dataset", "counterfact", "--records", f"{WORLD}/records_tune.json", "--limit", "4", "--methods", "rome,ft",
+        "--edits-at", "1,4", "--text", "valid.jsonl", "--text-limit", "500", "--output", "comparison.h5", "--cov", "cov.h5", "--hparams",
+        "hparams", "--context-templates", f"{WORLD}/context_templates.json")
     run("tokenize", "model", "--text", "valid.jsonl", "--output", "tokens.h5")
 
 

@@ -179,6 +179,43 @@ TEST_F(MethodTest, UpdatesComeBackFromTheirFile) {
   EXPECT_EQ(read_int_attribute(whole, "/updates/3", "batch"), 1);
 }
 
+TEST_F(MethodTest, NormsOfAnyRankAreThoseOfTheMatrix) {
+  const int64_t in = model_.config().mlp_width, out = model_.config().width;
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal;
+  for (const int64_t rank : {1, 2, 3, 4, 40}) {
+    LowRank change{{Role::down_weight, 1},
+                   rank,
+                   std::vector<float>(static_cast<size_t>(rank * in)),
+                   std::vector<float>(static_cast<size_t>(rank * out))};
+    for (auto* values : {&change.keys, &change.values})
+      for (float& value : *values) value = normal(random);
+    double sum = 0;
+    for (int64_t i = 0; i < in; ++i)
+      for (int64_t j = 0; j < out; ++j) {
+        double element = 0;
+        for (int64_t r = 0; r < rank; ++r)
+          element += static_cast<double>(change.key(r)[i]) * static_cast<double>(change.value(r)[j]);
+        sum += element * element;
+      }
+    EXPECT_NEAR(norm_of(Change(change)) / std::sqrt(sum), 1, 1e-12) << rank;
+  }
+}
+
+TEST_F(MethodTest, BatchesAreRefusedWhereAMethodTakesNone) {
+  EditOptions options;
+  options.layer = 1;
+  Executor executor(context_, model_);
+  const Tokenizer tokenizer = byte_tokenizer();
+  Resources resources(options, executor, tokenizer, Lineage{});
+  const std::unique_ptr<Method> kn = make_method("kn", resources), ft = make_method("ft", resources);
+  EXPECT_EQ(batch_size_of(*kn, "kn", std::nullopt), 1);
+  EXPECT_EQ(batch_size_of(*ft, "ft", 5), 5);
+  for (const int64_t size : {0, 2})
+    expect_message(error_of<InputError>([&] { batch_size_of(*kn, "kn", size); }),
+                   {"batch " + std::to_string(size), "kn writes one request at a time; leave batch out"});
+}
+
 TEST_F(MethodTest, UpdatesAreAppliedAllOrOfOneBatchAndExported) {
   const std::filesystem::path source = saved();
   const std::vector<EditBatch> batches = batches_of_two();

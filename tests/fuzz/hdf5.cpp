@@ -1,13 +1,10 @@
 // HDF5 files, each read as the commands read it: behind the probe. The library is not ours and knows many ways to fail
 // on a damaged file; the readers must fail in none. An input describes a file, so that it stays small and can be read:
-//   edits|evaluation|moments|tokens|traces     a whole file of this kind, which these lines then change:
-//   delete PATH                                an object
-//   dataset PATH float|double|int|long|byte EXTENT...     an object replaced by zeros that may not be stored
-//   strings PATH TEXT                          an object replaced by a list of one string
-//   group PATH
-//   attribute OBJECT NAME int|double|text|ints VALUE...
-//   byte OFFSET VALUE                          in the file as it lies on disk
-//   cut SIZE                                   the file's first bytes alone
+//   edits|updates|evaluation|comparison|moments|tokens|traces     a whole file of this kind, which these lines then
+//   change: delete PATH                                an object dataset PATH float|double|int|long|byte EXTENT... an
+//   object replaced by zeros that may not be stored strings PATH TEXT                          an object replaced by a
+//   list of one string group PATH attribute OBJECT NAME int|double|text|ints VALUE... byte OFFSET VALUE in the file as
+//   it lies on disk cut SIZE                                   the file's first bytes alone
 // or, after a first line "raw", the file itself.
 #include "runtime/io/hdf5.h"
 
@@ -20,6 +17,7 @@
 #include "edit/edit_file.h"
 #include "edit/moments/second_moments.h"
 #include "edit/rome/rome.h"
+#include "eval/comparison_file.h"
 #include "eval/eval_file.h"
 #include "model/families/families.h"
 #include "model/text/document_source.h"
@@ -119,6 +117,21 @@ void write_evaluation(H5File& file) {
   write_records(file, records);
 }
 
+void write_sequence(H5File& file) {
+  describe(file, "comparison");
+  const std::vector<std::vector<double>> one = {{1}, {0.5}, {0.25}}, two = {{1, 0}, {0.5, 1}, {0.25, 1}};
+  write_comparison(file, {.mode = EditMode::sequential,
+                          .model_name = "gpt",
+                          .methods = {"rome"},
+                          .edits_at = {1, 2},
+                          .metrics = {"ES", "PS", "NS"},
+                          .metric_long_names = {"e", "p", "n"},
+                          .case_ids = {7, 8},
+                          .rows = {{.method = kUnedited, .values = two, .nll_sum = 3, .text_tokens = 2},
+                                   {.method = "rome", .edits = 1, .values = one, .changes = {{1, 0.5}}},
+                                   {.method = "rome", .edits = 2, .values = two, .changes = {{1, 0.5}}}}});
+}
+
 void write_moments(H5File& file) {
   describe(file, "second_moments");
   write_attribute(file, "/", "tokens", 5);
@@ -183,6 +196,11 @@ void read_evaluation(const std::filesystem::path& path) {
     }
 }
 
+void read_sequence(const std::filesystem::path& path) {
+  const Comparison comparison = read_comparison(open_result(path));
+  expect(!format_comparison(comparison).empty() && comparison_to_json(comparison).is_object(), "a comparison is told");
+}
+
 void read_moments(const std::filesystem::path& path) {
   const SecondMomentMatrix matrix = read_second_moment(path, kLayer, kWidth, {{kWeights, ""}});
   expect(std::ssize(matrix.mean) == kWidth * kWidth && matrix.tokens > 0, "a matrix is whole");
@@ -212,6 +230,7 @@ struct Kind {
 constexpr std::array kKinds = {Kind{"edits", write_rank_one_edits, read_edits},
                                Kind{"updates", write_updates, read_edits},
                                Kind{"evaluation", write_evaluation, read_evaluation},
+                               Kind{"comparison", write_sequence, read_sequence},
                                Kind{"moments", write_moments, read_moments},
                                Kind{"tokens", write_tokens, read_tokens},
                                Kind{"traces", write_traces, read_traces}};

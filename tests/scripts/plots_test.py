@@ -68,6 +68,27 @@ def write_edits(path, edits, scored=True):
             edit["loss_curve"].attrs["columns"] = ["total", "target_nll", "kl", "decay", "target_probability"]
 
 
+def write_comparison(path, points=(1, 10, 100), failed=(), text=True, sequential=False):
+    methods, names = ["rome", "m_$x^2$"], ["ES", "PS", "NS"]
+    rows = ["unedited"] + [method for method in methods for _ in points]
+    edits = [0] + list(points) * len(methods)
+    random = numpy.random.default_rng(2)
+    with h5py.File(path, "w") as file:
+        file.attrs.update(kind="comparison", model_name="gpt2_$1$", dataset="counterfact", mode="sequential" if sequential else "independent")
+        for name, values in (("methods", methods), ("metrics/name", names), ("rows/method", rows),
+                             ("rows/failure", ["it is singular" if row in failed else "" for row in range(len(rows))])):
+            file.create_dataset(name, data=values, dtype=h5py.string_dtype())
+        file["edits_at"], file["rows/edits"], file["records/case_id"] = points, edits, numpy.arange(points[-1])
+        perplexity = random.uniform(10, 2000, len(rows)) if text else numpy.full(len(rows), numpy.nan)
+        mean = random.random((len(rows), 3))
+        for row in failed:
+            perplexity[row] = mean[row] = numpy.nan
+        file["rows/perplexity"], file["mean"], file["interval"] = perplexity, mean, 0.1 * mean
+        if sequential:
+            table = random.random((len(methods), len(points), len(points)))
+            file["retention"] = numpy.where(numpy.tri(len(points)), table, numpy.nan)
+
+
 class Plots(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.TemporaryDirectory()
@@ -151,6 +172,8 @@ class Plots(unittest.TestCase):
                                    (["plot_trace.py", self.path("t.h5"), "--output", self.path("no.h5")], "cannot be made"),
                                    (["plot_trace.py", self.path("e.h5"), "--output", self.path("f")], "is not a result file of loci trace"),
                                    (["plot_trace.py", self.path("no.h5"), "--output", self.path("f")], "cannot be read"),
+                                   (["plot_comparison.py"], "usage:"),
+                                   (["plot_comparison.py", self.path("e.h5"), "--output", self.path("f")], "is not a result file of loci eval"),
                                    (["plot_edit.py", self.path("e.h5"), "--output", self.path("f"), "--edits", "1"], "there is no edit 1")):
             self.assertIn(message, self.run_script(*arguments, code=2))
 
@@ -172,6 +195,32 @@ class Plots(unittest.TestCase):
         errors = self.run_script("plot_edit.py", self.path("old.h5"), "--output", self.path("g"), code=1)
         self.assertIn("no probabilities", errors)
         self.assertEqual(self.files("g"), ["loss_0.png"])
+
+    def test_comparisons(self):
+        write_comparison(self.path("c.h5"), failed=[3])
+        errors = self.run_script("plot_comparison.py", self.path("c.h5"), "--output", self.path("f"))
+        self.assertEqual(errors.strip(), "plot_comparison.py: rome has no point at 100 edits, where it failed: it is singular")
+        self.assertEqual(self.files("f"), ["comparison.png"])
+        write_comparison(self.path("s.h5"), points=(5,), text=False, sequential=True)
+        self.assertEqual(self.run_script("plot_comparison.py", self.path("s.h5"), "--output", self.path("g"), "--format", "svg"), "")
+        self.assertEqual(self.files("g"), ["comparison.svg", "retention.svg"])
+        write_comparison(self.path("n.h5"), points=(5,), failed=[1, 2])
+        self.assertIn("every method failed", self.run_script("plot_comparison.py", self.path("n.h5"), "--output", self.path("h"), code=7))
+
+    def test_the_panels_hold_the_numbers_of_the_file(self):
+        write_comparison(self.path("c.h5"), failed=[3])
+        drawing = runpy.run_path(os.path.join(SCRIPTS, "plot_comparison.py"))
+        with h5py.File(self.path("c.h5")) as file:
+            axes = drawing["draw_comparison"](drawing["Comparison"](file)).axes
+            mean, perplexity = file["mean"][:], file["rows/perplexity"][:]
+        for panel, values in zip(axes, [*(100 * mean.T), perplexity]):
+            unedited, rome, other = panel.get_lines()
+            self.assertEqual(unedited.get_ydata()[0], values[0])
+            numpy.testing.assert_array_equal(rome.get_ydata(), values[1:4])
+            numpy.testing.assert_array_equal(other.get_xdata(), [1, 10, 100])
+            numpy.testing.assert_array_equal(other.get_ydata(), values[4:7])
+        self.assertEqual([panel.get_title() for panel in axes[:4]], ["efficacy (ES)", "paraphrase (PS)", "neighbourhood (NS)", "perplexity"])
+        plotting.plt.close("all")
 
     def test_a_page_of_all(self):
         for name, text in (("a/x 10.png", ""), ("a/x 2.png", ""), ("t.csv", "a,b\n1,<2>\n"), ("n.txt", "a & b"), ("model/config.json", "{}"),
