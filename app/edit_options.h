@@ -15,7 +15,7 @@ namespace loci::app {
 
 /// The options of EditOptions but --method: what only those who make edits may give.
 inline constexpr const char* kEditOptions[] = {"cov",   "hparams", "context-templates",
-                                               "layer", "ridge",   "cov-of-other-model"};
+                                               "memory", "layer", "ridge", "cov-of-other-model"};
 
 /// Adds --method (one of `methods`) and kEditOptions. The configuration holds PreparedEdits::config instead of
 /// them, and of --seed.

@@ -26,6 +26,8 @@ double norm(const LowRank& change) {
 
 double norm(const Dense& change) { return std::sqrt(dot(change.delta, change.delta)); }
 
+double norm(const Neurons& change) { return std::sqrt(dot(change.values, change.values)); }
+
 /// The matrix that is changed; the place of its role in the family's table says how it is stored.
 Parameter parameter_of(WeightId weight, const Architecture& architecture, std::string_view where) {
   require<InputError>(weight.layer >= 0 && weight.layer < architecture.layers,
@@ -52,6 +54,14 @@ void check(const Dense& change, const Parameter& parameter, std::string_view whe
         change.rows[i] >= 0 && change.rows[i] < parameter.rows() && (i == 0 || change.rows[i] > change.rows[i - 1]),
         "{}: row {} of {} [{}, {}] lies outside, or comes twice", where, change.rows[i], parameter.name,
         parameter.rows(), parameter.cols());
+}
+
+void check(const Neurons& change, const Parameter& down, std::string_view where) {
+  const int64_t width = down.stored == Orientation::in_out ? down.cols() : down.rows();
+  require<InputError>(change.count() > 0 && std::ssize(change.keys) == change.count() * width &&
+                          change.values.size() == change.keys.size(),
+                      "{}: {} neurons with {} and {} numbers for keys and values do not fit the width {}", where,
+                      change.count(), change.keys.size(), change.values.size(), width);
 }
 
 }  // namespace
