@@ -111,6 +111,7 @@ class TPatcher : public Method {
  public:
   TPatcher(const TPatcherHparams& hparams, Resources& resources)
       : hparams_(hparams),
+        quirks_(resources.options().published_quirks),
         seed_(resources.options().seed),
         architecture_(resources.architecture()),
         tokenizer_(resources.tokenizer()),
@@ -139,7 +140,12 @@ class TPatcher : public Method {
   }
 
   void take_up(const EditBatch& batch) override {
-    for (const Edit& edit : batch.edits) memory_.add(edit.values(kInputs));
+    for (const Edit& edit : batch.edits) {
+      std::span<const float> rows = edit.values(kInputs);
+      const auto d = static_cast<size_t>(architecture_.width);
+      if (quirks_) rows = rows.size() > 2 * d ? rows.subspan(d, rows.size() - 2 * d) : std::span<const float>();
+      memory_.add(rows);
+    }
   }
 
   Json settings() const override {
@@ -158,6 +164,7 @@ class TPatcher : public Method {
   Edit made(const PreparedRequest& request, std::vector<float> inputs, const TrainedPatch* patch) const;
 
   TPatcherHparams hparams_;
+  bool quirks_;
   uint64_t seed_;
   const Architecture& architecture_;
   const Tokenizer& tokenizer_;

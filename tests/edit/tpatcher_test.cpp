@@ -162,12 +162,13 @@ class TPatcher : public testing::Test {
     std::unique_ptr<Method> method;
     std::vector<PreparedRequest> requests;
   };
-  Made make(Executor& executor, const Json& hparams = {{"max_edit_step", 8}}) {
+  Made make(Executor& executor, const Json& hparams = {{"max_edit_step", 8}}, bool quirks = false) {
     write_file_atomically(dir_.file("hparams.json"), hparams.dump());
     EditOptions options;
     options.method = "t-patcher";
     options.hparams = dir_.file("hparams.json");
     options.memory = dir_.file("memory.txt");
+    options.published_quirks = quirks;
     Made made{std::make_unique<Resources>(options, executor, tokenizer_, Lineage{}), nullptr, {}};
     made.method = make_method("t-patcher", *made.resources);
     for (const EditRequest& request : kRequests) made.requests.push_back(made.method->prepare(request, "r"));
@@ -288,7 +289,7 @@ TEST_F(TPatcher, LossesAndUpdatesEqualAnIndependentComputation) {
 TEST_F(TPatcher, TheRateFallsAndTheTrainingEndsAtChecks) {
   Executor executor(context_, model_);
   const int64_t layer = model_.config().layers - 1;
-  PatchOptions options{.layer = layer, .steps = 400, .memory_weight = 0.1};
+  PatchOptions options{.layer = layer, .steps = 2000, .learning_rate = 0.05, .memory_weight = 0.1};
   options.check_every = 5;
   options.first_stop = 20;
   const std::vector<std::vector<int32_t>> texts = {random_tokens(30, 256, 1)};
@@ -348,6 +349,7 @@ TEST_F(TPatcher, WhatTheModelSaysAlreadyNeedsNoNeurons) {
 TEST_F(TPatcher, LaterEditsOfASequenceRememberEarlierTexts) {
   Executor executor(context_, model_);
   Made made = make(executor), resumed = make(executor), other = make(executor);
+  Made quirky = make(executor, {{"max_edit_step", 8}}, true);
   const auto one = [&](Made& by, size_t request) {
     return by.method->edit(executor, std::span(by.requests).subspan(request, 1), 1).at(0);
   };
@@ -359,8 +361,10 @@ TEST_F(TPatcher, LaterEditsOfASequenceRememberEarlierTexts) {
   const std::vector<std::vector<int32_t>> text = {text_of(kRequests[0])};
   EXPECT_LE(relative_error(first.edits[0].values("inputs"), rows_of(executor, text, model_.config().layers - 1)), 1e-5);
   resumed.method->take_up(first);
+  quirky.method->take_up(first);
   EXPECT_EQ(std::get<Neurons>(one(resumed, 1).changes[0]).keys, std::get<Neurons>(second.changes[0]).keys);
-  EXPECT_NE(std::get<Neurons>(one(other, 1).changes[0]).keys, std::get<Neurons>(second.changes[0]).keys);
+  for (Made* differs : {&other, &quirky})
+    EXPECT_NE(std::get<Neurons>(one(*differs, 1).changes[0]).keys, std::get<Neurons>(second.changes[0]).keys);
 }
 
 TEST_F(TPatcher, WhatDoesNotFitIsRefused) {
@@ -406,13 +410,15 @@ TEST_F(GoldenTPatcher, TrainingFollowsThePublishedCode) {
   const auto array = [&](const std::string& name) { return npz_at(arrays, name, folder / "patches.npz").as<float>(); };
   const auto ints = [&](const std::string& name) { return npz_at(arrays, name, folder / "patches.npz").as<int64_t>(); };
   EXPECT_LE(relative_error(std::span(rows).first(static_cast<size_t>(3 * d)), array("memory_first_rows")), 1e-5);
+  Model edited = *model_;
   for (int e = 0; e < 3; ++e) {
     SCOPED_TRACE(e);
+    Executor executor(*context_, edited);
     const auto named = [&](const char* name) { return fmt::format("{}_{}", name, e); };
     const std::vector<int64_t> ids = ints(named("ids"));
     const auto tokens = static_cast<int64_t>(edits["edits"][e]["before"][0]["nll"].size());
     const std::vector<int32_t> text(ids.begin(), ids.end() - 1);
-    PatchProblem problem = problem_of(*executor_, options.layer, text, {ids.end() - tokens, ids.end()},
+    PatchProblem problem = problem_of(executor, options.layer, text, {ids.end() - tokens, ids.end()},
                                       ints(named("positions")));
     problem.keys = array(named("k_start"));
     problem.bias.assign(problem.bias.size(), 0);
@@ -427,25 +433,33 @@ TEST_F(GoldenTPatcher, TrainingFollowsThePublishedCode) {
     problem.values = turned(array(named("v_start")));
     problem.amplifiers.assign(problem.values.size(), 10);
     const Tensor memory = Tensor::from_host(*context_, rows, std::ssize(rows) / d, d);
-    const TrainedPatch trained = train_patches(*executor_, options, memory.view(), {&problem, 1})[0];
+    const TrainedPatch trained = train_patches(executor, options, memory.view(), {&problem, 1})[0];
     const std::vector<double> curve = npz_at(arrays, named("curve"), folder / "patches.npz").as<double>();
     ASSERT_EQ(trained.steps.size() * 6, curve.size());
-    // Of the third the five largest terms of the activation loss tie, and rounding picks them in the published code.
-    const double bound = e < 2 ? 2e-2 : 0.1;
-    double worst = 0;
+    // Of the third the pre-activations start as equals: the largest terms of the activation loss tie, and rounding
+    // picks them in the published code. In fp64 it lies as far away from itself (golden/EXTERNAL.md).
+    double worst = 0, worst_relative = 0;
     for (size_t s = 0; s < trained.steps.size(); ++s) {
       const PatchStep& step = trained.steps[s];
       const double parts[] = {step.total, step.likelihood, step.activation, step.memory};
-      for (size_t part = 0; part < 4; ++part) worst = std::max(worst, std::abs(parts[part] - curve[6 * s + part]));
+      for (size_t part = 0; part < 4; ++part) {
+        const double error = std::abs(parts[part] - curve[6 * s + part]);
+        worst = std::max(worst, error);
+        worst_relative = std::max(worst_relative, error / curve[6 * s + part]);
+      }
       EXPECT_EQ(step.learning_rate, curve[6 * s + 5]);
     }
-    EXPECT_LE(worst, bound);
+    EXPECT_LE(worst_relative, 0.1);
     if (e == 2) continue;
+    EXPECT_LE(worst, 2e-2);
     EXPECT_LE(relative_error(trained.neurons.keys, array(named("k"))), 1e-3);
     EXPECT_LE(relative_error(trained.neurons.bias, array(named("b"))), 1e-3);
     EXPECT_LE(relative_error(trained.neurons.values, turned(array(named("v")))), 1e-3);
+    fold(*context_, edited, trained.neurons);
+    // Their memory leaves the first and the last row out.
     const std::vector<std::vector<int32_t>> own = {text};
-    for (const float value : rows_of(*executor_, own, options.layer)) rows.push_back(value);
+    const std::vector<float> own_rows = rows_of(*executor_, own, options.layer);
+    rows.insert(rows.end(), own_rows.begin() + d, own_rows.end() - d);
   }
 }
 
