@@ -422,6 +422,9 @@ TEST_F(GoldenTPatcher, TrainingFollowsThePublishedCode) {
                                       ints(named("positions")));
     problem.keys = array(named("k_start"));
     problem.bias.assign(problem.bias.size(), 0);
+    // The pre-activations of the third edit's neurons all start as 1. The largest terms of the activation loss tie, and
+    // rounding made the published code pick the second neuron's.
+    if (e == 2) problem.bias[1] = -1e-6f;
     // Theirs is [d, n].
     const auto turned = [&](const std::vector<float>& values) {
       std::vector<float> made(values.size());
@@ -436,26 +439,19 @@ TEST_F(GoldenTPatcher, TrainingFollowsThePublishedCode) {
     const TrainedPatch trained = train_patches(executor, options, memory.view(), {&problem, 1})[0];
     const std::vector<double> curve = npz_at(arrays, named("curve"), folder / "patches.npz").as<double>();
     ASSERT_EQ(trained.steps.size() * 6, curve.size());
-    // Of the third the pre-activations start as equals: the largest terms of the activation loss tie, and rounding
-    // picks them in the published code. In fp64 it lies as far away from itself (golden/EXTERNAL.md).
-    double worst = 0, worst_relative = 0;
+    double worst = 0;
     for (size_t s = 0; s < trained.steps.size(); ++s) {
       const PatchStep& step = trained.steps[s];
       const double parts[] = {step.total, step.likelihood, step.activation, step.memory};
-      for (size_t part = 0; part < 4; ++part) {
-        const double error = std::abs(parts[part] - curve[6 * s + part]);
-        worst = std::max(worst, error);
-        worst_relative = std::max(worst_relative, error / curve[6 * s + part]);
-      }
+      for (size_t part = 0; part < 4; ++part) worst = std::max(worst, std::abs(parts[part] - curve[6 * s + part]));
       EXPECT_EQ(step.learning_rate, curve[6 * s + 5]);
     }
-    EXPECT_LE(worst_relative, 0.1);
-    if (e == 2) continue;
     EXPECT_LE(worst, 2e-2);
+    fold(*context_, edited, trained.neurons);
+    if (e == 2) continue;
     EXPECT_LE(relative_error(trained.neurons.keys, array(named("k"))), 1e-3);
     EXPECT_LE(relative_error(trained.neurons.bias, array(named("b"))), 1e-3);
     EXPECT_LE(relative_error(trained.neurons.values, turned(array(named("v")))), 1e-3);
-    fold(*context_, edited, trained.neurons);
     // Their memory leaves the first and the last row out.
     const std::vector<std::vector<int32_t>> own = {text};
     const std::vector<float> own_rows = rows_of(*executor_, own, options.layer);
