@@ -90,7 +90,6 @@ struct EditChoice {
 /// edits of `chain`, to which they are added (checked by their hashes; InputError otherwise). Several independent edits
 /// applied together are added up, which none of them was computed for: a warning says so. Of a sequence each edit was
 /// made on top of those before it: to leave out one that changes weights gives a warning too.
-void apply_edits(Context& context, Model& model, const EditFile& file, EditChain& chain,
-                 const EditChoice& choice = {});
+void apply_edits(Context& context, Model& model, const EditFile& file, EditChain& chain, const EditChoice& choice = {});
 
 }  // namespace loci

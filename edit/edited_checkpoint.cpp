@@ -60,8 +60,9 @@ constexpr std::array<Role, 3> kHiddenRoles = {Role::up_weight, Role::up_bias, Ro
 
 /// Whether a hidden neuron is a row of this matrix as it is stored, or else a column.
 bool neurons_are_rows(const Parameter& parameter) {
-  return parameter.role == Role::down_weight ? parameter.stored == Orientation::in_out
-                                             : parameter.role == Role::up_weight && parameter.stored == Orientation::out_in;
+  return parameter.role == Role::down_weight
+             ? parameter.stored == Orientation::in_out
+             : parameter.role == Role::up_weight && parameter.stored == Orientation::out_in;
 }
 
 /// A parameter whose hidden layer has so many neurons: the first of those that it has, then `more` (one vector each),
@@ -91,7 +92,8 @@ int64_t most_neurons(const Model& model) {
 }
 
 /// Replaces the MLPs' parameters by wider ones that hold the neurons beside them.
-void widen_mlps(Context& context, const Model& model, int64_t hidden, std::map<std::string, std::vector<float>>& edited) {
+void widen_mlps(Context& context, const Model& model, int64_t hidden,
+                std::map<std::string, std::vector<float>>& edited) {
   const Architecture& config = model.config();
   for (int64_t layer = 0; layer < config.layers; ++layer) {
     std::map<Role, std::vector<float>> more;

@@ -24,7 +24,7 @@ struct EditOptions {
   std::vector<std::string> cov;  ///< files of second moments; each layer is taken from the one that has it
   std::string hparams;
   std::string context_templates;
-  std::string memory;     ///< texts that edits are to leave alone
+  std::string memory;  ///< texts that edits are to leave alone
   int64_t layer = -1;  ///< overrides that of the hyper-parameters
   double ridge = 0;    ///< added to the diagonal of C = E[k k^T]
   bool cov_of_other_model = false;

@@ -244,8 +244,7 @@ std::vector<BeforeAfter> score_edits(Executor& executor, std::span<const EditedP
     if (!model.runs_in_lanes()) scores[g].after = score_folded(executor, groups[g]);
     const bool in_lanes = model.runs_in_lanes() && !model.changes().empty();
     for (size_t p = 0; p < groups[g].prompts.size(); ++p)
-      items.push_back(
-          {&groups[g].prompts[p], &model, &scores[g].before[p], in_lanes ? &scores[g].after[p] : nullptr});
+      items.push_back({&groups[g].prompts[p], &model, &scores[g].before[p], in_lanes ? &scores[g].after[p] : nullptr});
   }
   run_waves(executor, items);
   for (size_t g = 0; g < groups.size(); ++g)

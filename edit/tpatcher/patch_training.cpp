@@ -15,27 +15,39 @@
 namespace loci {
 namespace {
 
-/// A weight of one of the terms that a loss is the mean of.
+/// One of the terms that a loss is the mean of.
 struct Term {
-  int64_t index;  ///< in the list of exponents
-  double value;   ///< its exponential
+  int64_t index;
+  double value;  ///< its exponential
   double weight;
 };
 
-/// The mean of the `most` largest exponentials where each stands there `copies` times; of equal ones the first count.
-std::vector<Term> largest_terms(std::span<const double> exponents, int64_t most, int64_t copies) {
-  const int64_t all = std::min(most, copies * std::ssize(exponents));
-  const int64_t distinct = (all + copies - 1) / copies;
-  std::vector<int64_t> order(exponents.size());
-  std::iota(order.begin(), order.end(), 0);
-  const auto before = [&](int64_t a, int64_t b) {
-    return exponents[a] != exponents[b] ? exponents[a] > exponents[b] : a < b;
+/// The mean of the `most` largest exp(exponent(i)), i < count, where each stands there `copies` times; of equal ones
+/// the first count. One pass: few of many are kept.
+template <typename Exponent>
+std::vector<Term> largest_terms(int64_t count, const Exponent& exponent, int64_t most, int64_t copies) {
+  const int64_t all = std::min(most, copies * count), distinct = (all + copies - 1) / copies;
+  using Place = std::pair<double, int64_t>;
+  const auto before = [](const Place& a, const Place& b) {
+    return a.first != b.first ? a.first > b.first : a.second < b.second;
   };
-  std::partial_sort(order.begin(), order.begin() + distinct, order.end(), before);
+  std::vector<Place> largest;  // a heap with the smallest in front
+  for (int64_t i = 0; i < count; ++i) {
+    const double value = exponent(i);
+    if (std::ssize(largest) == distinct) {
+      if (!(value > largest.front().first)) continue;
+      std::ranges::pop_heap(largest, before);
+      largest.pop_back();
+    }
+    largest.emplace_back(value, i);
+    std::ranges::push_heap(largest, before);
+  }
+  std::ranges::sort(largest, before);
   std::vector<Term> terms;
   for (int64_t i = 0; i < distinct; ++i) {
     const int64_t times = std::min(copies, all - i * copies);
-    terms.push_back({order[i], std::exp(exponents[order[i]]), static_cast<double>(times) / static_cast<double>(all)});
+    terms.push_back(
+        {largest[i].second, std::exp(largest[i].first), static_cast<double>(times) / static_cast<double>(all)});
   }
   return terms;
 }
@@ -122,8 +134,7 @@ struct Training {
 /// their neurons are columns of one. R rows, N neurons.
 class Evaluation {
  public:
-  Evaluation(Executor& executor, const PatchOptions& options, ConstView memory,
-             std::span<Training* const> trainings);
+  Evaluation(Executor& executor, const PatchOptions& options, ConstView memory, std::span<Training* const> trainings);
 
   /// Appends a PatchStep to each training and sets the gradients of its parameters.
   void run();
@@ -154,25 +165,21 @@ class Evaluation {
   std::vector<Place> places_;
   int64_t rows_ = 0, neurons_ = 0;
   Plan plan_;
-  Tensor x_, change_;                    ///< [R, d] read by the MLP; [R, d] added to its output
+  Tensor x_, change_;  ///< [R, d] read by the MLP; [R, d] added to its output
   std::vector<int32_t> targets_;
   std::vector<float> weights_;
-  Tensor keys_, bias_, values_;          ///< K [N, d], b [1, N], V [N, d]
-  Tensor z_, act_;                       ///< [R, N]
-  Tensor dchange_;                       ///< [R, d]
-  std::vector<float> z_host_, dz_host_;  ///< [R, N]
-  std::vector<int32_t> said_;            ///< of each wanted row
+  Tensor keys_, bias_, values_;                                      ///< K [N, d], b [1, N], V [N, d]
+  Tensor z_, act_;                                                   ///< [R, N]
+  Tensor dchange_;                                                   ///< [R, d]
+  std::vector<float> z_host_, dz_host_;                              ///< [R, N]
+  std::vector<int32_t> said_;                                        ///< of each wanted row
   std::vector<double> likelihoods_, nlls_, activations_, memories_;  ///< of each problem
-  Tensor dkeys_, dbias_;                 ///< of the memory's rows at first
+  Tensor dkeys_, dbias_;                                             ///< of the memory's rows at first
 };
 
 Evaluation::Evaluation(Executor& executor, const PatchOptions& options, ConstView memory,
                        std::span<Training* const> trainings)
-    : executor_(executor),
-      context_(executor.context()),
-      options_(options),
-      memory_(memory),
-      trainings_(trainings) {
+    : executor_(executor), context_(executor.context()), options_(options), memory_(memory), trainings_(trainings) {
   lay_out();
 }
 
@@ -185,11 +192,8 @@ void Evaluation::lay_out() {
     const auto tokens = std::ssize(problem.target), sequence = std::ssize(plan_.sequences);
     const int64_t first = runs_from_target() ? problem.first_target : 0, end = problem.first_target + tokens;
     places_.push_back({rows_, end - first, neurons_, problem.count(), wanted});
-    plan_.sequences.push_back({.tokens = {},
-                               .rows = end - first,
-                               .first_position = first,
-                               .first_layer = layer + 1,
-                               .base = problem.base});
+    plan_.sequences.push_back(
+        {.tokens = {}, .rows = end - first, .first_position = first, .first_layer = layer + 1, .base = problem.base});
     for (int64_t p = first; p < end; ++p) sources.push_back(problem.base->row(Site::mlp_in, layer, p));
     for (int64_t t = 0; t < tokens; ++t) {
       plan_.wanted.push_back({sequence, problem.first_target + t});
@@ -295,7 +299,6 @@ void Evaluation::penalties() {
   activations_.clear();
   memories_.clear();
   std::vector<std::pair<int64_t, float>> touched;  // of [silent, N], with the gradient
-  std::vector<double> exponents, differences;
   for (size_t i = 0; i < places_.size(); ++i) {
     const Place& place = places_[i];
     const auto own = [&](int64_t neuron) {  // where z of a neuron stands at its own position
@@ -303,23 +306,23 @@ void Evaluation::penalties() {
       return (place.row + row) * neurons_ + place.neuron + neuron;
     };
     const auto add = [&](int64_t at, double gradient) { dz_host_[at] += static_cast<float>(gradient); };
-    exponents.clear();
-    for (int64_t n = 0; n < place.neurons; ++n)
-      exponents.push_back(options_.activation_margin - static_cast<double>(z_host_[own(n)]));
-    const std::vector<Term> fired = largest_terms(exponents, kActivations, options_.copies);
+    const auto z_own = [&](int64_t neuron) { return static_cast<double>(z_host_[own(neuron)]); };
+    const auto missing = [&](int64_t neuron) { return options_.activation_margin - z_own(neuron); };
+    const std::vector<Term> fired = largest_terms(place.neurons, missing, kActivations, options_.copies);
     for (const Term& term : fired) add(own(term.index), -options_.activation_weight * term.weight * term.value);
     activations_.push_back(mean_of(fired));
 
-    exponents.clear();
-    differences.clear();
-    for (int64_t m = 0; m < silent; ++m)
-      for (int64_t n = 0; n < place.neurons; ++n) {
-        const double at = static_cast<double>(at_memory[m * neurons_ + place.neuron + n]);
-        differences.push_back(at - static_cast<double>(z_host_[own(n)]) + options_.edit_margin);
-        exponents.push_back(at - options_.memory_margin);
-      }
-    const std::vector<Term> near = largest_terms(differences, kMemories, options_.copies);
-    const std::vector<Term> loud = largest_terms(exponents, kMemories, options_.copies);
+    // The pairs of a row of the memory and a neuron, row by row.
+    const int64_t pairs = silent * place.neurons;
+    const auto z_memory = [&](int64_t pair) {
+      return static_cast<double>(at_memory[pair / place.neurons * neurons_ + place.neuron + pair % place.neurons]);
+    };
+    const auto nearness = [&](int64_t pair) {
+      return z_memory(pair) - z_own(pair % place.neurons) + options_.edit_margin;
+    };
+    const auto loudness = [&](int64_t pair) { return z_memory(pair) - options_.memory_margin; };
+    const std::vector<Term> near = largest_terms(pairs, nearness, kMemories, options_.copies);
+    const std::vector<Term> loud = largest_terms(pairs, loudness, kMemories, options_.copies);
     for (const std::vector<Term>* terms : {&near, &loud})
       for (const Term& term : *terms) {
         const int64_t m = term.index / place.neurons, n = term.index % place.neurons;
@@ -370,14 +373,14 @@ void Evaluation::backward() {
       training.values.gradient[e] = dv[first * d + e] * training.amplifiers.values[e];
       training.amplifiers.gradient[e] = dv[first * d + e] * training.values.values[e];
     }
-    const double squares = training.keys.squares() + training.bias.squares() + training.values.squares() +
-                           training.amplifiers.squares();
-    const double total = likelihoods_[i] + options_.activation_weight * activations_[i] +
-                         options_.memory_weight * memories_[i];
+    const double squares =
+        training.keys.squares() + training.bias.squares() + training.values.squares() + training.amplifiers.squares();
+    const double total =
+        likelihoods_[i] + options_.activation_weight * activations_[i] + options_.memory_weight * memories_[i];
     require<NumericalError>(std::isfinite(total) && std::isfinite(squares),
                             "the loss of a neuron is not finite after {} steps; lower \"lr\"", training.steps.size());
-    training.steps.push_back({total, likelihoods_[i], activations_[i], memories_[i], nlls_[i], std::sqrt(squares),
-                              training.rate});
+    training.steps.push_back(
+        {total, likelihoods_[i], activations_[i], memories_[i], nlls_[i], std::sqrt(squares), training.rate});
   }
 }
 
@@ -399,8 +402,8 @@ void check(Training& training, const PatchOptions& options, bool says_target) {
 void update(Training& training, const PatchOptions& options) {
   const double norm = training.steps.back().gradient_norm;
   const double scale = std::min(1.0, options.gradient_limit / (norm + 1e-6));
-  const AdamFactors adam = adam_factors({.learning_rate = training.rate}, std::ssize(training.steps),
-                                        static_cast<float>(scale));
+  const AdamFactors adam =
+      adam_factors({.learning_rate = training.rate}, std::ssize(training.steps), static_cast<float>(scale));
   for (Parameter* parameter : {&training.keys, &training.bias, &training.values, &training.amplifiers})
     parameter->step(adam, static_cast<float>(options.weight_decay));
 }

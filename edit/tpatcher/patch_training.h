@@ -20,9 +20,9 @@ struct PatchOptions {
   int64_t layer = 0;
   int64_t steps = 2000;
   double learning_rate = 0.01;
-  double weight_decay = 0.01;   ///< times the parameter, added to the gradient
-  double gradient_limit = 5;    ///< a longer gradient is shortened to it
-  double label_smoothing = 0.1; ///< cross_entropy()
+  double weight_decay = 0.01;    ///< times the parameter, added to the gradient
+  double gradient_limit = 5;     ///< a longer gradient is shortened to it
+  double label_smoothing = 0.1;  ///< cross_entropy()
   double activation_weight = 1;
   double memory_weight = 10;
   double activation_margin = 0;
@@ -30,22 +30,22 @@ struct PatchOptions {
   double memory_margin = 0;
   /// The published code trains on so many copies of the request, and each copy counts among the largest terms.
   int64_t copies = 8;
-  int64_t check_every = 25;          ///< steps between checks, which halve the rate or end the training
-  double plateau_factor = 0.5;       ///< of the rate, where the NLL has not fallen by 5 %
-  int64_t plateau_patience = 1;      ///< checks without that before the rate falls
-  int64_t first_stop = 100;          ///< steps before the training may end
-  int64_t stop_patience = 1;         ///< checks without a lower memory loss, the target being said, before it ends
+  int64_t check_every = 25;      ///< steps between checks, which halve the rate or end the training
+  double plateau_factor = 0.5;   ///< of the rate, where the NLL has not fallen by 5 %
+  int64_t plateau_patience = 1;  ///< checks without that before the rate falls
+  int64_t first_stop = 100;      ///< steps before the training may end
+  int64_t stop_patience = 1;     ///< checks without a lower memory loss, the target being said, before it ends
 };
 
 /// A request whose neurons are trained, and where they start.
 struct PatchProblem {
-  RecordingPtr base;                 ///< of its text, with resid and mlp_in of the layer
-  int64_t first_target = 0;          ///< the position that predicts the target's first token
+  RecordingPtr base;         ///< of its text, with resid and mlp_in of the layer
+  int64_t first_target = 0;  ///< the position that predicts the target's first token
   std::vector<int32_t> target;
-  std::vector<int64_t> positions;    ///< of each neuron: where it is to fire
-  std::vector<float> keys, bias;     ///< K [n, d] and b [n]
-  std::vector<float> values;         ///< v [n, d]; V is v times `amplifiers`, element by element
-  std::vector<float> amplifiers;     ///< [n, d]
+  std::vector<int64_t> positions;  ///< of each neuron: where it is to fire
+  std::vector<float> keys, bias;   ///< K [n, d] and b [n]
+  std::vector<float> values;       ///< v [n, d]; V is v times `amplifiers`, element by element
+  std::vector<float> amplifiers;   ///< [n, d]
 
   int64_t count() const { return std::ssize(positions); }
 };

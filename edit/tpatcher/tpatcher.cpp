@@ -128,8 +128,8 @@ class TPatcher : public Method {
 
   std::vector<EditBatch> edit(Executor& executor, std::span<const PreparedRequest> requests,
                               int64_t batch_size) const override {
-    require<InputError>(batch_size == 1, "t-patcher adds neurons for one request at a time, not {} {}",
-                        option("batch"), batch_size);
+    require<InputError>(batch_size == 1, "t-patcher adds neurons for one request at a time, not {} {}", option("batch"),
+                        batch_size);
     // So many are trained side by side: part of the result's bits, as all that shares products.
     constexpr size_t kTogether = 16;
     std::vector<EditBatch> batches;
@@ -238,8 +238,10 @@ Edit TPatcher::made(const PreparedRequest& request, std::vector<float> inputs, c
             .recorded = {},
             .loss_curve = {}};
   const int64_t rows = std::ssize(inputs) / architecture_.width;
-  edit.recorded.push_back({kInputs, "what the MLP reads at the request's text, which later edits leave alone",
-                           std::move(inputs), {rows, architecture_.width}});
+  edit.recorded.push_back({kInputs,
+                           "what the MLP reads at the request's text, which later edits leave alone",
+                           std::move(inputs),
+                           {rows, architecture_.width}});
   if (!patch) return edit;
   std::vector<float> penalties;
   for (const PatchStep& step : patch->steps) {
@@ -247,8 +249,8 @@ Edit TPatcher::made(const PreparedRequest& request, std::vector<float> inputs, c
         {.total = step.total, .target = step.target_nll, .probability = std::exp(-step.target_nll)});
     penalties.insert(penalties.end(), {static_cast<float>(step.activation), static_cast<float>(step.memory)});
   }
-  edit.recorded.push_back({"penalties", "at each step: activation loss, memory loss", std::move(penalties),
-                           {std::ssize(patch->steps), 2}});
+  edit.recorded.push_back(
+      {"penalties", "at each step: activation loss, memory loss", std::move(penalties), {std::ssize(patch->steps), 2}});
   return edit;
 }
 

@@ -13,8 +13,8 @@ namespace loci {
 /// token, so that its pre-activation is 1 there, b = 0, and V random; patch_training.h says how it is trained. The
 /// memory holds the rows of texts (the option `memory`) and, in a sequence, those of earlier edits, so later neurons
 /// leave both alone. A request whose target the model says already gets no neurons. With published_quirks the first and
-/// the last row of an earlier edit's text are left out of the memory: for a target of one token that is where its neuron
-/// fires.
+/// the last row of an earlier edit's text are left out of the memory: for a target of one token that is where its
+/// neuron fires.
 std::unique_ptr<Method> make_tpatcher(std::string_view name, Resources& resources);
 
 }  // namespace loci

@@ -217,11 +217,8 @@ std::vector<EditBatch> batches_with_neurons(const Architecture& config) {
   };
   for (int64_t b = 0; b < 3; ++b) {
     EditBatch& batch = batches.emplace_back();
-    batch.edits.push_back({.request = kRequests[static_cast<size_t>(b)],
-                           .method = "toy",
-                           .layer = 3,
-                           .recorded = {},
-                           .loss_curve = {}});
+    batch.edits.push_back(
+        {.request = kRequests[static_cast<size_t>(b)], .method = "toy", .layer = 3, .recorded = {}, .loss_curve = {}});
     if (b == 0) continue;  // a request that needed nothing
     const int64_t count = b + 1;
     batch.changes.emplace_back(Neurons{{Role::down_weight, b == 1 ? 3 : 0},

@@ -142,8 +142,7 @@ TEST_P(ScoringTest, LanesWithBranchesEqualEditedWeights) {
   for (size_t e = 0; e < changes.size(); ++e)
     groups.push_back(
         {EditedModel(std::span(changes).subspan(e, 1)), some_prompts(static_cast<unsigned>(1000 + 50 * e))});
-  for (const auto* several : {&two_layers, &attention, &all_kinds, &high_rank, &rows, &beside, &beside_lower,
-                              &nothing})
+  for (const auto* several : {&two_layers, &attention, &all_kinds, &high_rank, &rows, &beside, &beside_lower, &nothing})
     groups.push_back({EditedModel(*several), some_prompts(2000)});
   groups.push_back({EditedModel(high_rank), {}});  // nothing to score
   const auto scores = score_edits(executor, groups);

@@ -49,8 +49,12 @@ std::vector<float> rows_of(Executor& executor, std::span<const std::vector<int32
 /// The method's losses in fp64 as functions of its parameters, in the last layer.
 class PlainPatch {
  public:
-  PlainPatch(Executor& executor, const PatchOptions& options, const PatchProblem& problem, std::span<const float> memory)
-      : options_(options), problem_(problem), d_(executor.model().config().width), memory_(memory.begin(), memory.end()) {
+  PlainPatch(Executor& executor, const PatchOptions& options, const PatchProblem& problem,
+             std::span<const float> memory)
+      : options_(options),
+        problem_(problem),
+        d_(executor.model().config().width),
+        memory_(memory.begin(), memory.end()) {
     Context& context = executor.context();
     const Parameters<const float>& p = executor.model().parameters();
     epsilon_ = executor.model().config().epsilon;
@@ -99,8 +103,8 @@ class PlainPatch {
     }
     losses.activation = mean_of_largest(fired, 5);
     losses.memory = mean_of_largest(near, 1000) + mean_of_largest(loud, 1000);
-    losses.total = losses.likelihood + options_.activation_weight * losses.activation +
-                   options_.memory_weight * losses.memory;
+    losses.total =
+        losses.likelihood + options_.activation_weight * losses.activation + options_.memory_weight * losses.memory;
     return losses;
   }
 
@@ -267,8 +271,8 @@ TEST_F(TPatcher, LossesAndUpdatesEqualAnIndependentComputation) {
         first[i] = 0.9 * first[i] + 0.1 * g;
         second[i] = 0.999 * second[i] + 0.001 * g * g;
         const double t = static_cast<double>(step + 1);
-        parameters[i] -= rate * first[i] / (1 - std::pow(0.9, t)) /
-                         (std::sqrt(second[i] / (1 - std::pow(0.999, t))) + 1e-8);
+        parameters[i] -=
+            rate * first[i] / (1 - std::pow(0.9, t)) / (std::sqrt(second[i] / (1 - std::pow(0.999, t))) + 1e-8);
       }
     }
     EXPECT_GT(best, 0);
@@ -376,9 +380,7 @@ TEST_F(TPatcher, WhatDoesNotFitIsRefused) {
     options.hparams = dir_.file("hparams.json");
     options.memory = dir_.file("memory.txt");
     change(options);
-    return error_of<InputError>([&] {
-      prepare_edits(options, executor, tokenizer_, Lineage{});
-    });
+    return error_of<InputError>([&] { prepare_edits(options, executor, tokenizer_, Lineage{}); });
   };
   const auto nothing = [](EditOptions&) {};
   expect_message(refusal([](EditOptions& options) { options.memory = ""; }), {"memory"});
@@ -392,7 +394,8 @@ TEST_F(TPatcher, WhatDoesNotFitIsRefused) {
   expect_message(refusal(nothing, {{"lrr", 1}}), {"hparams.json", "lrr"});
   expect_message(refusal(nothing, {{"eps", 1.5}}), {"hparams.json", "eps"});
   Made made = make(executor);
-  expect_message(error_of<InputError>([&] { made.method->edit(executor, made.requests, 2); }), {"batch", "one request"});
+  expect_message(error_of<InputError>([&] { made.method->edit(executor, made.requests, 2); }),
+                 {"batch", "one request"});
 }
 
 class GoldenTPatcher : public GoldenModelTest {};
@@ -418,8 +421,8 @@ TEST_F(GoldenTPatcher, TrainingFollowsThePublishedCode) {
     const std::vector<int64_t> ids = ints(named("ids"));
     const auto tokens = static_cast<int64_t>(edits["edits"][e]["before"][0]["nll"].size());
     const std::vector<int32_t> text(ids.begin(), ids.end() - 1);
-    PatchProblem problem = problem_of(executor, options.layer, text, {ids.end() - tokens, ids.end()},
-                                      ints(named("positions")));
+    PatchProblem problem =
+        problem_of(executor, options.layer, text, {ids.end() - tokens, ids.end()}, ints(named("positions")));
     problem.keys = array(named("k_start"));
     problem.bias.assign(problem.bias.size(), 0);
     // The pre-activations of the third edit's neurons all start as 1. The largest terms of the activation loss tie, and
