@@ -70,6 +70,14 @@ void add_edit_options(Command& command, EditOptions& options, const std::vector<
                .names = Names::file,
                .group = Group::method,
                .default_text = "sampled from the model by --seed"});
+  command.add({.name = "memory",
+               .value = &options.memory,
+               .type = "FILE",
+               .help = "texts that the neurons of t-patcher are to leave alone, plain or as JSON lines",
+               .role = Role::input,
+               .names = Names::file,
+               .group = Group::method,
+               .default_text = "required for t-patcher"});
   command.add({.name = "layer",
                .value = &options.layer,
                .type = "N",
@@ -137,6 +145,15 @@ void add_given_edits(Command& command, GivenEdits& given) {
                .group = Group::input,
                .commas = true,
                .default_text = "all, in their order",
+               .needs = "edits"});
+  command.add({.name = "without",
+               .value = &given.without,
+               .type = "N[,...]",
+               .help = "leave these edits of --edits out, from 0, and what was written together with them",
+               .role = Role::by_content,
+               .group = Group::input,
+               .commas = true,
+               .default_text = "none",
                .needs = "edits"});
 }
 

@@ -45,6 +45,8 @@ double norm(const LowRank& change) {
 
 double norm(const Dense& change) { return std::sqrt(dot(change.delta, change.delta)); }
 
+double norm(const Neurons& change) { return std::sqrt(dot(change.values, change.values)); }
+
 /// The matrix that is changed; the place of its role in the family's table says how it is stored.
 Parameter parameter_of(WeightId weight, const Architecture& architecture, std::string_view where) {
   require<InputError>(weight.layer >= 0 && weight.layer < architecture.layers,
@@ -73,6 +75,14 @@ void check(const Dense& change, const Parameter& parameter, std::string_view whe
         parameter.rows(), parameter.cols());
 }
 
+void check(const Neurons& change, const Parameter& down, std::string_view where) {
+  const int64_t width = down.stored == Orientation::in_out ? down.cols() : down.rows();
+  require<InputError>(change.count() > 0 && std::ssize(change.keys) == change.count() * width &&
+                          change.values.size() == change.keys.size(),
+                      "{}: {} neurons with {} and {} numbers for keys and values do not fit the width {}", where,
+                      change.count(), change.keys.size(), change.values.size(), width);
+}
+
 }  // namespace
 
 double norm_of(const Change& change) {
@@ -84,6 +94,23 @@ double norm_of(std::span<const Change> changes) {
   double sum = 0;
   for (const Change& change : changes) sum += norm_of(change) * norm_of(change);
   return std::sqrt(sum);
+}
+
+namespace {
+
+bool all_finite(std::span<const float> values) {
+  return std::ranges::all_of(values, [](float x) { return std::isfinite(x); });
+}
+bool finite(const LowRank& change) { return all_finite(change.keys) && all_finite(change.values); }
+bool finite(const Dense& change) { return all_finite(change.delta); }
+bool finite(const Neurons& change) {
+  return all_finite(change.keys) && all_finite(change.bias) && all_finite(change.values);
+}
+
+}  // namespace
+
+bool is_finite(const Change& change) {
+  return std::visit([](const auto& one) { return finite(one); }, change);
 }
 
 Dense dense_of(const LowRank& change, const Architecture& architecture) {

@@ -36,9 +36,21 @@ struct Dense {
   std::vector<float> delta;   ///< [rows, stored columns]
 };
 
-/// One change of one model. What a method needs beyond these becomes a further kind.
-using Change = std::variant<LowRank, Dense>;
+/// mlp_out += f(x K^T + b) V: neurons beside the MLP of a layer, which read what its up projection reads.
+struct Neurons {
+  WeightId weight;  ///< the down projection of the layer, whose output they add to
+  Activation activation = Activation::gelu_new;
+  std::vector<float> keys;    ///< K [n, d]
+  std::vector<float> bias;    ///< b [n]
+  std::vector<float> values;  ///< V [n, d]
 
+  int64_t count() const { return std::ssize(bias); }
+};
+
+/// One change of one model. What a method needs beyond these becomes a further kind.
+using Change = std::variant<LowRank, Dense, Neurons>;
+
+/// The matrix, or bias, that a change is made of, or beside.
 inline WeightId weight_of(const Change& change) {
   return std::visit([](const auto& one) { return one.weight; }, change);
 }
@@ -49,13 +61,16 @@ struct Update {
   int64_t batch = 0;  ///< of the requests that it was made for together
 };
 
-/// Frobenius norm of what is added to the matrix.
+/// Frobenius norm of what is added to the matrix; of neurons, that of V.
 double norm_of(const Change& change);
 /// Of several changes of different matrices.
 double norm_of(std::span<const Change> changes);
 
 /// The same change as a whole matrix, from sums in fp64.
 Dense dense_of(const LowRank& change, const Architecture& architecture);
+
+/// Whether all its numbers are finite.
+bool is_finite(const Change& change);
 
 /// Throws InputError "{where}: ..." for a change of a matrix that the model does not have, or of another shape.
 void check_fits(const Change& change, const Architecture& architecture, std::string_view where);

@@ -19,6 +19,7 @@ namespace {
 
 constexpr int64_t kLossColumns = 5;
 constexpr const char* kWeightUpdate = "weight";
+constexpr const char* kNeuronsUpdate = "neurons";
 
 std::vector<float> read_vector(const H5File& file, const std::string& group, const char* name) {
   const std::string path = group + "/" + name;
@@ -141,15 +142,30 @@ void write_values(H5File& file, const std::string& group, const Dense& change, c
                        {.units = "1", .long_name = "update of the stored matrix"});
 }
 
+void write_values(H5File& file, const std::string& group, const Neurons& change, const Parameter&) {
+  const int64_t n = change.count(), width = std::ssize(change.keys) / n;
+  const auto write = [&](const char* name, std::span<const float> values, std::vector<int64_t> shape,
+                         const char* long_name) {
+    write_array(file, group + "/" + name, values, long_name, std::move(shape));
+  };
+  write("keys", change.keys, {n, width}, "K of neurons beside the MLP, mlp_out += f(x K^T + b) V");
+  write("bias", change.bias, {n}, "b");
+  write("values", change.values, {n, width}, "V");
+  write_attribute(file, group, "activation", activation_name(change.activation));
+}
+
 void write_update(H5File& file, const std::string& group, const Architecture& architecture, const Change& change,
                   int64_t batch) {
   const WeightId weight = weight_of(change);
   const Parameter parameter = parameter_at(architecture, weight);
+  const bool is_neurons = std::holds_alternative<Neurons>(change);
   create_group(file, group);
   std::visit([&](const auto& one) { write_values(file, group, one, parameter); }, change);
-  write_attribute(file, group, "kind", kWeightUpdate);
-  write_attribute(file, group, "parameter", published_name(architecture, weight.role, weight.layer));
-  write_attribute(file, group, "shape", std::span<const int64_t>(parameter.shape));
+  write_attribute(file, group, "kind", is_neurons ? kNeuronsUpdate : kWeightUpdate);
+  if (!is_neurons) {
+    write_attribute(file, group, "parameter", published_name(architecture, weight.role, weight.layer));
+    write_attribute(file, group, "shape", std::span<const int64_t>(parameter.shape));
+  }
   write_attribute(file, group, "layer", weight.layer);
   write_attribute(file, group, "batch", batch);
 }
@@ -266,13 +282,33 @@ H5Array<float> read_finite(const H5File& file, const std::string& path, const st
 /// The columns of a factor, one after the other.
 std::vector<float> vectors_of(const H5Array<float>& factor) { return columns_of(factor.values, factor.shape[0]); }
 
+Change read_neurons(const H5File& file, const std::string& group, const Architecture& architecture) {
+  const std::string name = read_string_attribute(file, group, "activation");
+  const std::optional<Activation> activation = value_named(name, kActivationNames);
+  require<InputError>(activation.has_value(), "{}: attribute \"activation\" of {} is \"{}\", which is not known",
+                      file.path().string(), group, name);
+  H5Array<float> keys = read_finite(file, group + "/keys", {kAnyExtent, architecture.width});
+  const int64_t n = keys.shape[0];
+  return Neurons{{Role::down_weight, read_layer(file, group)},
+                 *activation,
+                 std::move(keys.values),
+                 read_finite(file, group + "/bias", {n}).values,
+                 read_finite(file, group + "/values", {n, architecture.width}).values};
+}
+
 Update read_update(const H5File& file, int64_t index, const Architecture& architecture) {
   const std::string group = update_group(index), place = file.path().string() + ": " + group;
   require<InputError>(h5_is_group(file, group), "{} is missing", place);
   const std::string kind =
       has_attribute(file, group, "kind") ? read_string_attribute(file, group, "kind") : kWeightUpdate;
+  if (kind == kNeuronsUpdate) {
+    Update update{read_neurons(file, group, architecture), read_int_attribute(file, group, "batch")};
+    check_fits(update.change, architecture, place);
+    return update;
+  }
   require<InputError>(kind == kWeightUpdate,
-                      "{}: is of kind \"{}\", which this version of loci does not know; it applies changes of weights",
+                      "{}: is of kind \"{}\", which this version of loci does not know; it applies changes of weights "
+                      "and neurons",
                       place, kind);
   const std::string name = read_string_attribute(file, group, "parameter");
   const std::optional<WeightId> weight = weight_named(architecture, name);
@@ -361,11 +397,10 @@ EditFile read_edit_file(const std::filesystem::path& path, const Architecture& a
   made.skipped = read_skipped_records(file);
   const auto count = static_cast<int64_t>(group_members(file, "/edits").size());
   require<InputError>(count > 0, "{}: holds no edit", path.string());
-  const bool has_updates = h5_is_group(file, "/updates");
   for (int64_t i = 0; i < count; ++i) {
     const std::string group = edit_group(i);
     require<InputError>(h5_is_group(file, group), "{}: {} is missing", path.string(), group);
-    if (has_updates) {
+    if (has_attribute(file, group, "batch")) {
       made.edits.push_back(read_edit(file, group));
       made.batches.push_back(read_int_attribute(file, group, "batch"));
       continue;
@@ -375,7 +410,7 @@ EditFile read_edit_file(const std::filesystem::path& path, const Architecture& a
     made.batches.push_back(i);
     made.updates.push_back({std::move(batch.changes[0]), i});
   }
-  if (has_updates) made.updates = read_updates(file, architecture);
+  for (Update& update : read_updates(file, architecture)) made.updates.push_back(std::move(update));
   return made;
 }
 
@@ -401,23 +436,47 @@ void check_edits_fit(const EditFile& file, const Architecture& architecture, con
     check_fits(update.change, architecture, fmt::format("{}: the update of batch {}", path, update.batch));
 }
 
-void apply_edits(Context& context, Model& model, const EditFile& file, EditChain& chain, std::optional<int64_t> index) {
-  check_edits_fit(file, model.config(), {model.checkpoint().weights_sha256(), chain.sha256()});
+namespace {
+
+int64_t batch_of_edit(const EditFile& file, int64_t index) {
   const auto count = std::ssize(file.edits);
-  if (index) {
-    require<InputError>(*index >= 0 && *index < count, "{}: there is no edit {}, only 0 to {}", file.path.string(),
-                        *index, count - 1);
-    require<InputError>(file.mode == EditMode::independent || count == 1,
+  require<InputError>(index >= 0 && index < count, "{}: there is no edit {}, only 0 to {}", file.path.string(), index,
+                      count - 1);
+  return file.batches[static_cast<size_t>(index)];
+}
+
+/// The batches whose updates are applied.
+std::set<int64_t> chosen_batches(const EditFile& file, const EditChoice& choice) {
+  const std::string path = file.path.string();
+  if (choice.only) {
+    const int64_t batch = batch_of_edit(file, *choice.only);
+    require<InputError>(file.mode == EditMode::independent || file.edits.size() == 1,
                         "{}: the edits are sequential, one of them alone was never made; apply all, or remake the file "
                         "without {}",
-                        file.path.string(), option("sequential"));
+                        path, option("sequential"));
+    return {batch};
   }
+  std::set<int64_t> batches(file.batches.begin(), file.batches.end()), left_out;
+  if (batches.size() > 1 && file.mode == EditMode::independent)
+    spdlog::warn("{}: {} edits, each made from the original model, are applied together", path, file.edits.size());
+  for (const int64_t index : choice.without) left_out.insert(batch_of_edit(file, index));
+  const bool weights = std::ranges::any_of(file.updates, [&](const Update& update) {
+    return left_out.contains(update.batch) && !std::holds_alternative<Neurons>(update.change);
+  });
+  if (weights && file.mode == EditMode::sequential)
+    spdlog::warn("{}: later edits were made on top of those that are left out", path);
+  for (const int64_t batch : left_out) batches.erase(batch);
+  return batches;
+}
+
+}  // namespace
+
+void apply_edits(Context& context, Model& model, const EditFile& file, EditChain& chain, const EditChoice& choice) {
+  check_edits_fit(file, model.config(), {model.checkpoint().weights_sha256(), chain.sha256()});
+  const std::set<int64_t> batches = chosen_batches(file, choice);
   std::vector<Change> chosen;
   for (const Update& update : file.updates)
-    if (!index || update.batch == file.batches[static_cast<size_t>(*index)]) chosen.push_back(update.change);
-  const int64_t batches = *std::ranges::max_element(file.batches) + 1;
-  if (!index && batches > 1 && file.mode == EditMode::independent)
-    spdlog::warn("{}: {} edits, each made from the original model, are applied together", file.path.string(), count);
+    if (batches.contains(update.batch)) chosen.push_back(update.change);
   for (const Change& change : chosen) fold(context, model, change);
   chain.add(chosen, model.config());
 }

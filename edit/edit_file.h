@@ -80,10 +80,16 @@ EditFile read_edit_file(const std::filesystem::path& path, const Architecture& a
 /// Throws InputError unless the edits were made for a model with these weights and edits, and fit its shape.
 void check_edits_fit(const EditFile& file, const Architecture& architecture, const ModelState& state);
 
-/// Applies the updates of the batch of edit `index`, or all in order, to the model that they were made for: a
-/// checkpoint with the edits of `chain`, to which they are added (checked by their hashes; InputError otherwise).
-/// Several independent edits applied together are added up, which none of them was computed for: a warning says so.
-void apply_edits(Context& context, Model& model, const EditFile& file, EditChain& chain,
-                 std::optional<int64_t> index = std::nullopt);
+/// Which edits of a file: the batch of one, or all but the batches of some.
+struct EditChoice {
+  std::optional<int64_t> only = {};
+  std::vector<int64_t> without = {};
+};
+
+/// Applies the updates of the chosen edits in their order to the model that they were made for: a checkpoint with the
+/// edits of `chain`, to which they are added (checked by their hashes; InputError otherwise). Several independent edits
+/// applied together are added up, which none of them was computed for: a warning says so. Of a sequence each edit was
+/// made on top of those before it: to leave out one that changes weights gives a warning too.
+void apply_edits(Context& context, Model& model, const EditFile& file, EditChain& chain, const EditChoice& choice = {});
 
 }  // namespace loci

@@ -21,7 +21,8 @@ void require_free_folder(const std::filesystem::path& dir, const std::filesystem
 
 /// Writes the model, to which the edits of `chain` were added, as a directory that transformers loads, together with
 /// kOriginalsFile and kLineageFile. The model must have been loaded from a checkpoint. Throws InputError for a folder
-/// that holds a model already or is the original's own.
+/// that holds a model already or is the original's own. Neurons beside an MLP become a part of it, and all MLPs as
+/// wide; InputError where theirs is another activation function.
 void write_edited_checkpoint(Context& context, const Model& model, const EditChain& chain,
                              const std::filesystem::path& dir, OnExistingCheckpoint on_existing);
 

@@ -29,6 +29,11 @@ Projection projection_of(Role role) {
   }
 }
 
+Projection projection_of(const Change& change) {
+  if (std::holds_alternative<Neurons>(change)) return {Site::mlp_in, Site::mlp_out};
+  return projection_of(weight_of(change).role);
+}
+
 /// Rows of a lane cost as much as so many ranks; above that a copy of the matrix is cheaper.
 constexpr int64_t kMostRank = 8;
 
@@ -45,46 +50,61 @@ void add_rows(Context& context, View weight, const Dense& change) {
 bool EditedModel::runs_in_lanes() const {
   return std::ranges::all_of(changes_, [](const Change& change) {
     const auto* low_rank = std::get_if<LowRank>(&change);
-    return low_rank && low_rank->rank <= kMostRank;
+    return std::holds_alternative<Neurons>(change) || (low_rank && low_rank->rank <= kMostRank);
   });
 }
 
 int64_t EditedModel::first_layer() const {
+  if (changes_.empty()) return 0;
   int64_t lowest = weight_of(changes_[0]).layer;
   for (const Change& change : changes_) lowest = std::min(lowest, weight_of(change).layer);
   const bool only_mlp_out = std::ranges::all_of(changes_, [&](const Change& change) {
-    return weight_of(change).layer > lowest || projection_of(weight_of(change).role).to == Site::mlp_out;
+    return weight_of(change).layer > lowest || projection_of(change).to == Site::mlp_out;
   });
   return only_mlp_out ? lowest + 1 : lowest;
 }
 
 std::vector<BlockSite> EditedModel::joining_sites() const {
   const int64_t below = first_layer() - 1;
+  std::vector<BlockSite> sites;
   for (const Change& change : changes_)
-    if (weight_of(change).layer == below) return {{projection_of(weight_of(change).role).from, below}};
-  return {};
+    if (weight_of(change).layer == below) sites.push_back({projection_of(change).from, below});
+  return sites;
 }
 
 void EditedModel::fold_into(Context& context, Model& model) const {
   for (const Change& change : changes_) fold(context, model, change);
 }
 
+namespace {
+
+void fold_one(Context& context, Model& model, const LowRank& change) {
+  model.add_low_rank(context, change.weight, change.rank, change.keys, change.values);
+}
+
+void fold_one(Context& context, Model& model, const Dense& change) {
+  add_rows(context, model.own_weight(context, change.weight), change);
+}
+
+void fold_one(Context& context, Model& model, const Neurons& change) {
+  model.add_neurons(context, change.weight.layer, change.activation, change.keys, change.bias, change.values);
+}
+
+}  // namespace
+
 void fold(Context& context, Model& model, const Change& change) {
-  if (const auto* low_rank = std::get_if<LowRank>(&change))
-    model.add_low_rank(context, low_rank->weight, low_rank->rank, low_rank->keys, low_rank->values);
-  else
-    add_rows(context, model.own_weight(context, weight_of(change)), std::get<Dense>(change));
+  std::visit([&](const auto& one) { fold_one(context, model, one); }, change);
 }
 
 namespace {
 
-/// K as a branch reads it, [in, rank].
-Tensor keys_of(Context& context, const LowRank& change) {
-  const int64_t in = std::ssize(change.keys) / change.rank;
-  std::vector<float> turned(change.keys.size());
-  for (int64_t r = 0; r < change.rank; ++r)
-    for (int64_t i = 0; i < in; ++i) turned[static_cast<size_t>(i * change.rank + r)] = change.key(r)[i];
-  return Tensor::from_host(context, turned, in, change.rank);
+/// `count` keys as a branch reads them, [in, count].
+Tensor keys_of(Context& context, std::span<const float> keys, int64_t count) {
+  const int64_t in = std::ssize(keys) / count;
+  std::vector<float> turned(keys.size());
+  for (int64_t k = 0; k < count; ++k)
+    for (int64_t i = 0; i < in; ++i) turned[i * count + k] = keys[k * in + i];
+  return Tensor::from_host(context, turned, in, count);
 }
 
 }  // namespace
@@ -102,16 +122,28 @@ DeviceChanges::DeviceChanges(Context& context, std::span<const EditedModel* cons
     terms_[m].same_as = known->second;
     if (is_new) terms_[m].branches.resize(models[m]->changes().size());
     for (size_t c = 0; c < terms_[m].branches.size(); ++c) {
-      const auto* change = std::get_if<LowRank>(&models[m]->changes()[c]);
-      require<ShapeError>(change != nullptr, "a change of whole rows does not run in lanes");
-      const Projection projection = projection_of(change->weight.role);
+      const Change& any = models[m]->changes()[c];
+      const Projection projection = projection_of(any);
       Branch& branch = terms_[m].branches[c];
       branch = {.sequence = 0,
-                .layer = change->weight.layer,
+                .layer = weight_of(any).layer,
                 .keys = {},
                 .values = {},
                 .from = projection.from,
                 .to = projection.to};
+      const auto keep = [&](Tensor tensor) { return std::as_const(storage_.emplace_back(std::move(tensor))).view(); };
+      const auto keep_values = [&](std::span<const float> values, int64_t rows) {
+        return keep(Tensor::from_host(context, values, rows, std::ssize(values) / rows));
+      };
+      if (const auto* neurons = std::get_if<Neurons>(&any)) {
+        branch.activation = neurons->activation;
+        branch.keys = keep(keys_of(context, neurons->keys, neurons->count()));
+        branch.bias = keep_values(neurons->bias, 1);
+        branch.values = keep_values(neurons->values, neurons->count());
+        continue;
+      }
+      const auto* change = std::get_if<LowRank>(&any);
+      require<ShapeError>(change != nullptr, "a change of whole rows does not run in lanes");
       if (change->rank == 1) {
         Rows& rows = singles[change->weight.role];
         rows.keys.insert(rows.keys.end(), change->keys.begin(), change->keys.end());
@@ -119,10 +151,8 @@ DeviceChanges::DeviceChanges(Context& context, std::span<const EditedModel* cons
         rows.branches.push_back(&branch);
         continue;
       }
-      branch.keys = std::as_const(storage_.emplace_back(keys_of(context, *change))).view();
-      branch.values = std::as_const(storage_.emplace_back(Tensor::from_host(context, change->values, change->rank,
-                                                                            std::ssize(change->values) / change->rank)))
-                          .view();
+      branch.keys = keep(keys_of(context, change->keys, change->rank));
+      branch.values = keep_values(change->values, change->rank);
     }
   }
   for (auto& [role, rows] : singles) {

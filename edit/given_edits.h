@@ -9,8 +9,9 @@ namespace loci {
 
 /// Edits made before: everywhere, the option `edits` stands for the model with these edits.
 struct GivenEdits {
-  std::vector<std::string> paths;    ///< each file made on top of those before it
-  std::vector<std::string> numbers;  ///< per file, the number of the only edit to take, or "all"; empty: all
+  std::vector<std::string> paths;         ///< each file made on top of those before it
+  std::vector<std::string> numbers;       ///< per file, the number of the only edit to take, or "all"; empty: all
+  std::vector<std::string> without = {};  ///< numbers of edits of the only file that are left out
 
   explicit operator bool() const { return !paths.empty(); }
   /// The same, and then all edits of another file.

@@ -13,6 +13,7 @@
 #include "edit/memit/memit.h"
 #include "edit/pmet/pmet.h"
 #include "edit/rome/rome.h"
+#include "edit/tpatcher/tpatcher.h"
 #include "runtime/error.h"
 #include "runtime/wording.h"
 
@@ -33,6 +34,8 @@ std::vector<MethodEntry>& methods() {
       {"ft-l", "the same within a limit of each element", make_ft, ft_hparams},
       {"ft-m", "fine-tuning with the target teacher-forced", make_ft, ft_hparams},
       {"kn", "rewrites the neurons that the true target hangs on", make_kn, kn_hparams},
+      {"t-patcher", "neurons beside the last MLP for the tokens that the model does not say", make_tpatcher,
+       tpatcher_hparams},
   };
   return all;
 }
@@ -60,6 +63,7 @@ PreparedEdits prepare_edits(const EditOptions& options, Executor& executor, cons
                             const Lineage& lineage) {
   auto resources = std::make_unique<Resources>(options, executor, tokenizer, lineage);
   std::unique_ptr<Method> method = make_method(options.method, *resources);
+  resources->refuse_unused_memory(options.method);
   Json config = {{"method", options.method}};
   config.update(method->settings());
   config.update(resources->configuration());

@@ -235,7 +235,6 @@ std::vector<BeforeAfter> score_edits(Executor& executor, std::span<const EditedP
   std::vector<Item> items;
   for (size_t g = 0; g < groups.size(); ++g) {
     const EditedModel& model = groups[g].model;
-    require<ShapeError>(!model.changes().empty(), "group {} has no edit to score", g);
     for (const Change& change : model.changes()) check_fits(change, config, fmt::format("group {}", g));
     for (const ScoredPrompt& prompt : groups[g].prompts) {
       check_prompt(config, prompt);
@@ -243,11 +242,13 @@ std::vector<BeforeAfter> score_edits(Executor& executor, std::span<const EditedP
       scores[g].after.push_back(empty_score(prompt));
     }
     if (!model.runs_in_lanes()) scores[g].after = score_folded(executor, groups[g]);
+    const bool in_lanes = model.runs_in_lanes() && !model.changes().empty();
     for (size_t p = 0; p < groups[g].prompts.size(); ++p)
-      items.push_back(
-          {&groups[g].prompts[p], &model, &scores[g].before[p], model.runs_in_lanes() ? &scores[g].after[p] : nullptr});
+      items.push_back({&groups[g].prompts[p], &model, &scores[g].before[p], in_lanes ? &scores[g].after[p] : nullptr});
   }
   run_waves(executor, items);
+  for (size_t g = 0; g < groups.size(); ++g)
+    if (groups[g].model.changes().empty()) scores[g].after = scores[g].before;
   return scores;
 }
 

@@ -41,7 +41,8 @@ void target_log_probabilities(Context&, ConstView, const DeviceArray<int64_t>&, 
   absent();
 }
 void argmax_rows(Context&, ConstView, DeviceArray<int32_t>&) { absent(); }
-void cross_entropy(Context&, ConstView, const DeviceArray<int32_t>&, const DeviceArray<float>&, View, View, Write) {
+void cross_entropy(Context&, ConstView, const DeviceArray<int32_t>&, const DeviceArray<float>&, View, View, Write,
+                   float) {
   absent();
 }
 void kl_divergence(Context&, ConstView, ConstView, const DeviceArray<float>&, View, View, Write) { absent(); }

@@ -3,6 +3,7 @@
 #include "kernels/backend.h"
 #include "kernels/cpu.h"
 #include "kernels/cuda.h"
+#include "runtime/error.h"
 
 namespace loci {
 
@@ -35,14 +36,16 @@ void argmax_rows(Context& context, ConstView logits, DeviceArray<int32_t>& best)
 }
 
 void cross_entropy(Context& context, ConstView logits, const DeviceArray<int32_t>& targets,
-                   const DeviceArray<float>& weights, View losses, View dlogits, Write write) {
+                   const DeviceArray<float>& weights, View losses, View dlogits, Write write, float smoothing) {
   require_valid("cross_entropy", "logits", logits);
+  require<ShapeError>(smoothing >= 0 && smoothing <= 1 && (smoothing == 0 || logits.cols > 1),
+                      "cross_entropy: smoothing {} for {} columns", smoothing, logits.cols);
   require_size("cross_entropy", "targets", targets.size(), logits.rows);
   require_size("cross_entropy", "weights", weights.size(), logits.rows);
   require_shape("cross_entropy", "losses", losses, logits.rows, 1);
   require_shape("cross_entropy", "dlogits", dlogits, logits.rows, logits.cols);
   (context.on_cpu() ? cpu::cross_entropy : cuda::cross_entropy)(context, logits, targets, weights, losses, dlogits,
-                                                                write);
+                                                                write, smoothing);
 }
 
 void kl_divergence(Context& context, ConstView logits, ConstView reference_log_probabilities,

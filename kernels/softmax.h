@@ -23,11 +23,12 @@ void target_log_probabilities(Context& context, ConstView logits, const DeviceAr
 /// best[r] = arg max_j logits[r, j]; the lowest index where several are equal.
 void argmax_rows(Context& context, ConstView logits, DeviceArray<int32_t>& best);
 
-/// Cross-entropy: losses[i] = -weights[i] log softmax(logits[i])[targets[i]] and
-/// dlogits[i] = or += weights[i] (softmax(logits[i]) - onehot(targets[i])). logits, dlogits [n, V]; may alias where
-/// assigned; losses [n, 1]. A target of -1 gives 0 for its row.
+/// Cross-entropy with q, the wanted distribution: losses[i] = -weights[i] sum_j q_j log softmax(logits[i])_j and
+/// dlogits[i] = or += weights[i] (softmax(logits[i]) - q). logits, dlogits [n, V]; may alias where assigned; losses
+/// [n, 1]. A target of -1 gives 0 for its row. `smoothing` = 0: q is targets[i] alone. Above: all other tokens share so
+/// much of it equally (label smoothing, Szegedy et al. 2016, section 7, as fairseq has it); V is then at least 2.
 void cross_entropy(Context& context, ConstView logits, const DeviceArray<int32_t>& targets,
-                   const DeviceArray<float>& weights, View losses, View dlogits, Write write);
+                   const DeviceArray<float>& weights, View losses, View dlogits, Write write, float smoothing = 0);
 
 /// KL(p || q) = sum_j p_j (log p_j - log q_j) with p = softmax(logits[i]), log q = reference_log_probabilities[i] [n,
 /// V]: losses[i] = weights[i] KL, dlogits[i] = or += weights[i] dKL/dlogits[i]. The direction of ROME's essence term

@@ -140,8 +140,20 @@ void over_rows(Context& context, int64_t rows, int64_t cols, const Row& row) {
   });
 }
 
-void cross_entropy_row(const float* x, int64_t count, int32_t target, float weight, Write write, float* loss,
-                       float* dx) {
+LOCI_SIMD double sum_of_differences(const float* x, int64_t count, float maximum) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < count; ++i) sum += static_cast<double>(x[i]) - static_cast<double>(maximum);
+  return sum;
+}
+
+LOCI_SIMD void subtract(int64_t count, float value, float* y) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) y[i] -= value;
+}
+
+void cross_entropy_row(const float* x, int64_t count, int32_t target, float weight, Write write, float smoothing,
+                       float* loss, float* dx) {
   if (target < 0) {
     *loss = 0;
     if (write == Write::assign) std::fill_n(dx, count, 0.0f);
@@ -150,6 +162,7 @@ void cross_entropy_row(const float* x, int64_t count, int32_t target, float weig
   const float maximum = row_maximum(x, count);
   const float target_logit = x[target];  // dx may be x
   const float before = write == Write::accumulate ? dx[target] : 0.0f;
+  const double differences = smoothing > 0 ? sum_of_differences(x, count, maximum) : 0;
   double sum = 0;
   if (write == Write::assign) {
     sum = exponentiate_row(x, count, maximum, dx);
@@ -158,10 +171,19 @@ void cross_entropy_row(const float* x, int64_t count, int32_t target, float weig
     sum = sum_of_exponentials(x, count, maximum);
     add_exponentials(x, count, maximum, static_cast<float>(static_cast<double>(weight) / sum), dx);
   }
-  const double log_p = log_probability(target_logit, static_cast<double>(maximum), std::log(sum));
-  *loss = static_cast<float>(-static_cast<double>(weight) * log_p);
+  const double w = static_cast<double>(weight), log_sum = std::log(sum);
+  const double log_p = log_probability(target_logit, static_cast<double>(maximum), log_sum);
   // p - 1 of the target by expm1, since 1 - p cancels where the target is nearly certain.
-  dx[target] = before + static_cast<float>(static_cast<double>(weight) * std::expm1(log_p));
+  if (smoothing == 0) {
+    *loss = static_cast<float>(-w * log_p);
+    dx[target] = before + static_cast<float>(w * std::expm1(log_p));
+    return;
+  }
+  const double left = static_cast<double>(smoothing), share = left / static_cast<double>(count - 1);
+  const double all = differences - static_cast<double>(count) * log_sum;  // sum of log p
+  *loss = static_cast<float>(-w * ((1 - left) * log_p + share * (all - log_p)));
+  subtract(count, static_cast<float>(w * share), dx);
+  dx[target] = before + static_cast<float>(w * (std::expm1(log_p) + left));
 }
 
 }  // namespace
@@ -209,9 +231,9 @@ void argmax_rows(Context& context, ConstView logits, DeviceArray<int32_t>& best)
 }
 
 void cross_entropy(Context& context, ConstView logits, const DeviceArray<int32_t>& targets,
-                   const DeviceArray<float>& weights, View losses, View dlogits, Write write) {
+                   const DeviceArray<float>& weights, View losses, View dlogits, Write write, float smoothing) {
   over_rows(context, logits.rows, logits.cols, [&](int64_t r) {
-    cross_entropy_row(logits.row(r), logits.cols, targets.data()[r], weights.data()[r], write, losses.row(r),
+    cross_entropy_row(logits.row(r), logits.cols, targets.data()[r], weights.data()[r], write, smoothing, losses.row(r),
                       dlogits.row(r));
   });
 }

@@ -236,9 +236,20 @@ __device__ void fill_row(float* y, int count, float value) {
       [=](int i, const auto& pack) { store_pack(y + i, pack); });
 }
 
-// y = or += factor exp(x - shift).
+// sum_j (x_j - shift), in each thread.
+__device__ double sum_of_differences(const float* x, int count, float shift, double* scratch) {
+  double sum = 0;
+  over_row(
+      row_parts(count, x), [=]<int N>(int i) { return load_pack<N>(x + i); },
+      [&]<int N>(int, const Pack<N>& pack) {
+        for (int j = 0; j < N; ++j) sum += static_cast<double>(pack.at[j]) - static_cast<double>(shift);
+      });
+  return block_sum(sum, scratch);
+}
+
+// y = or += factor exp(x - shift) - share.
 template <Write kWrite>
-__device__ void write_exponentials(const float* x, int count, float shift, float factor, float* y) {
+__device__ void write_exponentials(const float* x, int count, float shift, float factor, float share, float* y) {
   over_row<Order::falling>(
       row_parts(count, x, y),
       [=]<int N>(int i) {
@@ -249,8 +260,8 @@ __device__ void write_exponentials(const float* x, int count, float shift, float
       },
       [=]<int N>(int i, WithOld<N> loaded) {
         for (int j = 0; j < N; ++j) {
-          const float term = exp_difference(loaded.x.at[j], shift);
-          loaded.old.at[j] = kWrite == Write::assign ? factor * term : loaded.old.at[j] + factor * term;
+          const float term = factor * exp_difference(loaded.x.at[j], shift) - share;
+          loaded.old.at[j] = kWrite == Write::assign ? term : loaded.old.at[j] + term;
         }
         store_pack(y + i, loaded.old);
       });
@@ -258,7 +269,8 @@ __device__ void write_exponentials(const float* x, int count, float shift, float
 
 template <Write kWrite>
 __global__ void __launch_bounds__(1024)
-    cross_entropy_rows(ConstView logits, const int32_t* targets, const float* weights, View losses, View dlogits) {
+    cross_entropy_rows(ConstView logits, const int32_t* targets, const float* weights, float smoothing, View losses,
+                       View dlogits) {
   SharedMemory shared;
   const Scratch scratch(shared);
   const int64_t r = blockIdx.x;
@@ -275,13 +287,17 @@ __global__ void __launch_bounds__(1024)
   const float before = kWrite == Write::accumulate ? dx[target] : 0.0f;
   const double weight = static_cast<double>(weights[r]);
   const Exponentials row = row_exponentials(x, count, scratch);
-  write_exponentials<kWrite>(x, count, row.shift, static_cast<float>(weight / row.sum), dx);
+  const double left = static_cast<double>(smoothing), share = smoothing > 0 ? left / (count - 1) : 0;
+  const double differences = smoothing > 0 ? sum_of_differences(x, count, row.shift, scratch.products) : 0;
+  write_exponentials<kWrite>(x, count, row.shift, static_cast<float>(weight / row.sum),
+                             static_cast<float>(weight * share), dx);
   __syncthreads();
   if (threadIdx.x != 0) return;
-  const double log_p = log_probability(target_logit, row.shift, log(row.sum));
-  *row_of(losses, r) = static_cast<float>(-weight * log_p);
+  const double log_sum = log(row.sum), log_p = log_probability(target_logit, row.shift, log_sum);
+  const double others = smoothing > 0 ? differences - count * log_sum - log_p : 0;  // sum of their log p
+  *row_of(losses, r) = static_cast<float>(-weight * ((1 - left) * log_p + share * others));
   // p - 1 of the target by expm1, since 1 - p cancels where the target is nearly certain.
-  dx[target] = before + static_cast<float>(weight * expm1(log_p));
+  dx[target] = before + static_cast<float>(weight * (expm1(log_p) + left));
 }
 
 template <int N>
@@ -368,10 +384,10 @@ void argmax_rows(Context& context, ConstView logits, DeviceArray<int32_t>& best)
 }
 
 void cross_entropy(Context& context, ConstView logits, const DeviceArray<int32_t>& targets,
-                   const DeviceArray<float>& weights, View losses, View dlogits, Write write) {
+                   const DeviceArray<float>& weights, View losses, View dlogits, Write write, float smoothing) {
   launch(context, over_rows("cross_entropy", logits.rows, logits.cols),
          write == Write::assign ? cross_entropy_rows<Write::assign> : cross_entropy_rows<Write::accumulate>, logits,
-         targets.data(), weights.data(), losses, dlogits);
+         targets.data(), weights.data(), smoothing, losses, dlogits);
 }
 
 void kl_divergence(Context& context, ConstView logits, ConstView reference_log_probabilities,

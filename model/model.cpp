@@ -194,4 +194,39 @@ void Model::add_low_rank(Context& context, WeightId id, int64_t rank, std::span<
        Write::accumulate);
 }
 
+namespace {
+
+/// The rows of a matrix, which may be empty, and `more` rows of its width.
+Tensor grown(Context& context, const Tensor& rows, std::span<const float> more, int64_t width) {
+  Tensor made(context, rows.rows() + std::ssize(more) / width, width);
+  if (rows.rows() > 0) context.copy_on_device(made.data(), rows.data(), sizeof(float) * (rows.rows() * width));
+  context.copy_to_device(made.row(rows.rows()), more.data(), more.size_bytes());
+  return made;
+}
+
+}  // namespace
+
+void Model::add_neurons(Context& context, int64_t layer, Activation activation, std::span<const float> keys,
+                        std::span<const float> bias, std::span<const float> values) {
+  const int64_t d = config_.width, n = std::ssize(bias);
+  require<ShapeError>(layer >= 0 && layer < config_.layers, "neurons in layer {} of a model with {} layers", layer,
+                      config_.layers);
+  require<ShapeError>(std::ssize(keys) == n * d && std::ssize(values) == n * d,
+                      "{} neurons with {} and {} numbers for keys and values of width {}", n, keys.size(),
+                      values.size(), d);
+  if (n == 0) return;
+  std::shared_ptr<const OwnNeurons>& own = neurons_[{layer, activation}];
+  // A copied model shares its neurons with the one it was copied from.
+  const auto before = own ? own : std::make_shared<const OwnNeurons>();
+  own = std::make_shared<const OwnNeurons>(OwnNeurons{grown(context, before->keys, keys, d),
+                                                      grown(context, before->bias, bias, 1),
+                                                      grown(context, before->values, values, d)});
+  std::vector<NeuronParameters>& groups = parameters_.blocks[layer].neurons;
+  auto group = std::ranges::find(groups, activation, &NeuronParameters::activation);
+  if (group == groups.end()) group = groups.insert(group, {.activation = activation});
+  group->keys = own->keys.view();
+  group->bias = {own->bias.data(), 1, own->bias.rows()};
+  group->values = own->values.view();
+}
+
 }  // namespace loci

@@ -51,6 +51,9 @@ class Model {
   /// (Meng et al. 2022, eq. 2, for rank 1.)
   void add_low_rank(Context& context, WeightId id, int64_t rank, std::span<const float> keys,
                     std::span<const float> values);
+  /// Adds n neurons beside the MLP of a block (NeuronParameters): K [n, d], b [n] and V [n, d] on the host.
+  void add_neurons(Context& context, int64_t layer, Activation activation, std::span<const float> keys,
+                   std::span<const float> bias, std::span<const float> values);
 
  private:
   /// `broadcast`: for weights that rank 0 alone reads; null where this rank reads them.
@@ -61,6 +64,10 @@ class Model {
   std::shared_ptr<void> storage_;
   std::shared_ptr<const Checkpoint> checkpoint_;
   std::map<WeightId, std::shared_ptr<Tensor>> own_;  // matrices that are not the checkpoint's any more
+  struct OwnNeurons {
+    Tensor keys, bias, values;
+  };
+  std::map<std::pair<int64_t, Activation>, std::shared_ptr<const OwnNeurons>> neurons_;  // by layer
 };
 
 }  // namespace loci

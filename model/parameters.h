@@ -19,6 +19,15 @@ using MatrixOf = std::conditional_t<std::is_const_v<T>, WeightView, View>;
 template <typename T>
 using TableOf = std::conditional_t<std::is_const_v<T>, StoredView, View>;
 
+/// Neurons beside the MLP of a block, which read what its up projection reads: mlp_out += f(x K^T + b) V. No family has
+/// them; edits add them.
+struct NeuronParameters {
+  ConstView keys = {};    ///< K [n, d]
+  ConstView bias = {};    ///< b [1, n]
+  ConstView values = {};  ///< V [n, d]
+  Activation activation = Activation::gelu_new;
+};
+
 /// The parameters of one block. What a family lacks is empty.
 template <typename T>
 struct BlockParameters {
@@ -32,6 +41,7 @@ struct BlockParameters {
   MatrixView<T> up_bias;
   MatrixOf<T> down_weight;  // ff -> d
   MatrixView<T> down_bias;
+  std::vector<NeuronParameters> neurons;  // one group for each activation function that occurs
 };
 
 /// All parameters of a model.

@@ -37,6 +37,20 @@ bool begins_with_space(const Json& object, const char* key) {
   return text.is_string() && text.get_ref<const std::string&>().starts_with(' ');
 }
 
+/// Those of CounterFact, EasyEdit or zsRE; none where the record has no field for them.
+std::vector<std::string> paraphrases_of(Record& record) {
+  const Json& value = record.value;
+  if (json_has(value, "paraphrase_prompts")) {
+    std::vector<std::string> paraphrases;
+    for (const std::string& text : json_strings(value, "paraphrase_prompts", record.where))
+      paraphrases.emplace_back(strip(text));
+    return paraphrases;
+  }
+  for (const char* key : {"rephrase_prompt", "rephrase"})
+    if (json_has(value, key) && value.at(key).is_string()) return {record.text(value, key, record.where)};
+  return {};
+}
+
 EditRequest zsre_request(Record& record, ZsreTarget target) {
   EditRequest request;
   request.subject = record.text(record.value, "subject", record.where);
@@ -68,6 +82,7 @@ EditRequest parse_request(Record& record, ZsreTarget zsre_target) {
   else
     request = json_has(value, "src") ? zsre_request(record, zsre_target) : rewrite_request(record, value, record.where);
   request.case_id = json_int_or(value, "case_id", record.index, record.where);
+  request.paraphrases = paraphrases_of(record);
   return request;
 }
 

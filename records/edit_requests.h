@@ -24,6 +24,8 @@ struct EditRequest {
   /// Whether the record's target_new begins with a space, which is left out here: one is added wherever a target is
   /// used. Only the published code of some methods takes targets as they stand.
   bool spaced_targets = false;
+  /// Other ways to ask, where the record has some: of use to methods that look for what several prompts have in common.
+  std::vector<std::string> paraphrases = {};
 
   /// Of what is asked for.
   bool operator==(const EditRequest& other) const {

@@ -55,16 +55,26 @@ std::string described(const Change& change, const Architecture& architecture) {
       return fmt::format("layer {} [{}, {}]\n", weight.layer, in, out);
     return fmt::format("{} rank {} [{}, {}]\n", parameter_name(architecture, weight), low_rank->rank, in, out);
   }
+  if (const auto* neurons = std::get_if<Neurons>(&change))
+    return fmt::format("layer {} {} neurons of {}\n", weight.layer, neurons->count(),
+                       activation_name(neurons->activation));
   const auto& dense = std::get<Dense>(change);
   return fmt::format("{} rows {} [{}]\n", parameter_name(architecture, weight), fmt::join(dense.rows, ","),
                      dense.delta.size());
 }
 
 void hash_values(Sha256& hash, const Change& change) {
-  if (const auto* low_rank = std::get_if<LowRank>(&change))
-    hash.update(std::as_bytes(std::span(low_rank->keys))).update(std::as_bytes(std::span(low_rank->values)));
-  else
-    hash.update(std::as_bytes(std::span(std::get<Dense>(change).delta)));
+  const auto add = [&](const std::vector<float>& values) { hash.update(std::as_bytes(std::span(values))); };
+  if (const auto* low_rank = std::get_if<LowRank>(&change)) {
+    add(low_rank->keys);
+    add(low_rank->values);
+  } else if (const auto* neurons = std::get_if<Neurons>(&change)) {
+    add(neurons->keys);
+    add(neurons->bias);
+    add(neurons->values);
+  } else {
+    add(std::get<Dense>(change).delta);
+  }
 }
 
 std::set<int64_t> layers_with_the_same_keys(const std::set<WeightId>& weights) {

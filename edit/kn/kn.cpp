@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <map>
 
 #include "edit/common/hparams.h"
 #include "kernels/softmax.h"
@@ -19,15 +20,18 @@ namespace {
 struct KnHparams {
   int64_t steps = 20;
   double threshold = 0.2;
+  bool refine = false;
+  double share = 0.4;
 };
 void visit_fields(Fields& field, KnHparams& hparams) {
   field("steps", hparams.steps, {2, 100000}, "points of the integral, both ends among them");
   field("adaptive_threshold", hparams.threshold, {0, 1}, "share of the largest score that a neuron must exceed");
+  field("refine", hparams.refine, "keep the neurons that the record's paraphrases have in common with its prompt");
+  field("p", hparams.share, {0, 1}, "of `refine`: share of the prompts in which a neuron must be found");
 }
 
 KnHparams read_kn_hparams(const Resources& resources) {
-  // With one prompt a fact, nothing is refined, and the share of prompts means nothing.
-  constexpr std::array<std::string_view, 3> kWithoutEffect = {"lr_scale", "n_toks", "p"};
+  constexpr std::array<std::string_view, 2> kWithoutEffect = {"lr_scale", "n_toks"};
   KnHparams hparams;
   const std::string& path = resources.options().hparams;
   if (path.empty()) return hparams;
@@ -186,6 +190,9 @@ class KnowledgeNeurons : public Method {
   }
   std::vector<double> mean_scores(Executor& executor, const std::vector<int32_t>& prompt,
                                   const std::vector<int32_t>& answer) const;
+  std::vector<int64_t> coarse_neurons(std::span<const double> scores, const EditRequest& request) const;
+  std::vector<int64_t> refined_neurons(Executor& executor, std::vector<int64_t> coarse,
+                                       const EditRequest& request) const;
   EditBatch edit_one(Executor& executor, const EditRequest& request) const;
   std::vector<float> replacement(Executor& executor, int32_t said, const std::vector<int32_t>& target) const;
 
@@ -225,47 +232,81 @@ std::vector<float> KnowledgeNeurons::replacement(Executor& executor, int32_t sai
   return change;
 }
 
+/// Those with more than a share of the largest score, ascending; neuron i of a layer has the number layer ff + i.
+std::vector<int64_t> KnowledgeNeurons::coarse_neurons(std::span<const double> scores,
+                                                      const EditRequest& request) const {
+  const double largest = *std::ranges::max_element(scores);
+  require<NumericalError>(std::isfinite(largest) && largest > 0,
+                          "case {}: no neuron raises the probability of the true target (the largest score is {})",
+                          request.case_id, largest);
+  std::vector<int64_t> neurons;
+  for (int64_t i = 0; i < std::ssize(scores); ++i)
+    if (scores[i] > hparams_.threshold * largest) neurons.push_back(i);
+  return neurons;
+}
+
+/// Those that more than a share of the prompts have, the request's own (`coarse`) among them. (Dai et al. 2022, 3.3)
+std::vector<int64_t> KnowledgeNeurons::refined_neurons(Executor& executor, std::vector<int64_t> coarse,
+                                                       const EditRequest& request) const {
+  std::map<int64_t, int64_t> counts;
+  for (const int64_t neuron : coarse) ++counts[neuron];
+  for (const std::string& prompt : request.paraphrases) {
+    const std::vector<double> scores =
+        mean_scores(executor, tokenizer_.encode_ids(prompt), target_tokens(request, request.target_true));
+    for (const int64_t neuron : coarse_neurons(scores, request)) ++counts[neuron];
+  }
+  const double least = hparams_.share * static_cast<double>(1 + request.paraphrases.size());
+  std::vector<int64_t> refined;
+  for (const auto& [neuron, count] : counts)
+    if (static_cast<double>(count) > least) refined.push_back(neuron);
+  require<NumericalError>(!refined.empty(),
+                          "case {}: no neuron is found in more than {} of the prompts; lower \"p\" or leave "
+                          "\"refine\" out",
+                          request.case_id, hparams_.share);
+  return refined;
+}
+
 EditBatch KnowledgeNeurons::edit_one(Executor& executor, const EditRequest& request) const {
   const int64_t ff = architecture_.mlp_width;
   const std::vector<int32_t> prompt = tokenizer_.encode_ids(bare_prompt(request)),
                              target = target_tokens(request, request.target_new);
   const std::vector<double> scores = mean_scores(executor, prompt, target_tokens(request, request.target_true));
-  const auto largest = std::ranges::max_element(scores);
-  require<NumericalError>(std::isfinite(*largest) && *largest > 0,
-                          "case {}: no neuron raises the probability of the true target (the largest score is {})",
-                          request.case_id, *largest);
-  std::vector<int64_t> neurons;  // layer and index of each
-  EditBatch batch;
+  const std::vector<int64_t> coarse = coarse_neurons(scores, request);
+  const std::vector<int64_t> neurons = hparams_.refine ? refined_neurons(executor, coarse, request) : coarse;
   const int32_t said = most_likely_token(executor, prompt);
   const std::vector<float> change = replacement(executor, said, target);
-  for (int64_t layer = 0; layer < architecture_.layers; ++layer) {
-    std::vector<float> chosen(static_cast<size_t>(ff));
-    const size_t before = neurons.size();
-    for (int64_t i = 0; i < ff; ++i)
-      if (scores[layer * ff + i] > hparams_.threshold * *largest) {
-        chosen[i] = 1;
-        neurons.insert(neurons.end(), {layer, i});
-      }
-    if (neurons.size() > before)
-      batch.changes.emplace_back(LowRank{{Role::down_weight, layer}, 1, std::move(chosen), change});
+  EditBatch batch;
+  for (const int64_t neuron : neurons) {
+    const int64_t layer = neuron / ff;
+    if (batch.changes.empty() || weight_of(batch.changes.back()).layer != layer)
+      batch.changes.emplace_back(
+          LowRank{{Role::down_weight, layer}, 1, std::vector<float>(static_cast<size_t>(ff)), change});
+    std::get<LowRank>(batch.changes.back()).keys[neuron % ff] = 1;
   }
-  batch.edits.push_back(
-      {.request = request,
-       .method = "kn",
-       .layer = (largest - scores.begin()) / ff,
-       .recorded =
-           {{"scores", "attribution of the true target", {scores.begin(), scores.end()}, {architecture_.layers, ff}},
-            {.name = "neurons",
-             .long_name = "layer and index of the neurons that were rewritten",
-             .values = {},
-             .shape = {std::ssize(neurons) / 2, 2},
-             .integers = neurons},
-            {.name = "original_token", .long_name = "what the model said", .values = {}, .integers = {said}},
-            {.name = "target_tokens",
-             .long_name = "tokens of the new target",
-             .values = {},
-             .integers = {target.begin(), target.end()}}},
-       .loss_curve = {}});
+  const auto integers = [](const char* name, const char* long_name, std::vector<int64_t> values) {
+    return RecordedValues{.name = name, .long_name = long_name, .values = {}, .integers = std::move(values)};
+  };
+  const auto places = [&](const char* name, const char* long_name, std::span<const int64_t> of) {
+    RecordedValues made = integers(name, long_name, {});
+    for (const int64_t neuron : of) made.integers.insert(made.integers.end(), {neuron / ff, neuron % ff});
+    made.shape = {std::ssize(of), 2};
+    return made;
+  };
+  Edit edit{.request = request,
+            .method = "kn",
+            .layer = (std::ranges::max_element(scores) - scores.begin()) / ff,
+            .recorded = {{"scores",
+                          "attribution of the true target",
+                          {scores.begin(), scores.end()},
+                          {architecture_.layers, ff}},
+                         places("neurons", "layer and index of the neurons that were rewritten", neurons),
+                         integers("original_token", "what the model said", {said}),
+                         integers("target_tokens", "tokens of the new target", {target.begin(), target.end()})},
+            .loss_curve = {}};
+  if (hparams_.refine)
+    edit.recorded.push_back(
+        places("coarse_neurons", "layer and index of the neurons of the request's own prompt", coarse));
+  batch.edits.push_back(std::move(edit));
   return batch;
 }
 

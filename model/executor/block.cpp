@@ -138,9 +138,10 @@ bool ForwardBlock::feed_forward(ConstView attended) {
   return true;
 }
 
-/// h = W_down f(W_up h), with the sites on the way. False where the plan stops there.
+/// h = W_down f(W_up h), with the sites on the way, and what neurons beside it add. False where the plan stops there.
 bool ForwardBlock::mlp(View h) {
   const int64_t ff = pass_.config.mlp_width;
+  const std::vector<Tensor> beside = beside_mlp(h);
   if (pass_.keep) kept_.up = Tensor(context_, h.rows, ff);
   Tensor key(context_, h.rows, ff);
   if (busy(Site::mlp_pre)) {
@@ -155,10 +156,22 @@ bool ForwardBlock::mlp(View h) {
   }
   if (!visit(Site::mlp_key, key.view())) return false;
   linear(context_, key.view(), p_.down_weight, p_.down_bias, h);
+  for (size_t i = 0; i < beside.size(); ++i)
+    gemm(context_, Transpose::no, beside[i].view(), Transpose::no, p_.neurons[i].values, h, Write::accumulate);
   add_branches_to(Site::mlp_out, h);
   kept_.mlp_factors = mlp_factors(h.rows);
   if (!kept_.mlp_factors.empty()) scale_rows(context_, kept_.mlp_factors, h);
   return true;
+}
+
+/// f(h K^T + b) of the neurons beside the MLP.
+std::vector<Tensor> ForwardBlock::beside_mlp(ConstView h) const {
+  std::vector<Tensor> beside;
+  for (const NeuronParameters& neurons : p_.neurons) {
+    const View z = beside.emplace_back(context_, h.rows, neurons.keys.rows).view();
+    linear_activation(context_, h, WeightView::out_in(neurons.keys), neurons.bias, neurons.activation, {}, z);
+  }
+  return beside;
 }
 
 /// Whether so many MLP outputs are replaced afterwards that the others are worth picking out. Not where something else

@@ -43,6 +43,7 @@ class ForwardBlock {
   bool mlp(View h);
   bool mlp_of_rows(std::span<const int64_t> rows, View h);
   bool mlp_runs_on_some_rows(int64_t rows) const;
+  std::vector<Tensor> beside_mlp(ConstView h) const;
   DeviceArray<float> mlp_factors(int64_t rows) const;
 
   View x() const { return x_.rows_slice(0, pass_.geometry.current_rows(layer_)); }
@@ -82,6 +83,7 @@ class BackwardBlock {
  private:
   void feed_forward();
   Tensor mlp_output_gradients(View dx) const;
+  void through_neurons(ConstView dout, View dh) const;
   void attend();
   Tensor qkv_gradients(ConstView dheads);
   void through_qkv(View dqkv);

@@ -50,6 +50,7 @@ void BackwardBlock::feed_forward() {
     weight_gradients(rows_at(Site::mlp_in).view(), dup.view(), p_.up_weight.orientation, g_->up_weight, g_->up_bias);
   Tensor dh(context_, dx.rows, pass_.config.width);
   linear_backward(context_, dup.view(), p_.up_weight, dh.view(), Write::assign);
+  through_neurons(dout, dh.view());
   visit(Site::mlp_in, dh.view());
   normalise_backward(context_, pass_.config.norm, kept_.middle.view(), p_.norm_2_gain, kept_.norm_2_statistics.view(),
                      dh.view(), dx, Write::accumulate, g_ ? g_->norm_2_gain : View{}, g_ ? g_->norm_2_bias : View{});
@@ -63,6 +64,20 @@ Tensor BackwardBlock::mlp_output_gradients(View dx) const {
   pass_.sites.visit(Site::mlp_out, layer_, dout.view());
   if (scaled) scale_rows(context_, kept_.mlp_factors, dout.view());
   return dout;
+}
+
+/// dh += (dout V^T * f'(h K^T + b)) K of the neurons beside the MLP.
+void BackwardBlock::through_neurons(ConstView dout, View dh) const {
+  if (p_.neurons.empty()) return;
+  const Tensor h = rows_at(Site::mlp_in);
+  for (const NeuronParameters& neurons : p_.neurons) {
+    const WeightView keys = WeightView::out_in(neurons.keys);
+    Tensor z(context_, h.rows(), neurons.keys.rows), dz(context_, h.rows(), neurons.keys.rows);
+    linear(context_, h.view(), keys, neurons.bias, z.view());
+    gemm(context_, Transpose::no, dout, Transpose::yes, neurons.values, dz.view());
+    activation_backward(context_, neurons.activation, z.view(), dz.view(), dz.view());
+    linear_backward(context_, dz.view(), keys, dh, Write::accumulate);
+  }
 }
 
 // --- Attention -------------------------------------------------------------------------------------------------------

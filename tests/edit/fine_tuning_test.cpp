@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <random>
+#include <set>
 
 #include "edit/methods.h"
 #include "kernels/softmax.h"
@@ -254,6 +256,50 @@ TEST_F(FineTuning, NeuronsAreScoredByIntegratedGradients) {
   }
 }
 
+/// With `refine`, the neurons that more than a share of the prompts have.
+TEST_F(FineTuning, RefinedNeuronsAreThoseOfSeveralPrompts) {
+  Executor executor(context_, model_);
+  const auto neurons_of = [&](const EditRequest& request, const Json& hparams, const char* name) {
+    Made made = make(executor, "kn", hparams);
+    const std::vector<PreparedRequest> one = {made.method->prepare(request, "r")};
+    const EditBatch batch = made.method->edit(executor, one, 1)[0];
+    std::set<std::pair<int64_t, int64_t>> found, changed;
+    for (const RecordedValues& values : batch.edits[0].recorded)
+      if (values.name == name)
+        for (size_t i = 0; i < values.integers.size(); i += 2)
+          found.emplace(values.integers[i], values.integers[i + 1]);
+    for (const Change& change : batch.changes)
+      for (int64_t i = 0; i < model_.config().mlp_width; ++i)
+        if (std::get<LowRank>(change).keys[i] == 1) changed.emplace(weight_of(change).layer, i);
+    if (name == std::string("neurons")) EXPECT_EQ(found, changed);
+    return found;
+  };
+  const Json coarse = {{"steps", 5}, {"adaptive_threshold", 0.2}};
+  Json refined = coarse;
+  refined["refine"] = true;
+  EditRequest request = kRequests[0];
+  request.paraphrases = {"They say Rome, the", "Of Rome, the old"};
+  std::map<std::pair<int64_t, int64_t>, int> counts;
+  for (const auto& neuron : neurons_of(request, coarse, "neurons")) ++counts[neuron];
+  for (const std::string& prompt : request.paraphrases) {
+    EditRequest other = kRequests[0];
+    other.prompt = prompt;
+    other.prompt.replace(prompt.find("Rome"), 4, "{}");
+    for (const auto& neuron : neurons_of(other, coarse, "neurons")) ++counts[neuron];
+  }
+  // Of three prompts: two or more, or all.
+  for (const auto& [share, least] : {std::pair(0.4, 2), std::pair(0.7, 3)}) {
+    refined["p"] = share;
+    std::set<std::pair<int64_t, int64_t>> expected;
+    for (const auto& [neuron, count] : counts)
+      if (count >= least) expected.insert(neuron);
+    ASSERT_FALSE(expected.empty());
+    EXPECT_LT(expected.size(), counts.size());
+    EXPECT_EQ(neurons_of(request, refined, "neurons"), expected);
+    EXPECT_EQ(neurons_of(request, refined, "coarse_neurons"), neurons_of(request, coarse, "neurons"));
+  }
+}
+
 TEST_F(FineTuning, WhatDoesNotFitIsRefusedByName) {
   Executor executor(context_, model_);
   const auto refused = [&](const std::string& name, const Json& hparams) {
@@ -267,7 +313,7 @@ TEST_F(FineTuning, WhatDoesNotFitIsRefusedByName) {
   expect_message(refused("ft", {{"layers", {1}}, {"objective_optimization", "target_new"}}),
                  {"objective_optimization", "prompt_last"});
   expect_message(refused("kn", {{"steps", 1}}), {"steps"});
-  expect_message(refused("kn", {{"refine", true}}), {"refine"});
+  expect_message(refused("kn", {{"p", 2}}), {"p"});
   const Made kn = make(executor, "kn", Json::object());
   EditRequest without = kRequests[0];
   without.target_true.clear();

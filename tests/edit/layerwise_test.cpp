@@ -440,8 +440,8 @@ TEST_F(Pmet, LossAndGradientAreThoseOfBothVectors) {
 TEST_F(Pmet, TheTargetCountsATenthOnceItIsSaid) {
   write_file_atomically(dir_.file("templates.json"), R"(["{}"])");
   Executor executor(context_, model_);
-  Made made = make(executor, "pmet",
-                   {{"v_num_grad_steps", 14}, {"v_lr", 0.2}, {"clamp_norm_factor", 50}, {"kl_factor", 20}});
+  Made made =
+      make(executor, "pmet", {{"v_num_grad_steps", 14}, {"v_lr", 0.2}, {"clamp_norm_factor", 50}, {"kl_factor", 20}});
   // Targets that take few steps: what the model finds second most likely.
   for (PreparedRequest& request : made.requests) {
     EditPrompt& prompt = request.prompts[0];

@@ -223,7 +223,7 @@ TEST_F(MethodTest, UpdatesAreAppliedAllOrOfOneBatchAndExported) {
   const EditFile file = read_edit_file(written(batches, all.checkpoint().weights_sha256()), all.config());
   EditChain chain, of_one;
   apply_edits(context_, all, file, chain);
-  apply_edits(context_, one, file, of_one, 2);
+  apply_edits(context_, one, file, of_one, {.only = 2});
   Model expected = Model::load(context_, source);
   EditedModel(batches[1].changes).fold_into(context_, expected);
   const std::vector<WeightId> changed = {{Role::down_weight, 1}, {Role::up_weight, 2}};
@@ -242,6 +242,95 @@ TEST_F(MethodTest, UpdatesAreAppliedAllOrOfOneBatchAndExported) {
   for (const WeightId id : changed) EXPECT_EQ(weight(loaded, id), weight(all, id));
   write_reverted_checkpoint(dir_.path() / "edited", dir_.path() / "back", OnExistingCheckpoint::refuse);
   EXPECT_EQ(Checkpoint::open(dir_.path() / "back").weights_sha256(), all.checkpoint().weights_sha256());
+}
+
+/// Neurons beside MLPs, in three batches; the second changes weights too.
+std::vector<EditBatch> batches_with_neurons(const Architecture& config) {
+  std::vector<EditBatch> batches;
+  const auto some = [&](int64_t count, float size) {
+    std::vector<float> values;
+    for (int64_t i = 0; i < count; ++i) values.push_back(size * static_cast<float>(i % 7 - 3));
+    return values;
+  };
+  for (int64_t b = 0; b < 3; ++b) {
+    EditBatch& batch = batches.emplace_back();
+    batch.edits.push_back(
+        {.request = kRequests[static_cast<size_t>(b)], .method = "toy", .layer = 3, .recorded = {}, .loss_curve = {}});
+    if (b == 0) continue;  // a request that needed nothing
+    const int64_t count = b + 1;
+    batch.changes.emplace_back(Neurons{{Role::down_weight, b == 1 ? 3 : 0},
+                                       config.activation,
+                                       some(count * config.width, 0.1f),
+                                       some(count, 0.2f),
+                                       some(count * config.width, 0.3f)});
+    if (b == 1)
+      batch.changes.emplace_back(
+          LowRank{{Role::down_weight, 1}, 1, some(config.mlp_width, 0.1f), some(config.width, 0.1f)});
+  }
+  return batches;
+}
+
+/// Logits of a text at all positions.
+std::vector<float> logits_of(Context& context, const Model& model) {
+  Plan plan;
+  plan.sequences.emplace_back().tokens = random_tokens(9, model.config().vocabulary, 5);
+  for (int64_t p = 0; p < 9; ++p) plan.wanted.push_back({0, p});
+  return Executor(context, model).run(plan).logits.to_host();
+}
+
+void expect_near(std::span<const float> found, std::span<const float> wanted) {
+  ASSERT_EQ(found.size(), wanted.size());
+  for (size_t i = 0; i < found.size(); ++i) EXPECT_NEAR(found[i], wanted[i], 2e-5 * (1 + std::abs(wanted[i])));
+}
+
+TEST_F(MethodTest, NeuronsComeBackFromTheirFileAndBecomeAPartOfExportedMlps) {
+  const std::filesystem::path source = saved();
+  Model all = Model::load(context_, source), some = all, wanted = all;
+  const std::vector<EditBatch> batches = batches_with_neurons(all.config());
+  const std::string weights = all.checkpoint().weights_sha256();
+  const EditFile file = read_edit_file(written(batches, weights), all.config());
+  EXPECT_EQ(file.batches, (std::vector<int64_t>{0, 1, 2}));
+  ASSERT_EQ(file.updates.size(), 3u);
+  const auto &found = std::get<Neurons>(file.updates[0].change), &made = std::get<Neurons>(batches[1].changes[0]);
+  EXPECT_EQ(found.weight, made.weight);
+  EXPECT_EQ(found.keys, made.keys);
+  EXPECT_EQ(found.bias, made.bias);
+  EXPECT_EQ(found.values, made.values);
+  EXPECT_EQ(norm_of(file.updates[0].change), norm_of(batches[1].changes[0]));
+
+  EditChain chain;
+  apply_edits(context_, all, file, chain);
+  EXPECT_EQ(chain.on(all).edited_since({weights, ""}), (std::set<int64_t>{0, 1, 3}));
+  const std::vector<float> before = logits_of(context_, some), after = logits_of(context_, all);
+  EXPECT_GT(relative_error(after, before), 1e-3);
+  write_edited_checkpoint(context_, all, chain, dir_.path() / "edited", OnExistingCheckpoint::refuse);
+  const Model loaded = Model::load(context_, dir_.path() / "edited");
+  EXPECT_EQ(loaded.config().mlp_width, all.config().mlp_width + 3);
+  expect_near(logits_of(context_, loaded), after);
+  write_reverted_checkpoint(dir_.path() / "edited", dir_.path() / "back", OnExistingCheckpoint::refuse);
+  EXPECT_EQ(Checkpoint::open(dir_.path() / "back").weights_sha256(), weights);
+
+  // Edits are deleted one by one: what is left is as if they had never been made.
+  EditChain without;
+  apply_edits(context_, some, file, without, {.without = {1}});
+  EditedModel(batches[2].changes).fold_into(context_, wanted);
+  EXPECT_EQ(logits_of(context_, some), logits_of(context_, wanted));
+  EditChain nothing;
+  expect_message(error_of<InputError>([&] { apply_edits(context_, some, file, nothing, {.without = {3}}); }),
+                 {"no edit 3", "0 to 2"});
+}
+
+TEST_F(MethodTest, NeuronsWithAnotherActivationFunctionAreNotExported) {
+  Model model = Model::load(context_, saved());
+  std::vector<EditBatch> batches = batches_with_neurons(model.config());
+  std::get<Neurons>(batches[2].changes[0]).activation = Activation::relu;
+  const EditFile file = read_edit_file(written(batches, model.checkpoint().weights_sha256()), model.config());
+  EditChain chain;
+  apply_edits(context_, model, file, chain);
+  expect_message(error_of<InputError>([&] {
+                   write_edited_checkpoint(context_, model, chain, dir_.path() / "x", OnExistingCheckpoint::refuse);
+                 }),
+                 {"export", "relu", "gelu_new"});
 }
 
 TEST_F(MethodTest, UpdatesThatCannotBeAppliedAreRefusedByName) {
@@ -285,6 +374,11 @@ TEST_F(MethodTest, UpdatesThatCannotBeAppliedAreRefusedByName) {
                                         {.units = "1", .long_name = "d"});
                  }),
                  {"/updates/0", "row 50"});
+  expect_message(refusal([&](H5File& file) {
+                   kind("neurons")(file);
+                   write_attribute(file, "/updates/0", "activation", "tanh");
+                 }),
+                 {"/updates/0", "activation", "tanh"});
 }
 
 }  // namespace

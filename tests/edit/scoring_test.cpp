@@ -88,6 +88,13 @@ class ScoringTest : public ::testing::TestWithParam<const char*> {
     const int64_t count = rows.empty() ? parameter.rows() : std::ssize(rows);
     return Dense{weight, std::move(rows), vector(count * parameter.cols(), seed, 0.3f)};
   }
+  Change neurons(int64_t layer, int64_t count, Activation activation, unsigned seed) const {
+    return Neurons{{Role::down_weight, layer},
+                   activation,
+                   vector(count * config_.width, seed + 1, 0.3f),
+                   vector(count, seed + 2, 1.0f),
+                   vector(count * config_.width, seed + 3, 1.0f)};
+  }
   std::vector<float> vector(int64_t count, unsigned seed, float spread) const {
     std::mt19937 random(seed);
     std::normal_distribution<float> normal(0, spread);
@@ -127,11 +134,15 @@ TEST_P(ScoringTest, LanesWithBranchesEqualEditedWeights) {
   const std::vector<Change> high_rank = {low_rank({Role::down_weight, 1}, 5, 5)};
   const std::vector<Change> rows = {dense({Role::up_weight, 1}, {2, 7}, 6), dense({Role::down_weight, 2}, {}, 7),
                                     changes[0]};
+  const std::vector<Change> beside = {neurons(2, 3, Activation::gelu_new, 8)};
+  const std::vector<Change> beside_lower = {neurons(0, 1, Activation::relu, 9), changes[0],
+                                            neurons(2, 2, Activation::gelu, 10)};
+  const std::vector<Change> nothing;
   std::vector<EditedPrompts> groups;
   for (size_t e = 0; e < changes.size(); ++e)
     groups.push_back(
         {EditedModel(std::span(changes).subspan(e, 1)), some_prompts(static_cast<unsigned>(1000 + 50 * e))});
-  for (const auto* several : {&two_layers, &attention, &all_kinds, &high_rank, &rows})
+  for (const auto* several : {&two_layers, &attention, &all_kinds, &high_rank, &rows, &beside, &beside_lower, &nothing})
     groups.push_back({EditedModel(*several), some_prompts(2000)});
   groups.push_back({EditedModel(high_rank), {}});  // nothing to score
   const auto scores = score_edits(executor, groups);
@@ -174,7 +185,6 @@ TEST_P(ScoringTest, RefusesWhatCannotBeScored) {
   };
   const auto good = std::get<LowRank>(low_rank({Role::down_weight, 0}, 1, 1));
   EXPECT_NO_THROW(edit({good}));
-  EXPECT_THROW(edit({}), ShapeError);
   for (const int64_t layer : {int64_t{3}, int64_t{-1}})
     EXPECT_THROW(edit({LowRank{{Role::down_weight, layer}, 1, good.keys, good.values}}), InputError);
   EXPECT_THROW(edit({LowRank{good.weight, 1, good.values, good.keys}}), InputError);
@@ -182,6 +192,11 @@ TEST_P(ScoringTest, RefusesWhatCannotBeScored) {
   EXPECT_THROW(edit({Dense{good.weight, {0, 0}, vector(2 * config_.width, 1, 1)}}), InputError);
   EXPECT_THROW(edit({Dense{good.weight, {config_.mlp_width}, vector(config_.width, 1, 1)}}), InputError);
   EXPECT_THROW(edit({Dense{good.weight, {}, vector(config_.width, 1, 1)}}), InputError);
+  const auto beside = std::get<Neurons>(neurons(1, 2, Activation::relu, 1));
+  EXPECT_THROW(edit({Neurons{{Role::down_weight, 3}, beside.activation, beside.keys, beside.bias, beside.values}}),
+               InputError);
+  EXPECT_THROW(edit({Neurons{beside.weight, beside.activation, beside.keys, {1}, beside.values}}), InputError);
+  EXPECT_THROW(edit({Neurons{beside.weight, beside.activation, {}, {}, {}}}), InputError);
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, ScoringTest, ::testing::Values("gpt2", "toy"),

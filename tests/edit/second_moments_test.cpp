@@ -402,7 +402,8 @@ TEST_F(SecondMoments, EigenvectorsAreKeptWhereTheyAreAskedFor) {
   vectors[7] = std::nan("");
   {
     H5File file = H5File::create(dir_.file("nan.h5"));
-    write_dataset<double>(file, "/layers/2/eigenvalues", eigen.values, {matrix.width}, {.units = "1", .long_name = "x"});
+    write_dataset<double>(file, "/layers/2/eigenvalues", eigen.values, {matrix.width},
+                          {.units = "1", .long_name = "x"});
     write_dataset<double>(file, "/layers/2/eigenvectors", vectors, {matrix.width, matrix.width},
                           {.units = "1", .long_name = "x"});
   }

@@ -127,6 +127,37 @@ TEST_P(Softmax, CrossEntropy) {
   EXPECT_TRUE(identical(x.values(), dx.values()));
 }
 
+TEST_P(Softmax, SmoothedCrossEntropy) {
+  if (s_.cols < 2) GTEST_SKIP() << "smoothing needs a second token";
+  Context context(device_options());
+  constexpr double kSmoothing = 0.125;
+  if (s_.rows > 1) targets_[1] = -1;
+  Doubles losses, gradients;
+  for (int64_t r = 0; r < s_.rows; ++r) {
+    const double weight = targets_[r] < 0 ? 0 : static_cast<double>(weights_[r]);
+    double loss = 0;
+    for (int64_t c = 0; c < s_.cols; ++c) {
+      const double wanted = c == targets_[r] ? 1 - kSmoothing : kSmoothing / static_cast<double>(s_.cols - 1);
+      loss -= wanted * expected(r, c);
+      gradients.push_back(weight * (std::exp(expected(r, c)) - wanted));
+    }
+    losses.push_back(weight * loss);
+  }
+  Padded x(context, s_.rows, s_.cols, logits_), loss(context, s_.rows, 1), dx(context, s_.rows, s_.cols);
+  const auto targets = device(context, targets_);
+  const auto weights = device(context, weights_);
+  cross_entropy(context, x.read(), targets, weights, loss.view(), dx.view(), Write::assign, kSmoothing);
+  EXPECT_TRUE(near_relative(loss.values(), losses, kOnce, 4 * kLog));
+  EXPECT_TRUE(near_relative(dx.values(), gradients, kFew, 4 * kLog));
+  EXPECT_TRUE(dx.guarded() && loss.guarded());
+  Padded sum(context, s_.rows, s_.cols, Values(logits_.size(), 1));
+  cross_entropy(context, x.read(), targets, weights, loss.view(), sum.view(), Write::accumulate, kSmoothing);
+  for (double& value : gradients) value += 1;
+  EXPECT_TRUE(near_relative(sum.values(), gradients, kFew, 4 * kLog));
+  cross_entropy(context, x.read(), targets, weights, loss.view(), x.view(), Write::assign, kSmoothing);
+  EXPECT_TRUE(identical(x.values(), dx.values()));
+}
+
 TEST_P(Softmax, KlDivergence) {
   Context context(device_options());
   const Values other = normal_values(random_, s_.rows * s_.cols, 5);
