@@ -7,12 +7,6 @@
 #include "runtime/error.h"
 
 namespace loci {
-namespace {
-
-/// Where a projection's rows come from and go to.
-struct Projection {
-  Site from, to;
-};
 
 Projection projection_of(Role role) {
   switch (role) {
@@ -28,6 +22,8 @@ Projection projection_of(Role role) {
       throw_error<ShapeError>("role {} is not that of a projection", static_cast<int>(role));
   }
 }
+
+namespace {
 
 /// Rows of a lane cost as much as so many ranks; above that a copy of the matrix is cheaper.
 constexpr int64_t kMostRank = 8;

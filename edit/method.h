@@ -37,6 +37,9 @@ class Method {
   virtual int64_t default_batch_size() const { return 1; }
   /// In a sequence: the executor's model has got the changes of this batch, made now or by an earlier run.
   virtual void take_up(const EditBatch& batch) { static_cast<void>(batch); }
+  /// Whether take_up() needs EditBatch::state. Then a finished sequence takes no more requests, since its file has only
+  /// the state after the last batch.
+  virtual bool has_state() const { return false; }
   /// Adds to a finished edit file what concerns all edits.
   virtual void describe(H5File& output) const { static_cast<void>(output); }
 

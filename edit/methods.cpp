@@ -13,6 +13,7 @@
 #include "edit/memit/memit.h"
 #include "edit/pmet/pmet.h"
 #include "edit/rome/rome.h"
+#include "edit/ultraedit/ultraedit.h"
 #include "runtime/error.h"
 
 namespace loci {
@@ -32,6 +33,7 @@ std::vector<MethodEntry>& methods() {
       {"ft-l", "the same within a limit of each element", make_ft},
       {"ft-m", "fine-tuning with the target teacher-forced", make_ft},
       {"kn", "rewrites the neurons that the true target hangs on", make_kn},
+      {"ultraedit", "one gradient per answer token, normalised over all edits so far; any projections", make_ultraedit},
   };
   return all;
 }
