@@ -9,30 +9,44 @@
 namespace loci {
 namespace {
 
+/// From sums that a processor adds up side by side.
 double dot(std::span<const float> a, std::span<const float> b) {
-  double sum = 0;
-  for (size_t i = 0; i < a.size(); ++i) sum += static_cast<double>(a[i]) * static_cast<double>(b[i]);
-  return sum;
-}
-
-/// The same from sums that a processor adds up side by side.
-double wide_dot(std::span<const float> a, std::span<const float> b) {
   std::array<double, 8> sums{};
   size_t i = 0;
   for (; i + sums.size() <= a.size(); i += sums.size())
     for (size_t k = 0; k < sums.size(); ++k) sums[k] += static_cast<double>(a[i + k]) * static_cast<double>(b[i + k]);
-  double sum = dot(a.subspan(i), b.subspan(i));
+  double sum = 0;
+  for (; i < a.size(); ++i) sum += static_cast<double>(a[i]) * static_cast<double>(b[i]);
   for (const double part : sums) sum += part;
   return sum;
 }
 
-/// |K^T V|^2 = sum over i, j of (k_i . k_j) (v_i . v_j).
+/// Row by row of K^T V.
+double norm_of_product(const LowRank& change) {
+  const auto in = std::ssize(change.keys) / change.rank, out = std::ssize(change.values) / change.rank;
+  std::vector<double> row(static_cast<size_t>(out));
+  double sum = 0;
+  for (int64_t i = 0; i < in; ++i) {
+    std::ranges::fill(row, 0.0);
+    for (int64_t r = 0; r < change.rank; ++r) {
+      const double key = static_cast<double>(change.keys[r * in + i]);
+      const float* value = change.values.data() + r * out;
+      for (int64_t j = 0; j < out; ++j) row[j] += key * static_cast<double>(value[j]);
+    }
+    for (const double x : row) sum += x * x;
+  }
+  return std::sqrt(sum);
+}
+
+/// |K^T V|^2 = sum over i, j of (k_i . k_j) (v_i . v_j), which takes less than the product while the rank is small.
 double norm(const LowRank& change) {
   if (change.rank == 1) return std::sqrt(dot(change.keys, change.keys)) * std::sqrt(dot(change.values, change.values));
+  const auto in = std::ssize(change.keys) / change.rank, out = std::ssize(change.values) / change.rank;
+  if (4 * change.rank * (in + out) > in * out) return norm_of_product(change);
   double sum = 0;
   for (int64_t i = 0; i < change.rank; ++i)
     for (int64_t j = 0; j <= i; ++j)
-      sum += (i == j ? 1 : 2) * wide_dot(change.key(i), change.key(j)) * wide_dot(change.value(i), change.value(j));
+      sum += (i == j ? 1 : 2) * dot(change.key(i), change.key(j)) * dot(change.value(i), change.value(j));
   return std::sqrt(std::max(0.0, sum));
 }
 

@@ -17,9 +17,9 @@
 namespace loci {
 namespace {
 
+constexpr const char* kStateGroup = "/state";
 constexpr int64_t kLossColumns = 5;
 constexpr const char* kWeightUpdate = "weight";
-constexpr const char* kStateGroup = "/state";
 
 std::vector<float> read_vector(const H5File& file, const std::string& group, const char* name) {
   const std::string path = group + "/" + name;
@@ -174,7 +174,7 @@ void write_batches(H5File& file, const Architecture& architecture, std::span<con
                    int64_t first_edit, int64_t first_batch) {
   int64_t edit_index = first_edit, batch_index = first_batch, update_index = count_of(file, "/updates");
   for (const EditBatch& batch : batches) {
-    const double update_norm = norm_of(batch.changes);
+    const double norm = norm_of(batch.changes);
     for (const Edit& edit : batch.edits) {
       const std::string group = edit_group(edit_index++);
       create_group(file, group);
@@ -185,7 +185,7 @@ void write_batches(H5File& file, const Architecture& architecture, std::span<con
       } else {
         write_attribute(file, group, "batch", batch_index);
       }
-      write_edit(file, group, edit, update_norm);
+      write_edit(file, group, edit, norm);
     }
     if (!batch.is_rank_one)
       for (const Change& change : batch.changes)

@@ -37,9 +37,8 @@ class Method {
   virtual int64_t default_batch_size() const { return 1; }
   /// In a sequence: the executor's model has got the changes of this batch, made now or by an earlier run.
   virtual void take_up(const EditBatch& batch) { static_cast<void>(batch); }
-  /// Whether take_up() needs EditBatch::state. Then a finished sequence takes no more requests, since its file has only
-  /// the state after the last batch.
-  virtual bool has_state() const { return false; }
+  /// The next batch is the first of another sequence: what take_up() has kept counts no more.
+  virtual void start_sequence() {}
   /// Adds to a finished edit file what concerns all edits.
   virtual void describe(H5File& output) const { static_cast<void>(output); }
 
@@ -49,6 +48,9 @@ class Method {
   virtual std::span<const std::string> context_templates() const { return {}; }
   /// Why edits of this method should not build on each other; empty where nothing is known against it.
   virtual std::string_view warning_of_sequences() const { return {}; }
+  /// Whether take_up() needs EditBatch::state. Then a finished sequence takes no more requests, since its file has only
+  /// the state after the last batch.
+  virtual bool has_state() const { return false; }
 };
 
 /// A method whose work on a batch is mostly work on its single requests: the z of MEMIT. Ranks share that, and a job

@@ -32,8 +32,8 @@ std::vector<MethodEntry>& methods() {
       {"ft", "fine-tuning of one layer, all target tokens asked at the prompt's end", make_ft},
       {"ft-l", "the same within a limit of each element", make_ft},
       {"ft-m", "fine-tuning with the target teacher-forced", make_ft},
-      {"kn", "rewrites the neurons that the true target hangs on", make_kn},
       {"ultraedit", "one gradient per answer token, normalised over all edits so far; any projections", make_ultraedit},
+      {"kn", "rewrites the neurons that the true target hangs on", make_kn},
   };
   return all;
 }

@@ -63,15 +63,15 @@ std::vector<RecordResult> evaluate_own_edits(Executor& executor, const Tokenizer
   const double seconds = seconds_since(start) / static_cast<double>(records.size());
   std::vector<RecordResult> results;
   for (size_t b = 0; b < batches.size(); ++b) {
+    const double norm = norm_of(batches[b].changes);
     auto first = std::ptrdiff_t{0};
-    const double update_norm = norm_of(batches[b].changes);
     for (size_t e = 0; e < batches[b].edits.size(); ++e) {
       const size_t r = results.size();
       const auto end = first + std::ssize(prepared[r].parts());
       results.push_back(make_result(records[r], prepared[r],
                                     {{scores[b].before.begin() + first, scores[b].before.begin() + end},
                                      {scores[b].after.begin() + first, scores[b].after.begin() + end}}));
-      results.back().update_norm = update_norm;
+      results.back().update_norm = norm;
       results.back().score_seconds = seconds;
       first = end;
     }

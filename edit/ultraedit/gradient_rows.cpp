@@ -104,16 +104,11 @@ std::vector<RecordingPtr> Collection::run_below(std::span<const BatchMember> wav
 /// behind it of each module's `rows`.
 void Collection::ask(const BatchMember& member, int64_t sequence, int64_t first_row, int64_t rows) {
   const EditPrompt& text = text_of(member);
-  const auto want = [&](int64_t position, int32_t target, float weight) {
-    plan_.wanted.push_back({sequence, position});
-    targets_.push_back(target);
-    weights_.push_back(weight);
-  };
+  const std::vector<int32_t>& target = member.request->target;
+  for (int64_t t = 0; t < std::ssize(target); ++t) plan_.wanted.push_back({sequence, text.first_target + t});
+  targets_.insert(targets_.end(), target.begin(), target.end());
+  weights_.insert(weights_.end(), target.size(), member.weight);
   const int64_t end = text_rows(member), first = end - member.rows;
-  // The last block computes no rows before the first wanted one.
-  if (first < text.first_target) want(first, -1, 0);
-  for (int64_t t = 0; t < std::ssize(member.request->target); ++t)
-    want(text.first_target + t, member.request->target[t], member.weight);
   for (int64_t m = 0; m < std::ssize(modules_); ++m)
     for (int64_t position = first; position < end; ++position) {
       const int64_t row = m * rows + first_row + position - first, layer = modules_[m].weight.layer;

@@ -97,8 +97,7 @@ class UltraEdit : public Method {
         modules_(find_modules(hparams.modules, architecture_, resources.options().hparams)) {
     resources.refuse_second_moments("ultraedit");
     resources.refuse_context_templates("ultraedit");
-    for (const EditedModule& module : modules_)
-      normalisers_.try_emplace({module.in, module.out}, module.in, module.out);
+    start_sequence();
   }
 
   PreparedRequest prepare(const EditRequest& request, std::string_view where) const override {
@@ -117,6 +116,11 @@ class UltraEdit : public Method {
 
   int64_t default_batch_size() const override { return hparams_.batch_size; }
   bool has_state() const override { return true; }
+  void start_sequence() final {
+    normalisers_.clear();
+    for (const EditedModule& module : modules_)
+      normalisers_.try_emplace({module.in, module.out}, module.in, module.out);
+  }
   /// Of the batches that a shard holds, only the last one brings the state.
   void take_up(const EditBatch& batch) override {
     if (batch.state.empty()) return;
@@ -224,6 +228,11 @@ Edit UltraEdit::record(const BatchMember& member, const GradientRows& rows, bool
 
 std::unique_ptr<Method> make_ultraedit(std::string_view, Resources& resources) {
   return std::make_unique<UltraEdit>(read_ultraedit_hparams(resources), resources);
+}
+
+std::vector<SettingRow> ultraedit_hparams(std::string_view) {
+  UltraEditHparams hparams;
+  return setting_rows(fields_of(hparams));
 }
 
 }  // namespace loci

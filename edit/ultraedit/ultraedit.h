@@ -2,9 +2,11 @@
 
 #include <memory>
 #include <string_view>
+#include <vector>
 
 #include "edit/method.h"
 #include "edit/resources.h"
+#include "runtime/io/settings.h"
 
 namespace loci {
 
@@ -22,5 +24,7 @@ namespace loci {
 /// loss, and its rows enter the statistics together. Passes say what is computed; how much of it runs at once hangs on
 /// the executor alone.
 std::unique_ptr<Method> make_ultraedit(std::string_view name, Resources& resources);
+/// What its hyper-parameter files may hold.
+std::vector<SettingRow> ultraedit_hparams(std::string_view name);
 
 }  // namespace loci

@@ -9,6 +9,7 @@
 
 #include "edit/edit_units.h"
 #include "edit/methods.h"
+#include "edit/ultraedit/ultraedit.h"
 #include "kernels/softmax.h"
 #include "model/train/parameter_buffer.h"
 #include "runtime/io/atomic_file.h"
@@ -376,6 +377,20 @@ TEST_F(UltraEdit, IndependentBatchesStartAnew) {
   }
 }
 
+TEST_F(UltraEdit, AnotherSequenceStartsAnew) {
+  Executor executor(context_, model_);
+  const Made made = make(executor, Json::object());
+  const auto change = [&] {
+    const EditBatch batch = made.method->edit(executor, made.requests, 0)[0];
+    made.method->take_up(batch);
+    return std::get<LowRank>(batch.changes[0]).values;
+  };
+  const std::vector<float> first = change();
+  EXPECT_NE(change(), first);
+  made.method->start_sequence();
+  EXPECT_EQ(change(), first);
+}
+
 /// Who shares a pass counts, how many texts run at once does not.
 TEST_F(UltraEdit, WavesDoNotMatterAndPassesDo) {
   Executor executor(context_, model_);
@@ -513,6 +528,11 @@ TEST_F(UltraEdit, WhatDoesNotFitIsRefusedByName) {
   expect_message(error_of<InputError>([&] { make_method("ultraedit", without); }), {"hparams", "edit_modules"});
   const Made fine = make(executor, {{"num_seq", 200}, {"half", true}, {"name", "gpt2"}});
   EXPECT_EQ(fine.method->settings()["hparams"]["n_edits"], 5);
+  std::map<std::string, std::string> defaults;
+  for (const SettingRow& row : ultraedit_hparams("ultraedit")) defaults[row.key] = row.default_value;
+  EXPECT_EQ(defaults["edit_modules"], "required");
+  EXPECT_EQ(defaults["batch_size"], "`10`");
+  EXPECT_EQ(defaults["token"], "`\"ans\"`");
 }
 
 }  // namespace
