@@ -112,6 +112,13 @@ int64_t warn_of_failures(const std::vector<EditReport>& edits) {
   return failed;
 }
 
+/// Of the time that making them took, without loading and scoring. 0: the file does not say.
+double edits_per_second(const std::vector<EditReport>& edits) {
+  double seconds = 0;
+  for (const EditReport& edit : edits) seconds += edit.seconds;
+  return seconds > 0 ? static_cast<double>(edits.size()) / seconds : 0;
+}
+
 /// What the output holds, whether it was made now or before.
 void report(const EditCommand& command, const EditJobOutcome& outcome) {
   const H5File file = H5File::open_read(command.output.path);
@@ -125,6 +132,7 @@ void report(const EditCommand& command, const EditJobOutcome& outcome) {
       fmt::print("{} of {} did not take\n", failed, count(std::ssize(edits), "edit"));
     else if (std::ranges::all_of(edits, [](const EditReport& edit) { return edit.outcome.has_value(); }))
       fmt::print("{} took\n", count(std::ssize(edits), "edit"));
+    if (const double speed = edits_per_second(edits); speed > 0) fmt::print("{:.3g} edits/s\n", speed);
     return print_done_before(outcome.before, std::ssize(edits), "requests");
   }
   Json summary = {{"output", command.output.path},
@@ -132,6 +140,7 @@ void report(const EditCommand& command, const EditJobOutcome& outcome) {
                   {"mode", read_string_attribute(file, "/", "mode")},
                   {"skipped", read_skipped_records(file).size()},
                   {"did_not_take", failed},
+                  {"edits_per_second", edits_per_second(edits)},
                   {"edits", Json::array()}};
   for (const EditReport& edit : edits) summary["edits"].push_back(edit_json(edit));
   add_spending(summary, outcome.spending);

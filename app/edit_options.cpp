@@ -105,7 +105,7 @@ void add_batch_option(Command& command, int64_t& batch) {
                .help = "write N requests together, in their order; 0: all of them",
                .role = Role::by_content,
                .min = 0,
-               .default_text = "0 for memit, emmet, alphaedit; else 1"});
+               .default_text = "0 for memit, emmet, alphaedit and pmet; \"n_edits\" for ultraedit; else 1"});
 }
 
 std::optional<int64_t> batch_size(int64_t batch) { return batch < 0 ? std::nullopt : std::optional(batch); }

@@ -13,13 +13,14 @@
 
 namespace loci {
 
-/// Values that a method has recorded of an edit: a data set of its group in an edit file.
+/// Values that a method has recorded of an edit, or keeps after a batch: a data set in an edit file.
 struct RecordedValues {
   std::string name;
   std::string long_name;
   std::vector<float> values;
   std::vector<int64_t> shape = {};     ///< empty: a vector
   std::vector<int64_t> integers = {};  ///< instead of `values`
+  std::vector<double> doubles = {};    ///< instead of both
 };
 
 /// A request that was written into a model, and what its method recorded of that.
@@ -45,6 +46,9 @@ struct EditBatch {
   std::vector<Change> changes;
   /// One edit whose only change is of rank one on its layer's down projection: files keep it beside the edit.
   bool is_rank_one = false;
+  /// What a sequence must know of all batches so far to go on, for Method::take_up(). A shard keeps that of its last
+  /// batch, and a finished file that of the last of all.
+  std::vector<RecordedValues> state = {};
 };
 
 }  // namespace loci

@@ -17,6 +17,7 @@
 namespace loci {
 namespace {
 
+constexpr const char* kStateGroup = "/state";
 constexpr int64_t kLossColumns = 5;
 constexpr const char* kWeightUpdate = "weight";
 constexpr const char* kNeuronsUpdate = "neurons";
@@ -89,16 +90,7 @@ void write_loss_curve(H5File& file, const std::string& group, std::span<const Lo
 }
 
 void write_edit(H5File& file, const std::string& group, const Edit& edit, double update_norm) {
-  for (const RecordedValues& recorded : edit.recorded) {
-    const std::string path = group + "/" + recorded.name;
-    if (recorded.integers.empty())
-      write_array(file, path, recorded.values, recorded.long_name, recorded.shape);
-    else
-      write_dataset<int64_t>(
-          file, path, recorded.integers,
-          recorded.shape.empty() ? std::vector<int64_t>{std::ssize(recorded.integers)} : recorded.shape,
-          {.units = "1", .long_name = recorded.long_name});
-  }
+  write_recorded(file, group, edit.recorded);
   if (!edit.loss_curve.empty()) write_loss_curve(file, group, edit.loss_curve);
   write_attribute(file, group, "case_id", edit.request.case_id);
   write_attribute(file, group, "prompt", edit.request.prompt);
@@ -178,6 +170,22 @@ int64_t count_of(const H5File& file, const std::string& group) {
 
 }  // namespace
 
+void write_recorded(H5File& file, const std::string& group, std::span<const RecordedValues> recorded) {
+  for (const RecordedValues& one : recorded) {
+    const auto write = [&](const auto& values) {
+      write_dataset(file, group + "/" + one.name, values,
+                    one.shape.empty() ? std::vector<int64_t>{std::ssize(values)} : one.shape,
+                    {.units = "1", .long_name = one.long_name});
+    };
+    if (!one.doubles.empty())
+      write(one.doubles);
+    else if (!one.integers.empty())
+      write(one.integers);
+    else
+      write(one.values);
+  }
+}
+
 void write_batches(H5File& file, const Architecture& architecture, std::span<const EditBatch> batches,
                    int64_t first_edit, int64_t first_batch) {
   int64_t edit_index = first_edit, batch_index = first_batch, update_index = count_of(file, "/updates");
@@ -200,6 +208,7 @@ void write_batches(H5File& file, const Architecture& architecture, std::span<con
         write_update(file, update_group(update_index++), architecture, change, batch_index);
     ++batch_index;
   }
+  if (!batches.empty()) write_recorded(file, kStateGroup, batches.back().state);
 }
 
 void append_batches(H5File& file, const H5File& shard) {
@@ -345,6 +354,27 @@ std::vector<Update> read_updates(const H5File& file, const Architecture& archite
 
 }  // namespace
 
+std::vector<RecordedValues> read_state(const H5File& shard) {
+  const std::string below = std::string(kStateGroup) + "/";
+  std::vector<RecordedValues> state;
+  for (const std::string& path : object_paths(shard)) {
+    if (!path.starts_with(below) || h5_is_group(shard, path)) continue;
+    RecordedValues one{path.substr(below.size()), read_string_attribute(shard, path, "long_name"), {}};
+    const auto take = [&](auto array, auto& values) {
+      values = std::move(array.values);
+      one.shape = std::move(array.shape);
+    };
+    if (const DatasetInfo info = dataset_info(shard, path); info.kind == H5Kind::integer)
+      take(read_dataset<int64_t>(shard, path), one.integers);
+    else if (info.item_size == sizeof(double))
+      take(read_dataset<double>(shard, path), one.doubles);
+    else
+      take(read_dataset<float>(shard, path), one.values);
+    state.push_back(std::move(one));
+  }
+  return state;
+}
+
 EditReport read_edit_report(const H5File& file, int64_t index) {
   const std::string group = edit_group(index);
   const std::vector<LossRow> curve = read_loss_curve(file, group);
@@ -352,6 +382,7 @@ EditReport read_edit_report(const H5File& file, int64_t index) {
           .layer = read_layer(file, group),
           .update_norm = has_attribute(file, group, "update_norm") ? read_double_attribute(file, group, "update_norm")
                                                                    : norm_of(read_rank_one(file, group).changes),
+          .seconds = has_attribute(file, group, "seconds") ? read_double_attribute(file, group, "seconds") : 0,
           .steps = std::ssize(curve),
           .first_loss = curve.empty() ? LossRow{} : curve.front(),
           .last_loss = curve.empty() ? LossRow{} : curve.back(),
@@ -376,6 +407,7 @@ std::vector<EditBatch> read_batches(const H5File& file, const Architecture& arch
   for (Update& update : read_updates(file, architecture))
     if (const auto at = place.find(update.batch); at != place.end())
       batches[at->second].changes.push_back(std::move(update.change));
+  if (!batches.empty()) batches.back().state = read_state(file);
   return batches;
 }
 

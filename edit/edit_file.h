@@ -49,16 +49,22 @@ struct EditFile {
 /// batches from `first_batch`.
 void write_batches(H5File& file, const Architecture& architecture, std::span<const EditBatch> batches,
                    int64_t first_edit, int64_t first_batch);
-/// Takes over all edits and updates of a shard, which follow those that `file` holds.
+/// Takes over all edits and updates of a shard, which follow those that `file` holds; not the state.
 void append_batches(H5File& file, const H5File& shard);
 /// Copies `count` edits from `first` on, and the updates of their batches, from a finished file into a shard.
 void copy_batches(const H5File& file, int64_t first, int64_t count, H5File& shard);
+/// EditBatch::state of the last batch of a shard; empty where the method has none.
+std::vector<RecordedValues> read_state(const H5File& shard);
+/// Writes each as the data set {group}/{name}.
+void write_recorded(H5File& file, const std::string& group, std::span<const RecordedValues> recorded);
+
 /// What is told of an edit: all but its vectors.
 struct EditReport {
   EditRequest request;
   int64_t layer = 0;
   double update_norm = 0;
-  int64_t steps = 0;  ///< of an optimiser; 0: the method has none, and no loss
+  double seconds = 0;  ///< that making it took; 0: the file does not say
+  int64_t steps = 0;   ///< of an optimiser; 0: the method has none, and no loss
   LossRow first_loss, last_loss;
   std::optional<EditOutcome> outcome;
 };

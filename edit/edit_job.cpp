@@ -52,12 +52,12 @@ class EditJob {
                       if (is_sequential() && !pass_of(unit).finds) apply_done(store, unit);
                     },
                 .merge = {.unit =
-                              [](H5File& output, const H5File& shard) {
-                                if (!holds_found_edits(shard)) append_batches(output, shard);
+                              [&](H5File& output, const H5File& shard) {
+                                if (!holds_found_edits(shard)) take_over(output, shard);
                               },
                           .finish = [&](H5File& output) { describe(output); }}};
     // Of a sequence whose batches are found first, the later passes hang on the length of the earlier ones.
-    if (passes_.size() == 1 || !is_sequential()) {
+    if ((passes_.size() == 1 && !method_->has_state()) || !is_sequential()) {
       job.count_items = [](const H5File& output) { return std::ssize(group_members(output, "/edits")); };
       job.cut_unit = [&](const H5File& output, int64_t unit, H5File& shard) { cut_unit(output, unit, shard); };
     }
@@ -124,6 +124,11 @@ class EditJob {
     }
   }
 
+  void take_over(H5File& output, const H5File& shard) {
+    append_batches(output, shard);
+    state_ = read_state(shard);
+  }
+
   void describe(H5File& output) {
     write_provenance(output, config_,
                      job_provenance(description_.inputs, context_, model_, ranks_.communicator.size(), base_.sha256()));
@@ -134,6 +139,7 @@ class EditJob {
     if (!templates.empty())
       write_strings(output, "/context_templates", templates, {std::ssize(templates)},
                     {.units = "", .long_name = "context templates, with {} where the prompt stands"});
+    write_recorded(output, "", state_);
     method_->describe(output);
     if (is_sequential()) describe_end(output);
   }
@@ -166,6 +172,7 @@ class EditJob {
   std::unique_ptr<Method> method_;
   int64_t batch_size_ = 1;
   std::vector<EditPass> passes_;
+  std::vector<RecordedValues> state_;  // on rank 0, after the last batch merged so far
   Units units_{std::vector<UnitPass>()};
   Json config_;
 };

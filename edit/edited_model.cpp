@@ -7,12 +7,6 @@
 #include "runtime/error.h"
 
 namespace loci {
-namespace {
-
-/// Where a projection's rows come from and go to.
-struct Projection {
-  Site from, to;
-};
 
 Projection projection_of(Role role) {
   switch (role) {
@@ -28,6 +22,8 @@ Projection projection_of(Role role) {
       throw_error<ShapeError>("role {} is not that of a projection", static_cast<int>(role));
   }
 }
+
+namespace {
 
 Projection projection_of(const Change& change) {
   if (std::holds_alternative<Neurons>(change)) return {Site::mlp_in, Site::mlp_out};

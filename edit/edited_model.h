@@ -10,6 +10,13 @@
 
 namespace loci {
 
+/// Where the rows that a matrix of a block multiplies come from, and where its products go.
+struct Projection {
+  Site from, to;
+};
+/// Throws ShapeError for a role that is not a matrix of a block.
+Projection projection_of(Role role);
+
 /// A model with changes, as the executor runs it: on lanes beside the model as it is, or with new weights.
 class EditedModel {
  public:

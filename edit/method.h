@@ -50,6 +50,9 @@ class Method {
   virtual std::span<const std::string> context_templates() const { return {}; }
   /// Why edits of this method should not build on each other; empty where nothing is known against it.
   virtual std::string_view warning_of_sequences() const { return {}; }
+  /// Whether take_up() needs EditBatch::state. Then a finished sequence takes no more requests, since its file has only
+  /// the state after the last batch.
+  virtual bool has_state() const { return false; }
 };
 
 /// A method whose work on a batch is mostly work on its single requests: the z of MEMIT. Ranks share that, and a job

@@ -14,6 +14,7 @@
 #include "edit/pmet/pmet.h"
 #include "edit/rome/rome.h"
 #include "edit/tpatcher/tpatcher.h"
+#include "edit/ultraedit/ultraedit.h"
 #include "runtime/error.h"
 #include "runtime/wording.h"
 
@@ -33,6 +34,8 @@ std::vector<MethodEntry>& methods() {
       {"ft", "fine-tuning of one layer, all target tokens asked at the prompt's end", make_ft, ft_hparams},
       {"ft-l", "the same within a limit of each element", make_ft, ft_hparams},
       {"ft-m", "fine-tuning with the target teacher-forced", make_ft, ft_hparams},
+      {"ultraedit", "one gradient per answer token, normalised over all edits so far; any projections", make_ultraedit,
+       ultraedit_hparams},
       {"kn", "rewrites the neurons that the true target hangs on", make_kn, kn_hparams},
       {"t-patcher", "neurons beside the last MLP for the tokens that the model does not say", make_tpatcher,
        tpatcher_hparams},

@@ -49,7 +49,8 @@ void check_tap(const Plan& plan, const RowTap& tap, View output, const Architect
   check_place(plan, tap.sequence, tap.position, tap.site, tap.layer, "tap");
   require<ShapeError>(tap.destination >= 0 && tap.destination < output.rows, "a tap's row {} of {} outputs",
                       tap.destination, output.rows);
-  require<ShapeError>(output.cols == site_width(config, tap.site), "tap outputs are {} wide", output.cols);
+  require<ShapeError>(output.cols >= site_width(config, tap.site), "tap outputs are {} wide, a tapped site {}",
+                      output.cols, site_width(config, tap.site));
 }
 
 void check_branch(const Plan& plan, const Branch& branch, const Architecture& config) {

@@ -135,11 +135,11 @@ struct Plan {
   std::vector<TokenQuestion> questions;
   std::optional<StopAfter> stop;
   std::vector<BlockSite> recorded;  ///< beside keys, values and resid, for sequences with `record`
-  View tap_output;                  ///< [taps' destinations, width of their site], the caller's
+  View tap_output;                  ///< [taps' destinations, width of their site or more], the caller's
   std::vector<BlockSite> observed;  ///< the rows of all sequences there go to `observer` whole, [rows, width]
   std::function<void(Site, int64_t layer, ConstView rows)> observer;
   std::vector<RowTap> gradient_taps;  ///< for the backward pass
-  View gradient_output;               ///< [gradient taps' destinations, width of their site], the caller's
+  View gradient_output;               ///< [gradient taps' destinations, width of their site or more], the caller's
 };
 
 /// Throws ShapeError for a plan that contradicts itself or the model (a position outside its sequence, a patch below

@@ -1,6 +1,8 @@
 // `loci edit`: what it tells of its edits, and models with edits as the base of other commands.
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <thread>
 
 #include "edit/edit_file.h"
 #include "edit/edited_checkpoint.h"
@@ -83,6 +85,59 @@ TEST_F(EditOutcomes, AreToldInTextAndJsonAndStored) {
   const Outcome again = edit("e.h5", {}, "hparams.json");  // from the finished file
   EXPECT_NE(again.out.find("took: p(new) "), std::string::npos) << again.out;
   EXPECT_NE(again.out.find("2 edits took"), std::string::npos) << again.out;
+}
+
+/// A sequence goes on from the statistics of its last batch, which alone the output holds.
+TEST_F(EditOutcomes, SequencesCarryStatisticsOn) {
+  write("ultraedit.json", R"({"edit_modules": ["transformer.h.3.mlp.c_proj", "transformer.h.2.mlp.c_proj"], "lr": 0.001,
+                              "batch_size": 2, "n_edits": 4, "token": "ans"})");
+  const std::string requests = (source_dir() / "data" / "world" / "records_tune.json").string();
+  const auto command = [&](const std::string& output, const std::string& limit, bool sequential = true) {
+    std::vector<std::string> made = {"edit",       model_,       "--method",  "ultraedit",
+                                     "--requests", requests,     "--limit",   limit,
+                                     "--output",   path(output), "--hparams", path("ultraedit.json"),
+                                     "--threads",  "1",          "--json"};
+    if (sequential) made.push_back("--sequential");
+    return made;
+  };
+  const Json told = json_of(run_loci(command("whole.h5", "22")));
+  EXPECT_EQ(told["mode"], "sequential");
+  EXPECT_GT(told["edits_per_second"], 0);
+  const auto killed = [&] { return path("killed.h5") + ".parts/unit_000001.done"; };
+  const TemporaryDir streams;
+  const pid_t child = start_loci(command("killed.h5", "22"), streams.path());
+  for (int i = 0; i < 60000 && !std::filesystem::exists(killed()); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  kill(child, SIGKILL);
+  wait_for(child, streams.path());
+  const bool interrupted = !std::filesystem::exists(path("killed.h5"));
+  const Outcome rest = run_loci(command("killed.h5", "22"));
+  ASSERT_EQ(rest.exit_code, 0) << rest.err;
+  EXPECT_EQ(rest.err.find("of 22 requests were done before") != std::string::npos, interrupted) << rest.err;
+  EXPECT_EQ(canonical_hash(path("killed.h5")), canonical_hash(path("whole.h5")));
+
+  const auto rows = [&](const std::string& output, int64_t first, int64_t end) {
+    const H5File file = H5File::open_read(path(output));
+    int64_t tokens = 0;
+    for (int64_t j = first; j < end; ++j) tokens += read_int_attribute(file, edit_group(j), "target_new_tokens");
+    EXPECT_EQ(read_dataset<int64_t>(file, "/normaliser/1024x128/n").values[0], 2 * tokens) << "of two projections";
+    EXPECT_EQ(dataset_info(file, "/normaliser/1024x128/mean").shape, std::vector<int64_t>{1152});
+    EXPECT_FALSE(h5_exists(file, "/state"));
+    EXPECT_TRUE(h5_exists(file, "/edits/3/keys/1"));
+    EXPECT_TRUE(h5_exists(file, "/edits/3/gradients/1"));
+    return h5_exists(file, "/edits/4/keys/1");
+  };
+  EXPECT_FALSE(rows("whole.h5", 0, 22)) << "of the first batch only";
+  const Outcome more = run_loci(command("whole.h5", "24"));
+  EXPECT_EQ(more.exit_code, 2);
+  EXPECT_NE(more.err.find("limit"), std::string::npos) << more.err;
+
+  // Batches that do not build on each other can be continued.
+  ASSERT_EQ(run_loci(command("grown.h5", "6", false)).exit_code, 0);
+  EXPECT_EQ(json_of(run_loci(command("grown.h5", "11", false)))["done_before"], 4);
+  ASSERT_EQ(run_loci(command("new.h5", "11", false)).exit_code, 0);
+  EXPECT_EQ(canonical_hash(path("grown.h5")), canonical_hash(path("new.h5")));
+  EXPECT_TRUE(rows("grown.h5", 8, 11)) << "each batch is a first one";
 }
 
 TEST_F(EditOutcomes, ThatFailedAreNamedAndCounted) {
