@@ -232,7 +232,7 @@ std::unique_ptr<Method> make_ultraedit(std::string_view, Resources& resources) {
 
 std::vector<SettingRow> ultraedit_hparams(std::string_view) {
   UltraEditHparams hparams;
-  return setting_rows(fields_of(hparams));
+  return hparam_rows(fields_of(hparams), {"edit_modules"});
 }
 
 }  // namespace loci
