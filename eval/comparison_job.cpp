@@ -116,7 +116,7 @@ class ComparisonJob {
     plan();
     configure(read.sha256);
     if (ranks.is_root())
-      spdlog::info("eval: {} on {} are compared in {}", count(std::ssize(methods_), "method"),
+      spdlog::info("eval: compares {} on {}, in {}", count(std::ssize(methods_), "method"),
                    count(std::ssize(records_), "record"), count(units_.count(), "unit"));
   }
 
