@@ -355,8 +355,9 @@ std::vector<Update> read_updates(const H5File& file, const Architecture& archite
 }  // namespace
 
 std::vector<RecordedValues> read_state(const H5File& shard) {
-  const std::string below = std::string(kStateGroup) + "/";
   std::vector<RecordedValues> state;
+  if (!h5_is_group(shard, kStateGroup)) return state;
+  const std::string below = std::string(kStateGroup) + "/";
   for (const std::string& path : object_paths(shard)) {
     if (!path.starts_with(below) || h5_is_group(shard, path)) continue;
     RecordedValues one{path.substr(below.size()), read_string_attribute(shard, path, "long_name"), {}};
