@@ -271,7 +271,9 @@ TEST_F(FineTuning, RefinedNeuronsAreThoseOfSeveralPrompts) {
     for (const Change& change : batch.changes)
       for (int64_t i = 0; i < model_.config().mlp_width; ++i)
         if (std::get<LowRank>(change).keys[i] == 1) changed.emplace(weight_of(change).layer, i);
-    if (name == std::string("neurons")) EXPECT_EQ(found, changed);
+    if (name == std::string("neurons")) {
+      EXPECT_EQ(found, changed);
+    }
     return found;
   };
   const Json coarse = {{"steps", 5}, {"adaptive_threshold", 0.2}};
