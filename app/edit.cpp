@@ -132,7 +132,8 @@ void report(const EditCommand& command, const EditJobOutcome& outcome) {
       fmt::print("{} of {} did not take\n", failed, count(std::ssize(edits), "edit"));
     else if (std::ranges::all_of(edits, [](const EditReport& edit) { return edit.outcome.has_value(); }))
       fmt::print("{} took\n", count(std::ssize(edits), "edit"));
-    if (const double speed = edits_per_second(edits); speed > 0) fmt::print("{:.3g} edits/s\n", speed);
+    if (const double speed = edits_per_second(edits); speed > 0 && edits.size() > 1)
+      fmt::print("{:.3g} edits/s\n", speed);
     return print_done_before(outcome.before, std::ssize(edits), "requests");
   }
   Json summary = {{"output", command.output.path},
