@@ -48,6 +48,8 @@ struct LibraryOptions {
 }  // namespace
 
 Option& Command::add(Option option) {
+  require<ShapeError>(find(option.name) == nullptr && find(option.alias) == nullptr, "{} has the option {} already",
+                      name_, option.name);
   const bool is_unsigned =
       std::holds_alternative<uint32_t*>(option.value) || std::holds_alternative<uint64_t*>(option.value);
   if (is_unsigned) option.min = std::max(option.min, 0.0);

@@ -70,8 +70,8 @@ void add_edit_options(Command& command, EditOptions& options, const std::vector<
                .names = Names::file,
                .group = Group::method,
                .default_text = "sampled from the model by --seed"});
-  command.add({.name = "memory",
-               .value = &options.memory,
+  command.add({.name = "memory-texts",
+               .value = &options.memory_texts,
                .type = "FILE",
                .help = "texts that the neurons of t-patcher are to leave alone, plain or as JSON lines",
                .role = Role::input,

@@ -14,7 +14,7 @@
 namespace loci::app {
 
 /// The options of EditOptions but --method: what only those who make edits may give.
-inline constexpr const char* kEditOptions[] = {"cov",   "hparams", "context-templates", "memory",
+inline constexpr const char* kEditOptions[] = {"cov",   "hparams", "context-templates", "memory-texts",
                                                "layer", "ridge",   "cov-of-other-model"};
 
 /// Adds --method (one of `methods`) and kEditOptions. The configuration holds PreparedEdits::config instead of

@@ -89,27 +89,27 @@ SymmetricEigen Resources::second_moment_eigen(int64_t layer) {
 }
 
 std::vector<std::vector<int32_t>> Resources::memory_texts(int64_t count, int64_t tokens) {
-  require<InputError>(!options_.memory.empty(), "texts that the edits leave alone are needed: give {} FILE",
-                      option("memory"));
+  require<InputError>(!options_.memory_texts.empty(), "texts that the edits leave alone are needed: give {} FILE",
+                      option("memory-texts"));
   std::vector<std::string> skipped;
   const NextDocument next =
-      text_documents(executor_.context(), tokenizer_, options_.memory, OnInvalid::refuse, skipped);
+      text_documents(executor_.context(), tokenizer_, options_.memory_texts, OnInvalid::refuse, skipped);
   std::vector<std::vector<int32_t>> texts;
   const auto most = static_cast<size_t>(std::min(tokens, architecture().positions));
   for (std::vector<int32_t> text; std::ssize(texts) < count && next(text);) {
     text.resize(std::min(text.size(), most));
     texts.push_back(text);
   }
-  require<InputError>(!texts.empty(), "{} {}: holds no text", option("memory"), options_.memory);
-  used_["memory_sha256"] = sha256_file(options_.memory);
+  require<InputError>(!texts.empty(), "{} {}: holds no text", option("memory-texts"), options_.memory_texts);
+  used_["memory_sha256"] = sha256_file(options_.memory_texts);
   return texts;
 }
 
 void Resources::refuse_unused_memory(std::string_view method) const {
   if (options_.for_several_methods) return;
-  require<InputError>(options_.memory.empty() || used_.contains("memory_sha256"),
-                      "{} {}: {} takes no texts to leave alone; leave it out", option("memory"), options_.memory,
-                      method);
+  require<InputError>(options_.memory_texts.empty() || used_.contains("memory_sha256"),
+                      "{} {}: {} takes no texts to leave alone; leave it out", option("memory-texts"),
+                      options_.memory_texts, method);
 }
 
 void Resources::refuse_second_moments(std::string_view why) const {

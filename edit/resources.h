@@ -24,9 +24,9 @@ struct EditOptions {
   std::vector<std::string> cov;  ///< files of second moments; each layer is taken from the one that has it
   std::string hparams;
   std::string context_templates;
-  std::string memory;  ///< texts that edits are to leave alone
-  int64_t layer = -1;  ///< overrides that of the hyper-parameters
-  double ridge = 0;    ///< added to the diagonal of C = E[k k^T]
+  std::string memory_texts;  ///< texts that edits are to leave alone
+  int64_t layer = -1;        ///< overrides that of the hyper-parameters
+  double ridge = 0;          ///< added to the diagonal of C = E[k k^T]
   bool cov_of_other_model = false;
   uint64_t seed = 0;  ///< of sampled context templates
   TeacherForcing forcing = TeacherForcing::tokens;
@@ -60,8 +60,8 @@ class Resources {
   std::vector<double> second_moment_matrix(int64_t layer);
   /// The eigenvalues and eigenvectors of C + ridge I: those of the file, where it holds some.
   SymmetricEigen second_moment_eigen(int64_t layer);
-  /// The texts of the option `memory`, tokenised: `count` at most, the first `tokens` tokens of each. Throws InputError
-  /// where none is given, or it holds no text.
+  /// The texts of the option `memory-texts`, tokenised: `count` at most, the first `tokens` tokens of each. Throws
+  /// InputError where none is given, or it holds no text.
   std::vector<std::vector<int32_t>> memory_texts(int64_t count, int64_t tokens);
   /// Throws InputError where texts are given to a method that has not asked for them.
   void refuse_unused_memory(std::string_view method) const;

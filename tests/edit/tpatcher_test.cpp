@@ -171,7 +171,7 @@ class TPatcher : public testing::Test {
     EditOptions options;
     options.method = "t-patcher";
     options.hparams = dir_.file("hparams.json");
-    options.memory = dir_.file("memory.txt");
+    options.memory_texts = dir_.file("memory.txt");
     options.published_quirks = quirks;
     Made made{std::make_unique<Resources>(options, executor, tokenizer_, Lineage{}), nullptr, {}};
     made.method = make_method("t-patcher", *made.resources);
@@ -381,14 +381,14 @@ TEST_F(TPatcher, WhatDoesNotFitIsRefused) {
     EditOptions options;
     options.method = "t-patcher";
     options.hparams = dir_.file("hparams.json");
-    options.memory = dir_.file("memory.txt");
+    options.memory_texts = dir_.file("memory.txt");
     change(options);
     return error_of<InputError>([&] { prepare_edits(options, executor, tokenizer_, Lineage{}); });
   };
   const auto nothing = [](EditOptions&) {};
-  expect_message(refusal([](EditOptions& options) { options.memory = ""; }), {"memory"});
+  expect_message(refusal([](EditOptions& options) { options.memory_texts = ""; }), {"memory"});
   write_file_atomically(dir_.file("empty.txt"), "\n");
-  expect_message(refusal([&](EditOptions& options) { options.memory = dir_.file("empty.txt"); }),
+  expect_message(refusal([&](EditOptions& options) { options.memory_texts = dir_.file("empty.txt"); }),
                  {"empty.txt", "holds no text"});
   expect_message(refusal([](EditOptions& options) { options.cov = {"c.h5"}; }), {"cov", "t-patcher"});
   expect_message(refusal([](EditOptions& options) { options.method = "ft", options.layer = 1; }),
