@@ -434,9 +434,9 @@ TEST(TextTemplates, OfLlamaAndNeoXFollowTheConfiguration) {
   EXPECT_EQ(around("GPT2Tokenizer", {{"add_bos_token", true}}), Ids{1}) << "both say so";
   EXPECT_THROW(around("GPT2Tokenizer", {{"add_eos_token", true}}), InputError);
   test::expect_message(test::error_of<InputError>([] {
-                         around("LlamaTokenizer", {{"bos_token", "<t>"}, {"add_bos_token", true}});
+                         around("GPTNeoXTokenizer", {{"add_bos_token", true}});
                        }),
-                       {});
+                       {"small/tokenizer_config.json", "add_bos_token", "<|endoftext|>", "is no token"});
 }
 
 TEST(TextTemplates, NeedARowInTheEmbedding) {
