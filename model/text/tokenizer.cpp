@@ -284,12 +284,15 @@ class Tokenizer::Encoder {
 
   /// The pieces of split `level`, each cut further by those behind it.
   void encode_pieces(std::string_view text, std::size_t level) {
-    if (level == definition_.pre_tokenizer.splits.size()) return encode_piece(text);
+    const auto& splits = definition_.pre_tokenizer.splits;
+    if (level == splits.size()) return encode_piece(text);
+    const bool is_last = level + 1 == splits.size();
     std::optional<SplitPattern::Pieces> pieces;
-    if (const auto& split = definition_.pre_tokenizer.splits[level]) pieces.emplace(*split, text);
+    if (splits[level]) pieces.emplace(*splits[level], text);
     for (std::size_t begin = 0, end = 0; begin < text.size() && !tokens_.is_full(); begin = end) {
       end = pieces ? pieces->next() : piece_end(text, begin);
-      encode_pieces(text.substr(begin, end - begin), level + 1);
+      const std::string_view piece = text.substr(begin, end - begin);
+      is_last ? encode_piece(piece) : encode_pieces(piece, level + 1);
     }
   }
 
@@ -298,8 +301,9 @@ class Tokenizer::Encoder {
       return tokens_.add(whole->second, piece.size());
     if (const auto& encoder = tokenizer_.character_encoder_)
       return encoder->encode(piece, tokenizer_.merge_table_, scratch_, tokens_);
-    symbols_.clear();
-    for (const char byte : piece) symbols_.push_back(definition_.byte_tokens[static_cast<unsigned char>(byte)]);
+    symbols_.resize(piece.size());
+    std::ranges::transform(piece, symbols_.begin(),
+                           [this](char byte) { return definition_.byte_tokens[static_cast<unsigned char>(byte)]; });
     scratch_.merge(tokenizer_.merge_table_, symbols_);
     if (tokens_.with_ends) {
       for (const std::int32_t id : symbols_) tokens_.add(id, definition_.token_bytes[id].size());
