@@ -149,6 +149,20 @@ std::vector<Part> composed(const std::vector<Part>& parts) {
   return result;
 }
 
+bool may_join(char byte) {
+  constexpr unsigned char kFirstByteThatJoins = 0xCC;  // of kFirstThatJoins in UTF-8
+  return static_cast<unsigned char>(byte) >= kFirstByteThatJoins;
+}
+
+/// The end of what surely stays from `begin` on: all before the character that the next one may join.
+std::size_t plain_end(std::string_view text, std::size_t begin) {
+  std::size_t end = begin;
+  while (end < text.size() && !may_join(text[end])) ++end;
+  if (end == text.size() || end == begin) return end;
+  --end;
+  return end > begin && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80 ? end - 1 : end;
+}
+
 }  // namespace
 
 NfcText::NfcText(std::string_view original) {
@@ -159,6 +173,11 @@ NfcText::NfcText(std::string_view original) {
   };
   // Each character together with those behind it that may join it.
   for (std::size_t begin = 0, end = 0; begin < original.size(); begin = end) {
+    if (const std::size_t plain = plain_end(original, begin); plain > begin) {
+      copy(original, {static_cast<std::int64_t>(begin), static_cast<std::int64_t>(plain)});
+      end = plain;
+      continue;
+    }
     const utf8::Step first = utf8::decode(original, begin);
     end = begin + first.length;
     while (first.well_formed && end < original.size() && joins(end) > 0) end += joins(end);
@@ -186,9 +205,6 @@ void NfcText::normalise(std::string_view original, ByteRange source) {
   }
 }
 
-bool is_surely_nfc(std::string_view text) {
-  constexpr unsigned char kFirstByteThatJoins = 0xCC;  // of kFirstThatJoins in UTF-8
-  return std::ranges::none_of(text, [](char c) { return static_cast<unsigned char>(c) >= kFirstByteThatJoins; });
-}
+bool is_surely_nfc(std::string_view text) { return std::ranges::none_of(text, may_join); }
 
 }  // namespace loci::unicode
