@@ -98,9 +98,9 @@ std::vector<Prompt> encode_prompts(const PromptOptions& options, const Tokenizer
       throw_error<InputError>("{}: {}", where, error.what());
     }
     if (prompt.tokens.empty()) {
-      require<InputError>(tokenizer.end_of_text().has_value(),
+      require<InputError>(tokenizer.start_of_text().has_value(),
                           "{}: is empty, and the tokenizer has no <|endoftext|> to start from: give a text", where);
-      prompt.tokens = {*tokenizer.end_of_text()};
+      prompt.tokens = {*tokenizer.start_of_text()};
     }
     const auto length = std::ssize(prompt.tokens);
     require<InputError>(length <= config.positions, "{}: takes {} tokens, but the model reads {}", where, length,

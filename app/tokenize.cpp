@@ -53,7 +53,8 @@ void print_table(const Json& result) {
   for (size_t i = 0; i < tokens.size(); ++i) {
     const auto begin = tokens[i]["begin"].get<size_t>(), end = tokens[i]["end"].get<size_t>();
     fmt::print("  {:>5}  {:>7}  {:>11}  {}\n", i, tokens[i]["id"].get<int64_t>(), fmt::format("{}-{}", begin, end),
-               shown(std::string_view(prompt).substr(begin, end - begin)));
+               begin < end ? shown(std::string_view(prompt).substr(begin, end - begin))
+                           : shown(tokens[i]["text"].get<std::string>()));
   }
 }
 

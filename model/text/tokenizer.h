@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <limits>
-#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -13,13 +12,16 @@
 #include <vector>
 
 #include "model/text/bpe.h"
+#include "model/text/character_encoder.h"
 #include "model/text/tokenizer_files.h"
 #include "model/text/unicode.h"
 
 namespace loci {
 
-/// Token ids and, for each, the bytes of the text that it stands for. The ranges follow each other without gaps and
-/// cover the text.
+/// Token ids and, for each, the bytes of the text that it stands for, from the first to the last that went into it. The
+/// ranges cover the text. Those of a byte-level tokenizer without a normalizer follow each other without gaps; others
+/// may overlap: a space that was put in front stands for the text's first character, and a character that NFC composed
+/// stands for all of its parts. Tokens of the text's template have an empty range at the text's beginning or end.
 struct Encoding {
   std::vector<std::int32_t> ids;
   std::vector<ByteRange> offsets;
@@ -33,9 +35,21 @@ enum class SpecialTokens { parse, as_text };
 /// it (`clean_up_tokenization_spaces`), as Hugging Face's `decode` then does.
 enum class TextCleanUp { none, as_configured };
 
-/// Byte-level BPE as GPT-2 has it (Radford et al. 2019), split by GPT-2's or another pattern. Any bytes can be encoded
-/// and come back unchanged from decode(); bytes that are not well-formed UTF-8 count as neither letters, numbers nor
-/// spaces in the split into pieces. All methods are const and may be called from many threads at once.
+/// Whether decoding takes the space at the beginning away that some tokenizers put there (Llama-2), as Hugging Face's
+/// `decode` does. The text of a single token, or of tokens that follow others, keeps it.
+enum class LeadingSpace { keep, as_configured };
+
+/// What a text is to the model.
+enum class TextKind {
+  whole,        ///< a prompt or a document: with the tokens that the tokenizer puts around every text (`<s>`)
+  bare,         ///< the same without them
+  continuation  ///< what follows other text: without them, and without a space put in front
+};
+
+/// A tokenizer of tokenizer.json: added tokens are cut out; then normalizer, pre-tokenizer, BPE and template follow
+/// each other. With GPT-2's byte-level BPE (Radford et al. 2019) any bytes can be encoded and come back unchanged from
+/// decode(); bytes that are not well-formed UTF-8 count as neither letters, numbers nor spaces in the split into
+/// pieces. All methods are const and may be called from many threads at once.
 class Tokenizer {
  public:
   static constexpr std::int64_t kNoLimit = std::numeric_limits<std::int64_t>::max();
@@ -50,21 +64,29 @@ class Tokenizer {
 
   /// Tells how many rows the model's embedding has. Added tokens may lie beyond them: a text that holds one is then
   /// refused (InputError), and end_of_text() is not such a token. Throws InputError naming `model` where a token of the
-  /// vocabulary itself has no row: then the tokenizer is another model's.
+  /// vocabulary itself, or one that begins or ends every text, has no row: then the tokenizer is another model's.
   void limit_to_embedding(std::int64_t rows, std::string_view model);
 
-  /// Text up to 2^31 - 1 bytes (InputError beyond).
-  Encoding encode(std::string_view text, SpecialTokens special = SpecialTokens::parse) const;
+  /// Text up to 2^31 - 1 bytes (InputError beyond). O(n log n) in its length.
+  Encoding encode(std::string_view text, SpecialTokens special = SpecialTokens::parse,
+                  TextKind kind = TextKind::whole) const;
   /// The ids alone; only the first `limit` of them.
   std::vector<std::int32_t> encode_ids(std::string_view text, SpecialTokens special = SpecialTokens::parse,
-                                       std::int64_t limit = kNoLimit) const;
+                                       std::int64_t limit = kNoLimit, TextKind kind = TextKind::whole) const;
+  /// The tokens that `text` adds to a prompt, such as those of " Rome": what follows the prompt's tokens in those of
+  /// both together. Where these do not begin with the prompt's, because a token goes across, those of the text as a
+  /// continuation.
+  std::vector<std::int32_t> encode_continuation(std::string_view prompt, std::string_view text,
+                                                SpecialTokens special = SpecialTokens::parse) const;
 
-  /// The bytes of the tokens, one after the other: the inverse of encode(). A token may end inside a UTF-8 character.
-  /// InputError for ids that no token has, here and below.
+  /// The bytes of the tokens, one after the other. A token may end inside a UTF-8 character. What is a space to the
+  /// reader is one here (U+2581 of Llama-2), and `<0xE6>` is a byte; tokens of the template are spelled out. A row of
+  /// the embedding without a token has no bytes. InputError for other ids that no token has, here and below.
   std::string decode(std::span<const std::int32_t> ids) const;
   std::string_view decode_token(std::int32_t id) const;
   /// decode() as text: what is not well-formed UTF-8 becomes U+FFFD (Python's errors="replace").
-  std::string decode_text(std::span<const std::int32_t> ids, TextCleanUp clean_up = TextCleanUp::none) const;
+  std::string decode_text(std::span<const std::int32_t> ids, TextCleanUp clean_up = TextCleanUp::none,
+                          LeadingSpace leading_space = LeadingSpace::keep) const;
 
   /// The highest id and 1. Ids below it may be without a token, where added tokens leave gaps.
   std::int32_t vocabulary_size() const { return static_cast<std::int32_t>(definition_.token_bytes.size()); }
@@ -78,11 +100,17 @@ class Tokenizer {
   std::optional<std::int32_t> end_of_text() const {
     return definition_.end_of_text < embedding_rows_ ? definition_.end_of_text : std::nullopt;
   }
+  /// The tokens before and behind every whole text; mostly none, or one for the beginning.
+  const TextTemplate& text_template() const { return definition_.text_template; }
+  /// What sampling starts from without a prompt: the token that begins every text, or end_of_text().
+  std::optional<std::int32_t> start_of_text() const {
+    return definition_.text_template.before.empty() ? end_of_text() : definition_.text_template.before[0];
+  }
   /// The id of the token that stands for exactly these bytes, added tokens included.
   std::optional<std::int32_t> find(std::string_view bytes) const;
 
-  /// Hash of vocabulary, merges, added tokens and, where it is not GPT-2's, the split: equal for tokenizers that encode
-  /// alike, whatever files they came from.
+  /// Hash of vocabulary, merges, added tokens and what differs from GPT-2's components: equal for tokenizers that
+  /// encode alike, whatever files they came from.
   std::string sha256() const;
 
  private:
@@ -92,11 +120,12 @@ class Tokenizer {
     std::int32_t id = -1;
   };
 
-  std::vector<Section> sections_of(std::string_view text, SpecialTokens special) const;
-  void cut_added(std::string_view text, Section section, SpecialTokens special, bool second_pass,
-                 std::vector<Section>& sections) const;
+  /// Encodes one text.
+  class Encoder;
+
+  std::vector<Section> cut_added(std::string_view text, SpecialTokens special, bool second_pass) const;
   const AddedToken* longest_added(std::string_view rest, SpecialTokens special, bool second_pass) const;
-  void encode_ordinary(std::string_view text, std::int64_t limit, std::vector<std::int32_t>& ids) const;
+  std::string decode_with_bytes(std::span<const std::int32_t> ids) const;
   void require_id(std::int32_t id) const;
   void require_row(std::int32_t id, std::string_view text) const;
 
@@ -105,7 +134,10 @@ class Tokenizer {
   MergeTable merge_table_;
   std::unordered_map<std::string_view, std::int32_t> id_of_bytes_;  // views into definition_.token_bytes
   std::unordered_map<std::string_view, std::int32_t> id_of_whole_piece_;
-  std::array<std::vector<std::int32_t>, 256> added_by_first_byte_;  // indices into definition_.added, longest first
+  std::optional<CharacterEncoder> character_encoder_;
+  /// Per pass, indices into definition_.added by the first byte of what is looked for, longest first.
+  std::array<std::array<std::vector<std::int32_t>, 256>, 2> added_by_first_byte_;
+  std::array<bool, 2> has_added_{};
 };
 
 }  // namespace loci

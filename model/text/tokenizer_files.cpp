@@ -8,7 +8,6 @@
 #include <unordered_map>
 #include <utility>
 
-#include "model/text/pretokenizer.h"
 #include "runtime/error.h"
 #include "runtime/io/atomic_file.h"
 #include "runtime/io/file_kind.h"
@@ -76,8 +75,8 @@ class DefinitionBuilder {
   enum class Origin { vocabulary, added };
   struct Token {
     std::string spelling;
-    /// What it stands for; nothing for added tokens and spellings outside the byte alphabet, which stand for
-    /// themselves.
+    /// The bytes that it spells; nothing for added tokens, spellings outside the byte alphabet, and tokens that spell
+    /// characters.
     std::optional<std::string> bytes;
     std::int64_t id;
     std::string_view file;
@@ -87,7 +86,9 @@ class DefinitionBuilder {
 
   std::string where(std::string_view file) const { return files_.folder + "/" + std::string(file); }
   const Json& parse(const std::string& text, std::string_view file);
+  bool spells_bytes() const { return definition_.pre_tokenizer.spells_bytes; }
   void read_tokenizer_json(const Json& root);
+  void read_model_kind(const Json& model, const std::string& place);
   void read_vocabulary(const Json& vocabulary, std::string_view file);
   void add_token(const std::string& spelling, std::int64_t id, std::string_view file, Origin origin);
   void read_merges_text(std::string_view text);
@@ -106,6 +107,13 @@ class DefinitionBuilder {
   std::int64_t highest_id() const;
   void mark_end_of_text();
   void finish_tokens();
+  std::string decoded(const std::string& spelling) const;
+  void finish_characters();
+  void finish_template(const Json& config, const std::string& place);
+  void normalize_added();
+  void check_template() const;
+  std::vector<std::int32_t> template_token(const Json& config, const std::string& field, bool absent,
+                                           std::string_view spelling, const std::string& place) const;
   void check_gaps(const std::vector<const Token*>& by_id) const;
   void finish_byte_tokens();
   void check_merges_make_vocabulary() const;
@@ -118,109 +126,48 @@ class DefinitionBuilder {
   std::unordered_map<std::string, std::size_t> added_of_content_;   // index into definition_.added
   std::unordered_map<std::int64_t, std::size_t> number_of_merge_;   // by left id << 32 | right id
   std::string_view vocabulary_file_, merges_file_;
-  bool ignores_merges_ = false;
+  bool ignores_merges_ = false, falls_back_to_bytes_ = false;
+  std::optional<std::string> unknown_;
   std::optional<std::string> end_of_sequence_;
   TokenizerDefinition definition_;
 };
 
-// ---- tokenizer.json: only byte-level BPE ----
+// ---- tokenizer.json ----
 
-void require_absent(const Json& object, std::string_view field, const std::string& place, std::string_view fix) {
+void require_absent(const Json& object, std::string_view field, const std::string& place) {
   if (!json_has(object, field)) return;
   const Json& value = json_field(object, field, place);
   const bool neutral = (value.is_string() && value.get_ref<const std::string&>().empty()) ||
-                       (value.is_boolean() && !value.get<bool>()) || (value.is_number() && value.get<double>() == 0);
-  require<InputError>(neutral, "{}: field \"{}\" is set, but GPT-2's byte-level BPE has none: {}", place, field, fix);
+                       (value.is_number() && value.get<double>() == 0);
+  require<InputError>(neutral, "{}: field \"{}\" is set, which is not supported: set it to null", place, field);
 }
 
-/// The part that spells bytes; alone it also splits, by GPT-2's pattern.
-void check_byte_level(const Json& pre_tokenizer, bool alone, const std::string& place) {
-  const std::string type = json_string(pre_tokenizer, "type", place);
-  require<InputError>(type == "ByteLevel", "{}: type {} is not supported: only ByteLevel, alone or after a Split, is",
-                      place, shown_token(type));
-  require<InputError>(json_bool_or(pre_tokenizer, "use_regex", true, place) == alone, "{}: use_regex is {}{}", place,
-                      !alone,
-                      alone ? ", so this is not GPT-2's pre-tokenizer: only use_regex true is supported"
-                            : ", so the text would be split twice: after a Split only use_regex false is supported");
-  require<InputError>(!json_bool_or(pre_tokenizer, "add_prefix_space", false, place),
-                      "{}: add_prefix_space is true: set it to false and write the leading space into the text", place);
-}
-
-/// The part that splits by a regular expression; null where that is GPT-2's.
-std::shared_ptr<const SplitPattern> read_split(const Json& split, const std::string& place) {
-  const std::string behavior = json_string(split, "behavior", place);
-  require<InputError>(behavior == "Isolated", "{}: behavior {} is not supported: only Isolated is", place,
-                      shown_token(behavior));
-  require<InputError>(!json_bool_or(split, "invert", false, place),
-                      "{}: invert is true, which is not supported: only false is", place);
-  const std::string pattern = json_string(json_object(split, "pattern", place), "Regex", place + ": pattern");
-  if (pattern == kGpt2Pattern) return nullptr;
-  return std::make_shared<const SplitPattern>(pattern, place + ": pattern.Regex");
-}
-
-std::shared_ptr<const SplitPattern> read_pre_tokenizer(const Json& pre_tokenizer, const std::string& place) {
-  if (json_string(pre_tokenizer, "type", place) != "Sequence") {
-    check_byte_level(pre_tokenizer, true, place);
-    return nullptr;
-  }
-  const Json& parts = json_array(pre_tokenizer, "pretokenizers", place);
-  if (parts.size() == 1) return read_pre_tokenizer(parts[0], place);
-  const std::string first = place + ": pretokenizers[0]";
-  require<InputError>(parts.size() == 2 && json_string(parts[0], "type", first) == "Split",
-                      "{}: a sequence of {} pre-tokenizers is not supported: only ByteLevel alone, or Split and then "
-                      "ByteLevel, is",
-                      place, parts.size());
-  check_byte_level(parts[1], false, place + ": pretokenizers[1]");
-  return read_split(parts[0], first);
-}
-
-/// Refuses what would put a token before or after each text, wherever it is asked for.
-void refuse_added_tokens(const std::string& place, std::string_view cause, std::string_view fix) {
-  throw_error<InputError>(
-      "{}: {}, so a token would be added to every text, which loci does not do: {}, and write the token into the "
-      "prompts "
-      "and texts that should have it",
-      place, cause, fix);
-}
-
-/// Whether a template holds the text alone.
-bool is_text_alone(const Json& post, const std::string& place) {
-  if (!json_has(post, "single")) return false;
-  const Json& parts = json_array(post, "single", place);
-  return std::ranges::all_of(parts, [](const Json& part) { return json_has(part, "Sequence"); });
-}
-
-void check_post_processor(const Json& post, const std::string& place) {
-  const std::string type = json_string(post, "type", place);
-  if (type == "Sequence") {
-    for (const Json& part : json_array(post, "processors", place)) check_post_processor(part, place);
-    return;
-  }
-  if (type == "ByteLevel" || (type == "TemplateProcessing" && is_text_alone(post, place))) return;
-  refuse_added_tokens(place, "is of type " + shown_token(type), "set it to null");
-}
-
-void check_what_is_around(const Json& root, const std::string& place) {
-  require_absent(root, "normalizer", place, "set it to null if the model was trained without one");
-  if (json_has(root, "post_processor"))
-    check_post_processor(json_object(root, "post_processor", place), place + ": post_processor");
-}
-
-void check_model(const Json& model, const std::string& place) {
+void DefinitionBuilder::read_model_kind(const Json& model, const std::string& place) {
   const std::string type = json_string_or(model, "type", "BPE", place);
   require<InputError>(type == "BPE", "{}: type {} is not supported: only BPE is", place, shown_token(type));
-  for (const std::string_view field : {"dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"})
-    require_absent(model, field, place, "set it to null");
+  for (const std::string_view field : {"dropout", "continuing_subword_prefix", "end_of_word_suffix"})
+    require_absent(model, field, place);
+  ignores_merges_ = json_bool_or(model, "ignore_merges", false, place);
+  const bool fuses_unknown = json_bool_or(model, "fuse_unk", false, place);
+  falls_back_to_bytes_ = json_bool_or(model, "byte_fallback", false, place);
+  if (json_has(model, "unk_token")) unknown_ = json_string(model, "unk_token", place);
+  if (definition_.pre_tokenizer.spells_bytes) return;
+  definition_.characters.emplace().fuses_unknown = fuses_unknown;
+  require<InputError>(falls_back_to_bytes_ || unknown_,
+                      "{}: there is neither byte_fallback nor unk_token, and no ByteLevel in the pre_tokenizer, so "
+                      "characters would be lost: restore what is missing",
+                      place);
 }
 
 void DefinitionBuilder::read_tokenizer_json(const Json& root) {
   const std::string place = where("tokenizer.json");
   vocabulary_file_ = merges_file_ = "tokenizer.json";
+  definition_.normalizer = read_normalizer(root, place);
+  definition_.pre_tokenizer = read_pre_tokenizer(root, place);
+  definition_.text_template = read_template(root, place);
+  definition_.decoder = read_decoder(root, definition_.pre_tokenizer, place);
   const Json& model = json_object(root, "model", place);
-  check_model(model, place + ": model");
-  check_what_is_around(root, place);
-  definition_.split = read_pre_tokenizer(json_object(root, "pre_tokenizer", place), place + ": pre_tokenizer");
-  ignores_merges_ = json_bool_or(model, "ignore_merges", false, place + ": model");
+  read_model_kind(model, place + ": model");
   read_vocabulary(json_object(model, "vocab", place + ": model"), vocabulary_file_);
   read_merges_json(json_array(model, "merges", place + ": model"));
   if (json_has(root, "added_tokens")) read_added_list(json_array(root, "added_tokens", place));
@@ -252,7 +199,7 @@ void DefinitionBuilder::add_token(const std::string& spelling, std::int64_t id, 
   if (spelling.empty()) throw_error<InputError>("{}: the token of id {} is empty: remove it", where(file), id);
   token_of_spelling_.emplace(spelling, tokens_.size());
   std::optional<std::string> bytes;
-  if (origin == Origin::vocabulary) bytes = alphabet_.bytes(spelling);
+  if (origin == Origin::vocabulary && spells_bytes()) bytes = alphabet_.bytes(spelling);
   tokens_.push_back({spelling, std::move(bytes), id, file, origin});
 }
 
@@ -267,7 +214,7 @@ std::size_t DefinitionBuilder::merge_part(const std::string& spelling, std::size
   if (found == token_of_spelling_.end())
     throw_error<InputError>("{}: token {} is not in the vocabulary: vocabulary and merges must come from one model",
                             merge_place(number), shown_token(spelling));
-  if (!tokens_[found->second].bytes)
+  if (spells_bytes() && !tokens_[found->second].bytes)
     throw_error<InputError>("{}: token {} is not spelled in GPT-2's byte alphabet: remove the merge",
                             merge_place(number), shown_token(spelling));
   return found->second;
@@ -335,8 +282,7 @@ AddedToken DefinitionBuilder::added_token(const Json& object, const std::string&
   token.takes_space_right = json_bool_or(object, "rstrip", false, place);
   token.special = json_bool_or(object, "special", false, place);
   token.second_pass = json_bool_or(object, "normalized", !token.special, place);
-  require<InputError>(!json_bool_or(object, "single_word", false, place),
-                      "{}: single_word is true, which is not supported: set it to false", place);
+  token.whole_word = json_bool_or(object, "single_word", false, place);
   return token;
 }
 
@@ -455,17 +401,54 @@ void DefinitionBuilder::finish_tokens() {
   check_gaps(by_id);
   definition_.token_bytes.resize(static_cast<std::size_t>(by_id.back()->id) + 1);
   for (const Token* token : by_id) {
-    definition_.token_bytes[token->id] = token->bytes ? *token->bytes : token->spelling;
-    if (ignores_merges_ && token->bytes) definition_.whole_pieces.push_back(static_cast<std::int32_t>(token->id));
+    definition_.token_bytes[token->id] = token->bytes ? *token->bytes : decoded(token->spelling);
+    const bool may_be_piece = token->bytes || (!spells_bytes() && token->origin == Origin::vocabulary);
+    if (ignores_merges_ && may_be_piece) definition_.whole_pieces.push_back(static_cast<std::int32_t>(token->id));
   }
+  if (!spells_bytes()) finish_characters();
 }
 
-/// Ids without a token may lie beyond the vocabulary, before added tokens; a gap inside it means that tokens are lost.
+/// A token's spelling behind the decoder's replacements.
+std::string DefinitionBuilder::decoded(const std::string& spelling) const {
+  NormalizedText text(spelling);
+  for (const NormalizerStep& step : definition_.decoder.replacements) text.apply(step);
+  return std::string(text.text());
+}
+
+/// The byte that a token like `<0xE6>` stands for; -1 if it is not spelled so.
+int byte_of(std::string_view spelling) {
+  if (spelling.size() != 6 || !spelling.starts_with("<0x") || !spelling.ends_with(">")) return -1;
+  unsigned byte = 0;
+  const auto [end, error] = std::from_chars(spelling.data() + 3, spelling.data() + 5, byte, 16);
+  return error == std::errc() && end == spelling.data() + 5 ? static_cast<int>(byte) : -1;
+}
+
+void DefinitionBuilder::finish_characters() {
+  CharacterTokens& characters = *definition_.characters;
+  characters.spelled.resize(definition_.token_bytes.size());
+  for (const Token& token : tokens_) {
+    if (token.origin == Origin::vocabulary) characters.spelled[token.id] = token.spelling;
+    if (const int byte = byte_of(token.spelling); definition_.decoder.joins_bytes && byte >= 0) {
+      definition_.token_bytes[token.id] = std::string(1, static_cast<char>(byte));
+      definition_.decodes_to_byte.resize(definition_.token_bytes.size());
+      definition_.decodes_to_byte[token.id] = true;
+    }
+  }
+  if (!unknown_) return;
+  const auto found = token_of_spelling_.find(*unknown_);
+  require<InputError>(found != token_of_spelling_.end() && tokens_[found->second].origin == Origin::vocabulary,
+                      "{}: model: unk_token {} is not in the vocabulary: restore it", where(vocabulary_file_),
+                      shown_token(*unknown_));
+  characters.unknown = static_cast<std::int32_t>(tokens_[found->second].id);
+}
+
+/// Ids without a token may lie beyond the vocabulary, before added tokens; in vocab.json a gap inside it means that
+/// tokens are lost. tokenizer.json may leave gaps.
 void DefinitionBuilder::check_gaps(const std::vector<const Token*>& by_id) const {
   const auto last = std::ranges::find_if(by_id.rbegin(), by_id.rend(),
                                          [](const Token* token) { return token->origin == Origin::vocabulary; });
   // The ids differ, so a gap below means an id beyond the last.
-  const auto needed = by_id.rend() - last;
+  const auto needed = files_.tokenizer_json ? 0 : by_id.rend() - last;
   for (std::ptrdiff_t i = 0; i < needed; ++i)
     if (by_id[i]->id != i)
       throw_error<InputError>("{}: token {} has id {}, but the {} tokens must have the ids 0 to {}, and none has id {}",
@@ -483,15 +466,22 @@ void DefinitionBuilder::finish_byte_tokens() {
     if (!token.bytes || token.bytes->size() != 1) continue;
     definition_.byte_tokens[static_cast<unsigned char>((*token.bytes)[0])] = static_cast<std::int32_t>(token.id);
   }
+  for (int byte = 0; !spells_bytes() && falls_back_to_bytes_ && byte < 256; ++byte) {
+    const auto found = token_of_spelling_.find(fmt::format("<0x{:02X}>", byte));
+    if (found != token_of_spelling_.end() && tokens_[found->second].origin == Origin::vocabulary)
+      definition_.byte_tokens[byte] = static_cast<std::int32_t>(tokens_[found->second].id);
+  }
   const auto missing = std::ranges::find(definition_.byte_tokens, -1);
-  require<InputError>(missing == definition_.byte_tokens.end(),
-                      "{}: no token stands for the byte 0x{:02X}: a byte-level vocabulary needs all 256",
-                      where(vocabulary_file_), missing - definition_.byte_tokens.begin());
+  const auto byte = missing - definition_.byte_tokens.begin();
+  if (missing == definition_.byte_tokens.end() || (!spells_bytes() && unknown_)) return;
+  throw_error<InputError>(
+      "{}: no token stands for the byte 0x{:02X}: {}", where(vocabulary_file_), byte,
+      spells_bytes() ? "a byte-level vocabulary needs all 256" : "without an unk_token, byte_fallback needs all 256");
 }
 
 /// A merge list that was cut short still parses, and then encodes quietly into other ids: so every token of several
-/// bytes must be made by some merge. Tokens in angle or square brackets are markers, which often stand in the
-/// vocabulary alone.
+/// bytes or characters must be made by some merge. Tokens in angle or square brackets are markers, which often stand in
+/// the vocabulary alone.
 void DefinitionBuilder::check_merges_make_vocabulary() const {
   const auto is_marker = [](const std::string& s) {
     return (s.front() == '<' && s.back() == '>') || (s.front() == '[' && s.back() == ']');
@@ -499,7 +489,10 @@ void DefinitionBuilder::check_merges_make_vocabulary() const {
   const Token* example = nullptr;
   std::size_t unmade = 0;
   for (const Token& token : tokens_) {
-    const bool expected = token.bytes && token.bytes->size() > 1 && !is_marker(token.spelling);
+    const bool is_one =
+        token.bytes ? token.bytes->size() == 1 : utf8::decode(token.spelling, 0).length == token.spelling.size();
+    const bool spells = token.bytes || (!spells_bytes() && token.origin == Origin::vocabulary);
+    const bool expected = spells && !is_one && !is_marker(token.spelling);
     if (!expected || token.is_merged || added_of_content_.contains(token.spelling)) continue;
     if (unmade++ == 0) example = &token;
   }
@@ -508,6 +501,81 @@ void DefinitionBuilder::check_merges_make_vocabulary() const {
         "{}: no merge makes {} of the vocabulary's tokens, such as {}: the list is cut short or of "
         "another model; restore it",
         where(merges_file_), unmade, shown_token(example->spelling));
+}
+
+/// The classes whose fast tokenizer makes its template of `add_bos_token` and `add_eos_token`, whatever the
+/// post-processor says, and whether it adds these tokens where the fields are absent (transformers 4.44).
+struct TemplateRule {
+  std::string_view tokenizer_class;
+  bool adds_bos, adds_eos;
+  std::string_view bos, eos;
+};
+constexpr TemplateRule kTemplateRules[] = {{"LlamaTokenizer", true, false, "<s>", "</s>"},
+                                           {"LlamaTokenizerFast", true, false, "<s>", "</s>"},
+                                           {"GPTNeoXTokenizer", false, false, kEndOfText, kEndOfText},
+                                           {"GPTNeoXTokenizerFast", false, false, kEndOfText, kEndOfText}};
+
+/// The token that a class puts before (`bos`) or behind (`eos`) every text, if it does.
+std::vector<std::int32_t> DefinitionBuilder::template_token(const Json& config, const std::string& field, bool absent,
+                                                            std::string_view spelling, const std::string& place) const {
+  const std::string flag = fmt::format("add_{}", field);
+  if (!(config.contains(flag) ? json_bool_or(config, flag, false, place) : absent)) return {};
+  std::string name(spelling);
+  if (json_has(config, field)) {
+    const Json& value = json_field(config, field, place);
+    name = value.is_string() ? value.get<std::string>() : json_string(value, "content", place + ": " + field);
+  }
+  const auto found = token_of_spelling_.find(name);
+  if (found == token_of_spelling_.end())
+    throw_error<InputError>("{}: {} is true, but the {} {} is no token: set {} to false or name a token", place, flag,
+                            field, shown_token(name), flag);
+  return {static_cast<std::int32_t>(tokens_[found->second].id)};
+}
+
+/// What tokenizer_config.json says about tokens around every text. GPT-2's slow and fast tokenizers treat the fields
+/// differently; other classes take the post-processor.
+void DefinitionBuilder::finish_template(const Json& config, const std::string& place) {
+  const std::string name = json_string_or(config, "tokenizer_class", "", place);
+  TextTemplate& made = definition_.text_template;
+  if (const auto rule = std::ranges::find(kTemplateRules, name, &TemplateRule::tokenizer_class);
+      rule != std::end(kTemplateRules)) {
+    made = {template_token(config, "bos_token", rule->adds_bos, rule->bos, place),
+            template_token(config, "eos_token", rule->adds_eos, rule->eos, place)};
+    return;
+  }
+  const bool is_gpt2 = name.empty() || name == "GPT2Tokenizer" || name == "GPT2TokenizerFast";
+  const auto check = [&](const char* field, const std::vector<std::int32_t>& tokens) {
+    const bool adds = json_bool_or(config, field, false, place);
+    require<InputError>(
+        !is_gpt2 || !adds || !tokens.empty(),
+        "{}: field \"{}\" is true, so a token would be added to every text, which transformers' two "
+        "tokenizers of this class do differently: set it to false, and write the token into the prompts "
+        "and texts that should have it",
+        place, field);
+  };
+  check("add_bos_token", made.before);
+  check("add_eos_token", made.behind);
+}
+
+/// Tokens of the second pass are looked for as the normalizer leaves them.
+void DefinitionBuilder::normalize_added() {
+  for (AddedToken& token : definition_.added) {
+    if (!token.second_pass) continue;
+    NormalizedText text(token.content);
+    for (const NormalizerStep& step : definition_.normalizer) text.apply(step);
+    std::string sought(text.text());
+    token.content = std::move(sought);
+  }
+  std::erase_if(definition_.added, [](const AddedToken& token) { return token.content.empty(); });
+}
+
+void DefinitionBuilder::check_template() const {
+  for (const std::vector<std::int32_t>* ids : {&definition_.text_template.before, &definition_.text_template.behind})
+    for (const std::int32_t id : *ids)
+      require<InputError>(id < std::ssize(definition_.token_bytes) && !definition_.token_bytes[id].empty(),
+                          "{}: post_processor: a token of id {} is added to every text, but no token has this id: "
+                          "restore it",
+                          where(vocabulary_file_), id);
 }
 
 TokenizerDefinition DefinitionBuilder::build() {
@@ -534,16 +602,16 @@ TokenizerDefinition DefinitionBuilder::build() {
   if (config) {
     read_special_fields(*config, "tokenizer_config.json");
     definition_.cleans_up_spaces = json_bool_or(*config, "clean_up_tokenization_spaces", false, config_place);
-    require<InputError>(!json_bool_or(*config, "add_prefix_space", false, config_place),
+    require<InputError>(!spells_bytes() || !json_bool_or(*config, "add_prefix_space", false, config_place),
                         "{}: add_prefix_space is true: set it to false and write the leading space into the text",
                         config_place);
-    for (const std::string_view field : {"add_bos_token", "add_eos_token"})
-      if (json_bool_or(*config, field, false, config_place))
-        refuse_added_tokens(config_place, fmt::format("field \"{}\" is true", field), "set it to false");
+    finish_template(*config, config_place);
   }
   mark_end_of_text();
   finish_tokens();
   finish_byte_tokens();
+  normalize_added();
+  check_template();
   if (!ignores_merges_) check_merges_make_vocabulary();
   return std::move(definition_);
 }

@@ -3,7 +3,8 @@
 #include <utf8proc.h>
 
 #include <algorithm>
-#include <limits>
+#include <string>
+#include <vector>
 
 #include "runtime/utf8.h"
 
@@ -56,6 +57,23 @@ CharClass char_class(char32_t code_point) {
       return class_of_unassigned(code_point);
     default:
       return CharClass::other;
+  }
+}
+
+bool is_of_word(char32_t code_point) {
+  switch (utf8proc_category(static_cast<utf8proc_int32_t>(code_point))) {
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_PC:
+      return true;
+    case UTF8PROC_CATEGORY_SO:  // letters in circles and squares are alphabetic, too
+      return (code_point >= 0x24B6 && code_point <= 0x24E9) || (code_point >= 0x1F130 && code_point <= 0x1F149) ||
+             (code_point >= 0x1F150 && code_point <= 0x1F169) || (code_point >= 0x1F170 && code_point <= 0x1F189);
+    default:
+      return char_class(code_point) == CharClass::letter || code_point == 0x200C || code_point == 0x200D;
   }
 }
 
@@ -131,16 +149,35 @@ std::vector<Part> composed(const std::vector<Part>& parts) {
   return result;
 }
 
+bool may_join(char byte) {
+  constexpr unsigned char kFirstByteThatJoins = 0xCC;  // of kFirstThatJoins in UTF-8
+  return static_cast<unsigned char>(byte) >= kFirstByteThatJoins;
+}
+
+/// The end of what surely stays from `begin` on: all before the character that the next one may join.
+std::size_t plain_end(std::string_view text, std::size_t begin) {
+  std::size_t end = begin;
+  while (end < text.size() && !may_join(text[end])) ++end;
+  if (end == text.size() || end == begin) return end;
+  --end;
+  return end > begin && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80 ? end - 1 : end;
+}
+
 }  // namespace
 
 NfcText::NfcText(std::string_view original) {
-  text_.reserve(original.size());
+  reserve(original.size());
   const auto joins = [original](std::size_t at) {
     const utf8::Step step = utf8::decode(original, at);
     return step.well_formed && step.code_point >= kFirstThatJoins ? step.length : 0;
   };
   // Each character together with those behind it that may join it.
   for (std::size_t begin = 0, end = 0; begin < original.size(); begin = end) {
+    if (const std::size_t plain = plain_end(original, begin); plain > begin) {
+      copy(original, {static_cast<std::int64_t>(begin), static_cast<std::int64_t>(plain)});
+      end = plain;
+      continue;
+    }
     const utf8::Step first = utf8::decode(original, begin);
     end = begin + first.length;
     while (first.well_formed && end < original.size() && joins(end) > 0) end += joins(end);
@@ -154,16 +191,6 @@ NfcText::NfcText(std::string_view original) {
   }
 }
 
-void NfcText::copy(std::string_view original, ByteRange source) {
-  Stretch* last = stretches_.empty() ? nullptr : &stretches_.back();
-  if (last && last->copied && last->source.end == source.begin) {
-    last->source.end = source.end;
-  } else {
-    stretches_.push_back({std::ssize(text_), source, true});
-  }
-  text_.append(original, static_cast<std::size_t>(source.begin), static_cast<std::size_t>(source.end - source.begin));
-}
-
 void NfcText::normalise(std::string_view original, ByteRange source) {
   for (const Part& part : composed(decomposed(original, source))) {
     const auto before = static_cast<std::size_t>(part.source.begin);
@@ -173,24 +200,11 @@ void NfcText::normalise(std::string_view original, ByteRange source) {
     if (original.substr(before, length) == bytes) {
       copy(original, part.source);
     } else {
-      stretches_.push_back({std::ssize(text_), part.source, false});
-      text_ += bytes;
+      make(bytes, part.source);
     }
   }
 }
 
-ByteRange NfcText::original(ByteRange bytes) const {
-  ByteRange hull{std::numeric_limits<std::int64_t>::max(), 0};
-  auto stretch = std::ranges::upper_bound(stretches_, bytes.begin, {}, &Stretch::begin) - 1;
-  for (; stretch != stretches_.end() && stretch->begin < bytes.end; ++stretch) {
-    ByteRange part = stretch->source;
-    if (stretch->copied) {
-      const std::int64_t shift = part.begin - stretch->begin;
-      part = {std::max(part.begin, bytes.begin + shift), std::min(part.end, bytes.end + shift)};
-    }
-    hull = {std::min(hull.begin, part.begin), std::max(hull.end, part.end)};
-  }
-  return hull;
-}
+bool is_surely_nfc(std::string_view text) { return std::ranges::none_of(text, may_join); }
 
 }  // namespace loci::unicode

@@ -2,20 +2,9 @@
 
 #include <cstdint>
 #include <span>
-#include <string>
 #include <string_view>
-#include <vector>
 
-namespace loci {
-
-/// Bytes [begin, end) of a text.
-struct ByteRange {
-  std::int64_t begin = 0;
-  std::int64_t end = 0;
-  bool operator==(const ByteRange&) const = default;
-};
-
-}  // namespace loci
+#include "model/text/rewritten_text.h"
 
 namespace loci::unicode {
 
@@ -37,31 +26,23 @@ struct ClassRange {
 /// them for unassigned: PCRE2 has Unicode 14, utf8proc 15.
 std::span<const ClassRange> added_since_unicode_14();
 
+/// Whether a character goes on with a word, as `\w` of regular expressions: letters, marks, digits, connectors,
+/// joiners.
+bool is_of_word(char32_t code_point);
+
 /// A text in normalisation form C (NFC, as of Unicode 15), and which bytes of the original went into it. Bytes that are
-/// not well-formed UTF-8 stay as they are, and no characters join across them.
-class NfcText {
+/// not well-formed UTF-8 stay as they are, and no characters join across them. Bytes stand for themselves where the
+/// original was in this form already. A character that was made of several others, or of parts of one, stands for
+/// everything from the first byte of these to their last.
+class NfcText : public RewrittenText {
  public:
   explicit NfcText(std::string_view original);
 
-  const std::string& text() const { return text_; }
-  /// The bytes of the original that bytes [begin, end) of text() stand for; begin < end. They are the same bytes where
-  /// the original was in this form already. A character that was made of several others, or of parts of one, stands for
-  /// everything from the first byte of these to their last.
-  ByteRange original(ByteRange bytes) const;
-
  private:
-  /// Bytes of text_ from `begin` to the next stretch: a copy of `source`, or one character that was made of it.
-  struct Stretch {
-    std::int64_t begin = 0;
-    ByteRange source;
-    bool copied = false;
-  };
-
-  void copy(std::string_view original, ByteRange source);
   void normalise(std::string_view original, ByteRange source);
-
-  std::string text_;
-  std::vector<Stretch> stretches_;
 };
+
+/// Whether no character of the text is one that NFC may change or join to another. A quick look: false says nothing.
+bool is_surely_nfc(std::string_view text);
 
 }  // namespace loci::unicode

@@ -184,16 +184,16 @@ std::vector<BadCase> whole_cases() {
       whole("word_piece", [](Json& r) { r["model"]["type"] = "WordPiece"; }, {"model", "WordPiece"}),
       whole("type_is_number", [](Json& r) { r["model"]["type"] = 1; }, {"type"}),
       whole("dropout", [](Json& r) { r["model"]["dropout"] = 0.1; }, {"dropout"}),
-      whole("byte_fallback", [](Json& r) { r["model"]["byte_fallback"] = true; }, {"byte_fallback"}),
+      whole("byte_fallback", [](Json& r) { r["model"]["byte_fallback"] = "yes"; }, {"byte_fallback"}),
       whole("ignore_merges", [](Json& r) { r["model"]["ignore_merges"] = "yes"; }, {"ignore_merges"}),
       whole("word_suffix", [](Json& r) { r["model"]["end_of_word_suffix"] = "</w>"; }, {"end_of_word_suffix"}),
       whole("subword_prefix", [](Json& r) { r["model"]["continuing_subword_prefix"] = "##"; },
             {"continuing_subword_prefix"}),
       whole("normalizer",
             [](Json& r) {
-              r["normalizer"] = {{"type", "NFC"}};
+              r["normalizer"] = {{"type", "Lowercase"}};
             },
-            {"normalizer"}),
+            {"normalizer", "Lowercase"}),
       whole("no_pre_tokenizer", [](Json& r) { r.erase("pre_tokenizer"); }, {"pre_tokenizer"}),
       whole("null_pre_tokenizer", [](Json& r) { r["pre_tokenizer"] = nullptr; }, {"pre_tokenizer"}),
       whole("whitespace",
@@ -201,7 +201,7 @@ std::vector<BadCase> whole_cases() {
               r["pre_tokenizer"] = {{"type", "Whitespace"}};
             },
             {"pre_tokenizer", "Whitespace"}),
-      whole("no_regex", [](Json& r) { r["pre_tokenizer"]["use_regex"] = false; }, {"use_regex"}),
+      whole("no_regex", [](Json& r) { r["pre_tokenizer"]["use_regex"] = "no"; }, {"use_regex"}),
       whole("prefix_space", [](Json& r) { r["pre_tokenizer"]["add_prefix_space"] = true; }, {"add_prefix_space"}),
       whole("prefix_space_is_text", [](Json& r) { r["pre_tokenizer"]["add_prefix_space"] = "no"; },
             {"add_prefix_space"}),
@@ -212,9 +212,9 @@ std::vector<BadCase> whole_cases() {
             },
             {"pre_tokenizer", "2 pre-tokenizers"}),
       whole("split_alone", [](Json& r) { r["pre_tokenizer"] = split_sequence()["pretokenizers"][0]; },
-            {"pre_tokenizer", "Split", "ByteLevel"}),
+            {"pre_tokenizer", "ByteLevel"}),
       split_case("three_parts", [](Json& p) { p.push_back(p[0]); }, {"3 pre-tokenizers"}),
-      split_case("split_twice", [](Json& p) { p[1]["use_regex"] = true; }, {"pretokenizers[1]", "use_regex is true"}),
+      split_case("bytes_before_split", [](Json& p) { std::swap(p[0], p[1]); }, {"pre_tokenizer", "2 pre-tokenizers"}),
       split_case("split_then_whitespace", [](Json& p) { p[1]["type"] = "Whitespace"; }, {"Whitespace"}),
       split_case("split_prefix_space", [](Json& p) { p[1]["add_prefix_space"] = true; }, {"add_prefix_space"}),
       split_case("split_removes", [](Json& p) { p[0]["behavior"] = "Removed"; }, {"pretokenizers[0]", "Removed"}),
@@ -231,15 +231,15 @@ std::vector<BadCase> whole_cases() {
             [](Json& r) {
               r["post_processor"] = {{"type", "TemplateProcessing"}};
             },
-            {"TemplateProcessing"}),
-      whole("post_processor_with_a_token",
+            {"post_processor", "single"}),
+      whole("post_processor_with_an_unknown_token",
             [](Json& r) {
               r["post_processor"] = {
                   {"type", "TemplateProcessing"},
                   {"single",
                    {{{"SpecialToken", {{"id", "<|endoftext|>"}, {"type_id", 0}}}}, {{"Sequence", {{"id", "A"}}}}}}};
             },
-            {"post_processor", "TemplateProcessing", "a token would be added to every text", "set it to null"}),
+            {"post_processor", "special_tokens"}),
       whole("no_vocabulary", [](Json& r) { r["model"].erase("vocab"); }, {"vocab"}),
       whole("vocabulary_is_a_list",
             [](Json& r) {
@@ -289,7 +289,7 @@ std::vector<BadCase> whole_cases() {
               r["added_tokens"].push_back({{"id", 2000000000}, {"content", "<m>"}});
             },
             {"<m>", "2000000000"}),
-      whole("added_single_word", [](Json& r) { r["added_tokens"][0]["single_word"] = true; }, {"single_word"}),
+      whole("added_single_word", [](Json& r) { r["added_tokens"][0]["single_word"] = 1; }, {"single_word"}),
       whole("added_flag_is_number", [](Json& r) { r["added_tokens"][0]["lstrip"] = 1; }, {"lstrip"}),
   };
 }

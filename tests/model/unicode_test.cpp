@@ -52,6 +52,14 @@ TEST(CharClass, WhatCameSinceUnicode14RisesAndHasItsClass) {
   }
 }
 
+TEST(CharClass, WordsGoOnWithLettersMarksDigitsConnectorsAndJoiners) {
+  for (const char32_t code : {U'a', U'\u00E9', U'7', U'\u0661', U'\u2160', U'_', U'\u203F', U'\u0301', U'\u0903',
+                              U'\u20DD', U'\u200D', U'\u24B6', U'\U0001F170', U'\u4E00'})
+    EXPECT_TRUE(unicode::is_of_word(code)) << std::hex << static_cast<unsigned>(code);
+  for (const char32_t code : {U' ', U'-', U'.', U'\u00B2', U'\u00BD', U'\u2460', U'\u00A0', U'\u2014', U'\u200B', U'$'})
+    EXPECT_FALSE(unicode::is_of_word(code)) << std::hex << static_cast<unsigned>(code);
+}
+
 // ---- NFC ----
 
 std::string nfc(std::string_view text) { return NfcText(text).text(); }
