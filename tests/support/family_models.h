@@ -61,7 +61,7 @@ inline std::vector<FamilyCase> family_cases() {
   biased.rotary->scaling = RotaryScaling::yarn;
   biased.rotary->base = 50;
   biased.rotary->factor = 4;
-  biased.rotary->original_positions = 12;
+  biased.rotary->original_positions = 6;
   biased.rotary->attention_factor = 1.25;
   Architecture windowed = small_llama(mistral(), 3, 3, 6, 17);
   windowed.window = 5;
