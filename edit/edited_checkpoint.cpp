@@ -95,6 +95,12 @@ int64_t most_neurons(const Model& model) {
 void widen_mlps(Context& context, const Model& model, int64_t hidden,
                 std::map<std::string, std::vector<float>>& edited) {
   const Architecture& config = model.config();
+  const std::vector<Parameter> parameters = parameters_of(config);
+  require<InputError>(
+      config.mlp == Mlp::plain && std::ranges::find(parameters, Role::up_bias, &Parameter::role) != parameters.end(),
+      "{}: the edits have neurons beside MLPs, which a checkpoint of {} has no room for; keep them as a "
+      "file of edits",
+      option("export"), config.family->title);
   for (int64_t layer = 0; layer < config.layers; ++layer) {
     std::map<Role, std::vector<float>> more;
     for (const NeuronParameters& group : model.parameters().blocks[layer].neurons) {

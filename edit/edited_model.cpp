@@ -14,6 +14,7 @@ Projection projection_of(Role role) {
       return {Site::attn_in, Site::qkv};
     case Role::out_weight:
       return {Site::attn_heads, Site::attn_out};
+    case Role::gate_weight:
     case Role::up_weight:
       return {Site::mlp_in, Site::mlp_pre};
     case Role::down_weight:
@@ -43,8 +44,9 @@ void add_rows(Context& context, View weight, const Dense& change) {
 
 }  // namespace
 
-bool EditedModel::runs_in_lanes() const {
-  return std::ranges::all_of(changes_, [](const Change& change) {
+bool EditedModel::runs_in_lanes(const Architecture& architecture) const {
+  return std::ranges::all_of(changes_, [&](const Change& change) {
+    if (architecture.mlp == Mlp::gated && weight_of(change).role == Role::up_weight) return false;
     const auto* low_rank = std::get_if<LowRank>(&change);
     return std::holds_alternative<Neurons>(change) || (low_rank && low_rank->rank <= kMostRank);
   });

@@ -23,8 +23,9 @@ class EditedModel {
   /// `changes` must outlive it; there is at least one.
   explicit EditedModel(std::span<const Change> changes) : changes_(changes) {}
 
-  /// Whether all changes are branches of a plan, so that many edited models share a wave and one set of weights.
-  bool runs_in_lanes() const;
+  /// Whether all changes are branches of a plan, so that many edited models share a wave and one set of weights. The up
+  /// projection of a gated MLP leads to no site of its own.
+  bool runs_in_lanes(const Architecture& architecture) const;
   /// Where a lane of it joins the model's own run: the lowest layer that is changed, or the one above where the change
   /// only adds to that layer's MLP output.
   int64_t first_layer() const;

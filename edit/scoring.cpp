@@ -241,8 +241,8 @@ std::vector<BeforeAfter> score_edits(Executor& executor, std::span<const EditedP
       scores[g].before.push_back(empty_score(prompt));
       scores[g].after.push_back(empty_score(prompt));
     }
-    if (!model.runs_in_lanes()) scores[g].after = score_folded(executor, groups[g]);
-    const bool in_lanes = model.runs_in_lanes() && !model.changes().empty();
+    if (!model.runs_in_lanes(config)) scores[g].after = score_folded(executor, groups[g]);
+    const bool in_lanes = model.runs_in_lanes(config) && !model.changes().empty();
     for (size_t p = 0; p < groups[g].prompts.size(); ++p)
       items.push_back({&groups[g].prompts[p], &model, &scores[g].before[p], in_lanes ? &scores[g].after[p] : nullptr});
   }

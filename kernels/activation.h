@@ -9,6 +9,7 @@ enum class Activation {
   gelu_new,  ///< 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))   (Hendrycks & Gimpel 2016, section 2)
   gelu,      ///< x Phi(x) by erf
   relu,
+  silu,  ///< x / (1 + exp(-x))   (Hendrycks & Gimpel 2016, section 2)
 };
 
 /// y = f(x) elementwise; x, y [rows, width], may alias. Relative error of y below 4 eps of fp32 away from y = 0.

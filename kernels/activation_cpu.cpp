@@ -52,6 +52,23 @@ void gelu_row_backward(const float* x, const float* dy, int64_t count, float* dx
   }
 }
 
+LOCI_SIMD void silu_row(const float* x, int64_t count, float* y) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    const double value = static_cast<double>(x[i]);
+    y[i] = static_cast<float>(value / (1 + simd::exp_to_single(-value)));
+  }
+}
+
+LOCI_SIMD void silu_row_backward(const float* x, const float* dy, int64_t count, float* dx) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    const double value = static_cast<double>(x[i]);
+    const double gate = 1 / (1 + simd::exp_to_single(-value));
+    dx[i] = static_cast<float>(static_cast<double>(dy[i]) * gate * (1 + value * (1 - gate)));
+  }
+}
+
 // Written so that NaN survives.
 LOCI_SIMD void relu_row(const float* x, int64_t count, float* y) {
 #pragma omp simd
@@ -75,8 +92,32 @@ void over_rows(Context& context, ConstView x, const Row& row) {
   });
 }
 
+auto backward_function(Activation kind) {
+  switch (kind) {
+    case Activation::gelu_new:
+      return gelu_new_row_backward;
+    case Activation::gelu:
+      return gelu_row_backward;
+    case Activation::relu:
+      return relu_row_backward;
+    case Activation::silu:
+      return silu_row_backward;
+  }
+  throw_error<ShapeError>("activation_backward: no function has number {}", static_cast<int>(kind));
+}
+
 auto row_function(Activation kind) {
-  return kind == Activation::gelu_new ? gelu_new_row : kind == Activation::gelu ? gelu_row : relu_row;
+  switch (kind) {
+    case Activation::gelu_new:
+      return gelu_new_row;
+    case Activation::gelu:
+      return gelu_row;
+    case Activation::relu:
+      return relu_row;
+    case Activation::silu:
+      return silu_row;
+  }
+  throw_error<ShapeError>("activation: no function has number {}", static_cast<int>(kind));
 }
 
 }  // namespace
@@ -95,9 +136,7 @@ void biased_activation(Context& context, Activation kind, ConstView bias, View x
 }
 
 void activation_backward(Context& context, Activation kind, ConstView x, ConstView dy, View dx) {
-  const auto function = kind == Activation::gelu_new ? gelu_new_row_backward
-                        : kind == Activation::gelu   ? gelu_row_backward
-                                                     : relu_row_backward;
+  const auto function = backward_function(kind);
   over_rows(context, x, [&](int64_t r) { function(x.row(r), dy.row(r), x.cols, dx.row(r)); });
 }
 

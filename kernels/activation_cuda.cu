@@ -111,6 +111,28 @@ struct GeluBackward {
   }
 };
 
+/// 1 / (1 + exp(-x)) and what is missing to 1.
+__device__ inline Gate logistic(double x) {
+  const double power = short_exp(-x);
+  const double open = short_reciprocal(1 + power);
+  return {open, power * open};
+}
+
+struct Silu {
+  __device__ float operator()(float x) const {
+    const double value = static_cast<double>(x);
+    return static_cast<float>(value * logistic(value).open);
+  }
+};
+
+struct SiluBackward {
+  __device__ float operator()(float x, float dy) const {
+    const double value = static_cast<double>(x);
+    const Gate gate = logistic(value);
+    return static_cast<float>(static_cast<double>(dy) * gate.open * fma(value, gate.shut, 1.0));
+  }
+};
+
 // Written so that NaN survives.
 struct Relu {
   __device__ float operator()(float x) const { return x < 0 ? 0 : x; }
@@ -126,6 +148,7 @@ void activation(Context& context, Activation kind, ConstView x, View y) {
   const char* op = "activation";
   if (kind == Activation::gelu_new) return map_elements<kVectors>(context, op, GeluNew(), x, y);
   if (kind == Activation::gelu) return map_elements<kVectors>(context, op, Gelu(), x, y);
+  if (kind == Activation::silu) return map_elements<kVectors>(context, op, Silu(), x, y);
   map_elements(context, op, Relu(), x, y);
 }
 
@@ -133,6 +156,7 @@ void activation_backward(Context& context, Activation kind, ConstView x, ConstVi
   const char* op = "activation_backward";
   if (kind == Activation::gelu_new) return map_elements<kVectors>(context, op, GeluNewBackward(), x, dy, dx);
   if (kind == Activation::gelu) return map_elements<kVectors>(context, op, GeluBackward(), x, dy, dx);
+  if (kind == Activation::silu) return map_elements<kVectors>(context, op, SiluBackward(), x, dy, dx);
   map_elements(context, op, ReluBackward(), x, dy, dx);
 }
 

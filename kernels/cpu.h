@@ -6,6 +6,7 @@
 #include "kernels/cholesky_factor.h"
 #include "kernels/gemm.h"
 #include "kernels/norm.h"
+#include "kernels/rotary.h"
 #include "kernels/rows.h"
 #include "kernels/sampling.h"
 #include "kernels/softmax.h"
@@ -85,6 +86,7 @@ decltype(loci::tap_rows) tap_rows;
 decltype(loci::collect_rows) collect_rows;
 decltype(loci::add) add;
 decltype(loci::sum) sum;
+decltype(loci::product) product;
 decltype(loci::scale) scale;
 decltype(loci::clamp) clamp;
 decltype(loci::scale_rows) scale_rows;
@@ -103,6 +105,8 @@ decltype(loci::score_tokens) score_tokens;
 
 decltype(loci::attention) attention;
 decltype(loci::attention_backward) attention_backward;
+
+decltype(loci::rotate) rotate;
 
 decltype(loci::sample_top_k) sample_top_k;
 

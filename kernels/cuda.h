@@ -6,6 +6,7 @@
 #include "kernels/cholesky_factor.h"
 #include "kernels/gemm.h"
 #include "kernels/norm.h"
+#include "kernels/rotary.h"
 #include "kernels/rows.h"
 #include "kernels/sampling.h"
 #include "kernels/softmax.h"
@@ -36,6 +37,7 @@ decltype(loci::tap_rows) tap_rows;
 decltype(loci::collect_rows) collect_rows;
 decltype(loci::add) add;
 decltype(loci::sum) sum;
+decltype(loci::product) product;
 decltype(loci::scale) scale;
 decltype(loci::clamp) clamp;
 decltype(loci::scale_rows) scale_rows;
@@ -53,6 +55,8 @@ decltype(loci::log_softmax) log_softmax;
 
 decltype(loci::attention) attention;
 decltype(loci::attention_backward) attention_backward;
+
+decltype(loci::rotate) rotate;
 
 decltype(loci::sample_top_k) sample_top_k;
 

@@ -29,6 +29,7 @@ void tap_rows(Context&, ConstView, const DeviceArray<RowDestination>&) { absent(
 void collect_rows(Context&, const DeviceArray<const float*>&, View) { absent(); }
 void add(Context&, ConstView, View) { absent(); }
 void sum(Context&, ConstView, ConstView, View) { absent(); }
+void product(Context&, ConstView, ConstView, View) { absent(); }
 void scale(Context&, float, View) { absent(); }
 void clamp(Context&, float, View) { absent(); }
 void scale_rows(Context&, const DeviceArray<float>&, View) { absent(); }
@@ -52,6 +53,7 @@ void attention_backward(Context&, const AttentionBatch&, const AttentionShape&, 
                         ConstView, ConstView, const AttentionGradients&) {
   absent();
 }
+void rotate(Context&, RotaryPairs, Turn, int64_t, const DeviceArray<int32_t>&, ConstView, ConstView, View) { absent(); }
 void sample_top_k(Context&, ConstView, int64_t, double, const DeviceArray<double>&, DeviceArray<int32_t>&) { absent(); }
 void adam_step(Context&, const AdamOptions&, int64_t, ConstView, float, View, View, View) { absent(); }
 double sum_of_squares(Context&, ConstView) { absent(); }

@@ -58,6 +58,13 @@ void sum(Context& context, ConstView a, ConstView b, View y) {
   (context.on_cpu() ? cpu::sum : cuda::sum)(context, a, b, y);
 }
 
+void product(Context& context, ConstView a, ConstView b, View y) {
+  require_valid("product", "y", y);
+  require_shape("product", "a", a, y.rows, y.cols);
+  require_shape("product", "b", b, y.rows, y.cols);
+  (context.on_cpu() ? cpu::product : cuda::product)(context, a, b, y);
+}
+
 void scale(Context& context, float factor, View y) {
   require_valid("scale", "y", y);
   (context.on_cpu() ? cpu::scale : cuda::scale)(context, factor, y);

@@ -45,6 +45,8 @@ void collect_rows(Context& context, const DeviceArray<const float*>& sources, Vi
 void add(Context& context, ConstView x, View y);
 /// y = a + b; y may alias either.
 void sum(Context& context, ConstView a, ConstView b, View y);
+/// y = a * b elementwise; y may alias either.
+void product(Context& context, ConstView a, ConstView b, View y);
 /// y *= factor.
 void scale(Context& context, float factor, View y);
 /// y = min(max(y, -limit), limit), for a limit of 0 and more. NaN stays.

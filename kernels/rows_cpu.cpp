@@ -18,6 +18,11 @@ LOCI_SIMD void sum_row(const float* a, const float* b, int64_t count, float* y) 
   for (int64_t i = 0; i < count; ++i) y[i] = a[i] + b[i];
 }
 
+LOCI_SIMD void multiply_row(const float* a, const float* b, int64_t count, float* y) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) y[i] = a[i] * b[i];
+}
+
 LOCI_SIMD void scale_row(float factor, int64_t count, float* y) {
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) y[i] *= factor;
@@ -126,6 +131,10 @@ void add(Context& context, ConstView x, View y) {
 
 void sum(Context& context, ConstView a, ConstView b, View y) {
   over_rows(context, y.rows, y.cols, [&](int64_t r) { sum_row(a.row(r), b.row(r), y.cols, y.row(r)); });
+}
+
+void product(Context& context, ConstView a, ConstView b, View y) {
+  over_rows(context, y.rows, y.cols, [&](int64_t r) { multiply_row(a.row(r), b.row(r), y.cols, y.row(r)); });
 }
 
 void scale(Context& context, float factor, View y) {

@@ -18,6 +18,10 @@ constexpr int kWarps = kThreads / kWarp;
 /// Columns of a row that a warp moves.
 constexpr int64_t kSlabColumns = kWarp * kSlabVectors * 4;
 
+struct Multiply {
+  __device__ float operator()(float a, float b) const { return a * b; }
+};
+
 struct Add {
   __device__ float operator()(float a, float b) const { return a + b; }
 };
@@ -471,6 +475,10 @@ void collect_rows(Context& context, const DeviceArray<const float*>& sources, Vi
 void add(Context& context, ConstView x, View y) { map_elements(context, "add", Add(), y, x, y); }
 
 void sum(Context& context, ConstView a, ConstView b, View y) { map_elements(context, "sum", Add(), a, b, y); }
+
+void product(Context& context, ConstView a, ConstView b, View y) {
+  map_elements(context, "product", Multiply(), a, b, y);
+}
 
 void scale(Context& context, float factor, View y) { map_elements(context, "scale", Scale{factor}, y, y); }
 

@@ -25,14 +25,21 @@ std::pair<int64_t, int64_t> extents_of(Role role, const Architecture& a) {
       return {a.width, a.qkv_width()};
     case Role::qkv_bias:
       return {1, a.qkv_width()};
+    case Role::q_norm_gain:
+    case Role::k_norm_gain:
+      return {1, a.head_width};
     case Role::out_weight:
       return {a.query_width(), a.width};
+    case Role::gate_weight:
     case Role::up_weight:
       return {a.width, a.mlp_width};
+    case Role::gate_bias:
     case Role::up_bias:
       return {1, a.mlp_width};
     case Role::down_weight:
       return {a.mlp_width, a.width};
+    case Role::unembedding_bias:
+      return {1, a.vocabulary};
     default:
       return {1, a.width};
   }
@@ -46,7 +53,7 @@ Parameter make_parameter(const ParameterRule& rule, const Architecture& architec
   const RoleKind kind = kind_of(rule.role);
   if (kind == RoleKind::matrix && rule.stored == Orientation::out_in) std::swap(shape[0], shape[1]);
   if (kind == RoleKind::gain || kind == RoleKind::bias) shape = {cols};
-  return {{name_at(rule, layer), DType::f32, std::move(shape)}, rule.role, layer, rule.stored};
+  return {{name_at(rule, layer), DType::f32, std::move(shape)}, rule.role, layer, rule.stored, rule.packing};
 }
 
 bool is_present(const ParameterRule& rule, const Architecture& architecture) {
@@ -71,9 +78,12 @@ RoleKind kind_of(Role role) {
       return RoleKind::table;
     case Role::qkv_weight:
     case Role::out_weight:
+    case Role::gate_weight:
     case Role::up_weight:
     case Role::down_weight:
       return RoleKind::matrix;
+    case Role::q_norm_gain:
+    case Role::k_norm_gain:
     case Role::norm_1_gain:
     case Role::norm_2_gain:
     case Role::final_norm_gain:
@@ -117,6 +127,9 @@ void Architecture::check(std::string_view where) const {
   check_range(mlp_width, "the width of the MLP", kMaxMlpWidth, where);
   check_range(query_width(), "the width of all heads", kMaxWidth, where);
   require<InputError>(heads % key_heads == 0, "{}: {} key heads do not divide {} heads", where, key_heads, heads);
+  require<InputError>(!rotary || (rotary->width > 0 && rotary->width % 2 == 0 && rotary->width <= head_width),
+                      "{}: {} entries of each head are turned, it must be an even number up to the head's width {}",
+                      where, rotary ? rotary->width : 0, head_width);
   require<InputError>(epsilon > 0 && epsilon <= 1, "{}: epsilon is {}, it must lie above 0 and not above 1", where,
                       epsilon);
   const auto check_token = [&](int64_t token) {
@@ -151,8 +164,12 @@ std::string parameter_name(const Architecture& architecture, Role role, int64_t 
 }
 
 std::string published_name(const Architecture& architecture, Role role, int64_t layer) {
-  const std::string name = parameter_name(architecture, role, layer);
-  return role == Role::unembedding ? name : std::string(architecture.family->body) + name;
+  return published_name(architecture, role, parameter_name(architecture, role, layer));
+}
+
+std::string published_name(const Architecture& architecture, Role role, std::string_view canonical) {
+  const bool of_head = role == Role::unembedding || role == Role::unembedding_bias;
+  return of_head ? std::string(canonical) : fmt::format("{}{}", architecture.family->body, canonical);
 }
 
 std::string published_module(const Architecture& architecture, Role role, int64_t layer) {

@@ -10,6 +10,7 @@
 #include "kernels/activation.h"
 #include "kernels/norm.h"
 #include "kernels/weight.h"
+#include "model/rotary.h"
 #include "runtime/io/json.h"
 #include "runtime/io/safetensors.h"
 #include "runtime/named_value.h"
@@ -18,19 +19,33 @@
 namespace loci {
 
 /// Hugging Face's names.
-inline constexpr NamedValues<Activation, 7> kActivationNames{{{"gelu_new", Activation::gelu_new},
+inline constexpr NamedValues<Activation, 9> kActivationNames{{{"gelu_new", Activation::gelu_new},
                                                               {"gelu_fast", Activation::gelu_new},
                                                               {"gelu_pytorch_tanh", Activation::gelu_new},
                                                               {"gelu_accurate", Activation::gelu_new},
                                                               {"gelu", Activation::gelu},
                                                               {"gelu_python", Activation::gelu},
-                                                              {"relu", Activation::relu}}};
+                                                              {"relu", Activation::relu},
+                                                              {"silu", Activation::silu},
+                                                              {"swish", Activation::silu}}};
 inline std::string_view activation_name(Activation activation) { return name_of(activation, kActivationNames); }
 
 /// Whether attention scores are divided by sqrt(head width).
 enum class AttentionScale { by_head_width, none };
 /// Whether scores are divided by layer + 1 too.
 enum class LayerScale { none, by_inverse_index };
+
+/// How a block adds to the residual stream x.
+enum class Residual {
+  sequential,  ///< x += attention(N_1(x)); x += mlp(N_2(x))
+  parallel,    ///< x += attention(N_1(x)) + mlp(N_2(x)); a family without N_2 uses N_1 for both
+};
+enum class Mlp {
+  plain,  ///< W_down f(W_up x)
+  gated,  ///< W_down (f(W_gate x) * W_up x)   (Shazeer 2020, eq. 6)
+};
+/// Whether each head of queries and keys is normalised before it is turned (RMSNorm with the model's epsilon).
+enum class HeadNorm { none, rms };
 
 struct Family;
 
@@ -48,6 +63,12 @@ struct Architecture {
   Norm norm = Norm::layer;
   double epsilon = 1e-5;  ///< of the norms
   Activation activation = Activation::gelu_new;
+  Residual residual = Residual::sequential;
+  Mlp mlp = Mlp::plain;
+  std::optional<Rotary> rotary = {};  ///< of families without position embeddings
+  HeadNorm head_norm = HeadNorm::none;
+  int64_t window = 0;  ///< keys that a query sees, its own among them; 0: all up to its own
+  bool qkv_bias = true, out_bias = true, mlp_bias = true;  ///< in families that leave the choice
   AttentionScale attention_scale = AttentionScale::by_head_width;
   LayerScale layer_scale = LayerScale::none;
   bool tied = true;                 ///< the unembedding is the token embedding
@@ -85,17 +106,22 @@ enum class Role {
   norm_1_bias,
   qkv_weight,  ///< d -> queries, keys and values side by side
   qkv_bias,
+  q_norm_gain,  ///< [head width]: of each head of queries
+  k_norm_gain,
   out_weight,  ///< heads -> d
   out_bias,
   norm_2_gain,  ///< before the MLP
   norm_2_bias,
-  up_weight,  ///< d -> ff
+  gate_weight,  ///< d -> ff, before the activation function of a gated MLP
+  gate_bias,
+  up_weight,  ///< d -> ff, before the activation function of a plain MLP
   up_bias,
   down_weight,  ///< ff -> d
   down_bias,
   final_norm_gain,
   final_norm_bias,
-  unembedding,  ///< [V, d]; where it is not tied
+  unembedding,       ///< [V, d]; where it is not tied
+  unembedding_bias,  ///< [V]
 };
 
 /// Matrices multiply rows; tables have a row for each token or position; the others are vectors.
@@ -111,13 +137,24 @@ struct WeightId {
   auto operator<=>(const WeightId&) const = default;
 };
 
+/// How queries, keys and values, which are side by side in memory, lie in a file. Not for matrices stored as [in, out].
+enum class Packing {
+  whole,    ///< as in memory
+  apart,    ///< as three tensors; their names have q, k or v in place of "qkv"
+  by_head,  ///< in one tensor: head by head, the rows of its query, of its key and of its value
+};
+
 /// A line of a family's table: what a parameter is called, and how it is stored.
 struct ParameterRule {
   Role role;
   std::string_view name;                                   ///< canonical: without Family::body; {} stands for the layer
   Orientation stored = Orientation::in_out;                ///< of a matrix
   bool (*present)(const Architecture& architecture) = {};  ///< null: in every model
+  Packing packing = Packing::whole;
 };
+
+/// What becomes of tensors in a checkpoint that no parameter corresponds to.
+enum class OtherTensors { ignored, refused };
 
 /// A family of models: all that is particular to it. docs/adding_a_family.md
 struct Family {
@@ -132,6 +169,7 @@ struct Family {
   /// Whether a tensor of this canonical name is a buffer that some versions of transformers store beside the weights.
   bool (*is_buffer)(std::string_view name);
   std::span<const ParameterRule> parameters;  ///< in the order of the forward pass, those of a block together
+  OtherTensors other_tensors = OtherTensors::refused;
 };
 
 /// A parameter of one model.
@@ -139,6 +177,7 @@ struct Parameter : TensorInfo {
   Role role = {};
   int64_t layer = 0;  ///< 0 outside blocks
   Orientation stored = Orientation::in_out;
+  Packing packing = Packing::whole;
 
   /// The stored matrix; a vector has one row.
   int64_t rows() const { return shape.size() == 2 ? shape[0] : 1; }
@@ -158,6 +197,8 @@ inline std::string parameter_name(const Architecture& architecture, WeightId wei
 }
 /// Its name in the files that transformers writes ("transformer.h.3.mlp.c_proj.weight").
 std::string published_name(const Architecture& architecture, Role role, int64_t layer = 0);
+/// The same of a tensor that holds a parameter of that role or a part of it, from the tensor's canonical name.
+std::string published_name(const Architecture& architecture, Role role, std::string_view canonical);
 /// The module that has it there, as hyper-parameters and exports name it ("transformer.h.3.mlp.c_proj").
 std::string published_module(const Architecture& architecture, Role role, int64_t layer);
 /// The matrix or bias of a block of that name, canonical or published; nothing where there is none.

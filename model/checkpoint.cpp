@@ -6,6 +6,7 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <list>
 #include <set>
 #include <system_error>
 #include <utility>
@@ -68,8 +69,10 @@ void convert_into(std::vector<float>& out, std::span<const std::byte> data) {
   }
 }
 
-/// To f16 or bf16.
-std::vector<std::byte> encode(std::span<const float> values, DType type) {
+/// Numbers in fp32 to f16 or bf16.
+std::vector<std::byte> encode(std::span<const std::byte> fp32, DType type) {
+  std::vector<float> values;
+  convert_into<float>(values, fp32);
   std::vector<std::byte> bytes(values.size() * 2);
   for (size_t i = 0; i < values.size(); ++i) {
     const uint16_t half = type == DType::f16 ? to_half(values[i]).bits : to_bfloat(values[i]).bits;
@@ -180,7 +183,8 @@ void Checkpoint::place_tensors() {
 std::map<std::string, std::string> Checkpoint::stored_names() const {
   std::map<std::string, std::string> names;
   for (const Parameter& parameter : parameters_of(config_))
-    names.emplace(parameter.name, place(parameter.name).stored_name);
+    for (const TensorInfo& tensor : packed_of(config_, parameter).tensors)
+      names.emplace(tensor.name, place(tensor.name).stored_name);
   const std::string unembedding = unembedding_name(config_);
   if (const auto head = places_.find(unembedding); head != places_.end())
     names.emplace(unembedding, head->second.stored_name);
@@ -191,34 +195,43 @@ void Checkpoint::check_tensors() {
   const std::string unembedding = unembedding_name(config_);
   std::set<std::string> expected;
   for (const Parameter& parameter : parameters_of(config_)) {
-    expected.insert(parameter.name);
-    const auto found = places_.find(parameter.name);
-    require<InputError>(found != places_.end(), "{}: tensor \"{}\" is missing in {}", dir_.string(), parameter.name,
-                        files_.size() == 1 ? files_[0].path().filename().string() : "all shards");
-    const SafetensorsFile& file = files_[found->second.file];
-    const TensorInfo& info = file.at(found->second.stored_name);
-    const bool is_transposed = info.shape.size() == 2 && info.shape[0] != info.shape[1] &&
-                               parameter.shape == std::vector<int64_t>{info.shape[1], info.shape[0]};
-    require<InputError>(info.shape == parameter.shape, "{}: tensor \"{}\" has shape {}, config.json asks for {}{}",
-                        file.path().string(), info.name, shape_text(info.shape), shape_text(parameter.shape),
-                        is_transposed
-                            ? fmt::format("; {} stores matrices as {}, so transpose all of them", config_.family->title,
-                                          parameter.stored == Orientation::in_out ? "[in, out]" : "[out, in]")
-                            : "");
-    require<InputError>(is_weight_type(info.dtype), "{}: tensor \"{}\" has type {}, loci reads F32, F16, BF16 and F64",
-                        file.path().string(), info.name, dtype_name(info.dtype));
+    parameters_.emplace(parameter.name, parameter);
+    for (const TensorInfo& tensor : packed_of(config_, parameter).tensors) {
+      expected.insert(tensor.name);
+      check_tensor(tensor, parameter.stored);
+    }
   }
   for (const auto& [name, place] : places_) {
     if (expected.contains(name)) continue;
     const SafetensorsFile& file = files_[place.file];
-    if (name == unembedding) {
+    if (name == unembedding && config_.tied) {
       check_tied_head(place);
       continue;
     }
-    warnings_.push_back(fmt::format("{}: tensor \"{}\" {} is not a parameter of this model and is ignored",
-                                    file.path().string(), place.stored_name,
-                                    shape_text(file.at(place.stored_name).shape)));
+    const std::string about = fmt::format("{}: tensor \"{}\" {} is not a parameter of this model", file.path().string(),
+                                          place.stored_name, shape_text(file.at(place.stored_name).shape));
+    require<InputError>(config_.family->other_tensors == OtherTensors::ignored,
+                        "{} by config.json, which may lack a field; correct it, or take the tensor out", about);
+    warnings_.push_back(about + " and is ignored");
   }
+}
+
+void Checkpoint::check_tensor(const TensorInfo& tensor, Orientation stored) const {
+  const auto found = places_.find(tensor.name);
+  require<InputError>(found != places_.end(), "{}: tensor \"{}\" is missing in {}", dir_.string(), tensor.name,
+                      files_.size() == 1 ? files_[0].path().filename().string() : "all shards");
+  const SafetensorsFile& file = files_[found->second.file];
+  const TensorInfo& info = file.at(found->second.stored_name);
+  const bool is_transposed = info.shape.size() == 2 && info.shape[0] != info.shape[1] &&
+                             tensor.shape == std::vector<int64_t>{info.shape[1], info.shape[0]};
+  require<InputError>(info.shape == tensor.shape, "{}: tensor \"{}\" has shape {}, config.json asks for {}{}",
+                      file.path().string(), info.name, shape_text(info.shape), shape_text(tensor.shape),
+                      is_transposed
+                          ? fmt::format("; {} stores matrices as {}, so transpose all of them", config_.family->title,
+                                        stored == Orientation::in_out ? "[in, out]" : "[out, in]")
+                          : "");
+  require<InputError>(is_weight_type(info.dtype), "{}: tensor \"{}\" has type {}, loci reads F32, F16, BF16 and F64",
+                      file.path().string(), info.name, dtype_name(info.dtype));
 }
 
 void Checkpoint::check_tied_head(const Place& head) const {
@@ -244,18 +257,52 @@ const Checkpoint::Place& Checkpoint::place(std::string_view name) const {
   return found->second;
 }
 
+Packed Checkpoint::packed(std::string_view parameter) const {
+  const auto found = parameters_.find(parameter);
+  require<InputError>(found != parameters_.end(), "{}: the model has no parameter \"{}\"", dir_.string(), parameter);
+  return packed_of(config_, found->second);
+}
+
 DType Checkpoint::dtype(std::string_view name) const {
-  const Place& at = place(name);
-  return files_[at.file].at(at.stored_name).dtype;
+  std::set<DType> types;
+  for (const TensorInfo& tensor : packed(name).tensors) {
+    const Place& at = place(tensor.name);
+    types.insert(files_[at.file].at(at.stored_name).dtype);
+  }
+  return types.size() == 1 ? *types.begin() : DType::f32;
 }
 
 std::string Checkpoint::stored_types() const {
   std::set<std::string_view> types;
-  for (const Parameter& parameter : parameters_of(config_)) types.insert(dtype_name(dtype(parameter.name)));
+  for (const Parameter& parameter : parameters_of(config_))
+    for (const TensorInfo& tensor : packed_of(config_, parameter).tensors) {
+      const Place& at = place(tensor.name);
+      types.insert(dtype_name(files_[at.file].at(at.stored_name).dtype));
+    }
   return fmt::format("{}", fmt::join(types, ", "));
 }
 
+std::span<const std::byte> Checkpoint::bytes(std::string_view name, std::vector<std::byte>& scratch) const {
+  const Packed parts = packed(name);
+  if (parts.runs.empty()) return stored(name).bytes;
+  std::vector<std::span<const std::byte>> tensors;
+  for (const TensorInfo& tensor : parts.tensors) tensors.push_back(stored(tensor.name).bytes);
+  scratch = unpack(parts, dtype_size(dtype(name)), tensors);
+  return scratch;
+}
+
 std::span<const float> Checkpoint::f32(std::string_view name, std::vector<float>& scratch) const {
+  const Packed parts = packed(name);
+  if (parts.runs.empty()) return tensor_f32(name, scratch);
+  std::vector<std::vector<float>> converted(parts.tensors.size());
+  std::vector<std::span<const std::byte>> tensors;
+  for (size_t i = 0; i < converted.size(); ++i)
+    tensors.push_back(std::as_bytes(tensor_f32(parts.tensors[i].name, converted[i])));
+  convert_into<float>(scratch, unpack(parts, sizeof(float), tensors));
+  return scratch;
+}
+
+std::span<const float> Checkpoint::tensor_f32(std::string_view name, std::vector<float>& scratch) const {
   const Place& at = place(name);
   const SafetensorsFile& file = files_[at.file];
   const std::span<const std::byte> data = file.bytes(at.stored_name);
@@ -387,12 +434,13 @@ std::string hash_of(std::vector<StoredParameter> parameters, ThreadPool* threads
 
 std::vector<StoredParameter> stored_parameters(const Checkpoint& checkpoint) {
   std::vector<StoredParameter> parameters;
-  for (Parameter& info : parameters_of(checkpoint.config())) {
-    info.dtype = checkpoint.dtype(info.name);
-    const Checkpoint::Stored stored = checkpoint.stored(info.name);
-    parameters.push_back(
-        {std::move(info), stored.bytes, fmt::format("{}: tensor \"{}\"", stored.file.string(), stored.name)});
-  }
+  for (const Parameter& parameter : parameters_of(checkpoint.config()))
+    for (TensorInfo& info : packed_of(checkpoint.config(), parameter).tensors) {
+      const Checkpoint::Stored stored = checkpoint.stored(info.name);
+      info.dtype = stored.type;
+      parameters.push_back(
+          {std::move(info), stored.bytes, fmt::format("{}: tensor \"{}\"", stored.file.string(), stored.name)});
+    }
   return parameters;
 }
 
@@ -401,7 +449,7 @@ std::vector<StoredParameter> stored_parameters(const Checkpoint& checkpoint) {
 Checkpoint::Stored Checkpoint::stored(std::string_view name) const {
   const Place& at = place(name);
   const SafetensorsFile& file = files_[at.file];
-  return {file.path(), at.stored_name, file.bytes(at.stored_name)};
+  return {file.path(), at.stored_name, file.at(at.stored_name).dtype, file.bytes(at.stored_name)};
 }
 
 std::string Checkpoint::weights_sha256(ThreadPool* threads) const {
@@ -416,14 +464,33 @@ void Checkpoint::require_finite(ThreadPool* threads) const {
                  });
 }
 
+namespace {
+
+/// The tensors in fp32 that hold a parameter, by canonical name; `parts` keeps those alive that had to be made.
+std::vector<TensorData> tensors_to_write(const Architecture& config, const Parameter& parameter,
+                                         std::span<const float> values, std::list<std::vector<std::byte>>& parts) {
+  Packed packed = packed_of(config, parameter);
+  std::vector<TensorData> made;
+  for (TensorInfo& info : packed.tensors) {
+    info.dtype = DType::f32;
+    made.push_back({info, std::as_bytes(values)});
+  }
+  if (packed.runs.empty()) return made;
+  std::vector<std::vector<std::byte>> packed_bytes = pack(packed, sizeof(float), std::as_bytes(values));
+  for (size_t i = 0; i < made.size(); ++i) made[i].data = parts.emplace_back(std::move(packed_bytes[i]));
+  return made;
+}
+
+}  // namespace
+
 std::string weights_sha256_of(const Architecture& config, const std::map<std::string, std::span<const float>>& tensors,
                               const fs::path& dir) {
   std::vector<StoredParameter> parameters;
-  for (Parameter& info : parameters_of(config)) {
-    info.dtype = DType::f32;
-    const auto bytes = std::as_bytes(tensors.at(info.name));
-    parameters.push_back({info, bytes, fmt::format("{}: tensor \"{}\"", dir.string(), info.name)});
-  }
+  std::list<std::vector<std::byte>> parts;
+  for (const Parameter& parameter : parameters_of(config))
+    for (TensorData& tensor : tensors_to_write(config, parameter, tensors.at(parameter.name), parts))
+      parameters.push_back(
+          {tensor.info, tensor.data, fmt::format("{}: tensor \"{}\"", dir.string(), tensor.info.name)});
   return hash_of(std::move(parameters), nullptr);
 }
 
@@ -462,10 +529,10 @@ std::vector<Parameter> require_all(const Architecture& config,
 
 namespace {
 
-std::string name_to_write(const Architecture& architecture, const Parameter& parameter,
+std::string name_to_write(const Architecture& architecture, Role role, const std::string& tensor,
                           const std::map<std::string, std::string>& names) {
-  if (const auto found = names.find(parameter.name); found != names.end()) return found->second;
-  return published_name(architecture, parameter.role, parameter.layer);
+  if (const auto found = names.find(tensor); found != names.end()) return found->second;
+  return published_name(architecture, role, tensor);
 }
 
 }  // namespace
@@ -476,7 +543,7 @@ void write_checkpoint(const fs::path& dir, const Architecture& config,
   require<ShapeError>(stored == DType::f32 || stored == DType::f16 || stored == DType::bf16,
                       "{}: weights are stored as F32, F16 or BF16, not {}", dir.string(), dtype_name(stored));
   config.check(dir.string());
-  std::vector<Parameter> parameters = require_all(config, tensors, dir.string());
+  const std::vector<Parameter> parameters = require_all(config, tensors, dir.string());
   make_folder(dir);
   require<InputError>(!fs::exists(dir / "model.safetensors.index.json"),
                       "{}: holds a sharded model already; choose another folder", dir.string());
@@ -491,22 +558,17 @@ void write_checkpoint(const fs::path& dir, const Architecture& config,
   json["torch_dtype"] = stored == DType::f32 ? "float32" : stored == DType::f16 ? "float16" : "bfloat16";
   write_file_atomically(dir / "config.json", json.dump(2) + "\n");
 
-  std::vector<std::vector<std::byte>> encoded;
-  encoded.reserve(parameters.size());
+  std::list<std::vector<std::byte>> made;
   std::vector<TensorData> data;
   const std::string unembedding = unembedding_name(config);
-  for (Parameter& parameter : parameters) {
-    const std::span<const float> values = tensors.at(parameter.name);
-    const bool has_twin = config.tied && parameter.role == Role::token_embedding && names.contains(unembedding);
-    parameter.name = name_to_write(config, parameter, names);
-    parameter.dtype = stored;
-    if (stored == DType::f32) {
-      data.push_back({std::move(parameter), std::as_bytes(values)});
-    } else {
-      encoded.push_back(encode(values, stored));
-      data.push_back({std::move(parameter), encoded.back()});
+  for (const Parameter& parameter : parameters) {
+    for (TensorData& tensor : tensors_to_write(config, parameter, tensors.at(parameter.name), made)) {
+      tensor.info.name = name_to_write(config, parameter.role, tensor.info.name, names);
+      tensor.info.dtype = stored;
+      if (stored != DType::f32) tensor.data = made.emplace_back(encode(tensor.data, stored));
+      data.push_back(std::move(tensor));
     }
-    if (has_twin) {
+    if (config.tied && parameter.role == Role::token_embedding && names.contains(unembedding)) {
       data.push_back(data.back());
       data.back().info.name = names.at(unembedding);
     }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "model/architecture.h"
+#include "model/packing.h"
 #include "runtime/io/safetensors.h"
 #include "runtime/thread_pool.h"
 
@@ -28,17 +29,19 @@ class Checkpoint {
 
   const std::filesystem::path& dir() const { return dir_; }
   const Architecture& config() const { return config_; }
-  /// Where a parameter lies.
+  /// Where a tensor lies, by canonical name; most parameters are one tensor (model/packing.h).
   struct Stored {
     std::filesystem::path file;
     std::string name;
+    DType type;
     std::span<const std::byte> bytes;
   };
   Stored stored(std::string_view name) const;
-  /// The name in the files of each parameter, for write_checkpoint; of a tied model's unembedding where both it and the
+  /// The name in the files of each tensor, for write_checkpoint; of a tied model's unembedding where both it and the
   /// embedding are stored.
   std::map<std::string, std::string> stored_names() const;
-  /// The type as stored. All weights of a model usually share one; `stored_types` lists those that occur, "F32, F16".
+  /// The type of a parameter as stored; F32 where its parts have several. All weights of a model usually share one;
+  /// `stored_types` lists those that occur, "F32, F16".
   DType dtype(std::string_view name) const;
   std::string stored_types() const;
   /// What is ignored, one sentence each: tensors that no parameter corresponds to, fields of config.json.
@@ -48,11 +51,14 @@ class Checkpoint {
   /// this object lives); otherwise converted (F16, BF16 and F64; exact but for F64, which is rounded) or copied into
   /// `scratch`.
   std::span<const float> f32(std::string_view name, std::vector<float>& scratch) const;
+  /// The parameter in the type dtype(name) in which it is stored, row-major; copied into `scratch` where its file has
+  /// it in other pieces.
+  std::span<const std::byte> bytes(std::string_view name, std::vector<std::byte>& scratch) const;
 
-  /// SHA-256 over the parameters: for each, sorted by canonical name, the line "name dtype [shape]\n" and the SHA-256
-  /// (64 hexadecimal digits) of every 16 MiB of its stored bytes. The same for any sharding, prefix, order and number
-  /// of threads. Reads every weight once, on this thread where there are no `threads`; the result is kept. Throws
-  /// InputError naming file and tensor where a value is not finite.
+  /// SHA-256 over the tensors of the parameters: for each, sorted by canonical name, the line "name dtype [shape]\n"
+  /// and the SHA-256 (64 hexadecimal digits) of every 16 MiB of its stored bytes. The same for any sharding, prefix,
+  /// order and number of threads. Reads every weight once, on this thread where there are no `threads`; the result is
+  /// kept. Throws InputError naming file and tensor where a value is not finite.
   std::string weights_sha256(ThreadPool* threads = nullptr) const;
   /// The same InputError without the hash. Reads every weight.
   void require_finite(ThreadPool* threads = nullptr) const;
@@ -70,13 +76,17 @@ class Checkpoint {
   void open_shards(const std::filesystem::path& index);
   void place_tensors();
   void check_tensors();
+  void check_tensor(const TensorInfo& tensor, Orientation stored) const;
   void check_tied_head(const Place& head) const;
   const Place& place(std::string_view name) const;
+  Packed packed(std::string_view parameter) const;
+  std::span<const float> tensor_f32(std::string_view name, std::vector<float>& scratch) const;
 
   std::filesystem::path dir_;
   Architecture config_;
   std::vector<SafetensorsFile> files_;
-  std::map<std::string, Place, std::less<>> places_;
+  std::map<std::string, Place, std::less<>> places_;          // of tensors, by canonical name
+  std::map<std::string, Parameter, std::less<>> parameters_;  // by name
   std::vector<std::string> warnings_;
   mutable std::optional<std::string> sha256_;
 };

@@ -41,7 +41,12 @@ std::span<const std::byte> host_bytes(const Checkpoint& checkpoint, const Parame
     if (!scratch.empty()) weights.converted.push_back(std::move(scratch));
     return std::as_bytes(values);
   }
-  const std::span<const std::byte> bytes = checkpoint.stored(parameter.name).bytes;
+  std::vector<std::byte> scratch;
+  const std::span<const std::byte> bytes = checkpoint.bytes(parameter.name, scratch);
+  if (!scratch.empty()) {
+    weights.copied.push_back(std::move(scratch));
+    return bytes;
+  }
   if (reinterpret_cast<uintptr_t>(bytes.data()) % alignof(uint16_t) == 0) return bytes;
   return weights.copied.emplace_back(bytes.begin(), bytes.end());
 }

@@ -34,14 +34,25 @@ struct BlockParameters {
   MatrixView<T> norm_1_gain, norm_1_bias;  // [1, d]
   MatrixOf<T> qkv_weight;                  // d -> queries, keys, values
   MatrixView<T> qkv_bias;
-  MatrixOf<T> out_weight;  // heads -> d
+  MatrixView<T> q_norm_gain, k_norm_gain;  // [1, head width]
+  MatrixOf<T> out_weight;                  // heads -> d
   MatrixView<T> out_bias;
   MatrixView<T> norm_2_gain, norm_2_bias;  // [1, d]
-  MatrixOf<T> up_weight;                   // d -> ff
+  MatrixOf<T> gate_weight;                 // d -> ff
+  MatrixView<T> gate_bias;
+  MatrixOf<T> up_weight;  // d -> ff
   MatrixView<T> up_bias;
   MatrixOf<T> down_weight;  // ff -> d
   MatrixView<T> down_bias;
   std::vector<NeuronParameters> neurons;  // one group for each activation function that occurs
+
+  /// What normalises the MLP's input.
+  const MatrixView<T>& mlp_norm_gain() const { return norm_2_gain.empty() ? norm_1_gain : norm_2_gain; }
+  const MatrixView<T>& mlp_norm_bias() const { return norm_2_gain.empty() ? norm_1_bias : norm_2_bias; }
+  /// The projection before the activation function.
+  bool gated() const { return gate_weight.data != nullptr; }
+  const MatrixOf<T>& pre_weight() const { return gated() ? gate_weight : up_weight; }
+  const MatrixView<T>& pre_bias() const { return gated() ? gate_bias : up_bias; }
 };
 
 /// All parameters of a model.
@@ -52,6 +63,7 @@ struct Parameters {
   std::vector<BlockParameters<T>> blocks;
   MatrixView<T> final_norm_gain, final_norm_bias;  // [1, d]
   TableOf<T> unembedding;                          // [V, d]; the token embedding's memory where tied
+  MatrixView<T> unembedding_bias;                  // [1, V]
 };
 
 /// Calls visit(place) for the place of a parameter.
@@ -70,6 +82,10 @@ decltype(auto) with_parameter(P& p, Role role, int64_t layer, Visit&& visit) {
       return visit(p.blocks.at(static_cast<size_t>(layer)).qkv_weight);
     case Role::qkv_bias:
       return visit(p.blocks.at(static_cast<size_t>(layer)).qkv_bias);
+    case Role::q_norm_gain:
+      return visit(p.blocks.at(static_cast<size_t>(layer)).q_norm_gain);
+    case Role::k_norm_gain:
+      return visit(p.blocks.at(static_cast<size_t>(layer)).k_norm_gain);
     case Role::out_weight:
       return visit(p.blocks.at(static_cast<size_t>(layer)).out_weight);
     case Role::out_bias:
@@ -78,6 +94,10 @@ decltype(auto) with_parameter(P& p, Role role, int64_t layer, Visit&& visit) {
       return visit(p.blocks.at(static_cast<size_t>(layer)).norm_2_gain);
     case Role::norm_2_bias:
       return visit(p.blocks.at(static_cast<size_t>(layer)).norm_2_bias);
+    case Role::gate_weight:
+      return visit(p.blocks.at(static_cast<size_t>(layer)).gate_weight);
+    case Role::gate_bias:
+      return visit(p.blocks.at(static_cast<size_t>(layer)).gate_bias);
     case Role::up_weight:
       return visit(p.blocks.at(static_cast<size_t>(layer)).up_weight);
     case Role::up_bias:
@@ -92,6 +112,8 @@ decltype(auto) with_parameter(P& p, Role role, int64_t layer, Visit&& visit) {
       return visit(p.final_norm_bias);
     case Role::unembedding:
       return visit(p.unembedding);
+    case Role::unembedding_bias:
+      return visit(p.unembedding_bias);
   }
   throw_error<ShapeError>("no parameter has role {}", static_cast<int>(role));
 }
@@ -105,6 +127,8 @@ auto& weight_of(P& parameters, WeightId id) {
       return block.qkv_weight;
     case Role::out_weight:
       return block.out_weight;
+    case Role::gate_weight:
+      return block.gate_weight;
     case Role::up_weight:
       return block.up_weight;
     case Role::down_weight:

@@ -67,6 +67,7 @@ void Backward::unembed(ConstView dlogits) {
     Tensor h(context_, x.rows, x.cols);
     normalise(context_, pass_.config.norm, x, p.final_norm_gain, p.final_norm_bias, epsilon, h.view(), {});
     gemm(context_, Transpose::yes, dlogits, Transpose::no, h.view(), g->unembedding, Write::accumulate);
+    if (!g->unembedding_bias.empty()) add_column_sums(context_, dlogits, g->unembedding_bias);
   }
   Tensor dwanted(context_, x.rows, x.cols);
   normalise_backward(context_, pass_.config.norm, x, p.final_norm_gain, pass_.kept.final_statistics.view(), dh.view(),

@@ -45,11 +45,12 @@ std::optional<Tensor> ForwardBlock::attend() {
 
   const std::optional<AttentionInputs> inputs = project_qkv(h.view());
   if (!inputs) return std::nullopt;
-  kept_.attention = attention_batch(context_, pass_.plan, pass_.geometry, layer_);
+  kept_.attention = attention_batches(context_, pass_.plan, pass_.geometry, layer_, pass_.config.window);
   kept_.attended = Tensor(context_, inputs->queries.rows, pass_.config.query_width());
   if (pass_.keep) kept_.log_sums = Tensor(context_, inputs->queries.rows, pass_.config.heads);
-  attention(context_, kept_.attention, attention_shape(pass_.config, layer_), *inputs, kept_.attended.view(),
-            kept_.log_sums.view());
+  for (const AttentionBatch& batch : kept_.attention)
+    attention(context_, batch, attention_shape(pass_.config, layer_), *inputs, kept_.attended.view(),
+              kept_.log_sums.view());
 
   // The backward pass needs what attention gave, and what its projection took, where patches make these differ.
   const bool patched = pass_.keep && !pass_.sites.index().at(Site::attn_heads, layer_).patches.empty();
@@ -77,6 +78,9 @@ std::optional<AttentionInputs> ForwardBlock::project_qkv(ConstView h) {
     project_rows(h, projected.view());
   add_branches_to(Site::qkv, projected.view());
   const bool goes_on = visit(Site::qkv, projected.view());
+  if (pass_.keep && !p_.q_norm_gain.empty()) kept_.raw_qkv = copy_of(context_, projected.view());
+  if (!tail) place_heads(projected.view().cols_slice(0, q), p_.q_norm_gain);
+  place_heads(projected.view().cols_slice(q, k), p_.k_norm_gain);
 
   ConstView qkv = projected.view();  // wherever its memory goes
   if (pass_.sites.record())
@@ -90,7 +94,7 @@ std::optional<AttentionInputs> ForwardBlock::project_qkv(ConstView h) {
 
 /// qkv = h W_qkv + b, but for the rows that bases have.
 void ForwardBlock::project_rows(ConstView h, View qkv) {
-  kept_.reused = reused_rows(context_, pass_.plan, pass_.geometry, pass_.sites.index(), layer_);
+  if (reuses_rows()) kept_.reused = reused_rows(context_, pass_.plan, pass_.geometry, pass_.sites.index(), layer_);
   const int64_t computed = kept_.reused ? kept_.reused->first_joined : h.rows;
   linear(context_, h.rows_slice(0, computed), p_.qkv_weight, p_.qkv_bias, qkv.rows_slice(0, computed));
   if (!kept_.reused) return;
@@ -116,18 +120,44 @@ ConstView ForwardBlock::project_tail(ConstView h, Tail tail) {
   gather_rows(context_, x_.view(), tail.device_rows, shorter.rows_slice(0, rows));
   x_ = std::move(shorter);
   pass_.geometry.shorten(std::move(tail));
+  if (pass_.keep && !p_.q_norm_gain.empty()) kept_.raw_queries = copy_of(context_, kept_.queries.view());
+  place_heads(kept_.queries.view(), p_.q_norm_gain);
   return std::as_const(kept_.queries).view();
+}
+
+/// Bases recorded queries and keys as place_heads() left them, so sites and norms must not come to them again.
+bool ForwardBlock::reuses_rows() const { return p_.q_norm_gain.empty() && !(pass_.config.rotary && busy(Site::qkv)); }
+
+/// Normalises the heads of queries or keys and turns them by their positions, where the model does. Rows that bases
+/// gave are so already.
+void ForwardBlock::place_heads(View x, ConstView gain) const {
+  const int64_t width = pass_.config.head_width, heads = x.cols / width;
+  for (int64_t head = 0; head < heads && !gain.empty(); ++head)
+    normalise(context_, Norm::rms, head_of(x, width, head), gain, {}, epsilon(), head_of(x, width, head), {});
+  if (!pass_.config.rotary) return;
+  std::vector<int32_t> positions = row_positions(pass_.geometry, layer_, pass_.geometry.has_tail(layer_));
+  if (kept_.reused)
+    for (const RowSource& source : kept_.reused->sources) positions[source.row] = -1;
+  rotate(context_, pass_.config.rotary->pairs, Turn::forward, heads, {context_, std::span<const int32_t>(positions)},
+         pass_.rotary.cosines.view(), pass_.rotary.sines.view(), x);
 }
 
 // --- MLP -------------------------------------------------------------------------------------------------------------
 
-/// x += attended; x += W_down f(W_up N_2(x)).
+/// x += attended; x += mlp(N_2(x)); or, side by side, x += attended + mlp(N_2(x)).
 bool ForwardBlock::feed_forward(ConstView attended) {
   if (pass_.keep) kept_.norm_2_statistics = Tensor(context_, x().rows, 2);
   Tensor h(context_, x().rows, pass_.config.width);
-  add_normalise(context_, pass_.config.norm, attended, x(), p_.norm_2_gain, p_.norm_2_bias, epsilon(), h.view(),
-                kept_.norm_2_statistics.view());
-  if (pass_.keep) kept_.middle = copy_of(context_, x());
+  if (pass_.config.residual == Residual::sequential) {
+    add_normalise(context_, pass_.config.norm, attended, x(), p_.mlp_norm_gain(), p_.mlp_norm_bias(), epsilon(),
+                  h.view(), kept_.norm_2_statistics.view());
+    if (pass_.keep) kept_.middle = copy_of(context_, x());
+  } else {
+    normalise(context_, pass_.config.norm, x(), p_.mlp_norm_gain(), p_.mlp_norm_bias(), epsilon(), h.view(),
+              kept_.norm_2_statistics.view());
+    if (pass_.keep) kept_.middle = copy_of(context_, x());
+    add(context_, attended, x());
+  }
   if (!visit(Site::mlp_in, h.view())) return false;
   const bool goes_on = mlp_runs_on_some_rows(h.rows())
                            ? mlp_of_rows(pass_.sites.rows_not_replaced(Site::mlp_out, layer_, h.rows()), h.view())
@@ -138,22 +168,25 @@ bool ForwardBlock::feed_forward(ConstView attended) {
   return true;
 }
 
-/// h = W_down f(W_up h), with the sites on the way, and what neurons beside it add. False where the plan stops there.
+/// h = W_down f(W_up h), or W_down (f(W_gate h) * W_up h), with the sites on the way, and what neurons beside it add.
+/// False where the plan stops there.
 bool ForwardBlock::mlp(View h) {
   const int64_t ff = pass_.config.mlp_width;
   const std::vector<Tensor> beside = beside_mlp(h);
-  if (pass_.keep) kept_.up = Tensor(context_, h.rows, ff);
+  if (pass_.keep) kept_.pre = Tensor(context_, h.rows, ff);
   Tensor key(context_, h.rows, ff);
   if (busy(Site::mlp_pre)) {
     Tensor own = pass_.keep ? Tensor() : Tensor(context_, h.rows, ff);
-    const View up = pass_.keep ? kept_.up.view() : own.view();
-    linear(context_, h, p_.up_weight, p_.up_bias, up);
-    add_branches_to(Site::mlp_pre, up);
-    if (!visit(Site::mlp_pre, up)) return false;
-    activation(context_, pass_.config.activation, up, key.view());
+    const View pre = pass_.keep ? kept_.pre.view() : own.view();
+    linear(context_, h, p_.pre_weight(), p_.pre_bias(), pre);
+    add_branches_to(Site::mlp_pre, pre);
+    if (!visit(Site::mlp_pre, pre)) return false;
+    activation(context_, pass_.config.activation, pre, key.view());
   } else {
-    linear_activation(context_, h, p_.up_weight, p_.up_bias, pass_.config.activation, kept_.up.view(), key.view());
+    linear_activation(context_, h, p_.pre_weight(), p_.pre_bias(), pass_.config.activation, kept_.pre.view(),
+                      key.view());
   }
+  if (p_.gated()) multiply_by_up(h, key.view());
   if (!visit(Site::mlp_key, key.view())) return false;
   linear(context_, key.view(), p_.down_weight, p_.down_bias, h);
   for (size_t i = 0; i < beside.size(); ++i)
@@ -162,6 +195,14 @@ bool ForwardBlock::mlp(View h) {
   kept_.mlp_factors = mlp_factors(h.rows);
   if (!kept_.mlp_factors.empty()) scale_rows(context_, kept_.mlp_factors, h);
   return true;
+}
+
+/// key = key * W_up h.
+void ForwardBlock::multiply_by_up(ConstView h, View key) {
+  Tensor up(context_, key.rows, key.cols);
+  linear(context_, h, p_.up_weight, p_.up_bias, up.view());
+  product(context_, key, up.view(), key);
+  if (pass_.keep) kept_.up = std::move(up);
 }
 
 /// f(h K^T + b) of the neurons beside the MLP.

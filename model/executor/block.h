@@ -16,6 +16,12 @@ inline AttentionShape attention_shape(const Architecture& config, int64_t layer)
   return {config.heads, config.key_heads, static_cast<float>(config.attention_factor(layer))};
 }
 
+/// The columns of one head.
+template <typename T>
+MatrixView<T> head_of(const MatrixView<T>& heads, int64_t head_width, int64_t head) {
+  return heads.cols_slice(head * head_width, head_width);
+}
+
 /// What the blocks of a forward pass share.
 struct ForwardPass {
   Context& context;
@@ -24,6 +30,7 @@ struct ForwardPass {
   const Plan& plan;
   Geometry& geometry;
   Sites& sites;
+  const RotaryTables& rotary;
   bool keep;  ///< activations
 };
 
@@ -31,7 +38,8 @@ struct ForwardPass {
 class ForwardBlock {
  public:
   ForwardBlock(const ForwardPass& pass, int64_t layer, Tensor& x, BlockActivations& kept);
-  /// x += attention(N_1(x)); x += mlp(N_2(x)). False where the plan stops inside this block.
+  /// x += attention(N_1(x)); x += mlp(N_2(x)), or both of the same x (Residual). False where the plan stops inside this
+  /// block.
   bool run();
 
  private:
@@ -39,8 +47,11 @@ class ForwardBlock {
   std::optional<AttentionInputs> project_qkv(ConstView h);
   void project_rows(ConstView h, View qkv);
   ConstView project_tail(ConstView h, Tail tail);
+  bool reuses_rows() const;
+  void place_heads(View x, ConstView gain) const;
   bool feed_forward(ConstView attended);
   bool mlp(View h);
+  void multiply_by_up(ConstView h, View key);
   bool mlp_of_rows(std::span<const int64_t> rows, View h);
   bool mlp_runs_on_some_rows(int64_t rows) const;
   std::vector<Tensor> beside_mlp(ConstView h) const;
@@ -83,9 +94,12 @@ class BackwardBlock {
  private:
   void feed_forward();
   Tensor mlp_output_gradients(View dx) const;
+  Tensor through_gate(View dkey) const;
+  void through_up(ConstView dup, View dh) const;
   void through_neurons(ConstView dout, View dh) const;
   void attend();
   Tensor qkv_gradients(ConstView dheads);
+  void through_head_places(View dx, ConstView raw, ConstView gain, View dgain, bool shortened) const;
   void through_qkv(View dqkv);
   Tensor before_qkv(ConstView dqkv) const;
 
@@ -104,6 +118,7 @@ class BackwardBlock {
   const BlockParameters<float>* g_;
   int64_t layer_;
   Tensor& dx_;
+  Tensor doutput_;                            // of the block's output, where attention and MLP add to it side by side
   std::array<Tensor, kSites> from_branches_;  // gradients that branches gave to the sites they read
 };
 

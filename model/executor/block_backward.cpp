@@ -31,29 +31,49 @@ void BackwardBlock::weight_gradients(ConstView x, ConstView dy, Orientation orie
 
 // --- MLP -------------------------------------------------------------------------------------------------------------
 
-/// y = x + W_down f(W_up N_2(x)), backwards.
+/// y = x + mlp(N_2(x)), backwards.
 void BackwardBlock::feed_forward() {
   const View dx = dx_.rows_slice(0, rows_after_attention());
   visit(Site::resid, dx);
+  if (pass_.config.residual == Residual::parallel) doutput_ = copy_of(context_, dx);
   const Tensor own = mlp_output_gradients(dx);
   const ConstView dout = own.rows() > 0 ? own.view() : ConstView(dx);
   branches_into(Site::mlp_out, dout);
   if (g_)
     weight_gradients(rows_at(Site::mlp_key).view(), dout, p_.down_weight.orientation, g_->down_weight, g_->down_bias);
-  Tensor dup(context_, dx.rows, pass_.config.mlp_width);
-  linear_backward(context_, dout, p_.down_weight, dup.view(), Write::assign);
-  visit(Site::mlp_key, dup.view());
-  activation_backward(context_, pass_.config.activation, kept_.up.view(), dup.view(), dup.view());
-  visit(Site::mlp_pre, dup.view());
-  branches_into(Site::mlp_pre, dup.view());
+  Tensor dpre(context_, dx.rows, pass_.config.mlp_width);
+  linear_backward(context_, dout, p_.down_weight, dpre.view(), Write::assign);
+  visit(Site::mlp_key, dpre.view());
+  const Tensor dup = p_.gated() ? through_gate(dpre.view()) : Tensor();
+  activation_backward(context_, pass_.config.activation, kept_.pre.view(), dpre.view(), dpre.view());
+  visit(Site::mlp_pre, dpre.view());
+  branches_into(Site::mlp_pre, dpre.view());
   if (g_)
-    weight_gradients(rows_at(Site::mlp_in).view(), dup.view(), p_.up_weight.orientation, g_->up_weight, g_->up_bias);
+    weight_gradients(rows_at(Site::mlp_in).view(), dpre.view(), p_.pre_weight().orientation, g_->pre_weight(),
+                     g_->pre_bias());
   Tensor dh(context_, dx.rows, pass_.config.width);
-  linear_backward(context_, dup.view(), p_.up_weight, dh.view(), Write::assign);
+  linear_backward(context_, dpre.view(), p_.pre_weight(), dh.view(), Write::assign);
+  if (p_.gated()) through_up(dup.view(), dh.view());
   through_neurons(dout, dh.view());
   visit(Site::mlp_in, dh.view());
-  normalise_backward(context_, pass_.config.norm, kept_.middle.view(), p_.norm_2_gain, kept_.norm_2_statistics.view(),
-                     dh.view(), dx, Write::accumulate, g_ ? g_->norm_2_gain : View{}, g_ ? g_->norm_2_bias : View{});
+  normalise_backward(context_, pass_.config.norm, kept_.middle.view(), p_.mlp_norm_gain(),
+                     kept_.norm_2_statistics.view(), dh.view(), dx, Write::accumulate,
+                     g_ ? g_->mlp_norm_gain() : View{}, g_ ? g_->mlp_norm_bias() : View{});
+}
+
+/// key = f(pre) * up, backwards: the gradient of `up`; that of the key becomes that of f(pre).
+Tensor BackwardBlock::through_gate(View dkey) const {
+  Tensor dup(context_, dkey.rows, dkey.cols);
+  activation(context_, pass_.config.activation, kept_.pre.view(), dup.view());
+  product(context_, dup.view(), dkey, dup.view());
+  product(context_, dkey, kept_.up.view(), dkey);
+  return dup;
+}
+
+/// dh += dup W_up^T.
+void BackwardBlock::through_up(ConstView dup, View dh) const {
+  if (g_) weight_gradients(rows_at(Site::mlp_in).view(), dup, p_.up_weight.orientation, g_->up_weight, g_->up_bias);
+  linear_backward(context_, dup, p_.up_weight, dh, Write::accumulate);
 }
 
 /// The gradients of what the down projection gives, where they differ from those of the block's output; else nothing.
@@ -82,12 +102,13 @@ void BackwardBlock::through_neurons(ConstView dout, View dh) const {
 
 // --- Attention -------------------------------------------------------------------------------------------------------
 
-/// y = x + W_o attention(W_qkv N_1(x)), backwards. Afterwards dx_ has the rows of the whole block again.
+/// y = x + W_o attention(W_qkv N_1(x)), backwards; the MLP's part of the gradient is in dx_ already. Afterwards dx_ has
+/// the rows of the whole block again.
 void BackwardBlock::attend() {
   const View dx = dx_.rows_slice(0, rows_after_attention());
-  Tensor own;
+  Tensor own = std::move(doutput_);
   if (pass_.sites.busy(Site::attn_out, layer_)) {
-    own = copy_of(context_, dx);
+    if (own.rows() == 0) own = copy_of(context_, dx);
     pass_.sites.visit(Site::attn_out, layer_, own.view());
   }
   const ConstView dout = own.rows() > 0 ? ConstView(own.view()) : ConstView(dx);
@@ -121,14 +142,41 @@ Tensor BackwardBlock::qkv_gradients(ConstView dheads) {
     queries = kept_.queries.view();
     dqueries = tail_dq.view();
   }
-  attention_backward(context_, kept_.attention, attention_shape(pass_.config, layer_),
-                     {queries, qkv.cols_slice(q, k), qkv.cols_slice(q + k, k)}, kept_.attended.view(),
-                     kept_.log_sums.view(), dheads,
-                     {dqueries, dqkv.view().cols_slice(q, k), dqkv.view().cols_slice(q + k, k)});
+  for (const AttentionBatch& batch : kept_.attention)
+    attention_backward(context_, batch, attention_shape(pass_.config, layer_),
+                       {queries, qkv.cols_slice(q, k), qkv.cols_slice(q + k, k)}, kept_.attended.view(),
+                       kept_.log_sums.view(), dheads,
+                       {dqueries, dqkv.view().cols_slice(q, k), dqkv.view().cols_slice(q + k, k)});
+  const View dkeys = dqkv.view().cols_slice(q, k);
+  const Tensor& raw = kept_.raw_qkv;
+  const bool normed = raw.rows() > 0;
+  through_head_places(dqueries, normed ? (tail ? kept_.raw_queries.view() : raw.view().cols_slice(0, q)) : ConstView{},
+                      p_.q_norm_gain, g_ ? g_->q_norm_gain : View{}, tail);
+  through_head_places(dkeys, normed ? raw.view().cols_slice(q, k) : ConstView{}, p_.k_norm_gain,
+                      g_ ? g_->k_norm_gain : View{}, false);
   if (tail)
     scatter_rows(context_, tail_dq.view(), pass_.kept.geometry.tail()->device_rows, dqkv.view().cols_slice(0, q),
                  Write::assign);
   return dqkv;
+}
+
+/// Turns gradients of queries or keys back, and takes them through the norms of their heads; `raw` is what those took.
+void BackwardBlock::through_head_places(View dx, ConstView raw, ConstView gain, View dgain, bool shortened) const {
+  const Architecture& config = pass_.config;
+  const int64_t width = config.head_width, heads = dx.cols / width;
+  if (config.rotary) {
+    const std::vector<int32_t> positions = row_positions(pass_.kept.geometry, layer_, shortened);
+    rotate(context_, config.rotary->pairs, Turn::back, heads, {context_, std::span<const int32_t>(positions)},
+           pass_.kept.rotary.cosines.view(), pass_.kept.rotary.sines.view(), dx);
+  }
+  if (gain.empty()) return;
+  Tensor normed(context_, dx.rows, width), statistics(context_, dx.rows, 2);
+  for (int64_t head = 0; head < heads; ++head) {
+    const ConstView x = head_of(raw, width, head);
+    const View dhead = head_of(dx, width, head);
+    normalise(context_, Norm::rms, x, gain, {}, static_cast<float>(config.epsilon), normed.view(), statistics.view());
+    normalise_backward(context_, Norm::rms, x, gain, statistics.view(), dhead, dhead, Write::assign, dgain, {});
+  }
 }
 
 void BackwardBlock::through_qkv(View dqkv) {
@@ -177,17 +225,18 @@ Tensor BackwardBlock::rows_at(Site site) const {
     return copy_of(context_, patched.view());
   const float epsilon = static_cast<float>(pass_.config.epsilon);
   const bool first_norm = site == Site::attn_in;
-  const ConstView from = site == Site::mlp_key || site == Site::mlp_pre ? kept_.up.view()
+  const ConstView from = site == Site::mlp_key || site == Site::mlp_pre ? kept_.pre.view()
                          : site == Site::attn_heads                     ? kept_.attended.view()
                          : first_norm                                   ? kept_.input.view()
                                                                         : kept_.middle.view();
   if (site == Site::mlp_pre || site == Site::attn_heads) return copy_of(context_, from);
   Tensor rows(context_, from.rows, from.cols);
-  if (site == Site::mlp_key)
-    activation(context_, pass_.config.activation, from, rows.view());
+  if (site != Site::mlp_key)
+    normalise(context_, pass_.config.norm, from, first_norm ? p_.norm_1_gain : p_.mlp_norm_gain(),
+              first_norm ? p_.norm_1_bias : p_.mlp_norm_bias(), epsilon, rows.view(), {});
   else
-    normalise(context_, pass_.config.norm, from, first_norm ? p_.norm_1_gain : p_.norm_2_gain,
-              first_norm ? p_.norm_1_bias : p_.norm_2_bias, epsilon, rows.view(), {});
+    activation(context_, pass_.config.activation, from, rows.view());
+  if (site == Site::mlp_key && p_.gated()) product(context_, rows.view(), kept_.up.view(), rows.view());
   return rows;
 }
 

@@ -17,9 +17,10 @@ class Forward {
         plan_(plan),
         activations_(std::make_shared<Activations>(plan, model.config().layers)),
         sites_(context, plan, activations_->geometry),
-        pass_{context, model.config(),           model.parameters(), plan, activations_->geometry,
-              sites_,  keep == Keep::activations} {
+        pass_{context, model.config(),       model.parameters(),       plan, activations_->geometry,
+              sites_,  activations_->rotary, keep == Keep::activations} {
     if (pass_.keep) activations_->plan = plan;
+    if (pass_.config.rotary) activations_->rotary = {context, *pass_.config.rotary, activations_->geometry.positions()};
   }
 
   Run run() {
@@ -163,11 +164,11 @@ void Forward::unembed() {
             static_cast<float>(pass_.config.epsilon), h.view(), kept.final_statistics.view());
   const WeightView unembedding = WeightView::out_in(p.unembedding);
   if (!plan_.questions.empty()) {
-    scores_ = start_scoring_tokens(context_, h.view(), unembedding, {}, plan_.questions);
+    scores_ = start_scoring_tokens(context_, h.view(), unembedding, p.unembedding_bias, plan_.questions);
     return;
   }
   logits_ = Tensor::padded(context_, count, pass_.config.vocabulary);
-  linear(context_, h.view(), unembedding, {}, logits_.view());
+  linear(context_, h.view(), unembedding, p.unembedding_bias, logits_.view());
 }
 
 Run Forward::finish() {

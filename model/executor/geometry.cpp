@@ -21,6 +21,7 @@ Geometry::Geometry(const Plan& plan, int64_t layers) : layers_(layers) {
     const Sequence& sequence = plan.sequences[s];
     places_[s] = {rows, sequence.row_count(), sequence.first_position, sequence.first_layer};
     rows += sequence.row_count();
+    positions_ = std::max(positions_, sequence.end_position());
     for (int64_t layer = sequence.first_layer; layer <= layers; ++layer) {
       ++active_[layer];
       rows_[layer] = rows;
@@ -128,6 +129,14 @@ std::optional<ReusedRows> reused_rows(Context& context, const Plan& plan, const 
   return reused;
 }
 
+std::vector<int32_t> row_positions(const Geometry& geometry, int64_t layer, bool shortened) {
+  std::vector<int32_t> positions;
+  for (const int64_t s : geometry.active(layer))
+    for (int64_t position = geometry.first_position(s, shortened); position < geometry.end_position(s); ++position)
+      positions.push_back(static_cast<int32_t>(position));
+  return positions;
+}
+
 // --- Attention -------------------------------------------------------------------------------------------------------
 
 namespace {
@@ -144,34 +153,84 @@ std::vector<int64_t> segment_bounds(const Plan& plan, int64_t s, int64_t layer) 
 
 }  // namespace
 
-AttentionBatch attention_batch(Context& context, const Plan& plan, const Geometry& geometry, int64_t layer) {
-  AttentionBatch batch;
+namespace {
+
+/// Takes the first `count` keys off segments.
+void drop_front(std::vector<AttentionSegment>& segments, int64_t first, int64_t count) {
+  const auto begin = segments.begin() + first;
+  auto kept = begin;
+  for (; kept != segments.end() && count >= kept->count; ++kept) count -= kept->count;
+  if (kept != segments.end() && count > 0) {
+    kept->keys += count * kept->stride;
+    kept->values += count * kept->stride;
+    kept->count -= count;
+  }
+  segments.erase(begin, kept);
+}
+
+/// A batch on its way to the device.
+struct HostBatch {
   std::vector<AttentionSequence> sequences;
   std::vector<AttentionSegment> segments;
-  for (const int64_t s : geometry.active(layer)) {
+  int64_t queries = 0, max_keys = 0, max_queries = 0;
+
+  /// Queries first .. end - 1 of sequence s, which see no key before `keys_from`; its own keys begin at `own`.
+  void add(const Plan& plan, const Geometry& geometry, int64_t layer, int64_t s, int64_t keys_from, int64_t own,
+           int64_t first, int64_t end) {
     const Sequence& lane = plan.sequences[s];
+    const auto first_segment = std::ssize(segments);
+    append_segments(lane.base.get(), layer, lane.first_position, segments);
+    if (keys_from > 0) drop_front(segments, first_segment, keys_from);
+    own = std::max(own, keys_from);
+    sequences.push_back({.first_query = geometry.row(s, first),
+                         .queries = end - first,
+                         .first_key = geometry.row(s, own, /*shortened=*/false),
+                         .keys = end - own,
+                         .visible_0 = first - own + 1,
+                         .first_segment = first_segment,
+                         .segments = std::ssize(segments) - first_segment});
+    queries += end - first;
+    max_keys = std::max(max_keys, end - keys_from);
+    max_queries = std::max(max_queries, end - first);
+  }
+};
+
+}  // namespace
+
+std::vector<AttentionBatch> attention_batches(Context& context, const Plan& plan, const Geometry& geometry,
+                                              int64_t layer, int64_t window) {
+  // The first batch has the queries that see all keys before them. A query whose window leaves keys out is a sequence
+  // of its own. Those of one batch are a window apart, so that no two of them have a key in common: the backward pass
+  // adds to keys without asking who else does.
+  std::vector<HostBatch> batches(1);
+  int64_t queries = 0;
+  for (const int64_t s : geometry.active(layer)) {
     const std::vector<int64_t> bounds = segment_bounds(plan, s, layer);
     for (size_t part = 0; part + 1 < bounds.size(); ++part) {
-      const int64_t first_query = std::max(geometry.first_position(s), bounds[part]);
-      const int64_t queries = bounds[part + 1] - first_query;
-      if (queries <= 0) continue;
-      const auto first_segment = std::ssize(segments);
-      append_segments(lane.base.get(), layer, lane.first_position, segments);
-      sequences.push_back({.first_query = geometry.row(s, first_query),
-                           .queries = queries,
-                           .first_key = geometry.row(s, bounds[part], /*shortened=*/false),
-                           .keys = bounds[part + 1] - bounds[part],
-                           .visible_0 = first_query - bounds[part] + 1,
-                           .first_segment = first_segment,
-                           .segments = std::ssize(segments) - first_segment});
-      batch.queries += queries;
-      batch.max_keys = std::max(batch.max_keys, bounds[part + 1]);
-      batch.max_queries = std::max(batch.max_queries, queries);
+      const int64_t own = bounds[part], end = bounds[part + 1], first = std::max(geometry.first_position(s), own);
+      if (first >= end) continue;
+      const int64_t windowed = window > 0 ? std::clamp(window, first, end) : end;
+      if (windowed > first) batches[0].add(plan, geometry, layer, s, 0, own, first, windowed);
+      for (int64_t position = windowed; position < end; ++position) {
+        const auto batch = static_cast<size_t>(1 + position % window);
+        if (batch >= batches.size()) batches.resize(batch + 1);
+        batches[batch].add(plan, geometry, layer, s, position - window + 1, own, position, position + 1);
+      }
+      queries += end - first;
     }
   }
-  batch.sequences = {context, std::span<const AttentionSequence>(sequences)};
-  batch.segments = {context, std::span<const AttentionSegment>(segments)};
-  return batch;
+  std::vector<AttentionBatch> made;
+  for (HostBatch& batch : batches) {
+    if (batches.size() > 1 && batch.sequences.empty()) continue;
+    // A GPU takes the number of queries for that of this batch if it knows the longest of its sequences.
+    const bool alone = batch.queries == queries;
+    made.push_back({.sequences = {context, std::span<const AttentionSequence>(batch.sequences)},
+                    .segments = {context, std::span<const AttentionSegment>(batch.segments)},
+                    .queries = queries,
+                    .max_keys = batch.max_keys,
+                    .max_queries = alone || batch.max_queries == 1 ? batch.max_queries : 0});
+  }
+  return made;
 }
 
 }  // namespace loci

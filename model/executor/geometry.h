@@ -41,6 +41,8 @@ class Geometry {
   int64_t rows(int64_t layer) const { return rows_[layer]; }
   int64_t first_joined_row(int64_t layer) const { return layer == 0 ? 0 : rows_[layer - 1]; }
 
+  /// One more than the last position of any sequence.
+  int64_t positions() const { return positions_; }
   int64_t sequence_rows(int64_t s) const { return places_[s].rows; }
   int64_t first_layer(int64_t s) const { return places_[s].first_layer; }
   int64_t end_position(int64_t s) const { return places_[s].first_position + places_[s].rows; }
@@ -72,6 +74,7 @@ class Geometry {
   size_t active_before(int64_t layer) const { return layer == 0 ? 0 : static_cast<size_t>(active_[layer - 1]); }
 
   int64_t layers_;
+  int64_t positions_ = 0;
   std::vector<Place> places_;    // per sequence, before the buffer is shortened
   std::vector<int64_t> order_;   // sequences by (first_layer, index)
   std::vector<int64_t> active_;  // [l]: how many of order_ take part in block l
@@ -92,7 +95,11 @@ std::optional<Tail> tail_of(Context& context, const Plan& plan, const Geometry& 
 /// The rows that join at `layer` and take their queries, keys and values from bases; nothing where there are none.
 std::optional<ReusedRows> reused_rows(Context& context, const Plan& plan, const Geometry& geometry,
                                       const SiteIndex& sites, int64_t layer);
-/// Which keys the queries of each sequence see in a block.
-AttentionBatch attention_batch(Context& context, const Plan& plan, const Geometry& geometry, int64_t layer);
+/// The position of each row of block `layer`, before or after it is shortened.
+std::vector<int32_t> row_positions(const Geometry& geometry, int64_t layer, bool shortened);
+/// Which keys the queries of each sequence see in a block, with a window (Architecture::window) or 0. One batch as a
+/// rule; each has the rows of all for its queries, but computes its own.
+std::vector<AttentionBatch> attention_batches(Context& context, const Plan& plan, const Geometry& geometry,
+                                              int64_t layer, int64_t window);
 
 }  // namespace loci

@@ -11,7 +11,8 @@ namespace loci {
 namespace {
 
 std::vector<const Family*>& known_families() {
-  static std::vector<const Family*> families = {&gpt2()};
+  static std::vector<const Family*> families = {&gpt2(),    &gptj(),  &gpt_neox(), &llama(),
+                                                &mistral(), &qwen2(), &qwen3()};
   return families;
 }
 

@@ -12,6 +12,16 @@ namespace loci {
 
 /// GPT-2 (Radford et al. 2019) as transformers' GPT2LMHeadModel.
 const Family& gpt2();
+/// GPT-J (Wang and Komatsuzaki 2021) as GPTJForCausalLM.
+const Family& gptj();
+/// GPT-NeoX (Black et al. 2022) and Pythia (Biderman et al. 2023) as GPTNeoXForCausalLM.
+const Family& gpt_neox();
+/// Llama (Touvron et al. 2023) to Llama 3 as LlamaForCausalLM, and the families that are built like it: Mistral (Jiang
+/// et al. 2023), Qwen 2 and 2.5 (Yang et al. 2024), Qwen 3 (Yang et al. 2025).
+const Family& llama();
+const Family& mistral();
+const Family& qwen2();
+const Family& qwen3();
 
 /// Makes a further family known to the functions below, in this process. Throws Error for a model type that is known.
 void add_family(const Family& family);

@@ -1,6 +1,7 @@
 #include <array>
 
 #include "model/families/families.h"
+#include "model/families/fields.h"
 #include "runtime/error.h"
 
 namespace loci {
@@ -50,15 +51,6 @@ int64_t required_field(const Json& json, std::string_view name, std::string_view
   return value;
 }
 
-Activation parse_activation(const Json& json, std::string_view where) {
-  const std::string name = json_string_or(json, "activation_function", "gelu_new", where);
-  const std::optional<Activation> activation = value_named(name, kActivationNames);
-  require<InputError>(activation.has_value(),
-                      "{}: field \"activation_function\" is \"{}\"; loci knows gelu_new, gelu and relu", where,
-                      name.substr(0, 40));
-  return *activation;
-}
-
 void read_extents(Architecture& a, const Json& json, std::string_view where, std::vector<std::string>* notes) {
   a.layers = required_field(json, "n_layer", "num_hidden_layers", where, kMaxLayers);
   a.width = required_field(json, "n_embd", "hidden_size", where, kMaxWidth);
@@ -97,10 +89,8 @@ Architecture read(const Json& json, std::string_view where, std::vector<std::str
   Architecture a;
   a.family = &gpt2();
   read_extents(a, json, where, notes);
-  a.epsilon = json_number_or(json, "layer_norm_epsilon", 1e-5, where);
-  require<InputError>(a.epsilon > 0 && a.epsilon <= 1,
-                      "{}: field \"layer_norm_epsilon\" is {}, it must lie above 0 and not above 1", where, a.epsilon);
-  a.activation = parse_activation(json, where);
+  a.epsilon = epsilon_field(json, "layer_norm_epsilon", 1e-5, where);
+  a.activation = activation_field(json, "activation_function", "gelu_new", where);
   a.attention_scale =
       json_bool_or(json, "scale_attn_weights", true, where) ? AttentionScale::by_head_width : AttentionScale::none;
   a.layer_scale = json_bool_or(json, "scale_attn_by_inverse_layer_idx", false, where) ? LayerScale::by_inverse_index
@@ -135,11 +125,7 @@ Json write(const Architecture& a) {
       {"torch_dtype", "float32"},
       {"use_cache", true},
   };
-  // Null, as absent ids would become GPT-2's 50256.
-  json["bos_token_id"] = a.bos_token >= 0 ? Json(a.bos_token) : Json(nullptr);
-  json["eos_token_id"] = nullptr;
-  if (a.eos_tokens.size() == 1) json["eos_token_id"] = a.eos_tokens[0];
-  if (a.eos_tokens.size() > 1) json["eos_token_id"] = a.eos_tokens;
+  write_token_fields(json, a);
   return json;
 }
 
@@ -149,7 +135,8 @@ constexpr Family kGpt2 = {.model_type = "gpt2",
                           .read = read,
                           .write = write,
                           .is_buffer = is_mask,
-                          .parameters = kParameters};
+                          .parameters = kParameters,
+                          .other_tensors = OtherTensors::ignored};
 
 }  // namespace
 

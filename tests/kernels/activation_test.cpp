@@ -11,10 +11,26 @@
 
 namespace loci {
 
-// Tests are listed by it.
-void PrintTo(Activation kind, std::ostream* out) {
-  *out << (kind == Activation::gelu_new ? "gelu_new" : kind == Activation::gelu ? "gelu" : "relu");
+namespace {
+
+const char* activation_title(Activation kind) {
+  switch (kind) {
+    case Activation::gelu_new:
+      return "gelu_new";
+    case Activation::gelu:
+      return "gelu";
+    case Activation::relu:
+      return "relu";
+    case Activation::silu:
+      return "silu";
+  }
+  return "";
 }
+
+}  // namespace
+
+// Tests are listed by it.
+void PrintTo(Activation kind, std::ostream* out) { *out << activation_title(kind); }
 
 namespace {
 
@@ -29,6 +45,8 @@ double value_of(Activation kind, double x) {
       return x * 0.5 * std::erfc(-x / std::numbers::sqrt2);
     case Activation::relu:
       return x > 0 ? x : 0;
+    case Activation::silu:
+      return x / (1 + std::exp(-x));
   }
   return 0;
 }
@@ -99,12 +117,8 @@ TEST_P(ActivationTest, EmptyNanAndWrongShapes) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, ActivationTest,
-                         ::testing::Values(Activation::gelu_new, Activation::gelu, Activation::relu),
-                         [](const auto& named) {
-                           return std::string(named.param == Activation::gelu_new ? "gelu_new"
-                                              : named.param == Activation::gelu   ? "gelu"
-                                                                                  : "relu");
-                         });
+                         ::testing::Values(Activation::gelu_new, Activation::gelu, Activation::relu, Activation::silu),
+                         [](const auto& named) { return std::string(activation_title(named.param)); });
 
 TEST(SimdMath, ExpInSingleIsWithinTwoUlps) {
   std::mt19937 random(3);

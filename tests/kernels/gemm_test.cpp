@@ -104,6 +104,7 @@ TEST_P(Gemm, LinearAddsTheBias) {
 
 double activated(Activation kind, double x) {
   if (kind == Activation::relu) return std::max(x, 0.0);
+  if (kind == Activation::silu) return x / (1 + std::exp(-x));
   if (kind == Activation::gelu) return 0.5 * x * std::erfc(-x / std::numbers::sqrt2);
   return x / (1 + std::exp(-2 * std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
 }
@@ -137,7 +138,7 @@ TEST_P(Gemm, LinearActivation) {
     sums.magnitude[i] += std::abs(bias);
   }
   const double eps = static_cast<double>(s.k + 3) * kEps + product_error(context.precision());
-  for (const Activation kind : {Activation::gelu_new, Activation::gelu, Activation::relu}) {
+  for (const Activation kind : {Activation::gelu_new, Activation::gelu, Activation::relu, Activation::silu}) {
     Padded x(context, s.m, s.k, x_values), w(context, s.k, s.n, w_values), bias(context, 1, s.n, bias_values),
         up(context, s.m, s.n), y(context, s.m, s.n);
     linear_activation(context, x.read(), WeightView::in_out(w.read()), bias.read(), kind, up.view(), y.view());

@@ -147,6 +147,13 @@ TEST_P(Rows, Arithmetic) {
   EXPECT_EQ(y.values(), expected);
   sum(context, a.read(), b.read(), b.view());
   EXPECT_EQ(b.values(), expected);
+  Values products = a_values;
+  for (size_t i = 0; i < products.size(); ++i) products[i] *= expected[i];
+  product(context, a.read(), b.read(), y.view());
+  EXPECT_EQ(y.values(), products);
+  product(context, a.read(), y.read(), y.view());
+  for (size_t i = 0; i < products.size(); ++i) products[i] *= a_values[i];
+  EXPECT_EQ(y.values(), products);
   add(context, a.read(), b.view());
   scale(context, -2, b.view());
   for (size_t i = 0; i < expected.size(); ++i) expected[i] = -2 * (expected[i] + a_values[i]);
@@ -237,6 +244,7 @@ TEST(RowsErrors, ShapesAreCheckedBeforeAnyWrite) {
   const auto ids = device<int32_t>(context, {0, 1});
   EXPECT_THROW(add(context, x.read(), y.view()), ShapeError);
   EXPECT_THROW(sum(context, x.read(), y.read(), y.view()), ShapeError);
+  EXPECT_THROW(product(context, x.read(), y.read(), y.view()), ShapeError);
   EXPECT_THROW(embed_rows(context, x.read(), ids, y.view()), ShapeError);
   EXPECT_THROW(embed_rows_backward(context, ids, x.read(), y.view()), ShapeError);
   EXPECT_THROW(gather_rows(context, x.read(), two, y.view()), ShapeError);

@@ -145,7 +145,7 @@ TEST_P(WideRows, SumsDotsAndClamps) {
 TEST_P(WideRows, ActivationsAsForOneElement) {
   const Values x_values = normal_values(random_, 6 * layout_.cols, 4),
                dy_values = normal_values(random_, 6 * layout_.cols);
-  for (const Activation kind : {Activation::gelu_new, Activation::gelu, Activation::relu}) {
+  for (const Activation kind : {Activation::gelu_new, Activation::gelu, Activation::relu, Activation::silu}) {
     Laid x = made(6, x_values), dy = made(6, dy_values), y = made(6, x_values);
     Padded lone_x(context_, 6, layout_.cols, x_values), lone_dy(context_, 6, layout_.cols, dy_values),
         lone_y(context_, 6, layout_.cols);

@@ -7,6 +7,7 @@
 #include "model/executor/executor.h"
 #include "runtime/io/npz.h"
 #include "tests/support/device.h"
+#include "tests/support/family_models.h"
 #include "tests/support/paths.h"
 #include "tests/support/plain_gpt.h"
 #include "tests/support/tiny_model.h"
@@ -29,12 +30,14 @@ Tensor all_logits(Context& context, const Model& model, const std::vector<std::v
 /// fp32 against exact values: each block adds a few roundings of sums of `width` terms to the residual stream, and the
 /// logits sum `width` products of it. Errors of sums grow like the square root of their length. Softmax turns the
 /// absolute error of a score into a relative error of its probability, and scores that are not divided by sqrt(head
-/// width) are that much larger, their errors too. Where inputs of products are rounded, that is the error to count.
+/// width) are that much larger, their errors too. A gated MLP multiplies two sums and has the relative errors of both.
+/// Where inputs of products are rounded, that is the error to count.
 double logit_tolerance(const Architecture& config, double largest) {
   const double eps = product_eps(device_options().precision);
   const double scores =
       config.attention_scale == AttentionScale::none ? std::sqrt(static_cast<double>(config.head_width)) : 1;
-  return 4 * eps * largest * scores *
+  const double factors = config.mlp == Mlp::gated ? 2 : 1;
+  return 4 * eps * largest * scores * factors *
          std::sqrt(static_cast<double>(config.width) * static_cast<double>(config.layers + 1));
 }
 
@@ -57,12 +60,14 @@ std::vector<ShapeCase> shape_cases() {
   Architecture unscaled = tiny_config(2, 3, 11, 40, 50, 33);
   unscaled.attention_scale = AttentionScale::none;
   unscaled.epsilon = 1e-3;
-  return {{"plain", plain},
-          {"five_heads_untied", five_heads},
-          {"one_head_gelu", one_head},
-          {"inverse_layer_relu", scaled},
-          {"unscaled_attention", unscaled},
-          {"toy_family", toy_config()}};
+  std::vector<ShapeCase> cases = {{"plain", plain},
+                                  {"five_heads_untied", five_heads},
+                                  {"one_head_gelu", one_head},
+                                  {"inverse_layer_relu", scaled},
+                                  {"unscaled_attention", unscaled},
+                                  {"toy_family", toy_config()}};
+  for (const FamilyCase& family : family_cases()) cases.push_back({family.name, family.config});
+  return cases;
 }
 
 class ForwardShapes : public ::testing::TestWithParam<ShapeCase> {};

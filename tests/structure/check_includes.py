@@ -11,7 +11,7 @@ import sys
 ORDER = [
     "runtime", "runtime/emulation", "runtime/io", "runtime/ranks", "runtime/jobs",
     "kernels",
-    "model/architecture.*", "model/families", "model", "model/text", "model/loaded_model.*", "model/executor", "model/generation.*", "model/train",
+    "model/rotary.*", "model/architecture.*", "model/families", "model", "model/text", "model/loaded_model.*", "model/executor", "model/generation.*", "model/train",
     "records",
     "trace",
     "edit/change.*", "edit/common", "edit/moments", "edit", "edit/common/moment_system.*", "edit/common/layerwise.*", "edit/*", "edit/methods.*", "edit/edit_job.*",

@@ -30,6 +30,7 @@ class PlainGpt {
       const std::vector<float> values = stored_to_host(context, stored_view(place));
       parameters[parameter.name].assign(values.begin(), values.end());
     });
+    if (config.rotary) frequencies_ = rotary_frequencies(*config.rotary);
   }
 
   /// Logits of every position.
@@ -37,22 +38,23 @@ class PlainGpt {
     Rows x(tokens.size(), std::vector<double>(size(config.width)));
     for (size_t t = 0; t < tokens.size(); ++t)
       for (size_t c = 0; c < x[t].size(); ++c)
-        x[t][c] = at(Role::token_embedding, size(tokens[t]), c) + at(Role::position_embedding, t, c);
+        x[t][c] = at(Role::token_embedding, size(tokens[t]), c) +
+                  (has(Role::position_embedding) ? at(Role::position_embedding, t, c) : 0);
     shift(-1, x);
     for (int64_t l = 0; l < config.layers; ++l) {
-      add(x,
-          attention(l, linear(norm(x, Role::norm_1_gain, Role::norm_1_bias, l), Role::qkv_weight, Role::qkv_bias, l)),
-          1);
-      Rows up = linear(norm(x, Role::norm_2_gain, Role::norm_2_bias, l), Role::up_weight, Role::up_bias, l);
-      for (auto& row : up)
-        for (double& value : row) value = activate(value);
+      const Rows input = x;
+      const Rows h = norm(x, Role::norm_1_gain, Role::norm_1_bias, l);
+      add(x, attention(l, linear(h, Role::qkv_weight, Role::qkv_bias, l)), 1);
+      const Rows& middle = config.residual == Residual::parallel ? input : x;
       const auto factor = mlp_factors.find(l);
-      add(x, linear(up, Role::down_weight, Role::down_bias, l), factor == mlp_factors.end() ? 1 : factor->second);
+      add(x, mlp(l, has(Role::norm_2_gain) ? norm(middle, Role::norm_2_gain, Role::norm_2_bias, l) : h),
+          factor == mlp_factors.end() ? 1 : factor->second);
       shift(l, x);
     }
     x = norm(x, Role::final_norm_gain, Role::final_norm_bias, 0);
     const auto& table = stored(config.tied ? Role::token_embedding : Role::unembedding, 0);
-    Rows made(x.size(), std::vector<double>(size(config.vocabulary), 0.0));
+    const std::vector<double>& bias = stored(Role::unembedding_bias, 0);
+    Rows made(x.size(), bias.empty() ? std::vector<double>(size(config.vocabulary), 0.0) : bias);
     for (size_t t = 0; t < x.size(); ++t)
       for (size_t v = 0; v < made[t].size(); ++v)
         for (size_t c = 0; c < x[t].size(); ++c) made[t][v] += x[t][c] * table[v * x[t].size() + c];
@@ -87,6 +89,7 @@ class PlainGpt {
       if (parameter.role == role && parameter.layer == layer) return parameters.at(parameter.name);
     return none;
   }
+  bool has(Role role) const { return !stored(role, 0).empty(); }
   double at(Role role, size_t row, size_t col) const { return stored(role, 0)[row * size(config.width) + col]; }
   void shift(int64_t layer, Rows& x) const {
     for (const auto& [place, values] : shifts) {
@@ -121,25 +124,66 @@ class PlainGpt {
         for (size_t o = 0; o < out; ++o) y[t][o] += x[t][i] * weight[in_out ? i * out + o : o * in + i];
     return y;
   }
-  Rows attention(int64_t layer, const Rows& qkv) const {
+  Rows mlp(int64_t layer, const Rows& h) const {
+    const bool gated = config.mlp == Mlp::gated;
+    Rows key = linear(h, gated ? Role::gate_weight : Role::up_weight, gated ? Role::gate_bias : Role::up_bias, layer);
+    for (auto& row : key)
+      for (double& value : row) value = activate(value);
+    if (gated) {
+      const Rows up = linear(h, Role::up_weight, Role::up_bias, layer);
+      for (size_t t = 0; t < key.size(); ++t)
+        for (size_t c = 0; c < key[t].size(); ++c) key[t][c] *= up[t][c];
+    }
+    return linear(key, Role::down_weight, Role::down_bias, layer);
+  }
+  /// The head at `first` of a row of position t, normalised and turned.
+  void place(std::vector<double>& row, size_t first, size_t t, Role gain_role, int64_t layer) const {
+    const size_t width = size(config.head_width);
+    if (config.head_norm == HeadNorm::rms) {
+      double squares = 0;
+      for (size_t c = 0; c < width; ++c) squares += row[first + c] * row[first + c] / static_cast<double>(width);
+      for (size_t c = 0; c < width; ++c)
+        row[first + c] *= stored(gain_role, layer)[c] / std::sqrt(squares + config.epsilon);
+    }
+    if (!config.rotary) return;
+    const std::vector<float>& frequencies = frequencies_;
+    for (size_t i = 0; i < frequencies.size(); ++i) {
+      const bool interleaved = config.rotary->pairs == RotaryPairs::interleaved;
+      double& a = row[first + (interleaved ? 2 * i : i)];
+      double& b = row[first + (interleaved ? 2 * i + 1 : i + frequencies.size())];
+      const double angle = static_cast<float>(t) * frequencies[i], scale = config.rotary->attention_factor;
+      const double cosine = scale * std::cos(angle), sine = scale * std::sin(angle), before = a;
+      a = before * cosine - b * sine;
+      b = b * cosine + before * sine;
+    }
+  }
+  Rows attention(int64_t layer, Rows qkv) const {
     const size_t q = size(config.query_width()), k = size(config.key_width()), width = size(config.head_width);
     const size_t group = size(config.heads / config.key_heads);
+    for (size_t t = 0; t < qkv.size(); ++t) {
+      for (size_t first = 0; first < q; first += width) place(qkv[t], first, t, Role::q_norm_gain, layer);
+      for (size_t first = q; first < q + k; first += width) place(qkv[t], first, t, Role::k_norm_gain, layer);
+    }
     Rows y(qkv.size(), std::vector<double>(q, 0.0));
     for (size_t head = 0; head < size(config.heads); ++head)
       for (size_t t = 0; t < qkv.size(); ++t) {
         const size_t query = head * width, key = q + head / group * width, value = key + k;
-        std::vector<double> scores(t + 1, 0.0);
-        for (size_t s = 0; s <= t; ++s)
+        const size_t window = size(config.window), begin = window > 0 && t >= window ? t - window + 1 : 0;
+        std::vector<double> scores(t + 1 - begin, 0.0);
+        for (size_t s = begin; s <= t; ++s)
           for (size_t c = 0; c < width; ++c)
-            scores[s] += qkv[t][query + c] * qkv[s][key + c] * config.attention_factor(layer);
+            scores[s - begin] += qkv[t][query + c] * qkv[s][key + c] * config.attention_factor(layer);
         const double total = log_sum_exp(scores);
-        for (size_t s = 0; s <= t; ++s)
-          for (size_t c = 0; c < width; ++c) y[t][query + c] += std::exp(scores[s] - total) * qkv[s][value + c];
+        for (size_t s = begin; s <= t; ++s)
+          for (size_t c = 0; c < width; ++c) y[t][query + c] += std::exp(scores[s - begin] - total) * qkv[s][value + c];
       }
     return linear(y, Role::out_weight, Role::out_bias, layer);
   }
+  std::vector<float> frequencies_;  // of rotation
+
   double activate(double x) const {
     if (config.activation == Activation::relu) return x > 0 ? x : 0;
+    if (config.activation == Activation::silu) return x / (1 + std::exp(-x));
     if (config.activation == Activation::gelu) return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
     return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
   }
