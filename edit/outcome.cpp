@@ -16,10 +16,10 @@ constexpr std::string_view kUnknownTarget = "<|endoftext|>";
 
 /// The bare prompt with the new target and, where it is known and the model can say it there, the true one.
 ScoredPrompt question_of(const EditRequest& request, const Tokenizer& tokenizer, const Architecture& config) {
-  ScoredPrompt prompt{tokenizer.encode_ids(bare_prompt(request)),
-                      {tokenizer.encode_ids(spaced_target(request.target_new))}};
+  const std::string bare = bare_prompt(request);
+  ScoredPrompt prompt{tokenizer.encode_ids(bare), {target_tokens(tokenizer, bare, request.target_new)}};
   if (request.target_true.empty() || request.target_true == kUnknownTarget) return prompt;
-  std::vector<int32_t> target = tokenizer.encode_ids(spaced_target(request.target_true));
+  std::vector<int32_t> target = target_tokens(tokenizer, bare, request.target_true);
   const bool fits = static_cast<int64_t>(prompt.tokens.size() + target.size()) <= config.positions + 1 &&
                     std::ranges::all_of(target, [&](int32_t token) { return token < config.vocabulary; });
   if (!target.empty() && fits) prompt.targets.push_back(std::move(target));

@@ -153,9 +153,8 @@ PromptScore PreparedPrompt::join(std::span<const PromptScore> part_scores) const
 PreparedPrompt prepare_prompt(const EvalPrompt& prompt, const Tokenizer& tokenizer, TeacherForcing forcing) {
   PreparedPrompt prepared;
   const std::vector<int32_t> tokens = tokenizer.encode_ids(prompt.text);
-  for (const std::string& target : prompt.targets) {
-    prepared.target_tokens.push_back(tokenizer.encode_ids(spaced_target(target)));
-  }
+  for (const std::string& target : prompt.targets)
+    prepared.target_tokens.push_back(target_tokens(tokenizer, prompt.text, target));
   prepared.parts.push_back({tokens, prepared.target_tokens});
   if (forcing == TeacherForcing::tokens || prompt.targets.size() != 1) return prepared;
 
@@ -169,7 +168,8 @@ PreparedPrompt prepare_prompt(const EvalPrompt& prompt, const Tokenizer& tokeniz
     const std::span<const int32_t> all(target);
     const std::string seen = tokenizer.decode_text(all.first(i), TextCleanUp::as_configured);
     const std::string wanted = tokenizer.decode_text(all.subspan(i, 1), TextCleanUp::as_configured);
-    const std::vector<int32_t> wanted_tokens = tokenizer.encode_ids(wanted);
+    const std::vector<int32_t> wanted_tokens =
+        tokenizer.encode_ids(wanted, SpecialTokens::parse, Tokenizer::kNoLimit, TextKind::continuation);
     const int32_t first = wanted_tokens.empty() ? target[i] : wanted_tokens[0];
     std::vector<int32_t> part = tokenizer.encode_ids(prompt.text + seen);
     same = same && first == target[i] && part == forced;

@@ -92,6 +92,10 @@ std::string spaced_target(std::string_view target) {
   return target.starts_with(' ') ? std::string(target) : " " + std::string(target);
 }
 
+std::vector<int32_t> target_tokens(const Tokenizer& tokenizer, std::string_view prompt, std::string_view target) {
+  return tokenizer.encode_continuation(prompt, spaced_target(target));
+}
+
 void check_request(const EditRequest& request, const Tokenizer& tokenizer, const Architecture& config,
                    std::string_view where) {
   const int64_t marks = count_occurrences(request.prompt, kSubjectMark);

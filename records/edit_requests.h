@@ -75,5 +75,7 @@ LoadedRequests parse_requests(std::string_view text, const std::string& name, co
 
 /// A target as it follows a prompt: with a space in front unless it has one.
 std::string spaced_target(std::string_view target);
+/// The tokens that it adds to the prompt.
+std::vector<int32_t> target_tokens(const Tokenizer& tokenizer, std::string_view prompt, std::string_view target);
 
 }  // namespace loci

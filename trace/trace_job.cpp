@@ -46,7 +46,10 @@ Noise measure_noise(const TraceJobOptions& options, const FactFile& facts, Conte
   noise.level = noise.rule.value;
   if (noise.rule.kind == NoiseRule::Kind::subjects) {
     std::vector<std::vector<int32_t>> subjects;
-    for (const std::string& subject : facts.subjects) subjects.push_back(tokenizer.encode_ids(subject));
+    // The published code counts the token that begins a text (`<s>`) as one of each subject's.
+    const TextKind kind = options.trace.quirks == Quirks::published ? TextKind::whole : TextKind::bare;
+    for (const std::string& subject : facts.subjects)
+      subjects.push_back(tokenizer.encode_ids(subject, SpecialTokens::parse, Tokenizer::kNoLimit, kind));
     noise.level = noise.rule.value * embedding_deviation(context, model, subjects);
   }
   if (noise.rule.needs_text()) {

@@ -20,7 +20,7 @@ void replace_all(std::string& text, std::string_view part, std::string_view by) 
 }
 
 int32_t first_token(const Tokenizer& tokenizer, const Architecture& config) {
-  if (const auto id = tokenizer.end_of_text()) return *id;
+  if (const auto id = tokenizer.start_of_text()) return *id;
   require<InputError>(config.bos_token >= 0,
                       "the tokenizer has no <|endoftext|> to sample context templates from; give {}",
                       option("context-templates"));

@@ -74,7 +74,7 @@ PreparedRequest prepare_request(const EditRequest& request, std::span<const std:
                                 const Architecture& config, std::string_view where) {
   PreparedRequest made;
   made.request = request;
-  made.target = tokenizer.encode_ids(spaced_target(request.target_new));
+  made.target = target_tokens(tokenizer, bare_prompt(request), request.target_new);
   made.total_weight = std::ssize(templates);
   std::map<std::string, size_t> index_of;
   const auto prompt_of = [&](std::string_view context) {

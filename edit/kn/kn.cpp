@@ -186,7 +186,8 @@ class KnowledgeNeurons : public Method {
 
  private:
   std::vector<int32_t> target_tokens(const EditRequest& request, const std::string& target) const {
-    return tokenizer_.encode_ids(quirks_ && !request.spaced_targets ? target : spaced_target(target));
+    if (!quirks_ || request.spaced_targets) return loci::target_tokens(tokenizer_, bare_prompt(request), target);
+    return tokenizer_.encode_ids(target, SpecialTokens::parse, Tokenizer::kNoLimit, TextKind::continuation);
   }
   std::vector<double> mean_scores(Executor& executor, const std::vector<int32_t>& prompt,
                                   const std::vector<int32_t>& answer) const;
