@@ -9,6 +9,7 @@
 #include <map>
 #include <set>
 
+#include "model/families/families.h"
 #include "runtime/error.h"
 #include "runtime/io/hdf5_probe.h"
 #include "runtime/jobs/provenance.h"
@@ -18,7 +19,10 @@ namespace loci {
 namespace {
 
 constexpr const char* kStateGroup = "/state";
-constexpr int64_t kLossColumns = 5;
+/// Columns of a loss curve without the target's probability, which stands beside it except in files of GPT-2: there it
+/// is the last column, as it has been since the first version.
+constexpr int64_t kLossColumns = 4;
+constexpr const char* kTargetProbability = "target_probability";
 constexpr const char* kWeightUpdate = "weight";
 constexpr const char* kNeuronsUpdate = "neurons";
 
@@ -39,11 +43,19 @@ void require_width(const H5File& file, const std::string& group, const char* nam
 std::vector<LossRow> read_loss_curve(const H5File& file, const std::string& group) {
   const std::string path = group + "/loss_curve";
   if (has_attribute(file, group, "batch") && !h5_exists(file, path)) return {};
-  const std::vector<double> values = read_dataset<double>(file, path, {kAnyExtent, kLossColumns}).values;
-  require<InputError>(!values.empty(), "{}: {} is empty", file.path().string(), path);
+  const H5Array<double> curve = read_dataset<double>(file, path, {kAnyExtent, kAnyExtent});
+  const int64_t steps = curve.shape[0], columns = curve.shape[1];
+  require<InputError>(steps > 0, "{}: {} is empty", file.path().string(), path);
+  require<InputError>(columns == kLossColumns || columns == kLossColumns + 1,
+                      "{}: {} has {} columns, expected {} or {}", file.path().string(), path, columns, kLossColumns,
+                      kLossColumns + 1);
+  std::vector<double> beside;
+  if (columns == kLossColumns) beside = read_dataset<double>(file, group + "/" + kTargetProbability, {steps}).values;
   std::vector<LossRow> rows;
-  for (size_t i = 0; i + kLossColumns <= values.size(); i += kLossColumns)
-    rows.push_back({values[i], values[i + 1], values[i + 2], values[i + 3], values[i + 4]});
+  for (int64_t i = 0; i < steps; ++i) {
+    const double* row = curve.values.data() + i * columns;
+    rows.push_back({row[0], row[1], row[2], row[3], beside.empty() ? row[4] : beside[i]});
+  }
   return rows;
 }
 
@@ -77,21 +89,32 @@ void write_array(H5File& file, const std::string& path, std::span<const float> v
   write_dataset<float>(file, path, values, shape, {.units = "1", .long_name = std::string(long_name)});
 }
 
-void write_loss_curve(H5File& file, const std::string& group, std::span<const LossRow> rows) {
-  std::vector<double> curve;
-  for (const LossRow& row : rows)
-    curve.insert(curve.end(), {row.total, row.target, row.essence, row.decay, row.probability});
+void write_loss_curve(H5File& file, const std::string& group, const Architecture& architecture,
+                      std::span<const LossRow> rows) {
+  const bool inside = architecture.family == &gpt2();
+  std::vector<std::string> columns = {"total", "target_nll", "kl", "decay"};
+  std::vector<double> curve, probabilities;
+  for (const LossRow& row : rows) {
+    curve.insert(curve.end(), {row.total, row.target, row.essence, row.decay});
+    (inside ? curve : probabilities).push_back(row.probability);
+  }
+  if (inside)
+    columns.emplace_back(kTargetProbability);
+  else
+    write_dataset<double>(file, group + "/" + kTargetProbability, probabilities, {std::ssize(rows)},
+                          {.units = "1", .long_name = "mean probability of the target at each step"});
   write_dataset<double>(
-      file, group + "/loss_curve", curve, {std::ssize(rows), kLossColumns},
+      file, group + "/loss_curve", curve, {std::ssize(rows), std::ssize(columns)},
       {.units = "nat",
-       .long_name = "v* at each step: total loss, target NLL, KL, decay; mean probability of the target"});
-  static const std::vector<std::string> kColumns = {"total", "target_nll", "kl", "decay", "target_probability"};
-  write_attribute(file, group + "/loss_curve", "columns", std::span<const std::string>(kColumns));
+       .long_name = inside ? "v* at each step: total loss, target NLL, KL, decay; mean probability of the target"
+                           : "at each step: total loss, target NLL, KL, decay"});
+  write_attribute(file, group + "/loss_curve", "columns", std::span<const std::string>(columns));
 }
 
-void write_edit(H5File& file, const std::string& group, const Edit& edit, double update_norm) {
+void write_edit(H5File& file, const std::string& group, const Architecture& architecture, const Edit& edit,
+                double update_norm) {
   write_recorded(file, group, edit.recorded);
-  if (!edit.loss_curve.empty()) write_loss_curve(file, group, edit.loss_curve);
+  if (!edit.loss_curve.empty()) write_loss_curve(file, group, architecture, edit.loss_curve);
   write_attribute(file, group, "case_id", edit.request.case_id);
   write_attribute(file, group, "prompt", edit.request.prompt);
   write_attribute(file, group, "subject", edit.request.subject);
@@ -201,7 +224,7 @@ void write_batches(H5File& file, const Architecture& architecture, std::span<con
       } else {
         write_attribute(file, group, "batch", batch_index);
       }
-      write_edit(file, group, edit, norm);
+      write_edit(file, group, architecture, edit, norm);
     }
     if (!batch.is_rank_one)
       for (const Change& change : batch.changes)
@@ -247,7 +270,9 @@ std::vector<RecordedValues> read_recorded(const H5File& file, const std::string&
   std::vector<RecordedValues> recorded;
   for (const std::string& name : group_members(file, group)) {
     const std::string path = group + "/" + name;
-    if (name == "loss_curve" || h5_is_group(file, path) || dataset_info(file, path).kind != H5Kind::floating) continue;
+    if (name == "loss_curve" || name == kTargetProbability || h5_is_group(file, path) ||
+        dataset_info(file, path).kind != H5Kind::floating)
+      continue;
     H5Array<float> array = read_dataset<float>(file, path);
     recorded.push_back(
         {name, read_string_attribute(file, path, "long_name"), std::move(array.values), std::move(array.shape)});

@@ -76,8 +76,9 @@ def draw_loss(name, edit):
                         marker="." if len(curve) < 3 else None)
     losses.set_ylabel("loss (nats)")
     losses.legend()
-    if "target_probability" in columns:
-        probability.plot(steps, curve[:, columns.index("target_probability")], color="#20902c", marker=".", markersize=3)
+    values = curve[:, columns.index("target_probability")] if "target_probability" in columns else edit.get("target_probability")
+    if values is not None:
+        probability.plot(steps, values[:], color="#20902c", marker=".", markersize=3)
     probability.set_ylim(-0.02, 1.02)
     probability.set_ylabel(f"mean p({label(target_text(edit, 'new'), 24)})")
     for axes in (losses, probability):

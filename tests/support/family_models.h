@@ -63,7 +63,9 @@ inline std::vector<FamilyCase> family_cases() {
   biased.rotary->factor = 4;
   biased.rotary->original_positions = 6;
   biased.rotary->attention_factor = 1.25;
-  Architecture windowed = small_llama(mistral(), 3, 3, 6, 17);
+  // A random model 17 wide is badly conditioned here: half a unit in the last place of its parameters moves its logits
+  // by more than the tolerance.
+  Architecture windowed = small_llama(mistral(), 3, 3, 6, 15);
   windowed.window = 5;
   Architecture two = small_llama(qwen2(), 4, 2, 6, 22);
   two.qkv_bias = two.tied = true;
