@@ -147,8 +147,9 @@ TEST_F(ComparisonCommandTest, PublishedHyperparametersHaveNames) {
   expect_refused(edit("rome", "gpt2-xl"), "layer 17 cannot be edited");
   expect_refused(edit("r-rome", "gpt2-medium"), "layer 8 cannot be edited");
   expect_refused(edit("memit-seq", "gpt2-xl"), "layer 13 cannot be edited");
-  expect_refused(edit("p-rome", "gpt3"), "there are gpt2-large, gpt2-medium, gpt2-xl");
-  expect_refused(edit("pmet", "gpt2-xl"), "there are no published hyper-parameters for pmet");
+  expect_refused(edit("p-rome", "gpt3"), "gpt2-large, gpt2-medium, gpt2-xl");
+  expect_refused(edit("pmet", "gpt2-xl"), "not the name of published hyper-parameters for pmet; there are gpt-j-6b");
+  expect_refused(edit("ft-m", "gpt2-xl"), "there are no published hyper-parameters for ft-m");
   std::filesystem::create_directories(dir_->path() / "mine" / "hparams" / "pmet");
   write("mine/hparams/pmet/gpt2-xl.json", R"({"layers": [7]})");
   ::setenv("LOCI_DATA", path("mine").c_str(), 1);
