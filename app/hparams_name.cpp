@@ -81,7 +81,8 @@ std::string hparams_file_of_several(const std::string& given, const std::string&
       given);
   for (const std::string& source : sources_of(method))
     if (const fs::path file = fs::path(given) / (source + ".json"); fs::exists(file)) return file.string();
-  throw_error<InputError>("--hparams {}: there is no file {}.json in this folder", given, method);
+  throw_error<InputError>("--hparams {}: the folder lacks the file {}.json; add it, or leave {} out of --methods",
+                          given, method, method);
 }
 
 }  // namespace loci::app

@@ -106,7 +106,7 @@ Json describe(const Checkpoint& checkpoint, const TokenizerCheck& check) {
 
 std::string mebibytes(const Json& bytes) { return fmt::format("{:.1f} MiB", bytes.get<double>() / (1024 * 1024)); }
 
-void print_text(const Json& info) {
+void print_info(const Json& info) {
   const auto line = [](std::string_view what, const std::string& value) { fmt::print("{:<30} {}\n", what, value); };
   line("model", info["model"]);
   line("architecture",
@@ -136,7 +136,7 @@ void run(const CommonOptions& options) {
   if (options.json)
     print_json(info);
   else
-    print_text(info);
+    print_info(info);
   require<InputError>(check.problems.empty(), "{}: the tokenizer does not fit the model: {}", options.model,
                       check.problems.empty() ? "" : check.problems.front());
 }

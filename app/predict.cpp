@@ -92,7 +92,7 @@ Json to_json(const Prompt& prompt, std::span<const Candidate> candidates, const 
   return {{"prompt", prompt.text}, {"tokens", std::move(tokens)}};
 }
 
-void print_text(const Json& result) {
+void print_prediction(const Json& result) {
   fmt::print("{}\n", result["prompt"].get<std::string>());
   for (const Json& token : result["tokens"]) {
     const std::string text = token["text"].is_null()
@@ -112,7 +112,7 @@ void run(const PredictOptions& options) {
   Json results = Json::array();
   for (size_t i = 0; i < prompts.size(); ++i) results.push_back(to_json(prompts[i], candidates[i], ready.tokenizer));
   if (options.common.json) return print_json({{"results", std::move(results)}});
-  for (const Json& result : results) print_text(result);
+  for (const Json& result : results) print_prediction(result);
 }
 
 }  // namespace

@@ -54,9 +54,7 @@ EditUnit make_edits_in_sequence(Executor& executor, Model& model, const Tokenize
                                 FoundEdits found) {
   require<ShapeError>(&executor.model() == &model, "the model to edit is not the one that the executor runs");
   EditUnit unit;
-  const size_t size = batch_size > 0 ? static_cast<size_t>(batch_size) : requests.size();
-  for (size_t first = 0; first < requests.size(); first += size) {
-    const auto some = requests.subspan(first, std::min(size, requests.size() - first));
+  for (const std::span<const PreparedRequest> some : cut_into_batches(requests, batch_size)) {
     EditUnit one = make_edits(executor, tokenizer, method, some, batch_size, outcomes, std::move(found));
     for (EditBatch& batch : one.batches) {
       EditedModel(batch.changes).fold_into(executor.context(), model);

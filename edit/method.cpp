@@ -5,16 +5,23 @@
 
 namespace loci {
 
+std::vector<std::span<const PreparedRequest>> cut_into_batches(std::span<const PreparedRequest> requests,
+                                                               int64_t batch_size) {
+  const size_t size = batch_size > 0 ? static_cast<size_t>(batch_size) : requests.size();
+  std::vector<std::span<const PreparedRequest>> batches;
+  for (; !requests.empty(); requests = requests.subspan(batches.back().size()))
+    batches.push_back(requests.first(std::min(size, requests.size())));
+  return batches;
+}
+
 std::vector<EditBatch> TwoStepMethod::edit(Executor& executor, std::span<const PreparedRequest> requests,
                                            int64_t batch_size) const {
   std::vector<Edit> found = find(executor, requests);
   std::vector<EditBatch> batches;
-  const size_t size = batch_size > 0 ? static_cast<size_t>(batch_size) : requests.size();
-  for (size_t first = 0; first < requests.size(); first += size) {
-    const size_t count = std::min(size, requests.size() - first);
-    const auto begin = std::make_move_iterator(found.begin() + static_cast<std::ptrdiff_t>(first));
-    batches.push_back(
-        write(executor, requests.subspan(first, count), {begin, begin + static_cast<std::ptrdiff_t>(count)}));
+  auto next = std::make_move_iterator(found.begin());
+  for (const std::span<const PreparedRequest> some : cut_into_batches(requests, batch_size)) {
+    batches.push_back(write(executor, some, {next, next + std::ssize(some)}));
+    next += std::ssize(some);
   }
   return batches;
 }

@@ -17,6 +17,10 @@ namespace loci {
 
 class TwoStepMethod;
 
+/// Requests cut into batches of `batch_size`, the last of which may be smaller; 0: one of all.
+std::vector<std::span<const PreparedRequest>> cut_into_batches(std::span<const PreparedRequest> requests,
+                                                               int64_t batch_size);
+
 /// A way to write facts into a model: one folder each, one line in edit/methods.cpp. docs/adding_a_method.md
 class Method {
  public:

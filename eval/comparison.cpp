@@ -11,8 +11,6 @@
 namespace loci {
 namespace {
 
-constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
-
 Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
 
 TableCell percent_cell(const Estimate& one) {

@@ -7,8 +7,6 @@
 namespace loci {
 namespace {
 
-constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
-
 struct RowTable {
   std::vector<std::string> method, failure;
   std::vector<int64_t> edits, text_tokens, chunks, measured_chunks, peak_memory_bytes;
@@ -108,28 +106,17 @@ void write_retention(H5File& file, const Comparison& comparison) {
       {.units = "1", .long_name = "efficacy at each point (second axis) of the edits since the point before"});
 }
 
-template <typename T>
-std::vector<T> column(const H5File& file, const std::string& path, int64_t rows) {
-  return read_dataset<T>(file, path, {rows}).values;
-}
-
-std::vector<std::string> texts(const H5File& file, const std::string& path, int64_t rows = kAnyExtent) {
-  H5Array<std::string> array = read_strings(file, path);
-  require_shape(file, path, array.shape, std::vector<int64_t>{rows});
-  return std::move(array.values);
-}
-
 void read_rows_of(const H5File& file, Comparison& comparison) {
   const int64_t rows = 1 + std::ssize(comparison.methods) * std::ssize(comparison.edits_at);
-  const std::vector<std::string> method = texts(file, "/rows/method", rows),
-                                 failure = texts(file, "/rows/failure", rows);
-  const auto edits = column<int64_t>(file, "/rows/edits", rows),
-             tokens = column<int64_t>(file, "/rows/text_tokens", rows),
-             chunks = column<int64_t>(file, "/rows/chunks", rows),
-             measured = column<int64_t>(file, "/rows/measured_chunks", rows),
-             peak = column<int64_t>(file, "/rows/peak_memory_bytes", rows);
-  const auto nll = column<double>(file, "/rows/nll_sum", rows),
-             seconds = column<double>(file, "/rows/edit_seconds", rows);
+  const std::vector<std::string> method = read_text_column(file, "/rows/method", rows),
+                                 failure = read_text_column(file, "/rows/failure", rows);
+  const auto edits = read_column<int64_t>(file, "/rows/edits", rows),
+             tokens = read_column<int64_t>(file, "/rows/text_tokens", rows),
+             chunks = read_column<int64_t>(file, "/rows/chunks", rows),
+             measured = read_column<int64_t>(file, "/rows/measured_chunks", rows),
+             peak = read_column<int64_t>(file, "/rows/peak_memory_bytes", rows);
+  const auto nll = read_column<double>(file, "/rows/nll_sum", rows),
+             seconds = read_column<double>(file, "/rows/edit_seconds", rows);
   for (int64_t r = 0; r < rows; ++r)
     comparison.rows.push_back({.method = method[r],
                                .edits = edits[r],
@@ -174,9 +161,9 @@ void read_values(const H5File& file, Comparison& comparison) {
 
 void read_changes(const H5File& file, Comparison& comparison) {
   const int64_t count = dataset_info(file, "/changes/row").count();
-  const auto rows = column<int64_t>(file, "/changes/row", count),
-             layers = column<int64_t>(file, "/changes/layer", count);
-  const auto changes = column<double>(file, "/changes/relative_change", count);
+  const auto rows = read_column<int64_t>(file, "/changes/row", count),
+             layers = read_column<int64_t>(file, "/changes/layer", count);
+  const auto changes = read_column<double>(file, "/changes/relative_change", count);
   for (size_t i = 0; i < rows.size(); ++i) {
     require<InputError>(rows[i] >= 0 && rows[i] < std::ssize(comparison.rows),
                         "{}: /changes/row holds {}, which is no row", file.path().string(), rows[i]);
@@ -215,11 +202,11 @@ Comparison read_comparison(const H5File& file) {
   Comparison comparison{.dataset = dataset_from_name(read_string_attribute(file, "/", "dataset")),
                         .mode = mode == "sequential" ? EditMode::sequential : EditMode::independent,
                         .model_name = read_string_attribute(file, "/", "model_name"),
-                        .methods = texts(file, "/methods"),
+                        .methods = read_text_column(file, "/methods"),
                         .edits_at = read_dataset<int64_t>(file, "/edits_at", {kAnyExtent}).values,
-                        .metrics = texts(file, "/metrics/name"),
+                        .metrics = read_text_column(file, "/metrics/name"),
                         .case_ids = read_dataset<int64_t>(file, "/records/case_id", {kAnyExtent}).values};
-  comparison.metric_long_names = texts(file, "/metrics/long_name", std::ssize(comparison.metrics));
+  comparison.metric_long_names = read_text_column(file, "/metrics/long_name", std::ssize(comparison.metrics));
   require<InputError>(comparison.metrics.size() >= 3 && !comparison.edits_at.empty(),
                       "{}: /metrics or /edits_at holds too little for a comparison", name);
   read_rows_of(file, comparison);

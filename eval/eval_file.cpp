@@ -72,17 +72,6 @@ Tables flatten(std::span<const RecordResult> records) {
   return tables;
 }
 
-/// One column, whose length must be that of the table.
-template <typename T>
-std::vector<T> column(const H5File& file, const std::string& path, int64_t rows) {
-  return read_dataset<T>(file, path, {rows}).values;
-}
-
-std::vector<std::string> text_column(const H5File& file, const std::string& path, int64_t rows) {
-  require_shape(file, path, dataset_info(file, path).shape, std::vector<int64_t>{rows});
-  return read_strings(file, path).values;
-}
-
 int64_t table_rows(const H5File& file, const std::string& path) {
   const DatasetInfo info = dataset_info(file, path);
   require<InputError>(info.shape.size() == 1, "{}: {} must be a list", file.path().string(), path);
@@ -107,9 +96,9 @@ struct TargetPlace {
 
 void read_prompts(const H5File& file, std::vector<RecordResult>& records) {
   const int64_t rows = table_rows(file, "/prompts/record");
-  const auto record = column<int64_t>(file, "/prompts/record", rows);
-  const auto kind = column<uint8_t>(file, "/prompts/kind", rows);
-  auto text = text_column(file, "/prompts/text", rows);
+  const auto record = read_column<int64_t>(file, "/prompts/record", rows);
+  const auto kind = read_column<uint8_t>(file, "/prompts/kind", rows);
+  auto text = read_text_column(file, "/prompts/text", rows);
   for (size_t p = 0; p < record.size(); ++p) {
     require<InputError>(kind[p] < kPromptKinds, "{}: /prompts/kind holds {} at row {}; kinds are 0 to {}",
                         file.path().string(), kind[p], p, kPromptKinds - 1);
@@ -131,8 +120,8 @@ bool holds_after(const H5File& file) { return h5_exists(file, "/tokens/best_afte
 
 std::vector<TargetPlace> read_targets(const H5File& file, std::vector<PromptResult*> prompts) {
   const int64_t rows = table_rows(file, "/targets/prompt");
-  const auto parent = column<int64_t>(file, "/targets/prompt", rows);
-  auto text = text_column(file, "/targets/text", rows);
+  const auto parent = read_column<int64_t>(file, "/targets/prompt", rows);
+  auto text = read_text_column(file, "/targets/text", rows);
   const bool edited = holds_after(file);
   std::vector<TargetPlace> places;
   for (size_t t = 0; t < parent.size(); ++t) {
@@ -148,13 +137,13 @@ std::vector<TargetPlace> read_targets(const H5File& file, std::vector<PromptResu
 
 void read_tokens(const H5File& file, std::vector<TargetPlace> targets) {
   const int64_t rows = table_rows(file, "/tokens/target");
-  const auto parent = column<int64_t>(file, "/tokens/target", rows);
-  const auto id = column<int32_t>(file, "/tokens/id", rows);
-  const auto before = column<float>(file, "/tokens/log_probability_before", rows);
-  const auto best_before = column<int32_t>(file, "/tokens/best_before", rows);
+  const auto parent = read_column<int64_t>(file, "/tokens/target", rows);
+  const auto id = read_column<int32_t>(file, "/tokens/id", rows);
+  const auto before = read_column<float>(file, "/tokens/log_probability_before", rows);
+  const auto best_before = read_column<int32_t>(file, "/tokens/best_before", rows);
   const bool edited = holds_after(file);
-  const auto after = edited ? column<float>(file, "/tokens/log_probability_after", rows) : std::vector<float>();
-  const auto best_after = edited ? column<int32_t>(file, "/tokens/best_after", rows) : std::vector<int32_t>();
+  const auto after = edited ? read_column<float>(file, "/tokens/log_probability_after", rows) : std::vector<float>();
+  const auto best_after = edited ? read_column<int32_t>(file, "/tokens/best_after", rows) : std::vector<int32_t>();
   for (size_t k = 0; k < parent.size(); ++k) {
     const TargetPlace place = parent_of(file, "/tokens/target", targets, parent, k);
     place.prompt->target_tokens[place.target].push_back(id[k]);
@@ -217,13 +206,13 @@ void write_records(H5File& file, std::span<const RecordResult> records) {
 
 std::vector<RecordResult> read_records(const H5File& file) {
   const int64_t rows = table_rows(file, "/records/case_id");
-  const auto case_id = column<int64_t>(file, "/records/case_id", rows);
-  const auto request = text_column(file, "/records/request", rows);
+  const auto case_id = read_column<int64_t>(file, "/records/case_id", rows);
+  const auto request = read_text_column(file, "/records/request", rows);
   const auto of_edits = [&](const std::string& path) {
-    return holds_after(file) ? column<double>(file, path, rows) : std::vector<double>(case_id.size());
+    return holds_after(file) ? read_column<double>(file, path, rows) : std::vector<double>(case_id.size());
   };
   const auto norm = of_edits("/records/update_norm"), edit_seconds = of_edits("/records/edit_seconds");
-  const auto score_seconds = column<double>(file, "/records/score_seconds", rows);
+  const auto score_seconds = read_column<double>(file, "/records/score_seconds", rows);
   std::vector<RecordResult> records(case_id.size());
   for (size_t r = 0; r < records.size(); ++r) {
     records[r] = {.case_id = case_id[r],

@@ -15,7 +15,6 @@
 namespace loci {
 namespace {
 
-constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 constexpr double kNormal95 = 1.96;
 constexpr Estimate kNoEstimate{kNone, kNone, 0};
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -10,6 +11,9 @@
 /// The numbers that papers report about edits, from the token scores of single prompts. (Meng et al. 2022, section 3.4;
 /// Wang et al. 2024, EasyEdit, for reliability, generalization and locality)
 namespace loci {
+
+/// A number that does not exist.
+inline constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
 /// A scored prompt. `before` and `after` follow target_tokens; `after` is empty where the model was scored as it is.
 struct PromptResult {

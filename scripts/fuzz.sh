@@ -12,30 +12,30 @@ shift || true
 for tool in clang++ cmake ninja; do
   command -v "$tool" >/dev/null || { echo "fuzz.sh: $tool is missing (Debian: clang libclang-rt-14-dev cmake ninja-build)" >&2; exit 2; }
 done
-cmake --preset fuzz >/dev/null
-cmake --build --preset fuzz -- --quiet
+cmake --preset asan >/dev/null
+cmake --build --preset asan --target loci_fuzz -- --quiet
 
-program=build/fuzz/tests/fuzz/loci_fuzz
+program=build/asan/tests/fuzz/loci_fuzz
 mapfile -t targets < <("$program" --list)
 for name in "$@"; do
   [[ " ${targets[*]} " == *" $name "* ]] || { echo "fuzz.sh: the target $name is unknown; there are ${targets[*]}" >&2; exit 2; }
 done
 [ $# -eq 0 ] || targets=("$@")
 
-# What an earlier run found beyond the corpus is built upon, in build/fuzz/grown.
-found=build/fuzz/found
-rm -rf "$found" && mkdir -p "$found" build/fuzz/grown
+# What an earlier run found beyond the corpus is built upon, in build/asan/fuzz/grown.
+found=build/asan/fuzz/found
+rm -rf "$found" && mkdir -p "$found" build/asan/fuzz/grown
 export TMPDIR
 TMPDIR=$(mktemp -d "$([ -w /dev/shm ] && echo /dev/shm || echo "${TMPDIR:-/tmp}")/loci-fuzz-XXXXXX")
 trap 'rm -rf "$TMPDIR"' EXIT
 
 run() {
   local name=$1
-  mkdir -p "build/fuzz/grown/$name"
+  mkdir -p "build/asan/fuzz/grown/$name"
   # HDF5 keeps what a damaged file made it allocate, which is no leak of ours.
   ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1 \
     "$program" --target="$name" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=4096 -max_len=16384 -verbosity=0 -print_final_stats=1 \
-    -artifact_prefix="$found/$name-" "build/fuzz/grown/$name" "tests/fuzz/corpus/$name" >"$found/$name.log" 2>&1
+    -artifact_prefix="$found/$name-" "build/asan/fuzz/grown/$name" "tests/fuzz/corpus/$name" >"$found/$name.log" 2>&1
 }
 
 failed=()

@@ -68,7 +68,7 @@ std::string retention_caption(const Comparison& comparison, const std::string& m
 
 // --- CSV -------------------------------------------------------------------------------------------------------------
 
-/// Empty where there is no number.
+/// A number, or an empty field for one that does not exist.
 std::string field(double value) { return std::isnan(value) ? "" : fmt::format("{}", value); }
 
 std::string csv_rows(const Comparison& comparison) {

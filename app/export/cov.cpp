@@ -30,7 +30,7 @@ std::string module_of(const H5File& file, const std::string& layer) {
   if (has_attribute(file, group, "module")) return read_string_attribute(file, group, "module");
   Architecture architecture;
   architecture.family = &gpt2();
-  return published_module(architecture, Role::down_weight, read_int_attribute(file, group, "layer"));
+  return published_module(architecture, loci::Role::down_weight, read_int_attribute(file, group, "layer"));
 }
 
 }  // namespace

@@ -34,10 +34,15 @@ std::vector<SettingRow> hparam_rows(const Fields& fields,
 std::vector<std::string> keys_without_effect(const Json& json, const std::vector<std::string>& with_effect,
                                              std::span<const std::string_view> also_without, std::string_view where);
 
-/// Throws InputError where the file asks for another module to be edited ("rewrite_module_tmp") than the MLP's down
-/// projection: loci would edit that one all the same.
-void require_down_projection(const Json& json, const Architecture& architecture, std::string_view where);
-/// The same for a module by its name, with {} for the layer.
+/// The object of a file of hyper-parameters, an empty one where `path` is empty. Those of its keys that have no effect
+/// are told. Throws InputError for a file that holds no object, whose "alg_name" is not `made_for` (where one is
+/// given), or that edits another module, and as keys_without_effect() does.
+Json read_hparams_json(const std::string& path, const Architecture& architecture,
+                       const std::vector<std::string>& with_effect, std::span<const std::string_view> also_without,
+                       std::string_view made_for = {});
+
+/// Throws InputError where a file's field `key` asks for another module to be edited (its name, with {} for the layer)
+/// than the MLP's down projection: loci would edit that one all the same.
 void require_down_projection(std::string_view key, std::string_view module, const Architecture& architecture,
                              std::string_view where);
 

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <array>
@@ -56,19 +55,7 @@ void visit_fields(Fields& field, LayerwiseHparams& hparams) {
 }
 
 Json layerwise_json(const Resources& resources, std::string_view method, const std::vector<std::string>& with_effect) {
-  const std::string& path = resources.options().hparams;
-  if (path.empty()) return Json::object();
-  Json json = parse_json_file(path);
-  require<InputError>(json.is_object(), "{}: the file must hold one object of hyper-parameters", path);
-  if (json_has(json, "alg_name")) {
-    const std::string made_for = json_string(json, "alg_name", path);
-    require<InputError>(made_for == method, "{}: field \"alg_name\" is \"{}\"; these are not hyper-parameters of {}",
-                        path, made_for, method);
-  }
-  require_down_projection(json, resources.architecture(), path);
-  const std::vector<std::string> without = keys_without_effect(json, with_effect, kWithoutEffect, path);
-  if (!without.empty()) spdlog::info("{}: without effect here: {}", path, fmt::join(without, ", "));
-  return json;
+  return read_hparams_json(resources.options().hparams, resources.architecture(), with_effect, kWithoutEffect, method);
 }
 
 void check_layerwise(LayerwiseHparams& hparams, const Resources& resources) {

@@ -98,4 +98,10 @@ PreparedRequest prepare_request(const EditRequest& request, std::span<const std:
   return made;
 }
 
+PreparedRequest prepare_bare_request(const EditRequest& request, const Tokenizer& tokenizer, const Architecture& config,
+                                     std::string_view where) {
+  const std::vector<std::string> bare = {"{}"};
+  return prepare_request(request, bare, FactToken::last, TeacherForcing::tokens, tokenizer, config, where);
+}
+
 }  // namespace loci

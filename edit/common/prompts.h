@@ -49,5 +49,8 @@ struct PreparedRequest {
 PreparedRequest prepare_request(const EditRequest& request, std::span<const std::string> templates,
                                 FactToken fact_token, TeacherForcing forcing, const Tokenizer& tokenizer,
                                 const Architecture& config, std::string_view where);
+/// The same with the bare prompt alone, for methods that look for no subject.
+PreparedRequest prepare_bare_request(const EditRequest& request, const Tokenizer& tokenizer, const Architecture& config,
+                                     std::string_view where);
 
 }  // namespace loci

@@ -1,8 +1,6 @@
 #include "edit/ft/ft.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <array>
@@ -78,20 +76,14 @@ FtHparams read_ft_hparams(std::string_view method, const Resources& resources) {
   constexpr std::array<std::string_view, 2> kWithoutEffect = {"kl_factor", "objective_optimization"};
   FtHparams hparams;
   const std::string& path = resources.options().hparams;
-  if (!path.empty()) {
-    const Json json = parse_json_file(path);
-    require<InputError>(json.is_object(), "{}: the file must hold one object of hyper-parameters", path);
-    const Fields fields = fields_of(hparams);
-    const std::string objective = json_string_or(json, "objective_optimization", "", path);
-    const std::string_view wanted = method == "ft-m" ? "target_new" : "prompt_last";
-    require<InputError>(objective.empty() || objective == wanted,
-                        "{}: field \"objective_optimization\" is \"{}\", but {} takes \"{}\"", path, objective, method,
-                        wanted);
-    require_down_projection(json, resources.architecture(), path);
-    const std::vector<std::string> without = keys_without_effect(json, fields.keys(), kWithoutEffect, path);
-    if (!without.empty()) spdlog::info("{}: without effect here: {}", path, fmt::join(without, ", "));
-    read_known_settings(json, path, fields);
-  }
+  const Fields fields = fields_of(hparams);
+  const Json json = read_hparams_json(path, resources.architecture(), fields.keys(), kWithoutEffect);
+  const std::string objective = json_string_or(json, "objective_optimization", "", path);
+  const std::string_view wanted = method == "ft-m" ? "target_new" : "prompt_last";
+  require<InputError>(objective.empty() || objective == wanted,
+                      "{}: field \"objective_optimization\" is \"{}\", but {} takes \"{}\"", path, objective, method,
+                      wanted);
+  read_known_settings(json, path, fields);
   if (resources.options().layer >= 0) hparams.layer = resources.options().layer;
   const int64_t layers = resources.architecture().layers;
   require<InputError>(hparams.layer >= 0, "no layer to edit is given; set \"layers\" in {}, or {}", option("hparams"),
@@ -284,16 +276,14 @@ class FineTuning : public Method {
   }
 
   PreparedRequest prepare(const EditRequest& request, std::string_view where) const override {
-    const std::vector<std::string> bare = {"{}"};
-    return prepare_request(request, bare, FactToken::last, TeacherForcing::tokens, tokenizer_, architecture_, where);
+    return prepare_bare_request(request, tokenizer_, architecture_, where);
   }
 
   std::vector<EditBatch> edit(Executor& executor, std::span<const PreparedRequest> requests,
                               int64_t batch_size) const override {
     std::vector<EditBatch> batches;
-    const size_t size = batch_size > 0 ? static_cast<size_t>(batch_size) : requests.size();
-    for (size_t first = 0; first < requests.size(); first += size)
-      batches.push_back(train(executor, requests.subspan(first, std::min(size, requests.size() - first))));
+    for (const std::span<const PreparedRequest> some : cut_into_batches(requests, batch_size))
+      batches.push_back(train(executor, some));
     return batches;
   }
 

@@ -1,8 +1,6 @@
 #include "edit/kn/kn.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <array>
@@ -34,13 +32,8 @@ KnHparams read_kn_hparams(const Resources& resources) {
   constexpr std::array<std::string_view, 2> kWithoutEffect = {"lr_scale", "n_toks"};
   KnHparams hparams;
   const std::string& path = resources.options().hparams;
-  if (path.empty()) return hparams;
-  const Json json = parse_json_file(path);
-  require<InputError>(json.is_object(), "{}: the file must hold one object of hyper-parameters", path);
   const Fields fields = fields_of(hparams);
-  const std::vector<std::string> without = keys_without_effect(json, fields.keys(), kWithoutEffect, path);
-  if (!without.empty()) spdlog::info("{}: without effect here: {}", path, fmt::join(without, ", "));
-  read_known_settings(json, path, fields);
+  read_known_settings(read_hparams_json(path, resources.architecture(), fields.keys(), kWithoutEffect), path, fields);
   return hparams;
 }
 
@@ -167,8 +160,7 @@ class KnowledgeNeurons : public Method {
   PreparedRequest prepare(const EditRequest& request, std::string_view where) const override {
     require<InputError>(!request.target_true.empty(),
                         "{}: kn needs \"target_true\": it looks for the neurons of what the model says now", where);
-    const std::vector<std::string> bare = {"{}"};
-    return prepare_request(request, bare, FactToken::last, TeacherForcing::tokens, tokenizer_, architecture_, where);
+    return prepare_bare_request(request, tokenizer_, architecture_, where);
   }
 
   std::vector<EditBatch> edit(Executor& executor, std::span<const PreparedRequest> requests, int64_t) const override {

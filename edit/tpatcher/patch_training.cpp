@@ -335,7 +335,7 @@ void Evaluation::penalties() {
   std::vector<int64_t> rows;
   for (const auto& [at, gradient] : touched) rows.push_back(at / neurons_);
   std::ranges::sort(rows);
-  rows.erase(std::ranges::unique(rows).begin(), rows.end());
+  rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
   std::vector<float> dz(rows.size() * static_cast<size_t>(neurons_));
   for (const auto& [at, gradient] : touched) {
     const auto row = std::ranges::lower_bound(rows, at / neurons_) - rows.begin();

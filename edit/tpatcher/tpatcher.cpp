@@ -1,8 +1,6 @@
 #include "edit/tpatcher/tpatcher.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <array>
@@ -59,14 +57,9 @@ TPatcherHparams read_tpatcher_hparams(const Resources& resources) {
                                                               "memory_loss",     "update_memory", "freeze_model",
                                                               "optim",           "use_val"};
   TPatcherHparams hparams;
-  if (const std::string& path = resources.options().hparams; !path.empty()) {
-    const Json json = parse_json_file(path);
-    require<InputError>(json.is_object(), "{}: the file must hold one object of hyper-parameters", path);
-    const Fields fields = fields_of(hparams);
-    const std::vector<std::string> without = keys_without_effect(json, fields.keys(), kWithoutEffect, path);
-    if (!without.empty()) spdlog::info("{}: without effect here: {}", path, fmt::join(without, ", "));
-    read_known_settings(json, path, fields);
-  }
+  const std::string& path = resources.options().hparams;
+  const Fields fields = fields_of(hparams);
+  read_known_settings(read_hparams_json(path, resources.architecture(), fields.keys(), kWithoutEffect), path, fields);
   int64_t& layer = hparams.training.layer;
   const int64_t layers = resources.architecture().layers;
   if (resources.options().layer >= 0) layer = resources.options().layer;
@@ -124,8 +117,7 @@ class TPatcher : public Method {
   }
 
   PreparedRequest prepare(const EditRequest& request, std::string_view where) const override {
-    const std::vector<std::string> bare = {"{}"};
-    return prepare_request(request, bare, FactToken::last, TeacherForcing::tokens, tokenizer_, architecture_, where);
+    return prepare_bare_request(request, tokenizer_, architecture_, where);
   }
 
   std::vector<EditBatch> edit(Executor& executor, std::span<const PreparedRequest> requests,

@@ -1,7 +1,6 @@
 #include "edit/ultraedit/ultraedit.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
@@ -59,13 +58,9 @@ UltraEditHparams read_ultraedit_hparams(const Resources& resources) {
   require<InputError>(resources.options().layer < 0,
                       "{} contradicts ultraedit, which edits the \"edit_modules\" of {}; leave it out", option("layer"),
                       option("hparams"));
-  const Json json = parse_json_file(path);
-  require<InputError>(json.is_object(), "{}: the file must hold one object of hyper-parameters", path);
   UltraEditHparams hparams;
   const Fields fields = fields_of(hparams);
-  const std::vector<std::string> without = keys_without_effect(json, fields.keys(), kWithoutEffect, path);
-  if (!without.empty()) spdlog::info("{}: without effect here: {}", path, fmt::join(without, ", "));
-  read_known_settings(json, path, fields);
+  read_known_settings(read_hparams_json(path, resources.architecture(), fields.keys(), kWithoutEffect), path, fields);
   return hparams;
 }
 
@@ -101,16 +96,14 @@ class UltraEdit : public Method {
   }
 
   PreparedRequest prepare(const EditRequest& request, std::string_view where) const override {
-    const std::vector<std::string> bare = {"{}"};
-    return prepare_request(request, bare, FactToken::last, TeacherForcing::tokens, tokenizer_, architecture_, where);
+    return prepare_bare_request(request, tokenizer_, architecture_, where);
   }
 
   std::vector<EditBatch> edit(Executor& executor, std::span<const PreparedRequest> requests,
                               int64_t batch_size) const override {
     std::vector<EditBatch> batches;
-    const size_t size = batch_size > 0 ? static_cast<size_t>(batch_size) : requests.size();
-    for (size_t first = 0; first < requests.size(); first += size)
-      batches.push_back(write(executor, requests.subspan(first, std::min(size, requests.size() - first))));
+    for (const std::span<const PreparedRequest> some : cut_into_batches(requests, batch_size))
+      batches.push_back(write(executor, some));
     return batches;
   }
 

@@ -38,8 +38,8 @@ std::vector<Merge> CharacterEncoder::neighbours_in(const TokenizerDefinition& de
     }
   }
   std::ranges::sort(pairs);
-  const auto repeated = std::ranges::unique(pairs);
-  pairs.erase(repeated.begin(), repeated.end());
+  pairs.erase(std::unique(pairs.begin(), pairs.end()),
+              pairs.end());  // clang 14 does not compile the one of std::ranges
   std::vector<Merge> neighbours;
   for (const auto& [left, right] : pairs) neighbours.push_back({left, right, 0});
   return neighbours;

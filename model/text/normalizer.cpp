@@ -57,7 +57,7 @@ void NormalizedText::replace(std::string_view from, std::string_view to) {
 }
 
 ByteRange NormalizedText::original(ByteRange bytes) const {
-  for (const RewrittenText& layer : layers_ | std::views::reverse) bytes = layer.original(bytes);
+  for (auto layer = layers_.rbegin(); layer != layers_.rend(); ++layer) bytes = layer->original(bytes);
   return bytes;
 }
 

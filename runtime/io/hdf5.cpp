@@ -596,6 +596,11 @@ H5Array<std::string> read_strings(const H5File& file, const std::string& path) {
   return {info.shape, std::move(values)};
 }
 
+std::vector<std::string> read_text_column(const H5File& file, const std::string& path, int64_t rows) {
+  require_shape(file, path, dataset_info(file, path).shape, std::vector<int64_t>{rows});
+  return read_strings(file, path).values;
+}
+
 template <H5Number T>
 void read_rows(const H5File& file, const std::string& path, int64_t first, int64_t count, std::span<T> out) {
   const auto what = name_of(file, path);

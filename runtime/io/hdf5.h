@@ -169,6 +169,13 @@ template <H5Number T>
 H5Array<T> read_dataset(const H5File& file, const std::string& path, const std::vector<int64_t>& expected_shape);
 H5Array<std::string> read_strings(const H5File& file, const std::string& path);
 
+/// A list of `rows` elements (kAnyExtent: of any number).
+template <H5Number T>
+std::vector<T> read_column(const H5File& file, const std::string& path, int64_t rows) {
+  return read_dataset<T>(file, path, {rows}).values;
+}
+std::vector<std::string> read_text_column(const H5File& file, const std::string& path, int64_t rows = kAnyExtent);
+
 /// Slices [first, first + count) along axis 0 of a dataset of rank >= 1 into `out`, whose size must fit exactly.
 template <H5Number T>
 void read_rows(const H5File& file, const std::string& path, int64_t first, int64_t count, std::span<T> out);

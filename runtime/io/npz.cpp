@@ -23,8 +23,8 @@ static_assert(std::endian::native == std::endian::little, ".npy data is written 
 namespace {
 
 constexpr std::string_view kMagic = "\x93NUMPY";
-constexpr size_t kMaxHeader = 1 << 20;
-constexpr size_t kMaxRank = 32;
+constexpr size_t kMaxNpyHeader = 1 << 20;
+constexpr size_t kMaxNpyRank = 32;
 
 std::string shape_string(std::span<const int64_t> shape) {
   return fmt::format("({}{})", fmt::join(shape.begin(), shape.end(), ", "), shape.size() == 1 ? "," : "");
@@ -128,7 +128,7 @@ class HeaderParser {
     expect('(');
     while (!accept(')')) {
       extents.push_back(number());
-      if (extents.size() > kMaxRank) fail(fmt::format("more than {} axes", kMaxRank));
+      if (extents.size() > kMaxNpyRank) fail(fmt::format("more than {} axes", kMaxNpyRank));
       if (!accept(',')) {
         expect(')');
         break;
@@ -218,7 +218,7 @@ NpyArray parse_npy(std::span<const std::byte> file, std::string_view where) {
   require<InputError>(text.size() >= start, "{}: .npy header is truncated", where);
   uint32_t length = 0;
   std::memcpy(&length, file.data() + 8, length_bytes);
-  require<InputError>(length <= kMaxHeader && length <= text.size() - start,
+  require<InputError>(length <= kMaxNpyHeader && length <= text.size() - start,
                       "{}: .npy header of {} bytes: the file is truncated or damaged", where, length);
   const NpyHeader header = HeaderParser(text.substr(start, length), where).parse();
   const auto count = checked_product(header.shape);

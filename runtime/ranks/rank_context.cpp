@@ -18,15 +18,15 @@ namespace loci {
 namespace {
 
 /// Where a rank runs.
-struct Place {
+struct RankCores {
   std::array<char, 256> host{};
   cpu_set_t cores{};
   double quota = 0;   ///< of its control group, in processors
   size_t cgroup = 0;  ///< ranks of a machine with the same one share its quota
 };
 
-Place this_place() {
-  Place place;
+RankCores this_place() {
+  RankCores place;
   ::gethostname(place.host.data(), place.host.size() - 1);
   CPU_ZERO(&place.cores);
   if (::sched_getaffinity(0, sizeof(place.cores), &place.cores) != 0) CPU_SET(0, &place.cores);
@@ -37,16 +37,18 @@ Place this_place() {
 
 /// This rank's share of the cores that it may use: launchers give ranks cores of their own, or the same ones to all.
 int fair_threads(Communicator& communicator) {
-  const Place mine = this_place();
-  const std::vector<Place> places = communicator.all_gather_value(mine, "the sharing of cores");
+  const RankCores mine = this_place();
+  const std::vector<RankCores> places = communicator.all_gather_value(mine, "the sharing of cores");
   double share = 0;
   for (size_t core = 0; core < CPU_SETSIZE; ++core) {
     if (!CPU_ISSET(core, &mine.cores)) continue;
     int users = 0;
-    for (const Place& place : places) users += place.host == mine.host && CPU_ISSET(core, &place.cores);
+    for (const RankCores& place : places) users += place.host == mine.host && CPU_ISSET(core, &place.cores);
     share += 1.0 / users;
   }
-  const auto shares_quota = [&](const Place& place) { return place.host == mine.host && place.cgroup == mine.cgroup; };
+  const auto shares_quota = [&](const RankCores& place) {
+    return place.host == mine.host && place.cgroup == mine.cgroup;
+  };
   share = std::min(share, std::ceil(mine.quota) / static_cast<double>(std::ranges::count_if(places, shares_quota)));
   return std::max(1, static_cast<int>(share + 1e-6));
 }

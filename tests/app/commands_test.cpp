@@ -29,11 +29,6 @@ class Commands : public CommandTest {
   }
 };
 
-Json json_of(const Outcome& outcome) {
-  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
-  return parse_json(outcome.out, "standard output");
-}
-
 TEST_F(Commands, InfoDescribesTheModel) {
   const Json info = json_of(run_loci({"info", path("model"), "--json"}));
   EXPECT_EQ(info["layers"], 3);

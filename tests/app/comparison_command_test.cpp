@@ -130,7 +130,8 @@ TEST_F(ComparisonCommandTest, WrongCallsAreRefused) {
   expect_refused(with({"--methods", "rome,ft", "--edits-at", "1,many"}), "--edits-at many: must be whole numbers");
   expect_refused(with({"--methods", "rome,ft", "--edits-at", "1,4"}), "--edits-at 4: ");
   expect_refused(with({"--methods", "rome,rome", "--edits-at", "1"}), "--methods: rome is given twice");
-  expect_refused(with({"--methods", "rome,kn", "--edits-at", "1"}), "there is no file kn.json in this folder");
+  expect_refused(with({"--methods", "rome,kn", "--edits-at", "1"}),
+                 "the folder lacks the file kn.json; add it, or leave kn out of --methods");
   std::vector<std::string> command = with({"--methods", "rome,ft", "--edits-at", "1"});
   for (std::string& argument : command)
     if (argument == path("hp")) argument = path("hparams.json");

@@ -14,11 +14,6 @@
 namespace loci::test {
 namespace {
 
-Json json_of(const Outcome& outcome) {
-  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
-  return outcome.exit_code == 0 ? parse_json(outcome.out, "standard output") : Json::object();
-}
-
 // --- Outcomes, on the embedded model ---------------------------------------------------------------------------------
 
 class EditOutcomes : public ::testing::Test {

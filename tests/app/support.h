@@ -59,6 +59,12 @@ inline Outcome run_loci(const std::vector<std::string>& arguments, const std::st
   return wait_for(start_loci(arguments, folder.path(), input), folder.path());
 }
 
+/// What a command wrote with --json, an empty object where it failed.
+inline Json json_of(const Outcome& outcome) {
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  return outcome.exit_code == 0 ? parse_json(outcome.out, "standard output") : Json::object();
+}
+
 /// What a summary says about the result, without what this run spent on it.
 inline Json result_of(Json summary) {
   EXPECT_EQ(summary.erase("matrix_flop"), 1u);

@@ -9,10 +9,6 @@ namespace {
 
 class TextCommands : public CommandTest {
  protected:
-  static Json json_of(const Outcome& outcome) {
-    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
-    return parse_json(outcome.out, "standard output");
-  }
   static bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 };
 

@@ -19,7 +19,7 @@
 namespace loci::test {
 namespace {
 
-const std::vector<EditRequest> kRequests = {{0, "{}, the", "Rome", "xy", "a"}, {1, "In {}", "Paris", "y", "bc"}};
+const std::vector<EditRequest> kTuningRequests = {{0, "{}, the", "Rome", "xy", "a"}, {1, "In {}", "Paris", "y", "bc"}};
 constexpr int64_t kEdited = 1;
 
 /// Log-probabilities of a sequence's next tokens, by position, and the gradients of all parameters for a loss that is
@@ -49,7 +49,7 @@ class FineTuning : public testing::Test {
     options.published_quirks = quirks;
     Made made{std::make_unique<Resources>(options, executor, tokenizer_, Lineage{}), nullptr, {}};
     made.method = make_method(name, *made.resources);
-    for (const EditRequest& request : kRequests) made.requests.push_back(made.method->prepare(request, "r"));
+    for (const EditRequest& request : kTuningRequests) made.requests.push_back(made.method->prepare(request, "r"));
     return made;
   }
 
@@ -111,7 +111,7 @@ TEST_F(FineTuning, TheFirstStepFollowsTheGradientOfWholeSequences) {
     ASSERT_EQ(batch.changes.size(), 2u);
     ParameterBuffer gradients(context_, model_.config());
     double loss = 0;
-    for (const EditRequest& request : kRequests)
+    for (const EditRequest& request : kTuningRequests)
       loss += loss_of(model_, tokens_of(request, forced), terms_of(request, forced, 2), &gradients);
     ASSERT_EQ(batch.edits[0].loss_curve.size(), 1u);
     EXPECT_NEAR(batch.edits[0].loss_curve[0].total, loss, 1e-4);
@@ -147,7 +147,8 @@ TEST_F(FineTuning, TheLossFallsAndIsThatOfTheChangedModel) {
   Model changed = model_;
   EditedModel(first.method->edit(executor, std::span(first.requests).first(1), 1)[0].changes)
       .fold_into(context_, changed);
-  EXPECT_NEAR(curve[1].total, loss_of(changed, tokens_of(kRequests[1], true), terms_of(kRequests[1], true, 1), nullptr),
+  EXPECT_NEAR(curve[1].total,
+              loss_of(changed, tokens_of(kTuningRequests[1], true), terms_of(kTuningRequests[1], true, 1), nullptr),
               1e-4);
 }
 
@@ -192,7 +193,7 @@ TEST_F(FineTuning, NeuronsAreScoredByIntegratedGradients) {
     const Made made = make(executor, "kn", {{"steps", kSteps}, {"adaptive_threshold", 0.4}}, quirks);
     const EditBatch batch = made.method->edit(executor, std::span(made.requests).first(1), 1)[0];
     const Edit& edit = batch.edits[0];
-    const EditRequest& request = kRequests[0];
+    const EditRequest& request = kTuningRequests[0];
     const int64_t ff = model_.config().mlp_width, layers = model_.config().layers;
     const std::span<const float> scores = edit.values("scores");
     ASSERT_EQ(std::ssize(scores), layers * ff);
@@ -279,12 +280,12 @@ TEST_F(FineTuning, RefinedNeuronsAreThoseOfSeveralPrompts) {
   const Json coarse = {{"steps", 5}, {"adaptive_threshold", 0.2}};
   Json refined = coarse;
   refined["refine"] = true;
-  EditRequest request = kRequests[0];
+  EditRequest request = kTuningRequests[0];
   request.paraphrases = {"They say Rome, the", "Of Rome, the old"};
   std::map<std::pair<int64_t, int64_t>, int> counts;
   for (const auto& neuron : neurons_of(request, coarse, "neurons")) ++counts[neuron];
   for (const std::string& prompt : request.paraphrases) {
-    EditRequest other = kRequests[0];
+    EditRequest other = kTuningRequests[0];
     other.prompt = prompt;
     other.prompt.replace(prompt.find("Rome"), 4, "{}");
     for (const auto& neuron : neurons_of(other, coarse, "neurons")) ++counts[neuron];
@@ -317,7 +318,7 @@ TEST_F(FineTuning, WhatDoesNotFitIsRefusedByName) {
   expect_message(refused("kn", {{"steps", 1}}), {"steps"});
   expect_message(refused("kn", {{"p", 2}}), {"p"});
   const Made kn = make(executor, "kn", Json::object());
-  EditRequest without = kRequests[0];
+  EditRequest without = kTuningRequests[0];
   without.target_true.clear();
   expect_message(error_of<InputError>([&] { kn.method->prepare(without, "file: case 0"); }),
                  {"file: case 0", "target_true"});

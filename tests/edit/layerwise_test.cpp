@@ -21,11 +21,11 @@
 namespace loci::test {
 namespace {
 
-const std::vector<EditRequest> kRequests = {{0, "{}, the", "Rome", "xy", ""},
-                                            {1, "In {}", "Paris", "y", ""},
-                                            {2, "{} is", "Oslo", "zq", ""},
-                                            {3, "All of {}", "Bern", "v", ""},
-                                            {4, "{}", "Lima", "w", ""}};
+const std::vector<EditRequest> kLayerwiseRequests = {{0, "{}, the", "Rome", "xy", ""},
+                                                     {1, "In {}", "Paris", "y", ""},
+                                                     {2, "{} is", "Oslo", "zq", ""},
+                                                     {3, "All of {}", "Bern", "v", ""},
+                                                     {4, "{}", "Lima", "w", ""}};
 const std::vector<int64_t> kLayers = {1, 2};
 
 class Layerwise : public testing::Test {
@@ -68,7 +68,7 @@ class Layerwise : public testing::Test {
     for (const int64_t layer : cov) options.cov.push_back(path(layer));
     Made made{std::make_unique<Resources>(options, executor, tokenizer_, Lineage{}), nullptr, {}};
     made.method = make_method(name, *made.resources);
-    for (const EditRequest& request : kRequests) made.requests.push_back(made.method->prepare(request, "r"));
+    for (const EditRequest& request : kLayerwiseRequests) made.requests.push_back(made.method->prepare(request, "r"));
     return made;
   }
 
@@ -122,8 +122,8 @@ TEST_F(Layerwise, MoreRequestsThanNeuronsTakeTheOtherSystem) {
   const auto ff = static_cast<size_t>(model_.config().mlp_width);
   std::vector<PreparedRequest> many;
   for (size_t i = 0; i <= ff; ++i) {
-    EditRequest request = kRequests[i % kRequests.size()];
-    request.subject += std::string(1 + i / kRequests.size(), static_cast<char>('a' + i % 7));
+    EditRequest request = kLayerwiseRequests[i % kLayerwiseRequests.size()];
+    request.subject += std::string(1 + i / kLayerwiseRequests.size(), static_cast<char>('a' + i % 7));
     many.push_back(made.method->prepare(request, "r"));
   }
   const std::vector<EditBatch> batches = made.method->edit(executor, many, 0);

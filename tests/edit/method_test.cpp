@@ -23,8 +23,7 @@ class ToyMethod : public Method {
       : architecture_(resources.architecture()), tokenizer_(resources.tokenizer()) {}
 
   PreparedRequest prepare(const EditRequest& request, std::string_view where) const override {
-    const std::vector<std::string> bare = {"{}"};
-    return prepare_request(request, bare, FactToken::last, TeacherForcing::tokens, tokenizer_, architecture_, where);
+    return prepare_bare_request(request, tokenizer_, architecture_, where);
   }
 
   std::vector<EditBatch> edit(Executor&, std::span<const PreparedRequest> requests, int64_t batch_size) const override {
@@ -70,7 +69,7 @@ void add_toy() {
   EXPECT_TRUE(added);
 }
 
-const std::vector<EditRequest> kRequests = {
+const std::vector<EditRequest> kMethodRequests = {
     {0, "{}, the", "Rome", "x", ""}, {1, "In {}", "Paris", "y", ""}, {2, "{} is", "Oslo", "z", ""}};
 
 class MethodTest : public testing::Test {
@@ -98,7 +97,7 @@ class MethodTest : public testing::Test {
     Resources resources(options, executor, tokenizer_, {});
     const std::unique_ptr<Method> method = make_method("toy", resources);
     std::vector<PreparedRequest> prepared;
-    for (const EditRequest& request : kRequests) prepared.push_back(method->prepare(request, "r"));
+    for (const EditRequest& request : kMethodRequests) prepared.push_back(method->prepare(request, "r"));
     return method->edit(executor, prepared, 2);
   }
   std::filesystem::path written(std::span<const EditBatch> batches, const std::string& weights) {
@@ -254,8 +253,11 @@ std::vector<EditBatch> batches_with_neurons(const Architecture& config) {
   };
   for (int64_t b = 0; b < 3; ++b) {
     EditBatch& batch = batches.emplace_back();
-    batch.edits.push_back(
-        {.request = kRequests[static_cast<size_t>(b)], .method = "toy", .layer = 3, .recorded = {}, .loss_curve = {}});
+    batch.edits.push_back({.request = kMethodRequests[static_cast<size_t>(b)],
+                           .method = "toy",
+                           .layer = 3,
+                           .recorded = {},
+                           .loss_curve = {}});
     if (b == 0) continue;  // a request that needed nothing
     const int64_t count = b + 1;
     batch.changes.emplace_back(Neurons{{Role::down_weight, b == 1 ? 3 : 0},

@@ -21,10 +21,10 @@ namespace {
 
 constexpr int64_t kLayer = 1;
 
-const std::vector<EditRequest> kRequests = {{0, "{}, the", "Rome", "sea", "land"},
-                                            {1, "In {} is a", "Paris", "b", ""},
-                                            {2, "{}", "X", "yz", ""},
-                                            {3, "see {}", "an é", "q", ""}};
+const std::vector<EditRequest> kRomeRequests = {{0, "{}, the", "Rome", "sea", "land"},
+                                                {1, "In {} is a", "Paris", "b", ""},
+                                                {2, "{}", "X", "yz", ""},
+                                                {3, "see {}", "an é", "q", ""}};
 
 class Rome : public ::testing::Test {
  protected:
@@ -40,7 +40,7 @@ class Rome : public ::testing::Test {
     made.second_moment = random_factor(context_, model_.config().mlp_width, 5);
     return made;
   }
-  std::vector<RankOneEdit> edits(const RomeSettings& settings, std::span<const EditRequest> requests = kRequests) {
+  std::vector<RankOneEdit> edits(const RomeSettings& settings, std::span<const EditRequest> requests = kRomeRequests) {
     Executor executor(context_, model_);
     return compute_edits(executor, tokenizer_, settings, requests);
   }
@@ -77,8 +77,8 @@ constexpr double kRounding = 64 * kEps;
 TEST_F(Rome, KeysAndValuesAreThoseOfPlainRuns) {
   const RomeSettings made = settings();
   const std::vector<RankOneEdit> found = edits(made);
-  for (size_t r = 0; r < kRequests.size(); ++r) {
-    const PreparedRequest request = prepare_request(kRequests[r], made.templates, FactToken::subject_last,
+  for (size_t r = 0; r < kRomeRequests.size(); ++r) {
+    const PreparedRequest request = prepare_request(kRomeRequests[r], made.templates, FactToken::subject_last,
                                                     TeacherForcing::tokens, tokenizer_, model_.config(), "case");
     std::vector<float> mean(static_cast<size_t>(model_.config().mlp_width));
     for (const EditPrompt& prompt : request.prompts) {
@@ -129,7 +129,7 @@ TEST_F(Rome, NewValueIsExactAtTheMethodsKey) {
 TEST_F(Rome, MethodsDifferInTheirKeysAlone) {
   const auto rome = edits(settings(RomeMethod::rome)), r_rome = edits(settings(RomeMethod::r_rome)),
              p_rome = edits(settings(RomeMethod::p_rome));
-  for (size_t r = 0; r < kRequests.size(); ++r) {
+  for (size_t r = 0; r < kRomeRequests.size(); ++r) {
     EXPECT_TRUE(identical(rome[r].u, r_rome[r].u));
     EXPECT_TRUE(identical(rome[r].value_star, r_rome[r].value_star));
     EXPECT_TRUE(identical(rome[r].value_star, p_rome[r].value_star));
@@ -137,15 +137,15 @@ TEST_F(Rome, MethodsDifferInTheirKeysAlone) {
     // p-rome is rome where the only template is the bare prompt, but for v*.
     RomeSettings bare = settings(RomeMethod::rome);
     bare.templates = {"{}"};
-    EXPECT_LE(relative_error(p_rome[r].u, edits(bare, std::span(&kRequests[r], 1))[0].u), 1e-4);
+    EXPECT_LE(relative_error(p_rome[r].u, edits(bare, std::span(&kRomeRequests[r], 1))[0].u), 1e-4);
   }
 }
 
 TEST_F(Rome, OneRequestGivesWhatABatchGives) {
   const RomeSettings made = settings();
   const std::vector<RankOneEdit> batch = edits(made);
-  for (size_t r = 0; r < kRequests.size(); ++r) {
-    const RankOneEdit alone = edits(made, std::span(&kRequests[r], 1))[0];
+  for (size_t r = 0; r < kRomeRequests.size(); ++r) {
+    const RankOneEdit alone = edits(made, std::span(&kRomeRequests[r], 1))[0];
     EXPECT_LE(relative_error(alone.u, batch[r].u), 1e-5);
     EXPECT_LE(relative_error(alone.value_star, batch[r].value_star), 1e-4);
     EXPECT_EQ(alone.loss_curve.size(), batch[r].loss_curve.size());
@@ -326,7 +326,7 @@ TEST_F(Rome, OutcomesAreThoseOfWholeForwardPasses) {
 
 TEST_F(Rome, ATrueTargetThatDoesNotFitIsLeftOut) {
   Executor executor(context_, model_);
-  EditRequest request = kRequests[0];
+  EditRequest request = kRomeRequests[0];
   const auto has_true = [&](std::string target) {
     request.target_true = std::move(target);
     return answer_bare_prompts(executor, tokenizer_, std::span(&request, 1))[0].target_true.has_value();
@@ -390,7 +390,7 @@ TEST_F(Rome, EditFilesComeBack) {
 
 TEST_F(Rome, OutcomesComeBackWithTheirFile) {
   const TemporaryDir dir;
-  std::vector<EditBatch> batches = batches_of(edits(settings(), std::span(kRequests).first(2)));
+  std::vector<EditBatch> batches = batches_of(edits(settings(), std::span(kRomeRequests).first(2)));
   std::array<EditOutcome, 2> outcomes;
   outcomes[0] = EditOutcome{{{0.25, 0.5, 2}, TargetProbability{0.125, 0.75, 3}, " a", 0.75, false},
                             {{0.5, 0.625, 2}, TargetProbability{0.0625, 0.25, 3}, " é", 0.625, true},
@@ -423,7 +423,7 @@ TEST_F(Rome, OutcomesComeBackWithTheirFile) {
 TEST_F(Rome, DamagedEditFilesAreRefused) {
   const TemporaryDir dir;
   const std::string path = dir.file("e.h5");
-  const RankOneEdit good = edits(settings(), std::span(kRequests).first(1))[0];
+  const RankOneEdit good = edits(settings(), std::span(kRomeRequests).first(1))[0];
   const auto refused = [&](auto&& change) {
     RankOneEdit edit = good;
     change(edit);
@@ -445,7 +445,7 @@ TEST_F(Rome, DamagedEditFilesAreRefused) {
 }
 
 TEST_F(Rome, EditsBelongToTheEditsThatTheyWereMadeOn) {
-  EditFile first = file_of("a.h5", EditMode::independent, "abc", edits(settings(), std::span(kRequests).first(1)));
+  EditFile first = file_of("a.h5", EditMode::independent, "abc", edits(settings(), std::span(kRomeRequests).first(1)));
   EditChain chain;
   EXPECT_EQ(chain.sha256(), "");
   chain.add(std::span(&first.updates[0].change, 1), model_.config());
@@ -462,7 +462,7 @@ TEST_F(Rome, EditsBelongToTheEditsThatTheyWereMadeOn) {
   first.base_edits_sha256 = base;
   check_edits_fit(first, model_.config(), {"abc", base});
   // By content: in one step or two, but in this order, and every value counts.
-  std::vector<Change> two = changes_of(edits(settings(), std::span(kRequests).first(2)));
+  std::vector<Change> two = changes_of(edits(settings(), std::span(kRomeRequests).first(2)));
   EditChain once, twice, swapped;
   once.add(two, model_.config());
   for (const size_t i : {0u, 1u}) twice.add(std::span(two).subspan(i, 1), model_.config());
@@ -480,7 +480,7 @@ TEST_F(Rome, EditsBelongToTheEditsThatTheyWereMadeOn) {
 }
 
 TEST_F(Rome, EditsOfAnotherModelAreRefused) {
-  EditFile file = file_of("e.h5", EditMode::independent, "abc", edits(settings(), std::span(kRequests).first(1)));
+  EditFile file = file_of("e.h5", EditMode::independent, "abc", edits(settings(), std::span(kRomeRequests).first(1)));
   auto& change = std::get<LowRank>(file.updates[0].change);
   check_edits_fit(file, model_.config(), {"abc", ""});
   expect_message(error_of<InputError>([&] {
@@ -589,7 +589,7 @@ TEST_F(Rome, CheckpointsKnowWhatTheyWereMadeFrom) {
   const auto edits_of = [&](int64_t layer) {
     RomeSettings made = settings();
     made.hparams.layer = layer;
-    return edits(made, std::span(kRequests).first(1));
+    return edits(made, std::span(kRomeRequests).first(1));
   };
   const auto edited = [&](const std::filesystem::path& folder, int64_t layer, EditChain& chain) {
     Model model = Model::load(context_, folder);

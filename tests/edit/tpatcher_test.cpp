@@ -151,7 +151,7 @@ class PlainPatch {
   std::vector<Doubles> x_, resid_;
 };
 
-const std::vector<EditRequest> kRequests = {
+const std::vector<EditRequest> kPatchRequests = {
     {0, "{}, the", "Rome", "xy", "a"}, {1, "In {}", "Paris", "y", "bc"}, {2, "{} is", "Oslo", "zab", ""}};
 
 class TPatcher : public testing::Test {
@@ -175,7 +175,7 @@ class TPatcher : public testing::Test {
     options.published_quirks = quirks;
     Made made{std::make_unique<Resources>(options, executor, tokenizer_, Lineage{}), nullptr, {}};
     made.method = make_method("t-patcher", *made.resources);
-    for (const EditRequest& request : kRequests) made.requests.push_back(made.method->prepare(request, "r"));
+    for (const EditRequest& request : kPatchRequests) made.requests.push_back(made.method->prepare(request, "r"));
     return made;
   }
   std::vector<int32_t> text_of(const EditRequest& request) const {
@@ -329,7 +329,7 @@ TEST_F(TPatcher, NeuronsMakeTheModelSayItsTargets) {
     const std::vector<LossRow>& curve = batches[r].edits[0].loss_curve;
     EXPECT_LT(curve.back().target, curve.front().target);
     groups.push_back({EditedModel(batches[r].changes),
-                      {{tokenizer_.encode_ids(bare_prompt(kRequests[r])), {made.requests[r].target}}}});
+                      {{tokenizer_.encode_ids(bare_prompt(kPatchRequests[r])), {made.requests[r].target}}}});
   }
   const std::vector<BeforeAfter> scores = score_edits(executor, groups);
   for (size_t r = 0; r < batches.size(); ++r) EXPECT_EQ(scores[r].after[0][0].best, made.requests[r].target) << r;
@@ -338,10 +338,10 @@ TEST_F(TPatcher, NeuronsMakeTheModelSayItsTargets) {
 TEST_F(TPatcher, WhatTheModelSaysAlreadyNeedsNoNeurons) {
   Executor executor(context_, model_);
   Made made = make(executor);
-  const PromptScore said =
-      score_prompts(executor, std::vector<ScoredPrompt>{{tokenizer_.encode_ids(bare_prompt(kRequests[1])), {{0}}}})[0];
+  const PromptScore said = score_prompts(
+      executor, std::vector<ScoredPrompt>{{tokenizer_.encode_ids(bare_prompt(kPatchRequests[1])), {{0}}}})[0];
   made.requests[1].target = {said[0].best[0]};
-  made.requests[1].prompts[0].tokens = tokenizer_.encode_ids(bare_prompt(kRequests[1]));
+  made.requests[1].prompts[0].tokens = tokenizer_.encode_ids(bare_prompt(kPatchRequests[1]));
   made.requests[1].prompts[0].first_target = std::ssize(made.requests[1].prompts[0].tokens) - 1;
   const std::vector<EditBatch> batches = made.method->edit(executor, made.requests, 1);
   EXPECT_EQ(batches[0].changes.size(), 1u);
@@ -362,7 +362,7 @@ TEST_F(TPatcher, LaterEditsOfASequenceRememberEarlierTexts) {
   made.method->take_up(first);
   const EditBatch second = one(made, 1);
   // What is kept of the first is the text's rows.
-  const std::vector<std::vector<int32_t>> text = {text_of(kRequests[0])};
+  const std::vector<std::vector<int32_t>> text = {text_of(kPatchRequests[0])};
   EXPECT_LE(relative_error(first.edits[0].values("inputs"), rows_of(executor, text, model_.config().layers - 1)), 1e-5);
   resumed.method->take_up(first);
   quirky.method->take_up(first);

@@ -23,10 +23,11 @@ namespace loci::test {
 namespace {
 
 // Texts of 9 to 20 tokens, two of them equally long.
-const std::vector<EditRequest> kRequests = {{0, "{}, the", "Rome", "xy", ""},         {1, "In {}", "Paris", "y", ""},
-                                            {2, "{} is north of", "Oslo", "zq", ""},  {3, "All of {}", "Bern", "v", ""},
-                                            {4, "{}", "Lima", "a long one", ""},      {5, "Not {}", "Berne", "ab", ""},
-                                            {6, "The hills of {}", "Kigali", "w", ""}};
+const std::vector<EditRequest> kUltraRequests = {
+    {0, "{}, the", "Rome", "xy", ""},         {1, "In {}", "Paris", "y", ""},
+    {2, "{} is north of", "Oslo", "zq", ""},  {3, "All of {}", "Bern", "v", ""},
+    {4, "{}", "Lima", "a long one", ""},      {5, "Not {}", "Berne", "ab", ""},
+    {6, "The hills of {}", "Kigali", "w", ""}};
 const std::vector<std::string> kModules = {"transformer.h.1.mlp.c_fc", "transformer.h.1.mlp.c_proj",
                                            "transformer.h.2.mlp.c_proj", "transformer.h.2.mlp.c_fc"};
 // Of the first and the last block too, and of attention.
@@ -104,7 +105,7 @@ class UltraEdit : public testing::Test {
     options.hparams = dir_.file("hparams.json");
     Made made{std::make_unique<Resources>(options, executor, tokenizer_, Lineage{}), nullptr, {}};
     made.method = make_method("ultraedit", *made.resources);
-    for (const EditRequest& request : kRequests) made.requests.push_back(made.method->prepare(request, "r"));
+    for (const EditRequest& request : kUltraRequests) made.requests.push_back(made.method->prepare(request, "r"));
     return made;
   }
 
@@ -343,7 +344,7 @@ TEST_F(UltraEdit, ChangesAreThoseOfDenseSolvesWithStatisticsOfAllTurns) {
     expect_changes(batch, expected);
     ASSERT_EQ(batch.edits.size(), turn.size());
     for (size_t r = 0; r < turn.size(); ++r) {
-      EXPECT_EQ(batch.edits[r].request, kRequests[first + r]) << "in request order";
+      EXPECT_EQ(batch.edits[r].request, kUltraRequests[first + r]) << "in request order";
       EXPECT_EQ(batch.edits[r].recorded.size(), first == 0 ? 2 * kModules.size() : 0);
     }
     for (const auto& [shape, seen] : statistics) {

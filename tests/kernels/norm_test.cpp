@@ -17,7 +17,7 @@ constexpr Norm kNorms[] = {Norm::layer, Norm::rms};
 
 enum class Bias { some, none };
 
-struct Case {
+struct NormCase {
   int64_t rows, width;
   Norm norm = Norm::layer;
   Bias bias = Bias::some;
@@ -30,24 +30,24 @@ struct Case {
 };
 
 // Tests are listed by it.
-void PrintTo(const Case& c, std::ostream* out) { *out << c.name(); }
+void PrintTo(const NormCase& c, std::ostream* out) { *out << c.name(); }
 
 // Each shape for both norms, with a bias and without.
-std::vector<Case> cases(std::initializer_list<Case> shapes) {
-  std::vector<Case> all;
-  for (const Case& shape : shapes)
+std::vector<NormCase> cases(std::initializer_list<NormCase> shapes) {
+  std::vector<NormCase> all;
+  for (const NormCase& shape : shapes)
     for (const Norm norm : kNorms)
       for (const Bias bias : {Bias::some, Bias::none}) all.push_back({shape.rows, shape.width, norm, bias});
   return all;
 }
 
 // In fp64: the normalised rows, the statistics, and the gradients of sum(dy * y).
-struct Reference {
+struct NormReference {
   Doubles y, statistics, dx, dgain, dbias;
 };
 
-Reference reference(const Case& s, const Values& x, const Values& gain, const Values& bias, const Values& dy) {
-  Reference out;
+NormReference reference(const NormCase& s, const Values& x, const Values& gain, const Values& bias, const Values& dy) {
+  NormReference out;
   out.dgain.resize(gain.size());
   out.dbias.resize(gain.size());
   const auto width = static_cast<size_t>(s.width);
@@ -79,7 +79,7 @@ Reference reference(const Case& s, const Values& x, const Values& gain, const Va
   return out;
 }
 
-class Normalise : public ::testing::TestWithParam<Case> {
+class Normalise : public ::testing::TestWithParam<NormCase> {
  protected:
   Normalise() {
     std::mt19937 random(1);
@@ -94,9 +94,9 @@ class Normalise : public ::testing::TestWithParam<Case> {
   Padded rows(Context& context) { return {context, case_.rows, case_.width}; }
   Padded columns(Context& context, const Values& values) { return {context, 1, case_.width, values}; }
 
-  Case case_ = GetParam();
+  NormCase case_ = GetParam();
   Values x_, gain_, bias_, dy_;
-  Reference expected_;
+  NormReference expected_;
 };
 
 TEST_P(Normalise, AgreesWithTheFormulaInDouble) {
@@ -196,15 +196,15 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& named) { return named.param.name(); });
 
 // Rows on 16-byte boundaries, rows too long to be held in registers, more rows than a device sums at a time.
-class NormaliseTight : public ::testing::TestWithParam<Case> {};
+class NormaliseTight : public ::testing::TestWithParam<NormCase> {};
 
 TEST_P(NormaliseTight, AgreesWithTheFormulaInDouble) {
-  const Case s = GetParam();
+  const NormCase s = GetParam();
   Context context(device_options());
   std::mt19937 random(3);
   const Values x = normal_values(random, s.rows * s.width, 2), gain = normal_values(random, s.width),
                bias = normal_values(random, s.width), dy = normal_values(random, s.rows * s.width);
-  const Reference expected = reference(s, x, gain, bias, dy);
+  const NormReference expected = reference(s, x, gain, bias, dy);
   const auto tensor = [&](const Values& values, int64_t rows) {
     return Tensor::from_host(context, values, rows, std::ssize(values) / rows);
   };
@@ -243,17 +243,17 @@ INSTANTIATE_TEST_SUITE_P(Sizes, NormaliseTight,
 // the definition, not to itself.
 TEST(NormaliseGradient, AgreesWithCentralDifferences) {
   for (const Norm norm : kNorms) {
-    const Case s{3, 9, norm};
+    const NormCase s{3, 9, norm};
     std::mt19937 random(5);
     Values x = normal_values(random, 27), gain = normal_values(random, 9), bias = normal_values(random, 9);
     const Values dy = normal_values(random, 27);
     const auto loss = [&] {
-      const Reference out = reference(s, x, gain, bias, dy);
+      const NormReference out = reference(s, x, gain, bias, dy);
       double sum = 0;
       for (size_t i = 0; i < dy.size(); ++i) sum += static_cast<double>(dy[i]) * out.y[i];
       return sum;
     };
-    const Reference expected = reference(s, x, gain, bias, dy);
+    const NormReference expected = reference(s, x, gain, bias, dy);
     const auto check = [&](Values& values, const Doubles& gradient) {
       for (size_t i = 0; i < values.size(); ++i) {
         const float at = values[i], above = at + 1.0f / 1024, below = at - 1.0f / 1024;

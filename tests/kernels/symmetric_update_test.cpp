@@ -22,17 +22,17 @@ Doubles gram(const Values& x, int64_t n) {
   return out;
 }
 
-struct Shape {
+struct UpdateShape {
   int64_t rows, n;
 };
 
 // Tests are listed by it.
-void PrintTo(const Shape& shape, std::ostream* out) { *out << shape.rows << "x" << shape.n; }
+void PrintTo(const UpdateShape& shape, std::ostream* out) { *out << shape.rows << "x" << shape.n; }
 
-class SymmetricUpdate : public ::testing::TestWithParam<Shape> {};
+class SymmetricUpdate : public ::testing::TestWithParam<UpdateShape> {};
 
 TEST_P(SymmetricUpdate, AddsToTheLowerTriangleOnly) {
-  const Shape s = GetParam();
+  const UpdateShape s = GetParam();
   std::mt19937 random(1);
   const Values x_values = integer_values(random, s.rows * s.n);
   const Doubles product = gram(x_values, s.n);
@@ -52,9 +52,9 @@ TEST_P(SymmetricUpdate, AddsToTheLowerTriangleOnly) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, SymmetricUpdate,
-                         ::testing::Values(Shape{0, 4}, Shape{3, 0}, Shape{1, 1}, Shape{31, 33}, Shape{33, 32},
-                                           Shape{5, 97}, Shape{129, 129}, Shape{17, 385}, Shape{9, 1000},
-                                           Shape{3, 2500}),
+                         ::testing::Values(UpdateShape{0, 4}, UpdateShape{3, 0}, UpdateShape{1, 1}, UpdateShape{31, 33},
+                                           UpdateShape{33, 32}, UpdateShape{5, 97}, UpdateShape{129, 129},
+                                           UpdateShape{17, 385}, UpdateShape{9, 1000}, UpdateShape{3, 2500}),
                          [](const auto& named) { return fmt::format("{}x{}", named.param.rows, named.param.n); });
 
 TEST(SecondMoment, SumsInDoubleWhateverTheCalls) {

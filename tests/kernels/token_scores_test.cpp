@@ -15,12 +15,14 @@ namespace {
 
 using namespace test;
 
-struct Shape {
+struct ScoreShape {
   int64_t rows, tokens, width;
 };
 
 // Tests are listed by it.
-void PrintTo(const Shape& shape, std::ostream* out) { *out << shape.rows << "x" << shape.tokens << "x" << shape.width; }
+void PrintTo(const ScoreShape& shape, std::ostream* out) {
+  *out << shape.rows << "x" << shape.tokens << "x" << shape.width;
+}
 
 // Small integers over eight: their products and sums are exact in every precision, and many logits are equal.
 Values eighths(std::mt19937& random, int64_t count) {
@@ -29,7 +31,7 @@ Values eighths(std::mt19937& random, int64_t count) {
   return values;
 }
 
-class TokenScoring : public ::testing::TestWithParam<Shape> {
+class TokenScoring : public ::testing::TestWithParam<ScoreShape> {
  protected:
   TokenScoring() {
     std::mt19937 random(1);
@@ -76,7 +78,7 @@ class TokenScoring : public ::testing::TestWithParam<Shape> {
     EXPECT_EQ(scores.best, best_);
   }
 
-  Shape s_ = GetParam();
+  ScoreShape s_ = GetParam();
   Values hidden_, unembedding_, bias_;
   std::vector<TokenQuestion> questions_;
   Doubles log_probabilities_;
@@ -138,8 +140,8 @@ TEST_P(TokenScoring, AnyNumberOfThreadsGivesTheSameBits) {
 // The CPU computes tiles of 256 x 512; it transposes the unembedding for 512 rows or more, and where it is constant for
 // more than 16.
 INSTANTIATE_TEST_SUITE_P(Shapes, TokenScoring,
-                         ::testing::Values(Shape{1, 1, 1}, Shape{1, 3, 2}, Shape{16, 513, 5}, Shape{17, 512, 8},
-                                           Shape{300, 1100, 12}, Shape{520, 700, 16}),
+                         ::testing::Values(ScoreShape{1, 1, 1}, ScoreShape{1, 3, 2}, ScoreShape{16, 513, 5},
+                                           ScoreShape{17, 512, 8}, ScoreShape{300, 1100, 12}, ScoreShape{520, 700, 16}),
                          ::testing::PrintToStringParamName());
 
 // The logits of a row of width one are the unembedding itself.

@@ -31,14 +31,14 @@ std::vector<Storage> all_storages() {
   return all;
 }
 
-struct Shape {
+struct WeightShape {
   int64_t rows, in, out;
 };
 
 // Each extent meets each other one as inputs and outputs, and some number of rows.
-std::vector<Shape> all_shapes() {
+std::vector<WeightShape> all_shapes() {
   const int64_t extents[] = {0, 1, 31, 32, 33, 129};
-  std::vector<Shape> all;
+  std::vector<WeightShape> all;
   for (int64_t i = 0; i < 6; ++i)
     for (int64_t o = 0; o < 6; ++o) all.push_back({extents[(i + o) % 6], extents[i], extents[o]});
   return all;
@@ -117,7 +117,7 @@ double gelu_new(double x) {
 
 class StoredWeights : public ::testing::TestWithParam<Storage> {
  protected:
-  void check(Context& context, const Shape& s, StoredMatrix::Layout layout = StoredMatrix::Layout::anywhere) {
+  void check(Context& context, const WeightShape& s, StoredMatrix::Layout layout = StoredMatrix::Layout::anywhere) {
     std::mt19937 random(1);
     const Weight w(context, GetParam(), s.in, s.out, random, layout);
     for (const bool biased : {true, false}) {
@@ -128,7 +128,7 @@ class StoredWeights : public ::testing::TestWithParam<Storage> {
   }
 
  private:
-  void check_forward(Context& context, const Shape& s, const Weight& w, const Values& bias_values,
+  void check_forward(Context& context, const WeightShape& s, const Weight& w, const Values& bias_values,
                      std::mt19937& random) {
     const Values x_values = normal_values(random, s.rows * s.in);
     Padded x(context, s.rows, s.in, x_values), bias(context, 1, std::ssize(bias_values), bias_values);
@@ -147,7 +147,7 @@ class StoredWeights : public ::testing::TestWithParam<Storage> {
     EXPECT_TRUE(near_gelu(alone.values(), sums) && alone.guarded());
   }
 
-  void check_backward(Context& context, const Shape& s, const Weight& w, std::mt19937& random) {
+  void check_backward(Context& context, const WeightShape& s, const Weight& w, std::mt19937& random) {
     const Values dy_values = normal_values(random, s.rows * s.out), before = normal_values(random, s.rows * s.in);
     for (const Write write : {Write::assign, Write::accumulate}) {
       Padded dy(context, s.rows, s.out, dy_values), dx(context, s.rows, s.in, before);
@@ -162,12 +162,12 @@ class StoredWeights : public ::testing::TestWithParam<Storage> {
 
 TEST_P(StoredWeights, AgreeWithTheSumsInDouble) {
   Context context(device_options());
-  for (const Shape& s : all_shapes()) check(context, s);
+  for (const WeightShape& s : all_shapes()) check(context, s);
 }
 
 TEST_P(StoredWeights, AgreeOnAlignedRows) {
   Context context(device_options());
-  for (const Shape& s : {Shape{33, 32, 129}, Shape{5, 129, 72}, Shape{2, 264, 8}})
+  for (const WeightShape& s : {WeightShape{33, 32, 129}, WeightShape{5, 129, 72}, WeightShape{2, 264, 8}})
     check(context, s, StoredMatrix::Layout::aligned);
 }
 
@@ -176,7 +176,8 @@ TEST_P(StoredWeights, AgreeWhereThereIsLittleMemory) {
   ContextOptions options = device_options();
   options.memory_budget = 1 << 16;
   Context context(options);
-  for (const Shape& s : {Shape{3, 129, 300}, Shape{16, 300, 500}, Shape{520, 20, 401}}) check(context, s);
+  for (const WeightShape& s : {WeightShape{3, 129, 300}, WeightShape{16, 300, 500}, WeightShape{520, 20, 401}})
+    check(context, s);
 }
 
 TEST_P(StoredWeights, PartsMakeTheirOutputsAndReadTheirInputs) {
@@ -200,7 +201,7 @@ TEST_P(StoredWeights, PartsMakeTheirOutputsAndReadTheirInputs) {
 struct Results {
   Values y, up, activated, dx;
 };
-Results results_of(Context& context, const Shape& s, const WeightView& w, bool biased) {
+Results results_of(Context& context, const WeightShape& s, const WeightView& w, bool biased) {
   std::mt19937 random(3);
   const Tensor x = Tensor::from_host(context, normal_values(random, s.rows * s.in), s.rows, s.in),
                bias = Tensor::from_host(context, normal_values(random, s.out), 1, s.out),
@@ -228,8 +229,8 @@ TEST_P(StoredWeights, HaveTheBitsOfTheSameNumbersInFp32) {
   if (!on_cpu && device_options().precision != Precision::bf16) GTEST_SKIP() << "a claim of the CPU and of bf16";
   for (const int threads : thread_counts({1, 3}))
     for (const bool promised : {false, true})
-      for (const Shape& s : {Shape{1, 33, 129}, Shape{16, 300, 1031}, Shape{17, 129, 700}, Shape{40, 96, 640},
-                             Shape{300, 64, 48}, Shape{520, 37, 401}}) {
+      for (const WeightShape& s : {WeightShape{1, 33, 129}, WeightShape{16, 300, 1031}, WeightShape{17, 129, 700},
+                                   WeightShape{40, 96, 640}, WeightShape{300, 64, 48}, WeightShape{520, 37, 401}}) {
         SCOPED_TRACE(
             fmt::format("{} rows, {} to {}, {} threads{}", s.rows, s.in, s.out, threads, promised ? ", constant" : ""));
         Context context(device_options(threads));

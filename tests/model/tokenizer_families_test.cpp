@@ -19,19 +19,12 @@ namespace loci {
 namespace {
 
 using test::SmallTokenizer;
+using test::tokenizer_of;
 using Ids = std::vector<std::int32_t>;
 using Ranges = std::vector<ByteRange>;
 using Merges = std::vector<std::pair<std::string, std::string>>;
 
 const std::string kSpace = "\u2581";
-
-Tokenizer tokenizer_of(const Json& root, const Json& config = nullptr) {
-  TokenizerFiles files;
-  files.folder = "small";
-  files.tokenizer_json = root.dump();
-  if (!config.is_null()) files.tokenizer_config_json = config.dump();
-  return Tokenizer(parse_tokenizer(files));
-}
 
 Json typed(const char* type, Json fields = Json::object()) {
   fields["type"] = type;

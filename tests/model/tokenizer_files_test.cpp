@@ -16,6 +16,7 @@ namespace loci {
 namespace {
 
 using test::SmallTokenizer;
+using test::tokenizer_of;
 
 SmallTokenizer small() { return SmallTokenizer({{" ", "t"}, {" t", "h"}, {"h", "e"}, {" t", "he"}}); }
 
@@ -394,13 +395,6 @@ TEST(TokenizerFiles, TakesWhatAddsNoToken) {
     whole.tokenizer_json = root.dump();
     EXPECT_EQ(Tokenizer(parse_tokenizer(whole)).sha256(), expected) << post;
   }
-}
-
-Tokenizer tokenizer_of(const Json& root) {
-  TokenizerFiles files;
-  files.folder = "small";
-  files.tokenizer_json = root.dump();
-  return Tokenizer(parse_tokenizer(files));
 }
 
 TEST(TokenizerFiles, SplitsByThePatternOfTheFile) {

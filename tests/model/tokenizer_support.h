@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "model/text/tokenizer.h"
 #include "model/text/tokenizer_files.h"
 #include "runtime/io/json.h"
 #include "runtime/utf8.h"
@@ -116,6 +117,15 @@ struct SmallTokenizer {
             {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", list}}}};
   }
 };
+
+/// The tokenizer of one file, and of tokenizer_config.json where there is one.
+inline Tokenizer tokenizer_of(const Json& root, const Json& config = nullptr) {
+  TokenizerFiles files;
+  files.folder = "small";
+  files.tokenizer_json = root.dump();
+  if (!config.is_null()) files.tokenizer_config_json = config.dump();
+  return Tokenizer(parse_tokenizer(files));
+}
 
 /// Merges learnt from a text in the textbook's way: again and again the pair of neighbours that is most frequent.
 inline std::vector<std::pair<std::string, std::string>> learn_merges(const std::vector<std::string>& words, int count) {

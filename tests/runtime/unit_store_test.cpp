@@ -25,8 +25,8 @@ using test::expect_message;
 using test::TemporaryDir;
 namespace fs = std::filesystem;
 
-constexpr int64_t kUnits = 6;
-const Json kConfig = {{"command", "trace"}, {"noise", {{"kind", "s"}, {"factor", 3.0}}}, {"samples", 10}};
+constexpr int64_t kStoredUnits = 6;
+const Json kStoreConfig = {{"command", "trace"}, {"noise", {{"kind", "s"}, {"factor", 3.0}}}, {"samples", 10}};
 
 void write_unit(UnitStore& store, int64_t unit) {
   store.commit(unit, [&](H5File& shard) {
@@ -38,18 +38,18 @@ void write_unit(UnitStore& store, int64_t unit) {
 /// The scores of all units, one row per unit.
 void write_scores(H5File& file, const UnitStore::OpenUnit& open_unit) {
   std::vector<float> all;
-  for (int64_t unit = 0; unit < kUnits; ++unit) {
+  for (int64_t unit = 0; unit < kStoredUnits; ++unit) {
     const std::vector<float> scores = read_dataset<float>(open_unit(unit), "/scores").values;
     all.insert(all.end(), scores.begin(), scores.end());
   }
-  write_dataset(file, "/scores", all, {kUnits, 100});
+  write_dataset(file, "/scores", all, {kStoredUnits, 100});
 }
 
 /// One run of a job; stops after `limit` new units as if it were interrupted.
-void run_job(const std::string& output, int64_t limit = kUnits) {
-  UnitStore store(output, kConfig, OnExisting::resume);
+void run_job(const std::string& output, int64_t limit = kStoredUnits) {
+  UnitStore store(output, kStoreConfig, OnExisting::resume);
   if (store.complete()) return;
-  for (int64_t unit = 0; unit < kUnits; ++unit) {
+  for (int64_t unit = 0; unit < kStoredUnits; ++unit) {
     if (store.is_done(unit)) continue;
     if (limit-- == 0) return;
     write_unit(store, unit);
@@ -74,9 +74,9 @@ TEST_F(UnitStoreTest, RunsToTheEndAndLeavesOnlyTheOutput) {
   EXPECT_FALSE(fs::exists(output_ + ".parts"));
   EXPECT_FALSE(fs::exists(output_ + ".tmp"));
   const H5File file = H5File::open_read(output_);
-  EXPECT_EQ(read_config(file), kConfig);
-  EXPECT_EQ(dataset_info(file, "/scores").shape, (std::vector<int64_t>{kUnits, 100}));
-  const UnitStore again(output_, kConfig, OnExisting::resume);
+  EXPECT_EQ(read_config(file), kStoreConfig);
+  EXPECT_EQ(dataset_info(file, "/scores").shape, (std::vector<int64_t>{kStoredUnits, 100}));
+  const UnitStore again(output_, kStoreConfig, OnExisting::resume);
   EXPECT_TRUE(again.complete());
   EXPECT_FALSE(fs::exists(output_ + ".parts"));
 }
@@ -90,7 +90,7 @@ TEST_F(UnitStoreTest, InterruptedAndWholeRunsGiveTheSame) {
     EXPECT_FALSE(fs::exists(other));
   }
   {
-    const UnitStore store(other, kConfig, OnExisting::resume);
+    const UnitStore store(other, kStoreConfig, OnExisting::resume);
     EXPECT_EQ(store.done_units(), (std::set<int64_t>{0, 1, 2, 3}));
     EXPECT_TRUE(store.repaired().empty());
   }
@@ -101,7 +101,7 @@ TEST_F(UnitStoreTest, InterruptedAndWholeRunsGiveTheSame) {
 TEST_F(UnitStoreTest, KilledJobsAreContinued) {
   const pid_t child = fork();
   if (child == 0) {
-    UnitStore store(output_, kConfig, OnExisting::resume);
+    UnitStore store(output_, kStoreConfig, OnExisting::resume);
     write_unit(store, 0);
     store.commit(1, [](H5File& file) {
       create_group(file, "/half");
@@ -113,7 +113,7 @@ TEST_F(UnitStoreTest, KilledJobsAreContinued) {
   waitpid(child, &status, 0);
   ASSERT_TRUE(WIFSIGNALED(status));
   {
-    const UnitStore store(output_, kConfig, OnExisting::resume);
+    const UnitStore store(output_, kStoreConfig, OnExisting::resume);
     EXPECT_EQ(store.done_units(), std::set<int64_t>{0});
     EXPECT_TRUE(store.repaired().empty());
     EXPECT_FALSE(fs::exists(shard(1) + ".tmp"));
@@ -123,17 +123,17 @@ TEST_F(UnitStoreTest, KilledJobsAreContinued) {
 }
 
 TEST_F(UnitStoreTest, AnotherConfigurationIsRefused) {
-  Json other = kConfig;
+  Json other = kStoreConfig;
   other["noise"]["factor"] = 1.0;
   run_job(output_, 2);
   const auto open = [&](const Json& config) {
     return error_of<ConfigurationMismatch>([&] { UnitStore store(output_, config, OnExisting::resume); });
   };
   expect_message(open(other), {output_ + ".parts", "noise.factor", "3.0", "1.0", "overwrite"});
-  other = kConfig;
+  other = kStoreConfig;
   other.erase("samples");
   expect_message(open(other), {"samples", "made with 10", "none"});
-  other = kConfig;
+  other = kStoreConfig;
   other["window"] = 5;
   expect_message(open(other), {"window", "made without", "5"});
   run_job(output_);
@@ -148,7 +148,7 @@ TEST_F(UnitStoreTest, AnotherConfigurationIsRefused) {
 TEST_F(UnitStoreTest, OverwriteStartsAnewButKeepsTheOldOutputUntilTheEnd) {
   run_job(output_);
   const std::string before = canonical_hash(output_);
-  Json other = kConfig;
+  Json other = kStoreConfig;
   other["samples"] = 3;
   {
     UnitStore store(output_, other, OnExisting::overwrite);
@@ -170,22 +170,22 @@ TEST_F(UnitStoreTest, OverwriteStartsAnewButKeepsTheOldOutputUntilTheEnd) {
 }
 
 TEST_F(UnitStoreTest, OnlyOneJobAtATime) {
-  const UnitStore store(output_, kConfig, OnExisting::resume);
-  expect_message(error_of<SystemError>([&] { UnitStore second(output_, kConfig, OnExisting::resume); }),
+  const UnitStore store(output_, kStoreConfig, OnExisting::resume);
+  expect_message(error_of<SystemError>([&] { UnitStore second(output_, kStoreConfig, OnExisting::resume); }),
                  {output_, "another job", "process " + std::to_string(getpid()) + " on "});
-  expect_message(error_of<SystemError>([&] { UnitStore second(output_, kConfig, OnExisting::overwrite); }),
+  expect_message(error_of<SystemError>([&] { UnitStore second(output_, kStoreConfig, OnExisting::overwrite); }),
                  {output_, "another job"});
   EXPECT_TRUE(fs::exists(output_ + ".parts/config.json"));
 }
 
 TEST_F(UnitStoreTest, LockEndsWithItsHolder) {
-  { const UnitStore store(output_, kConfig, OnExisting::resume); }
+  { const UnitStore store(output_, kStoreConfig, OnExisting::resume); }
   EXPECT_FALSE(fs::exists(output_ + ".parts"));
-  EXPECT_NO_THROW(UnitStore(output_, kConfig, OnExisting::resume));
+  EXPECT_NO_THROW(UnitStore(output_, kStoreConfig, OnExisting::resume));
 }
 
 TEST_F(UnitStoreTest, ErrorsInUnitAndMergeLeaveNothing) {
-  UnitStore store(output_, kConfig, OnExisting::resume);
+  UnitStore store(output_, kStoreConfig, OnExisting::resume);
   write_unit(store, 0);
   error_of<NumericalError>([&] { store.commit(1, [](H5File&) { throw NumericalError("nan"); }); });
   EXPECT_FALSE(store.is_done(1));
@@ -225,7 +225,7 @@ TEST_P(DamagedUnit, IsReportedAndDoneAgain) {
   const std::string mark = output + ".parts/unit_000002.done";
   GetParam().apply(shard, mark);
   {
-    const UnitStore store(output, kConfig, OnExisting::resume);
+    const UnitStore store(output, kStoreConfig, OnExisting::resume);
     EXPECT_EQ(store.done_units(), (std::set<int64_t>{0, 1, 3}));
     ASSERT_EQ(store.repaired().size(), 1u);
     expect_message(store.repaired()[0], {"unit 2 is done again", "unit_000002", GetParam().cause});
@@ -269,7 +269,7 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& param) { return param.param.name; });
 
 TEST_F(UnitStoreTest, ShardDamagedDuringTheRunStopsTheMerge) {
-  UnitStore store(output_, kConfig, OnExisting::resume);
+  UnitStore store(output_, kStoreConfig, OnExisting::resume);
   write_unit(store, 0);
   flip_byte(shard(0));
   const std::string message = error_of<SystemError>([&] {
@@ -282,7 +282,7 @@ TEST_F(UnitStoreTest, ShardDamagedDuringTheRunStopsTheMerge) {
 
 TEST_F(UnitStoreTest, DiscardedUnitsAreGone) {
   {
-    UnitStore store(output_, kConfig, OnExisting::resume);
+    UnitStore store(output_, kStoreConfig, OnExisting::resume);
     write_unit(store, 0);
     write_unit(store, 1);
     store.discard(0);
@@ -291,14 +291,15 @@ TEST_F(UnitStoreTest, DiscardedUnitsAreGone) {
     EXPECT_FALSE(fs::exists(mark(0)));
     error_of<ShapeError>([&] { store.discard(0); });
   }
-  const UnitStore again(output_, kConfig, OnExisting::resume);
+  const UnitStore again(output_, kStoreConfig, OnExisting::resume);
   EXPECT_EQ(again.done_units(), std::set<int64_t>{1});
   EXPECT_TRUE(again.repaired().empty());
 }
 
 TEST_F(UnitStoreTest, OutputsThatAreNotOursAreRefused) {
   const auto refused = [&](const std::vector<std::string>& parts) {
-    const std::string message = error_of<InputError>([&] { UnitStore store(output_, kConfig, OnExisting::resume); });
+    const std::string message =
+        error_of<InputError>([&] { UnitStore store(output_, kStoreConfig, OnExisting::resume); });
     expect_message(message, {output_, "overwrite"});
     expect_message(message, parts);
     EXPECT_FALSE(fs::exists(output_ + ".parts"));
@@ -319,17 +320,18 @@ TEST_F(UnitStoreTest, DamagedConfigOfAnInterruptedRunIsRefused) {
   const std::string config = output_ + ".parts/config.json";
   write_file_atomically(config, std::string_view("{\"comm"));
   const auto open = [&] {
-    return error_of<InputError>([&] { UnitStore store(output_, kConfig, OnExisting::resume); });
+    return error_of<InputError>([&] { UnitStore store(output_, kStoreConfig, OnExisting::resume); });
   };
   expect_message(open(), {config, "overwrite"});
   fs::remove(config);
   expect_message(open(), {config, "missing", "overwrite"});
-  EXPECT_NO_THROW(UnitStore(output_, kConfig, OnExisting::overwrite));
+  EXPECT_NO_THROW(UnitStore(output_, kStoreConfig, OnExisting::overwrite));
 }
 
 TEST_F(UnitStoreTest, MissingFolderIsNamed) {
-  expect_message(error_of<InputError>([&] { UnitStore store(dir_.file("no/out.h5"), kConfig, OnExisting::resume); }),
-                 {dir_.file("no/out.h5"), "does not exist"});
+  expect_message(
+      error_of<InputError>([&] { UnitStore store(dir_.file("no/out.h5"), kStoreConfig, OnExisting::resume); }),
+      {dir_.file("no/out.h5"), "does not exist"});
 }
 
 // ---- several ranks ----
@@ -343,8 +345,8 @@ void run_in_children(const std::string& output, int children, const std::string&
   for (int child = 0; child < children; ++child) {
     ids.push_back(fork());
     if (ids.back() != 0) continue;
-    UnitStore store = UnitStore::join(output, kConfig, launch, done);
-    for (int64_t unit = 0; unit < kUnits; ++unit)
+    UnitStore store = UnitStore::join(output, kStoreConfig, launch, done);
+    for (int64_t unit = 0; unit < kStoredUnits; ++unit)
       if (store.claim(unit)) write_unit(store, unit);
     _exit(0);
   }
@@ -364,7 +366,7 @@ void merge_scores(UnitStore& store) {
 
 std::set<int64_t> all_units() {
   std::set<int64_t> units;
-  for (int64_t unit = 0; unit < kUnits; ++unit) units.insert(unit);
+  for (int64_t unit = 0; unit < kStoredUnits; ++unit) units.insert(unit);
   return units;
 }
 
@@ -373,10 +375,10 @@ TEST_F(UnitStoreTest, RanksShareTheUnits) {
   const std::string shared = dir_.file("shared.h5");
   run_job(shared, 1);
   {
-    UnitStore store(shared, kConfig, OnExisting::resume);
+    UnitStore store(shared, kStoreConfig, OnExisting::resume);
     store.share("a");
     run_in_children(shared, 3, "a", store.done_units());
-    for (int64_t unit = 0; unit < kUnits; ++unit) EXPECT_FALSE(store.claim(unit)) << unit;
+    for (int64_t unit = 0; unit < kStoredUnits; ++unit) EXPECT_FALSE(store.claim(unit)) << unit;
     EXPECT_EQ(store.marked_units(), all_units());
     EXPECT_EQ(store.done_units(), std::set<int64_t>{0});
     store.adopt(all_units());
@@ -388,27 +390,27 @@ TEST_F(UnitStoreTest, RanksShareTheUnits) {
 }
 
 TEST_F(UnitStoreTest, AUnitIsClaimedOnce) {
-  UnitStore store(output_, kConfig, OnExisting::resume);
+  UnitStore store(output_, kStoreConfig, OnExisting::resume);
   EXPECT_TRUE(store.claim(0));
   EXPECT_TRUE(store.claim(0));  // nobody else is there
   store.share("a");
-  UnitStore other = UnitStore::join(output_, kConfig, "a", {});
+  UnitStore other = UnitStore::join(output_, kStoreConfig, "a", {});
   EXPECT_TRUE(store.claim(0));
   EXPECT_FALSE(other.claim(0));
   EXPECT_TRUE(other.claim(1));
   EXPECT_FALSE(store.claim(1));
   write_unit(other, 1);
   EXPECT_FALSE(other.claim(1));
-  EXPECT_TRUE(UnitStore::join(output_, kConfig, "a", {}).claim(5));
+  EXPECT_TRUE(UnitStore::join(output_, kStoreConfig, "a", {}).claim(5));
   error_of<ShapeError>([&] { store.share("b"); });
   error_of<ShapeError>([&] { other.share("b"); });
 }
 
 TEST_F(UnitStoreTest, ARefusalTellsWhatElseIsClaimed) {
-  UnitStore store(output_, kConfig, OnExisting::resume);
+  UnitStore store(output_, kStoreConfig, OnExisting::resume);
   store.share("a");
   for (const int64_t unit : {0, 1, 3}) EXPECT_TRUE(store.claim(unit));
-  UnitStore other = UnitStore::join(output_, kConfig, "a", {});
+  UnitStore other = UnitStore::join(output_, kStoreConfig, "a", {});
   EXPECT_FALSE(other.claim(0));
   // It does not ask again: it would get these now.
   for (const int64_t unit : {0, 1, 3}) fs::remove(output_ + fmt::format(".parts/claims_a/unit_{:06}.claim", unit));
@@ -422,9 +424,9 @@ TEST_F(UnitStoreTest, ARefusalTellsWhatElseIsClaimed) {
 TEST_F(UnitStoreTest, TheOutputGrowsWhileUnitsAreComputed) {
   const std::string growing = output_ + ".parts/output.h5.tmp";
   {
-    UnitStore store(output_, kConfig, OnExisting::resume);
+    UnitStore store(output_, kStoreConfig, OnExisting::resume);
     store.share("a");
-    UnitStore other = UnitStore::join(output_, kConfig, "a", {});
+    UnitStore other = UnitStore::join(output_, kStoreConfig, "a", {});
     EXPECT_FALSE(store.open_if_whole(0));
     write_unit(other, 0);
     const auto shard = store.open_if_whole(0);
@@ -439,7 +441,7 @@ TEST_F(UnitStoreTest, TheOutputGrowsWhileUnitsAreComputed) {
   }
   EXPECT_FALSE(fs::exists(growing));  // the job was interrupted
   write_file_atomically(growing, "of a job that was killed");
-  UnitStore store(output_, kConfig, OnExisting::resume);
+  UnitStore store(output_, kStoreConfig, OnExisting::resume);
   EXPECT_FALSE(fs::exists(growing));
   copy_object(*store.open_if_whole(0), "/scores", store.output_file(), "/scores");
   store.finish([](H5File& file, const UnitStore::OpenUnit&) { write_attribute(file, "/", "kind", "test"); });
@@ -452,13 +454,13 @@ TEST_F(UnitStoreTest, TheOutputGrowsWhileUnitsAreComputed) {
 
 TEST_F(UnitStoreTest, ClaimsOfADeadLaunchBlockNothing) {
   {
-    UnitStore store(output_, kConfig, OnExisting::resume);
+    UnitStore store(output_, kStoreConfig, OnExisting::resume);
     store.share("a");
     write_unit(store, 2);
     EXPECT_TRUE(store.claim(3));
   }
-  UnitStore left = UnitStore::join(output_, kConfig, "a", {2});  // of that launch, and still running
-  UnitStore store(output_, kConfig, OnExisting::resume);
+  UnitStore left = UnitStore::join(output_, kStoreConfig, "a", {2});  // of that launch, and still running
+  UnitStore store(output_, kStoreConfig, OnExisting::resume);
   EXPECT_EQ(store.done_units(), std::set<int64_t>{2});
   EXPECT_FALSE(fs::exists(output_ + ".parts/claims_a"));
   store.share("b");
@@ -471,22 +473,22 @@ TEST_F(UnitStoreTest, ClaimsOfADeadLaunchBlockNothing) {
 }
 
 TEST_F(UnitStoreTest, RanksThatDoNotFitAreRefused) {
-  UnitStore store(output_, kConfig, OnExisting::resume);
+  UnitStore store(output_, kStoreConfig, OnExisting::resume);
   store.share("a");
-  Json other = kConfig;
+  Json other = kStoreConfig;
   other["samples"] = 3;
   expect_message(error_of<InputError>([&] { UnitStore::join(output_, other, "a", {}, kNoPatience); }),
                  {output_, "samples", "rank 0"});
-  expect_message(error_of<SystemError>([&] { UnitStore::join(output_, kConfig, "b", {}, kNoPatience); }),
+  expect_message(error_of<SystemError>([&] { UnitStore::join(output_, kStoreConfig, "b", {}, kNoPatience); }),
                  {"claims_b", "same file system"});
-  expect_message(error_of<SystemError>([&] { UnitStore::join(dir_.file("x.h5"), kConfig, "a", {}, kNoPatience); }),
+  expect_message(error_of<SystemError>([&] { UnitStore::join(dir_.file("x.h5"), kStoreConfig, "a", {}, kNoPatience); }),
                  {"x.h5", "same file system"});
 }
 
 TEST_F(UnitStoreTest, UnitsOfOtherRanksThatAreNotThereAreNamed) {
-  UnitStore store(output_, kConfig, OnExisting::resume);
+  UnitStore store(output_, kStoreConfig, OnExisting::resume);
   store.share("a");
-  UnitStore other = UnitStore::join(output_, kConfig, "a", {});
+  UnitStore other = UnitStore::join(output_, kStoreConfig, "a", {});
   write_unit(store, 0);
   write_unit(other, 1);
   write_unit(other, 2);
@@ -502,7 +504,7 @@ TEST_F(UnitStoreTest, UnitsOfOtherRanksThatAreNotThereAreNamed) {
 
 TEST_F(UnitStoreTest, ADamagedShardOfAnotherRankStopsTheMerge) {
   {
-    UnitStore store(output_, kConfig, OnExisting::resume);
+    UnitStore store(output_, kStoreConfig, OnExisting::resume);
     store.share("a");
     run_in_children(output_, 2, "a", {});
     store.adopt(all_units());
@@ -510,18 +512,18 @@ TEST_F(UnitStoreTest, ADamagedShardOfAnotherRankStopsTheMerge) {
     expect_message(error_of<SystemError>([&] { merge_scores(store); }), {"unit_000004.h5", "SHA-256"});
     EXPECT_FALSE(fs::exists(output_));
   }
-  const UnitStore again(output_, kConfig, OnExisting::resume);
+  const UnitStore again(output_, kStoreConfig, OnExisting::resume);
   EXPECT_EQ(again.done_units(), (std::set<int64_t>{0, 1, 2, 3, 5}));
 }
 
 TEST_F(UnitStoreTest, RanksAskEachOtherToStop) {
-  UnitStore alone(dir_.file("alone.h5"), kConfig, OnExisting::resume);
+  UnitStore alone(dir_.file("alone.h5"), kStoreConfig, OnExisting::resume);
   alone.ask_to_stop();
   EXPECT_FALSE(alone.asked_to_stop());
   {
-    UnitStore store(output_, kConfig, OnExisting::resume);
+    UnitStore store(output_, kStoreConfig, OnExisting::resume);
     store.share("a");
-    UnitStore other = UnitStore::join(output_, kConfig, "a", {});
+    UnitStore other = UnitStore::join(output_, kStoreConfig, "a", {});
     EXPECT_FALSE(store.asked_to_stop());
     other.ask_to_stop();
     other.ask_to_stop();
@@ -530,17 +532,17 @@ TEST_F(UnitStoreTest, RanksAskEachOtherToStop) {
     store.adopt({});
   }
   EXPECT_FALSE(fs::exists(output_ + ".parts"));  // nothing was done
-  UnitStore next(output_, kConfig, OnExisting::resume);
+  UnitStore next(output_, kStoreConfig, OnExisting::resume);
   next.share("b");
   EXPECT_FALSE(next.asked_to_stop());
 }
 
 TEST_F(UnitStoreTest, RanksLeaveTheFolderToEachOther) {
-  UnitStore store(output_, kConfig, OnExisting::resume);
+  UnitStore store(output_, kStoreConfig, OnExisting::resume);
   store.share("a");
-  { const UnitStore other = UnitStore::join(output_, kConfig, "a", {}); }
+  { const UnitStore other = UnitStore::join(output_, kStoreConfig, "a", {}); }
   EXPECT_TRUE(fs::exists(output_ + ".parts/claims_a"));
-  error_of<SystemError>([&] { UnitStore second(output_, kConfig, OnExisting::resume); });
+  error_of<SystemError>([&] { UnitStore second(output_, kStoreConfig, OnExisting::resume); });
 }
 
 TEST_F(UnitStoreTest, CanonicalHashSeesDataNotTimes) {

@@ -1,3 +1,0 @@
-#include "tests/fuzz/headers.h"
-
-template class nlohmann::basic_json<>;
