@@ -28,9 +28,12 @@ LOCI_INLINE float exp_difference(float x, float maximum) {
 }  // namespace
 
 LOCI_SIMD float row_maximum(const float* x, int64_t count) {
-  float best = -std::numeric_limits<float>::infinity();
+  constexpr float kInfinity = std::numeric_limits<float>::infinity(), kLowest = std::numeric_limits<float>::lowest();
+  float best = -kInfinity;
 #pragma omp simd reduction(max : best)
   for (int64_t i = 0; i < count; ++i) best = x[i] > best ? x[i] : best;
+  // Where clang makes lanes of the loop, each of them begins at the lowest finite number.
+  if (best == kLowest && std::find(x, x + count, kLowest) == x + count) return -kInfinity;
   return best;
 }
 

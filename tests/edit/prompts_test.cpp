@@ -106,7 +106,7 @@ TEST(Hparams, BadInputIsRefusedInOneSentence) {
   };
   for (const auto& [text, parts] : cases) {
     SCOPED_TRACE(text);
-    expect_message(error_of<InputError>([&] { hparams_from_json(Json::parse(text), "h.json"); }), parts);
+    expect_message(error_of<InputError>([&text = text] { hparams_from_json(Json::parse(text), "h.json"); }), parts);
   }
 }
 

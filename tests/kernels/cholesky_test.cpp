@@ -87,7 +87,7 @@ TEST_P(CholeskyTest, ForwardSolveGivesTheQuadraticForm) {
   Doubles z = b, x = b;
   factor.forward_solve(z);
   factor.solve(x);
-  const auto dot = [&](const Doubles& p, int64_t first, const Doubles& q, int64_t second) {
+  const auto dot = [&, n = n](const Doubles& p, int64_t first, const Doubles& q, int64_t second) {
     return std::inner_product(p.begin() + first, p.begin() + first + n, q.begin() + second, 0.0);
   };
   // b_0^T C^-1 b_1 both ways; each is good to the condition number times eps, relative to the norms.

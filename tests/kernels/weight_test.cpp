@@ -49,7 +49,7 @@ class Weight {
  public:
   Weight(Context& context, const Storage& storage, int64_t in, int64_t out, std::mt19937& random,
          StoredMatrix::Layout layout = StoredMatrix::Layout::anywhere)
-      : in_(in), out_(out), orientation_(storage.orientation) {
+      : out_(out), orientation_(storage.orientation) {
     values_ = rounded_to(storage.type, normal_values(random, in * out, 0.2f));
     stored_ = values_;
     if (orientation_ == Orientation::out_in)
@@ -70,7 +70,7 @@ class Weight {
     return orientation_ == Orientation::in_out ? WeightView::in_out(stored) : WeightView::out_in(stored);
   }
 
-  int64_t in_, out_;
+  int64_t out_;
   Orientation orientation_;
   Values values_, stored_;
   std::vector<StoredMatrix> matrix_, fp32_;

@@ -128,7 +128,7 @@ TEST_P(GradientShapes, EveryParameterMatchesFiniteDifferences) {
       const size_t i = random() % values.size();
       const double value = values[i];
       const double expected = central_difference(
-          [&](double at) {
+          [&, &values = values](double at) {
             values[i] = at;
             return plain.loss(sequences);
           },
@@ -155,7 +155,7 @@ TEST_P(GradientShapes, DirectionalDerivativeSeesEveryElement) {
     const double norm = norm_of(gradient);
     const std::vector<double> start = values;
     const double slope = central_difference(
-        [&](double t) {
+        [&, &values = values](double t) {
           for (size_t i = 0; i < values.size(); ++i) values[i] = start[i] + t * gradient[i] / (norm + 1e-30);
           return plain.loss(sequences);
         },
@@ -247,7 +247,7 @@ TEST_P(GradientShapes, DroppedMlpOutputs) {
     for (const size_t i : {size_t{0}, values.size() / 2, values.size() - 1}) {
       const double value = values[i];
       const double expected = central_difference(
-          [&](double at) {
+          [&, &values = values](double at) {
             values[i] = at;
             return plain.loss(sequences);
           },

@@ -87,7 +87,7 @@ TEST(Requests, BadInputIsRefusedInOneSentence) {
   };
   for (const auto& [text, parts] : cases) {
     SCOPED_TRACE(text);
-    expect_message(error_of<InputError>([&] { parse(text); }), parts);
+    expect_message(error_of<InputError>([&text = text] { parse(text); }), parts);
   }
 }
 

@@ -30,16 +30,19 @@ class PlainGpt {
       const std::vector<float> values = stored_to_host(context, stored_view(place));
       parameters[parameter.name].assign(values.begin(), values.end());
     });
+    for (const Parameter& parameter : parameters_of(config)) places_[{parameter.role, parameter.layer}] = parameter;
     if (config.rotary) frequencies_ = rotary_frequencies(*config.rotary);
   }
 
   /// Logits of every position.
   Rows logits(const std::vector<int32_t>& tokens) const {
-    Rows x(tokens.size(), std::vector<double>(size(config.width)));
+    const size_t width = size(config.width);
+    const std::vector<double>&embeddings = stored(Role::token_embedding, 0),
+          &positions = stored(Role::position_embedding, 0);
+    Rows x(tokens.size(), std::vector<double>(width));
     for (size_t t = 0; t < tokens.size(); ++t)
-      for (size_t c = 0; c < x[t].size(); ++c)
-        x[t][c] = at(Role::token_embedding, size(tokens[t]), c) +
-                  (has(Role::position_embedding) ? at(Role::position_embedding, t, c) : 0);
+      for (size_t c = 0; c < width; ++c)
+        x[t][c] = embeddings[size(tokens[t]) * width + c] + (positions.empty() ? 0 : positions[t * width + c]);
     shift(-1, x);
     for (int64_t l = 0; l < config.layers; ++l) {
       const Rows input = x;
@@ -85,12 +88,10 @@ class PlainGpt {
   /// A parameter's values; none where the family lacks it.
   const std::vector<double>& stored(Role role, int64_t layer) const {
     static const std::vector<double> none;
-    for (const Parameter& parameter : parameters_of(config))
-      if (parameter.role == role && parameter.layer == layer) return parameters.at(parameter.name);
-    return none;
+    const auto place = places_.find({role, layer});
+    return place == places_.end() ? none : parameters.at(place->second.name);
   }
   bool has(Role role) const { return !stored(role, 0).empty(); }
-  double at(Role role, size_t row, size_t col) const { return stored(role, 0)[row * size(config.width) + col]; }
   void shift(int64_t layer, Rows& x) const {
     for (const auto& [place, values] : shifts) {
       if (place.first != layer || size(place.second) >= x.size()) continue;
@@ -116,7 +117,7 @@ class PlainGpt {
   }
   Rows linear(const Rows& x, Role role, Role bias_role, int64_t layer) const {
     const std::vector<double>&weight = stored(role, layer), &bias = stored(bias_role, layer);
-    const bool in_out = parameter_at(config, {role, layer}).stored == Orientation::in_out;
+    const bool in_out = places_.at({role, layer}).stored == Orientation::in_out;
     const size_t in = x[0].size(), out = weight.size() / in;
     Rows y(x.size(), bias.empty() ? std::vector<double>(out, 0.0) : bias);
     for (size_t t = 0; t < x.size(); ++t)
@@ -140,10 +141,10 @@ class PlainGpt {
   void place(std::vector<double>& row, size_t first, size_t t, Role gain_role, int64_t layer) const {
     const size_t width = size(config.head_width);
     if (config.head_norm == HeadNorm::rms) {
+      const std::vector<double>& gain = stored(gain_role, layer);
       double squares = 0;
       for (size_t c = 0; c < width; ++c) squares += row[first + c] * row[first + c] / static_cast<double>(width);
-      for (size_t c = 0; c < width; ++c)
-        row[first + c] *= stored(gain_role, layer)[c] / std::sqrt(squares + config.epsilon);
+      for (size_t c = 0; c < width; ++c) row[first + c] *= gain[c] / std::sqrt(squares + config.epsilon);
     }
     if (!config.rotary) return;
     const std::vector<float>& frequencies = frequencies_;
@@ -179,7 +180,8 @@ class PlainGpt {
       }
     return linear(y, Role::out_weight, Role::out_bias, layer);
   }
-  std::vector<float> frequencies_;  // of rotation
+  std::map<std::pair<Role, int64_t>, Parameter> places_;  // role and layer
+  std::vector<float> frequencies_;                        // of rotation
 
   double activate(double x) const {
     if (config.activation == Activation::relu) return x > 0 ? x : 0;
