@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 """Draws the edits in a result file of `loci edit`.
 
     plot_edit.py EDITS.h5 --output DIR [--edits 0,2 | --edits all | --first N] [--format png|pdf|svg]
@@ -7,11 +6,15 @@ before_after: how probable the new and the old target are after each edit's bare
 the loss while the value v* of edit j was optimised, its parts, and the probability of the new target.
 """
 import argparse
-import sys
 
-from plotting import Figures, fail, find_fonts, fit, label, make_folder, open_result, plt, set_title
 import matplotlib.ticker
 import numpy as np
+
+from loci import results
+from loci.errors import LociError
+from loci.plots.common import Figures, choose_fonts, drawn, fail, fit, label, make_folder, set_title, style, subplots, use_style
+
+__all__ = ["before_after", "loss"]
 
 TARGETS = (("new", "#c8e6c9", "#20902c"), ("true", "#d5cdea", "#5b4a9b"))  # light before the edit, dark after it
 # The total first and wide, so that it shows beneath its parts.
@@ -19,30 +22,22 @@ PARTS = (("total", "#b0b0b0", "-", 3), ("target_nll", "#20902c", "--", 1.4), ("k
 WORDS = {"total": "total", "target_nll": "target: -log p", "kl": "KL divergence of the essence", "decay": "weight decay"}
 
 
-def bare_prompt(edit):
-    return edit.attrs["prompt"].replace("{}", edit.attrs["subject"])
-
-
-def target_text(edit, which):
-    return edit.attrs[f"target_{which}"].strip()
-
-
 def bars_of(edit):
     """(label, probability, colour) of an edit, from top to bottom."""
     for which, before, after in TARGETS:
-        if f"probability_{which}_before" not in edit.attrs:
+        if edit.probability(which, "before") is None:
             continue
-        name = label(target_text(edit, which), 24)
-        yield f"{name}, before", edit.attrs[f"probability_{which}_before"], before
-        yield f"{name}, after", edit.attrs[f"probability_{which}_after"], after
+        name = label(edit.target(which), 24)
+        yield f"{name}, before", edit.probability(which, "before"), before
+        yield f"{name}, after", edit.probability(which, "after"), after
 
 
 def draw_before_after(edits):
     bars, places, y = [], [], 0.0
     headings = []
-    figure, axes = plt.subplots(figsize=(5.2, 1), dpi=200, layout="constrained")
-    for name, edit in edits:
-        lines = fit(figure, f"edit {name}: \u201c{bare_prompt(edit)}\u201d", 7, 3.4, most_lines=3)
+    figure, axes = subplots(figsize=(5.2, 1))
+    for edit in edits:
+        lines = fit(figure, f"edit {edit.number}: \u201c{edit.prompt}\u201d", 7, 3.4, most_lines=3)
         y += 1.1 * len(lines)
         headings.append((y - 0.7, "\n".join(lines)))
         for bar in bars_of(edit):
@@ -65,43 +60,72 @@ def draw_before_after(edits):
     return figure
 
 
-def draw_loss(name, edit):
-    curve = edit["loss_curve"][:]
-    columns = [c.decode() if isinstance(c, bytes) else str(c) for c in edit["loss_curve"].attrs["columns"]]
-    steps = np.arange(len(curve))
-    figure, (losses, probability) = plt.subplots(1, 2, figsize=(6.6, 2.3), dpi=200, layout="constrained")
+def draw_loss(edit):
+    curve = edit.loss_curve
+    if not curve:
+        raise LociError(f"edit {edit.number}: its method follows no loss")
+    figure, (losses, probability) = subplots(1, 2, figsize=(6.6, 2.3))
     for part, colour, dashes, width in PARTS:
-        if part in columns:
-            losses.plot(steps, curve[:, columns.index(part)], color=colour, linestyle=dashes, linewidth=width, label=WORDS[part],
-                        marker="." if len(curve) < 3 else None)
+        if part in curve:
+            losses.plot(curve[part], color=colour, linestyle=dashes, linewidth=width, label=WORDS[part],
+                        marker="." if len(curve[part]) < 3 else None)
     losses.set_ylabel("loss (nats)")
     losses.legend()
-    values = curve[:, columns.index("target_probability")] if "target_probability" in columns else edit.get("target_probability")
-    if values is not None:
-        probability.plot(steps, values[:], color="#20902c", marker=".", markersize=3)
+    if "target_probability" in curve:
+        probability.plot(curve["target_probability"], color="#20902c", marker=".", markersize=3)
     probability.set_ylim(-0.02, 1.02)
-    probability.set_ylabel(f"mean p({label(target_text(edit, 'new'), 24)})")
+    probability.set_ylabel(f"mean p({label(edit.target('new'), 24)})")
     for axes in (losses, probability):
         axes.axhline(0, color="grey", linewidth=0.6)
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-    set_title(figure, [f"edit {name}: \u201c{bare_prompt(edit)}\u201d \u2192 \u201c{target_text(edit, 'new')}\u201d",
-                       f"optimisation of v* at layer {edit.attrs['layer']}, over all context templates"])
+    set_title(figure, [f"edit {edit.number}: \u201c{edit.prompt}\u201d \u2192 \u201c{edit.target('new')}\u201d",
+                       f"optimisation of v* at layer {edit.layer}, over all context templates"])
     return figure
 
 
-def chosen_edits(file, arguments):
-    names = sorted(file["edits"], key=int)
-    if arguments.edits:
-        wanted = names if arguments.edits == "all" else arguments.edits.split(",")
-        for name in wanted:
-            if name not in names:
-                fail(f"{arguments.file}: there is no edit {name}; it holds {len(names)}, numbered from 0")
+def texts(edits):
+    """All that may be written on a figure."""
+    return (text for edit in edits for text in (edit.prompt, edit.target("new"), edit.target("true")))
+
+
+def require_measured(edits):
+    if all(edit.probability("new", "before") is None for edit in edits):
+        raise LociError("the edits hold no probabilities before and after; make them again with this version of loci")
+
+
+def before_after(edits):
+    """A figure with bars: how probable the new and the true target of each edit are before and after it.
+
+    edits: a result of `loci edit`, or a list of its edits. LociError: they hold no probabilities.
+    """
+    edits = list(edits)
+    require_measured(edits)
+    with style(texts(edits)):
+        return drawn(draw_before_after(edits))
+
+
+def loss(edit):
+    """A figure with the loss of an edit while v* was optimised, its parts, and the probability of the new target, by step. LociError:
+    the method follows no loss."""
+    with style(texts([edit])):
+        return drawn(draw_loss(edit))
+
+
+def chosen_edits(result, arguments):
+    everything = list(result)
+    if not arguments.edits:
+        wanted = everything[: arguments.first]
+    elif arguments.edits == "all":
+        wanted = everything
     else:
-        wanted = names[: arguments.first]
+        try:
+            wanted = [result[name] for name in arguments.edits.split(",")]
+        except IndexError as error:
+            raise LociError(str(error)) from error
     if not wanted:
-        fail(f"{arguments.file}: there is nothing to draw: no edit is in it, or none was asked for", 7)
-    return [(name, file["edits"][name]) for name in wanted]
+        raise LociError(f"{arguments.file}: there is nothing to draw: no edit is in it, or none was asked for", 7)
+    return wanted
 
 
 def read_arguments():
@@ -117,22 +141,26 @@ def read_arguments():
     return arguments
 
 
+def draw_all(result, arguments):
+    edits = chosen_edits(result, arguments)
+    make_folder(arguments.output)
+    choose_fonts(texts(edits))
+    figures = Figures(arguments.output, arguments.format)
+    with figures.one("before_after") as save:
+        require_measured(edits)
+        save(draw_before_after(edits))
+    for edit in edits:
+        with figures.one(f"loss_{edit.number}") as save:
+            save(draw_loss(edit))
+    return figures.exit_code()
+
+
 def main():
+    """The command plot_edit.py. Returns its exit code."""
     arguments = read_arguments()
-    with open_result(arguments.file, "edits") as file:
-        edits = chosen_edits(file, arguments)
-        make_folder(arguments.output)
-        find_fonts(text for _, edit in edits for text in (bare_prompt(edit), target_text(edit, "new"), target_text(edit, "true")))
-        figures = Figures(arguments.output, arguments.format)
-        with figures.one("before_after") as save:
-            if not any("probability_new_before" in edit.attrs for _, edit in edits):
-                raise ValueError("the edits hold no probabilities before and after; make them again with this version of loci")
-            save(draw_before_after(edits))
-        for name, edit in edits:
-            with figures.one(f"loss_{name}") as save:
-                save(draw_loss(name, edit))
-        return figures.exit_code()
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    use_style()
+    try:
+        with results.open(arguments.file, "edits") as result:
+            return draw_all(result, arguments)
+    except LociError as error:
+        fail(str(error), error.code or 2)

@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 """Draws the traces in a result file of `loci trace`.
 
     plot_trace.py TRACE.h5 --output DIR [--facts 0,12,16 | --facts all | --first N] [--format png|pdf|svg] [--shared-scale]
@@ -10,14 +9,18 @@ severed_{id}). As one figure: the heat maps of all kinds side by side, of the fa
 """
 import argparse
 import os
-import sys
 
-from plotting import Figures, fail, find_fonts, label, make_folder, open_result, plt, set_title
 import matplotlib.colors
 import matplotlib.ticker
 import numpy as np
 
-KINDS = ("state", "mlp", "attn")
+from loci import results
+from loci.errors import LociError
+from loci.plots.common import (Figures, choose_fonts, drawn, fail, label, make_folder, plt, set_title, style, subplots,
+                               use_style)
+
+__all__ = ["average_lines", "heat_maps", "severed"]
+
 COLOURS = {"state": "Purples", "mlp": "Greens", "attn": "Reds"}
 MODULES = {"mlp": "MLP outputs", "attn": "attention outputs"}
 AIE = "AIE on p(answer)"
@@ -37,17 +40,14 @@ def plural(count, noun):
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-class Trace:
-    """A result file and how figures call its model."""
+class Drawing:
+    """A trace and how figures call its model."""
 
-    def __init__(self, file, model_name):
-        self.file = file
-        self.model = model_name or file.attrs.get("model_name") or "the model"
-        self.window = int(file.attrs.get("window", 0))
-        self.layers = len(file["layer"])
-        facts = file["facts"]
-        self.all_facts = sorted(facts, key=lambda n: facts[n].attrs["record"])
-        self.facts = [n for n in self.all_facts if facts[n].attrs["correct_prediction"]]
+    def __init__(self, trace, model_name=None):
+        self.trace, self.model = trace, model_name or trace.model_name
+        self.window, self.layers, self.averages = trace.window, trace.layers, trace.averages
+        self.all_facts = trace.facts
+        self.facts = [fact for fact in self.all_facts if fact.traced]
 
     def restored(self, kind):
         """What was restored, in words."""
@@ -60,14 +60,18 @@ class Trace:
     def axis(self, kind):
         return f"{'' if kind == 'state' else 'central '}layer of {label(self.model)}"
 
-    def kinds(self):
-        """Those that the averages hold."""
-        averages = self.file.get("averages", {})
-        return [k for k in KINDS if k in averages and averages[k].attrs["cases"] > 0]
+    def cases(self):
+        return f"n = {plural(next(iter(self.averages.values())).cases, 'fact')}"
+
+    def texts(self, facts):
+        """All that may be written on a figure."""
+        yield self.model
+        for fact in facts:
+            yield from (fact.prompt, fact.answer, *fact.tokens)
 
 
 def heading(fact):
-    return f"\u201c{fact.attrs['prompt']}\u201d \u2192 \u201c{fact.attrs['answer'].strip()}\u201d"
+    return f"\u201c{fact.prompt}\u201d \u2192 \u201c{fact.answer.strip()}\u201d"
 
 
 # --- Heat maps -------------------------------------------------------------------------------------------------------
@@ -119,18 +123,17 @@ def map_height(rows):
 
 
 def new_heat_figure(panels, rows):
-    return plt.subplots(1, panels, figsize=(3.8 if panels == 1 else 3.3 * panels, 0.55 + map_height(rows)), dpi=200, squeeze=False,
-                        layout="constrained")
+    return subplots(1, panels, figsize=(3.8 if panels == 1 else 3.3 * panels, 0.55 + map_height(rows)), squeeze=False)
 
 
-def draw_panels(trace, title, maps, labels, scales, bar_label):
+def draw_panels(drawing, title, maps, labels, scales, bar_label):
     """One panel per kind, side by side: maps {kind: values}."""
     figure, axes = new_heat_figure(len(maps), len(labels))
     for i, (kind, values) in enumerate(maps.items()):
         bar = draw_heat_map(axes[0][i], values, labels if i == 0 else [], kind, scales[kind])
-        axes[0][i].set_xlabel(trace.axis(kind))
+        axes[0][i].set_xlabel(drawing.axis(kind))
         if len(maps) > 1:
-            axes[0][i].set_title(trace.restored(kind))
+            axes[0][i].set_title(drawing.restored(kind))
         bar.set_label(bar_label(scales[kind]), labelpad=6)
     set_title(figure, title)
     return figure
@@ -148,70 +151,62 @@ def token_label(token):
 
 def fact_maps(fact):
     """Scores by kind, and the names of rows."""
-    begin, end = fact.attrs["subject_range"]
-    tokens = [token_label(t) + ("*" if begin <= i < end else "") for i, t in enumerate(fact["input_tokens"].asstr()[:])]
-    return {k: fact[f"scores_{k}"][:] for k in KINDS if f"scores_{k}" in fact}, tokens
+    begin, end = fact.subject_range
+    tokens = [token_label(t) + ("*" if begin <= i < end else "") for i, t in enumerate(fact.tokens)]
+    return {kind: fact.scores(kind) for kind in fact.kinds}, tokens
 
 
 def fact_bar_label(fact):
-    answer = label(fact.attrs["answer"].strip(), 20)
+    answer = label(fact.answer.strip(), 20)
     return lambda scale: f"p({answer})\nline: {scale.nothing:.3g}, with nothing restored"
 
 
-def draw_fact(trace, name, figures, shared):
-    fact = trace.file["facts"][name]
+def draw_fact(drawing, fact, figures, shared):
     maps, tokens = fact_maps(fact)
-    scales = scales_of(maps, fact.attrs["low_score"], shared)
+    scales = scales_of(maps, fact.low_score, shared)
     for kind in maps:
-        with figures.one(f"heatmap_{name}{suffix(kind)}") as save:
-            title = [heading(fact), f"Subject (*) corrupted, {trace.restored(kind)} restored"]
-            save(draw_panels(trace, title, {kind: maps[kind]}, tokens, scales, fact_bar_label(fact)))
-    if "severed" in fact:
-        with figures.one(f"severed_{name}") as save:
-            effects = {s: fact["severed"][s][0] - fact.attrs["low_score"] for s in fact["severed"]}
-            save(draw_severed(trace, effects, {}, [heading(fact), "State at the last subject token restored, modules above it severed"]))
+        with figures.one(f"heatmap_{fact.name}{suffix(kind)}") as save:
+            title = [heading(fact), f"Subject (*) corrupted, {drawing.restored(kind)} restored"]
+            save(draw_panels(drawing, title, {kind: maps[kind]}, tokens, scales, fact_bar_label(fact)))
+    if fact.fields.has("severed"):
+        with figures.one(f"severed_{fact.name}") as save:
+            save(draw_severed_fact(drawing, fact))
 
 
-def draw_fact_panels(trace, name, save, shared):
-    fact = trace.file["facts"][name]
+def draw_fact_panels(drawing, fact, shared):
     maps, tokens = fact_maps(fact)
-    title = [heading(fact), f"{trace.model}: subject (*) corrupted, and one of these restored"]
-    save(draw_panels(trace, title, maps, tokens, scales_of(maps, fact.attrs["low_score"], shared), fact_bar_label(fact)))
+    title = [heading(fact), f"{drawing.model}: subject (*) corrupted, and one of these restored"]
+    return draw_panels(drawing, title, maps, tokens, scales_of(maps, fact.low_score, shared), fact_bar_label(fact))
 
 
 # --- Averages --------------------------------------------------------------------------------------------------------
 
 
-def average_maps(trace):
-    averages = trace.file["averages"]
-    maps = {kind: averages[kind]["indirect_effect"][:] for kind in trace.kinds()}
-    first = averages[next(iter(maps))]
-    rows = [f"{row}, n = {n}" for row, n in zip(first["row"].asstr()[:], first["row_cases"][:])]
+def average_maps(drawing):
+    maps = {kind: average.indirect_effect for kind, average in drawing.averages.items()}
+    first = next(iter(drawing.averages.values()))
+    rows = [f"{row}, n = {n}" for row, n in zip(first.rows, first.row_cases)]
     there = [i for i in range(len(rows)) if not all(np.isnan(values[i]).all() for values in maps.values())]
     return {kind: values[there] for kind, values in maps.items()}, [rows[i] for i in there]
 
 
-def cases(trace):
-    return f"n = {plural(int(trace.file['averages'][trace.kinds()[0]].attrs['cases']), 'fact')}"
-
-
-def draw_averages(trace, figures):
-    if not trace.kinds():
+def draw_averages(drawing, figures):
+    if not drawing.averages:
         return
-    maps, rows = average_maps(trace)
+    maps, rows = average_maps(drawing)
     scales = scales_of(maps, 0.0, shared=True)  # kinds are compared with each other
     for kind in maps:
         with figures.one(f"average{suffix(kind)}") as save:
-            title = [f"Average indirect effect (AIE): {trace.restored(kind)}", f"{trace.model}, mean over {cases(trace)}"]
-            save(draw_panels(trace, title, {kind: maps[kind]}, rows, scales, lambda _: AIE))
+            title = [f"Average indirect effect (AIE): {drawing.restored(kind)}", f"{drawing.model}, mean over {drawing.cases()}"]
+            save(draw_panels(drawing, title, {kind: maps[kind]}, rows, scales, lambda _: AIE))
     with figures.one("average_lines") as save:
-        save(draw_lines(trace))
+        save(draw_lines(drawing))
 
 
-def draw_average_panels(trace, save):
-    maps, rows = average_maps(trace)
-    title = [f"Average indirect effect (AIE) of what is restored: {trace.model}, mean over {cases(trace)}"]
-    save(draw_panels(trace, title, maps, rows, scales_of(maps, 0.0, shared=True), lambda _: AIE))
+def draw_average_panels(drawing):
+    maps, rows = average_maps(drawing)
+    title = [f"Average indirect effect (AIE) of what is restored: {drawing.model}, mean over {drawing.cases()}"]
+    return draw_panels(drawing, title, maps, rows, scales_of(maps, 0.0, shared=True), lambda _: AIE)
 
 
 def count_layers(axes, layers):
@@ -219,34 +214,38 @@ def count_layers(axes, layers):
     axes.set_xlim(-0.5, layers - 0.5)
 
 
-def draw_lines(trace):
-    kinds = trace.kinds()
-    figure, all_axes = plt.subplots(1, len(kinds), figsize=(2.2 + 2.7 * len(kinds), 2.8), sharey=True, dpi=200, squeeze=False,
-                                    layout="constrained")
-    colours = plt.get_cmap("tab10").colors
-    for axes, kind in zip(all_axes[0], kinds):
-        group = trace.file["averages"][kind]
-        axes.axhline(0, color="grey", linewidth=0.6)
-        for i, row in enumerate(group["row"].asstr()[:]):
-            effect, band = group["indirect_effect"][i], group["confidence"][i]
-            if np.isnan(effect).all():
-                continue
-            colour, width, dashes = ROWS[i]
-            name = f"{row} (n = {group['row_cases'][i]})"
-            axes.fill_between(range(trace.layers), effect - band, effect + band, alpha=0.2, color=colours[colour], linewidth=0)
-            axes.plot(effect, label=name, color=colours[colour], linewidth=width, linestyle=dashes, marker="." if trace.layers < 2 else None)
-        axes.set_title(trace.restored(kind))
-        axes.set_xlabel(trace.axis(kind))
-        count_layers(axes, trace.layers)
+def draw_lines(drawing):
+    averages = drawing.averages
+    figure, all_axes = subplots(1, len(averages), figsize=(2.2 + 2.7 * len(averages), 2.8), sharey=True, squeeze=False)
+    for axes, (kind, average) in zip(all_axes[0], averages.items()):
+        draw_rows(axes, drawing, average)
+        axes.set_title(drawing.restored(kind))
+        axes.set_xlabel(drawing.axis(kind))
+        count_layers(axes, drawing.layers)
     all_axes[0][0].set_ylabel(AIE)
     all_axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), handlelength=2.8)
-    set_title(figure, [f"Average indirect effect (AIE) of what is restored: {trace.model}, mean over {cases(trace)}, bands: 95 % interval"])
+    set_title(figure, [f"Average indirect effect (AIE) of what is restored: {drawing.model}, mean over {drawing.cases()}, bands: 95 % interval"])
     return figure
 
 
-def draw_severed(trace, effects, bands, title):
+def draw_rows(axes, drawing, average):
+    """A line per kind of token."""
+    colours = plt.get_cmap("tab10").colors
+    axes.axhline(0, color="grey", linewidth=0.6)
+    cases, effects, bands = average.row_cases, average.indirect_effect, average.confidence
+    for i, row in enumerate(average.rows):
+        effect, band = effects[i], bands[i]
+        if np.isnan(effect).all():
+            continue
+        colour, width, dashes = ROWS[i]
+        axes.fill_between(range(drawing.layers), effect - band, effect + band, alpha=0.2, color=colours[colour], linewidth=0)
+        axes.plot(effect, label=f"{row} (n = {cases[i]})", color=colours[colour], linewidth=width, linestyle=dashes,
+                  marker="." if drawing.layers < 2 else None)
+
+
+def draw_severed(drawing, effects, bands, title):
     """Effects by series: bars, or lines where there are many layers."""
-    figure, axes = plt.subplots(figsize=(6.4, 2.4), dpi=300, layout="constrained")
+    figure, axes = subplots(figsize=(6.4, 2.4), dpi=300)
     axes.axhline(0, color="black", linewidth=0.6)
     series = [one for one in SERIES if one[0] in effects]
     width = 0.9 / len(series)
@@ -261,56 +260,94 @@ def draw_severed(trace, effects, bands, title):
             axes.bar(layers + (i - (len(series) - 1) / 2) * width, values, width=width, color=colour, label=words, yerr=band,
                      error_kw={"elinewidth": 0.6})
     axes.set_ylabel("indirect effect on p(answer)" if not bands else "average indirect effect\non p(answer)")
-    axes.set_xlabel(f"layer of {label(trace.model)} at which the state is restored")
-    count_layers(axes, trace.layers)
+    axes.set_xlabel(f"layer of {label(drawing.model)} at which the state is restored")
+    count_layers(axes, drawing.layers)
     axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     set_title(figure, title)
     return figure
 
 
-def draw_severed_averages(trace, figures):
-    group = trace.file.get("averages/severed")
-    if group is None or group.attrs["cases"] == 0:
-        return
-    with figures.one("severed") as save:
-        effects = {s: group[s][:] for s, _, _, _ in SERIES if s in group}
-        bands = {s: group[f"{s}_confidence"][:] for s in effects}
-        shown = "bands" if trace.layers > MOST_BARS else "error bars"
-        save(draw_severed(trace, effects, bands, [
-            "State at the last subject token restored, modules above it severed",
-            f"{trace.model}, mean over n = {plural(int(group.attrs['cases']), 'fact')}, {shown}: 95 % interval"]))
+def draw_severed_fact(drawing, fact):
+    low = fact.low_score
+    effects = {name: scores - low for name, scores in fact.severed.items()}
+    return draw_severed(drawing, effects, {}, [heading(fact), "State at the last subject token restored, modules above it severed"])
+
+
+def draw_severed_averages(drawing, averages):
+    shown = "bands" if drawing.layers > MOST_BARS else "error bars"
+    return draw_severed(drawing, averages.effects, averages.confidence, [
+        "State at the last subject token restored, modules above it severed",
+        f"{drawing.model}, mean over n = {plural(averages.cases, 'fact')}, {shown}: 95 % interval"])
+
+
+# --- For Python ------------------------------------------------------------------------------------------------------
+
+
+def traced_fact(trace, known_id):
+    fact = trace.fact(known_id)
+    if not fact.traced:
+        raise LociError(f"{trace.path}: fact {known_id} was not traced, since the model predicted something else")
+    return fact
+
+
+def heat_maps(trace, known_id=None, shared_scale=False, model_name=None):
+    """A figure with the heat maps of all kinds side by side, [tokens, layers] each.
+
+    known_id: the fact whose scores are drawn; None: the average indirect effects over all facts. shared_scale: one colour scale for
+    the maps of a fact (averages always share theirs). model_name: how the figure calls the model. LociError: there is no such fact,
+    or it (or no fact) was traced.
+    """
+    drawing = Drawing(trace, model_name)
+    if known_id is None:
+        require_averages(drawing)
+        with style(drawing.texts([])):
+            return drawn(draw_average_panels(drawing))
+    fact = traced_fact(trace, known_id)
+    with style(drawing.texts([fact])):
+        return drawn(draw_fact_panels(drawing, fact, shared_scale))
+
+
+def average_lines(trace, model_name=None):
+    """A figure with the average indirect effects as lines over layers, one per kind of token, with 95 % intervals. LociError: no fact
+    was traced."""
+    drawing = Drawing(trace, model_name)
+    require_averages(drawing)
+    with style(drawing.texts([])):
+        return drawn(draw_lines(drawing))
+
+
+def severed(trace, known_id=None, model_name=None):
+    """A figure with the indirect effects by layer while MLPs or attention are severed: of a fact, or (None) averages with 95 %
+    intervals. LociError: nothing was severed (--sever)."""
+    drawing = Drawing(trace, model_name)
+    fact = None if known_id is None else traced_fact(trace, known_id)
+    averages = trace.severed
+    if (averages is None) if fact is None else not fact.severed:
+        raise LociError(f"{trace.path}: no modules were severed; trace with --sever mlp,attn")
+    with style(drawing.texts([fact] if fact else [])):
+        return drawn(draw_severed_fact(drawing, fact) if fact else draw_severed_averages(drawing, averages))
 
 
 # --- The command -----------------------------------------------------------------------------------------------------
 
 
-def chosen_facts(trace, arguments):
+def chosen_facts(drawing, arguments):
     if arguments.facts == "all":
-        return trace.facts
+        return drawing.facts
     if not arguments.facts:
-        return trace.facts[: arguments.first]
-    names = arguments.facts.split(",")
-    for name in names:
-        if name not in trace.all_facts:
-            fail(f"{arguments.file}: there is no fact {name}")
-        if name not in trace.facts:
-            fail(f"{arguments.file}: fact {name} was not traced, since the model predicted something else")
-    return names
+        return drawing.facts[: arguments.first]
+    return [traced_fact(drawing.trace, name) for name in arguments.facts.split(",")]
 
 
-def check_traced(trace, path):
-    if not trace.facts:
-        fail(f"{path}: there is nothing to draw: none of its {plural(len(trace.all_facts), 'fact')} was traced, since the model predicted "
-             "something else", NOTHING_TO_DRAW)
+def require_averages(drawing):
+    if not drawing.averages:
+        raise nothing_traced(drawing)
 
 
-def texts(trace, names):
-    """All that may be written on a figure."""
-    yield trace.model
-    for name in names:
-        fact = trace.file["facts"][name]
-        yield from (fact.attrs["prompt"], fact.attrs["answer"], *fact["input_tokens"].asstr()[:])
+def nothing_traced(drawing):
+    return LociError(f"{drawing.trace.path}: there is nothing to draw: none of its {plural(len(drawing.all_facts), 'fact')} was traced, "
+                     "since the model predicted something else", NOTHING_TO_DRAW)
 
 
 def read_arguments():
@@ -332,43 +369,42 @@ def read_arguments():
     return arguments
 
 
-def draw_one(trace, arguments):
-    names = chosen_facts(trace, arguments) if arguments.facts or len(trace.all_facts) == 1 else []
-    find_fonts(texts(trace, names))
+def draw_one(drawing, arguments):
+    facts = chosen_facts(drawing, arguments) if arguments.facts or len(drawing.all_facts) == 1 else []
+    if len(facts) > 1:
+        fail("--figure: draws one fact; name one with --facts, or give --output DIR")
+    choose_fonts(drawing.texts(facts))
     stem, ending = os.path.splitext(arguments.figure)
     figures = Figures("", ending[1:])
     with figures.one(stem) as save:
-        if len(names) > 1:
-            fail("--figure: draws one fact; name one with --facts, or give --output DIR")
-        if names:
-            draw_fact_panels(trace, names[0], save, arguments.shared_scale)
-        else:
-            draw_average_panels(trace, save)
+        save(draw_fact_panels(drawing, facts[0], arguments.shared_scale) if facts else draw_average_panels(drawing))
     return figures.exit_code()
 
 
-def draw_folder(trace, arguments):
-    names = chosen_facts(trace, arguments)
+def draw_folder(drawing, arguments):
+    facts = chosen_facts(drawing, arguments)
     make_folder(arguments.output)
-    find_fonts(texts(trace, names))
+    choose_fonts(drawing.texts(facts))
     figures = Figures(arguments.output, arguments.format)
-    for name in names:
-        draw_fact(trace, name, figures, arguments.shared_scale)
-    draw_averages(trace, figures)
-    draw_severed_averages(trace, figures)
+    for fact in facts:
+        draw_fact(drawing, fact, figures, arguments.shared_scale)
+    draw_averages(drawing, figures)
+    averages = drawing.trace.severed
+    if averages:
+        with figures.one("severed") as save:
+            save(draw_severed_averages(drawing, averages))
     return figures.exit_code()
 
 
 def main():
+    """The command plot_trace.py. Returns its exit code."""
     arguments = read_arguments()
-    with open_result(arguments.file, "trace") as file:
-        try:
-            trace = Trace(file, arguments.model_name)
-            check_traced(trace, arguments.file)
-            return draw_one(trace, arguments) if arguments.figure else draw_folder(trace, arguments)
-        except (KeyError, OSError) as error:  # of what all figures need
-            fail(f"{arguments.file}: is damaged: {error.args[0]}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    use_style()
+    try:
+        with results.open(arguments.file, "trace") as trace:
+            drawing = Drawing(trace, arguments.model_name)
+            if not drawing.facts:
+                raise nothing_traced(drawing)
+            return draw_one(drawing, arguments) if arguments.figure else draw_folder(drawing, arguments)
+    except LociError as error:
+        fail(str(error), error.code or 2)
