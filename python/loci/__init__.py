@@ -8,9 +8,9 @@ results, draws them and makes reports.
 """
 from loci.errors import LociError
 from loci.jobs import generate, info, predict, run, tokenize
-from loci.results import (Average, Comparison, Edit, Edits, Evaluation, Fact, Result, SecondMoments, Severed, Tokens, Trace, Training,
-                          Update, open)
+from loci.results import (Average, Case, Comparison, Edit, Edits, Evaluation, Fact, Prompt, Result, SecondMoments, Severed, Target,
+                          Tokens, Trace, Training, Update, open)
 
 __version__ = "0.1.0"
-__all__ = ["Average", "Comparison", "Edit", "Edits", "Evaluation", "Fact", "LociError", "Result", "SecondMoments", "Severed", "Tokens",
-           "Trace", "Training", "Update", "generate", "info", "open", "predict", "run", "tokenize"]
+__all__ = ["Average", "Case", "Comparison", "Edit", "Edits", "Evaluation", "Fact", "LociError", "Prompt", "Result", "SecondMoments",
+           "Severed", "Target", "Tokens", "Trace", "Training", "Update", "generate", "info", "open", "predict", "run", "tokenize"]

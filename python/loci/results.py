@@ -1,12 +1,14 @@
 """Result files as objects: `loci.open(path)` gives the class of the file's kind.
 
-Nothing is read before a property is used, and nothing is kept: a property that reads an array reads it again each time. Scores and
-probabilities lie between 0 and 1, losses and log probabilities are in nats, times in seconds. Frames need pandas.
+Nothing is read before a property is used. A property that reads an array reads it again each time. Scores and probabilities lie
+between 0 and 1, losses and log probabilities are in nats, times in seconds. Frames need pandas.
 """
 from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Dict, Iterator, List, Optional, Type, Union
 
 import numpy as np
@@ -15,14 +17,15 @@ from loci import checksums
 from loci.errors import LociError
 from loci.fields import Fields, open_file, plain
 
-__all__ = ["Average", "Comparison", "Edit", "Edits", "Evaluation", "Fact", "Result", "SecondMoments", "Severed", "Tokens", "Trace",
-           "Training", "Update", "open"]
+__all__ = ["Average", "Case", "Comparison", "Edit", "Edits", "Evaluation", "Fact", "Prompt", "Result", "SecondMoments", "Severed",
+           "Target", "Tokens", "Trace", "Training", "Update", "open"]
 
 FORMAT = 1
 PROVENANCE = ("loci_version", "git_commit", "libraries", "hostname", "date", "world_size", "weights_sha256", "base_edits_sha256")
 KINDS = ("state", "mlp", "attn")
 SERIES = ("ordinary", "no_mlp", "no_attn")
 PROMPT_KINDS = ("rewrite", "paraphrase", "neighborhood", "attribute")
+WHEN = ("before", "after")
 COMMANDS = {"trace": "trace", "edits": "edit", "comparison": "eval --methods", "eval": "eval", "second_moments": "cov",
             "tokens": "tokenize", "training": "train"}
 Columns = Dict[str, Any]
@@ -455,7 +458,53 @@ class Edits(Result):
                                     "update_norm", "seconds"])
 
 
+def rows_with(column: np.ndarray, value: int) -> range:
+    """The rows that hold this value, of a column that never falls."""
+    return range(int(np.searchsorted(column, value)), int(np.searchsorted(column, value, side="right")))
+
+
 # --- Evaluations -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Target:
+    """A continuation that was scored after a prompt. What was not measured is None."""
+
+    text: str
+    before: float
+    """exp(-mean NLL of its tokens), unedited model: the geometric mean of the tokens' probabilities."""
+    after: Optional[float]
+    said_before: float
+    """Share of its tokens that are the most likely ones."""
+    said_after: Optional[float]
+
+
+@dataclass
+class Prompt:
+    """A prompt of a record. kind: rewrite, paraphrase, neighborhood or attribute."""
+
+    kind: str
+    text: str
+    targets: List[Target]
+
+
+@dataclass
+class Case:
+    """A record of an evaluation."""
+
+    case_id: int
+    request: Dict[str, Any]
+    prompts: List[Prompt]
+
+    @property
+    def prompt(self) -> str:
+        """What was edited, with the subject in its place."""
+        return self.request.get("prompt", "").replace("{}", self.request.get("subject", ""))
+
+    def target(self, which: str) -> str:
+        """The new or the true target of the request; empty where it names none."""
+        target = self.request.get(f"target_{which}") or ""
+        return (target.get("str", "") if isinstance(target, dict) else str(target)).strip()
 
 
 class Evaluation(Result):
@@ -486,6 +535,29 @@ class Evaluation(Result):
         if table not in self.TABLES:
             raise LociError(f"{self.path}: there is no table {table}; there are {', '.join(self.TABLES)}")
         return self.fields.columns(table)
+
+    def case(self, row: int) -> Case:
+        """A record with its prompts and their targets; the tables are read once. IndexError: there is no such row."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"{self.path}: there is no record {row}; it holds {len(self)}, numbered from 0")
+        records, prompts = self._tables["records"], self._tables["prompts"]
+        return Case(int(records["case_id"][row]), json.loads(records["request"][row]),
+                    [Prompt(PROMPT_KINDS[prompts["kind"][i]], prompts["text"][i], self._targets(i)) for i in rows_with(prompts["record"], row)])
+
+    @cached_property
+    def _tables(self) -> Dict[str, Columns]:
+        return {name: self.columns(name) for name in ("records", "prompts", "targets", "tokens")}
+
+    def _targets(self, prompt: int) -> List[Target]:
+        targets, tokens = self._tables["targets"], self._tables["tokens"]
+        found = []
+        for i in rows_with(targets["prompt"], prompt):
+            of_target = rows_with(tokens["target"], i)
+            probability, said = ([float(np.exp(-targets[f"nll_{when}"][i])) if f"nll_{when}" in targets else None for when in WHEN],
+                                 [float(np.mean(tokens[f"best_{when}"][of_target] == tokens["id"][of_target]))
+                                  if f"best_{when}" in tokens else None for when in WHEN])
+            found.append(Target(targets["text"][i], probability[0], probability[1], said[0], said[1]))
+        return found
 
     def table(self) -> Columns:
         """The summary: a row per metric."""
