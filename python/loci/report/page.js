@@ -2,7 +2,7 @@
 // Shows the data of the page. Text goes in as text, never as HTML.
 
 const ROWS_PER_PAGE = 50;
-const SVG = "http:" + "//www.w3.org/2000/svg"; // the name of the language, not an address
+const SVG = document.getElementById("pen").namespaceURI;
 const chunks = new Map();
 
 /** The data of a chunk, decoded once. */
@@ -48,7 +48,13 @@ function short(value) {
   return value.toFixed(size < 1 ? 3 : size < 100 ? 2 : 1);
 }
 
+/** Of a cell that may hold [value, half width of its interval]. */
+function central(value) {
+  return Array.isArray(value) ? value[0] : value;
+}
+
 function cellText(value, type) {
+  if (Array.isArray(value)) return cellText(value[0], type) + (value[1] === null ? "" : ` \u00b1 ${cellText(value[1], type)}`);
   if (type === "yesno") return value === null ? "\u2013" : value ? "yes" : "no";
   if (value === null || value === undefined) return "\u2013";
   if (type === "percent" && typeof value === "number") return (100 * value).toFixed(1);
@@ -63,7 +69,7 @@ function isNumeric(column) {
 
 function cell(value, column, wide) {
   const text = cellText(value, column.type);
-  const exact = typeof value === "number" && text !== String(value) ? String(value) : null;
+  const all = [value].flat(), exact = typeof all[0] === "number" && text !== String(value) ? all.join(" \u00b1 ") : null;
   const kinds = [isNumeric(column) && typeof value !== "string" ? "n" : "t"];
   if (column.type === "yesno" && value !== null) kinds.push(value ? "yes" : "no");
   if (wide) kinds.push("wide");
@@ -71,8 +77,6 @@ function cell(value, column, wide) {
 }
 
 function compare(a, b) {
-  const [none, other] = [a === null || a === "", b === null || b === ""];
-  if (none || other) return 0;
   if (typeof a === "string" || typeof b === "string") return String(a).localeCompare(String(b), "en", { numeric: true });
   return a - b;
 }
@@ -80,7 +84,8 @@ function compare(a, b) {
 /** Cells that are empty stay at the end, whatever the order. */
 function sorted(rows, column, sign) {
   const empty = (value) => value === null || value === "";
-  return [...rows].sort((a, b) => empty(a.values[column]) - empty(b.values[column]) || sign * compare(a.values[column], b.values[column]) || a.place - b.place);
+  const order = (a, b) => empty(a) - empty(b) || (empty(a) ? 0 : sign * compare(a, b));
+  return [...rows].sort((a, b) => order(central(a.values[column]), central(b.values[column])) || a.place - b.place);
 }
 
 /** A table whose headings sort it. With `open`, the first cell of a row opens it, the table is filtered and shown in pages. */
@@ -213,13 +218,13 @@ function visible(token) {
 
 /** Full colour at the largest value, no colour where nothing happens, grey below. */
 function heatMap(data) {
-  const layers = data.values[0].length, width = Math.max(12, Math.min(32, Math.floor(480 / layers))), height = 18;
-  const names = data.rows.map((row) => visible(row)), left = 10 + 7 * Math.min(24, Math.max(...names.map((name) => name.length)));
+  const layers = data.values[0].length, names = data.rows.map(visible), left = 10 + 6.5 * Math.min(28, Math.max(...names.map((name) => name.length)));
+  const room = Math.min(480, innerWidth - 50 - left), width = Math.max(12, Math.min(32, Math.floor(room / layers))), height = 18;
   const values = data.values.flat().filter((value) => value !== null);
   const top = Math.max(...values), bottom = Math.min(...values), span = Math.max(top - data.nothing, data.nothing - bottom, 1e-12);
   const picture = draw("svg", { class: "heat", width: left + layers * width + 8, height: names.length * height + 38 });
   names.forEach((name, r) => {
-    picture.append(label(left - 5, r * height + 13, name.length > 24 ? name.slice(0, 23) + "\u2026" : name, "end"));
+    picture.append(label(left - 5, r * height + 13, name.length > 28 ? name.slice(0, 27) + "\u2026" : name, "end"));
     data.values[r].forEach((value, l) => picture.append(draw("rect", {
       class: "cell", x: left + l * width, y: r * height, width, height, fill: `var(--${value < data.nothing ? "below" : data.colour})`,
       "fill-opacity": value === null ? 0 : Math.min(1, Math.abs(value - data.nothing) / span).toFixed(3),
@@ -238,8 +243,13 @@ function heatMap(data) {
   };
 }
 
-function colour(i) {
-  return `var(--c${i % 8})`;
+/** Of a series: a line to compare with is grey and dotted. */
+function colour(series, i) {
+  return series.dashed ? "var(--soft)" : `var(--c${i % 8})`;
+}
+
+function dashes(series, i) {
+  return series.dashed ? "2 3" : ["", "7 3", "9 3 2 3", "4 3"][i % 4];
 }
 
 function ticks(low, high) {
@@ -248,8 +258,6 @@ function ticks(low, high) {
   const first = Math.ceil(low / step - 1e-9);
   return Array.from({ length: Math.floor(high / step + 1e-9) - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(6)));
 }
-
-const DASHES = ["", "7 3", "2 3", "9 3 2 3"];
 
 /** The frame of a chart: its axes, and where values are. `low`, `high`: of the values, with their intervals. */
 function frame(data, place) {
@@ -263,7 +271,7 @@ function frame(data, place) {
   const picture = draw("svg", { width, height });
   for (const value of ticks(low, high)) {
     picture.append(draw("line", { class: "axis", x1: left, x2: width - right, y1: y(value), y2: y(value), "stroke-opacity": value === 0 ? 1 : 0.25 }),
-      label(left - 6, y(value) + 4, short(value), "end"));
+      label(left - 6, y(value) + 4, Math.abs(value) < 1e5 ? String(value) : short(value), "end"));
   }
   const step = Math.ceil(data.x.length / 12);
   data.x.forEach((value, i) => i % step === 0 && picture.append(label(x(i), height - bottom + 16, short(value))));
@@ -291,11 +299,11 @@ function barChart(data) {
   data.series.forEach((series, s) => series.values.forEach((value, i) => {
     if (value === null) return;
     const wide = width / count * group, begin = x(i) + (s - data.series.length / 2) * wide, interval = series.intervals?.[i];
-    picture.append(draw("rect", { class: "bar", x: begin, width: wide, y: y(Math.max(0, value)), height: Math.max(1, Math.abs(y(0) - y(value))), fill: colour(s) },
+    picture.append(draw("rect", { class: "bar", x: begin, width: wide, y: y(Math.max(0, value)), height: Math.max(1, Math.abs(y(0) - y(value))), fill: colour(series, s) },
       pointTitle(data, series, i)));
     if (interval != null) picture.append(draw("line", { class: "axis", x1: begin + wide / 2, x2: begin + wide / 2, y1: y(value - interval), y2: y(value + interval) }));
   }));
-  return chartEnd(data, picture, (_, i) => draw("rect", { width: 12, height: 10, x: 7, fill: colour(i) }));
+  return chartEnd(data, picture, (series, i) => draw("rect", { width: 12, height: 10, x: 7, fill: colour(series, i) }));
 }
 
 /** Points at their place, or, where they span a factor of ten from 1 on, by their logarithm. */
@@ -318,14 +326,14 @@ function lineChart(data) {
     for (const part of stretches(series)) {
       const edge = (i, sign) => `${x(i)},${y(series.values[i] + sign * series.intervals[i])}`;
       if (series.intervals?.length) {
-        picture.append(draw("polygon", { fill: colour(s), "fill-opacity": 0.15, points: [...part.map((i) => edge(i, 1)), ...part.toReversed().map((i) => edge(i, -1))].join(" ") }));
+        picture.append(draw("polygon", { fill: colour(series, s), "fill-opacity": 0.15, points: [...part.map((i) => edge(i, 1)), ...[...part].reverse().map((i) => edge(i, -1))].join(" ") }));
       }
-      picture.append(draw("polyline", { fill: "none", stroke: colour(s), "stroke-width": 2, "stroke-dasharray": series.dashed ? "2 3" : DASHES[s % 4],
+      picture.append(draw("polyline", { fill: "none", stroke: colour(series, s), "stroke-width": 2, "stroke-dasharray": dashes(series, s),
         points: part.map((i) => `${x(i)},${y(series.values[i])}`).join(" ") }));
-      for (const i of part) picture.append(draw("circle", { cx: x(i), cy: y(series.values[i]), r: 3.5, fill: colour(s) }, pointTitle(data, series, i)));
+      for (const i of part) picture.append(draw("circle", { cx: x(i), cy: y(series.values[i]), r: data.x.length > 12 ? 2.5 : 3.5, fill: colour(series, s) }, pointTitle(data, series, i)));
     }
   });
-  return chartEnd(data, picture, (series, i) => draw("line", { x1: 0, x2: 26, y1: 5, y2: 5, stroke: colour(i), "stroke-width": 2, "stroke-dasharray": series.dashed ? "2 3" : DASHES[i % 4] }));
+  return chartEnd(data, picture, (series, i) => draw("line", { x1: 0, x2: 26, y1: 5, y2: 5, stroke: colour(series, i), "stroke-width": 2, "stroke-dasharray": dashes(series, i) }));
 }
 
 // --- Sections --------------------------------------------------------------------------------------------------------

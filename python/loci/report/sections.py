@@ -1,6 +1,6 @@
 """What a report shows of each kind of result, as plain data: the page draws tables, figures and pairs, and knows no kinds.
 
-A table is {caption, columns: [{name, type, note}], rows}. A figure is {type: "heat" | "bars" | "lines", title, ...}. Numbers are
+A table is {caption, columns: [{name, type, note}], rows}; a cell may be (value, half width of its interval). A figure is {type: "heat" | "bars" | "lines", title, ...}. Numbers are
 written with all the digits of their type; those that do not exist are None.
 """
 from __future__ import annotations
@@ -29,6 +29,8 @@ def number(value: Any) -> Any:
         return value
     if isinstance(value, np.integer):
         return int(value)
+    if isinstance(value, tuple):
+        return [number(part) for part in value]
     if not math.isfinite(value):
         return None
     return float(f"{value:.7g}") if isinstance(value, np.float32) else float(value)
@@ -193,7 +195,7 @@ class EditsSection(Section):
         says = [(edit.most_likely(when) or "").strip() for when in results.WHEN]
         chances = [edit.probability(which, when) for which in ("new", "true") for when in results.WHEN]
         row = [str(place), edit.prompt, edit.target("true"), edit.target("new"), edit.took, *chances, *says, edit.layer, edit.method]
-        answers = table("Answers to the prompt", columns_of(("", "text"), ("before", "number"), ("after", "number")),
+        answers = table("Answers to the prompt", columns_of(("measured", "text"), ("before", "number"), ("after", "number")),
                         [["p(new target)", *chances[:2]], ["p(true target)", *chances[2:]], ["the model says", *says]])
         pairs = [[name, number(value)] for name, value in (
             ("prompt", edit.prompt), ("subject", edit.subject), ("case id", edit.fields.optional("case_id")),
@@ -255,8 +257,8 @@ class EvaluationSection(Section):
         summary = self.result.columns("summary")
         columns, values = [("metric", "text"), ("meaning", "text")], [summary["name"], summary["long_name"]]
         for when in self.when:
-            columns += [(when, "percent"), (f"± {when}", "percent", "half width of the 95 % interval")]
-            values += [summary[when], summary[f"{when}_interval"]]
+            columns.append((when, "percent"))
+            values.append(zip(summary[when], summary[f"{when}_interval"]))
         return [table("Metrics: means over records, in per cent, with 95 % intervals", columns_of(*columns, ("records", "number")),
                       zip(*values, summary["records"]))]
 
@@ -329,11 +331,9 @@ class ComparisonSection(Section):
 
     def tables(self) -> List[Data]:
         extra = [name for name in ("score", "perplexity", "change", "edit_seconds") if name in self.rows]
-        columns = [("method", "text"), ("edits", "number")]
-        for name in self.metrics:
-            columns += [(name, "percent"), (f"± {name}", "percent", "half width of the 95 % interval")]
+        columns = [("method", "text"), ("edits", "number"), *((name, "percent") for name in self.metrics)]
         columns += [(name.replace("_", " "), "percent" if name == "score" else "number") for name in extra] + [("failure", "text")]
-        rows = [[method, self.rows["edits"][r], *np.ravel(np.column_stack([self.mean[r], self.interval[r]])),
+        rows = [[method, self.rows["edits"][r], *zip(self.mean[r], self.interval[r]),
                  *(self.rows[name][r] for name in extra), self.rows["failure"][r]] for r, method in enumerate(self.rows["method"])]
         return [table("Methods: means over records, in per cent, with 95 % intervals", columns_of(*columns), rows)]
 
