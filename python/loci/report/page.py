@@ -68,5 +68,5 @@ def chunks(name: str, section: Section) -> Iterator[str]:
 
 def chunk(name: str, data: Any) -> str:
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    packed = base64.b64encode(zlib.compress(text.encode("utf-8", "replace"), 6)).decode("ascii")
+    packed = base64.b64encode(zlib.compress(text.encode("utf-8", "replace"), 3)).decode("ascii")
     return f'<script type="text/plain" id="data-{name}">{packed}</script>\n'

@@ -37,6 +37,8 @@ def number(value: Any) -> Any:
 
 
 def numbers(values: Iterable[Any]) -> List[Any]:
+    if isinstance(values, np.ndarray) and values.dtype == np.float32 and np.isfinite(values).all():
+        return [float("%.7g" % value) for value in values.tolist()]  # the same, several times faster
     return [number(value) for value in values]
 
 
