@@ -24,7 +24,7 @@ def write(paths: Iterable[Union[str, "os.PathLike[str]"]], output: Union[str, "o
     """Writes one HTML page about the results at `paths` to the file `output`, and returns its path.
 
     The page needs nothing beside itself. It takes the place of an older one when it is whole; where something fails, the older one
-    stays. LociError: a result cannot be read, none is given, or the page cannot be written.
+    stays. LociError: a result cannot be read or is damaged, none is given, or the page cannot be written.
     """
     paths, output = [os.fspath(path) for path in paths], os.fspath(output)
     if not paths:
@@ -51,7 +51,10 @@ def page(opened: List[results.Result], title: str) -> Iterator[str]:
     before, after = text.split("{{data}}")
     yield before
     for number, result in enumerate(opened):
-        yield from chunks(f"{number}", section_of(result))
+        try:
+            yield from chunks(f"{number}", section_of(result))
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            raise LociError(f"{result.path}: its fields do not fit each other: {error}") from error
     yield after.replace("{{script}}", (HERE / "page.js").read_text(encoding="utf-8"))
 
 

@@ -147,7 +147,7 @@ class TraceSection(Section):
 
     def case(self, place: int) -> Tuple[List[Any], Data]:
         fact = self.facts[place]
-        low, best, layer = fact.fields.optional("low_score"), None, None
+        low, best, layer = (fact.low_score if fact.traced else None), None, None
         figures: List[Data] = []
         if fact.traced:
             for kind in fact.kinds:
