@@ -34,9 +34,9 @@ def verify(root: Fields) -> int:
 
 
 def add_texts(total: Any, texts: Iterable[str]) -> None:
-    texts = [text.encode("utf-8", "surrogateescape") for text in texts]
-    total.update(b"%d:" % len(texts))
-    for text in texts:
+    encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
+    total.update(b"%d:" % len(encoded))
+    for text in encoded:
         total.update(b"%d:" % len(text) + text)
 
 

@@ -55,7 +55,7 @@ def command_line(command: str, *arguments: Text, **options: Any) -> List[str]:
             words.append(option)
         elif value is not None and value is not False:
             words += [f"{option}={text}" for text in values_of(name, value)]
-    return words + (["--", *map(os.fspath, arguments)] if arguments else [])
+    return words + (["--", *(os.fspath(argument) for argument in arguments)] if arguments else [])
 
 
 def values_of(name: str, value: Any) -> List[str]:

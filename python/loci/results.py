@@ -471,10 +471,10 @@ class Target:
     """A continuation that was scored after a prompt. What was not measured is None."""
 
     text: str
-    before: float
+    before: Optional[float]
     """exp(-mean NLL of its tokens), unedited model: the geometric mean of the tokens' probabilities."""
     after: Optional[float]
-    said_before: float
+    said_before: Optional[float]
     """Share of its tokens that are the most likely ones."""
     said_after: Optional[float]
 

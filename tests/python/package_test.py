@@ -458,7 +458,7 @@ class Browser(unittest.TestCase):
         with loci.open(path("trace.h5")) as trace:
             scores = {fact.name: fact.high_score for fact in trace.facts}
             value = float(f"{trace.fact(1).scores('state')[-1, 2]:.7g}")
-            average = trace.averages["state"].indirect_effect[-1, 4]
+            average = float(trace.averages["state"].indirect_effect[-1, 4])
         ordered = sorted(scores, key=scores.get)
         for view in views:
             self.assertLessEqual(view["needed"], view["wide"])
@@ -466,7 +466,7 @@ class Browser(unittest.TestCase):
             self.assertEqual(view["filtered"], ["1"])
             self.assertEqual((view["failed"], view["unnamed"]), (0, 0))
             self.assertGreaterEqual(view["opened"], 5)
-            self.assertTrue(any(title.startswith(f"last token (n=2), layer 4: {average!r} ±") for title in view["titles"]), view["titles"])
+            self.assertTrue(any(title.startswith(f"last token (n=2), layer 4: {average!r} ±") for title in view["titles"]))
             self.assertIn(f" of, layer 2: {value!r}", [" " + title.strip() for title in view["titles"]])
 
 

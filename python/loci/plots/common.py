@@ -6,18 +6,18 @@ import os
 import sys
 import unicodedata
 import warnings
-from typing import Any, Iterable, Iterator, Optional
+from typing import Any, Iterable, Iterator, Optional, Set
 
 import matplotlib
 import matplotlib.font_manager
-import matplotlib.pyplot as plt
+import matplotlib.pyplot as plt  # noqa: F401 (the modules beside take it from here)
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from loci.errors import LociError
 
 # A prompt's dollars are no formulas.
-STYLE = {"text.parse_math": False, "text.usetex": False, "pdf.fonttype": 42, "axes.titlesize": 8, "axes.labelsize": 7,
+STYLE: Any = {"text.parse_math": False, "text.usetex": False, "pdf.fonttype": 42, "axes.titlesize": 8, "axes.labelsize": 7,
          "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7, "legend.frameon": False}
 
 
@@ -73,7 +73,7 @@ def subplots(rows=1, columns=1, *, figsize, dpi=200, **options):
 
 ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 BOX = "\u25a1"  # stands for what no font has
-lacking = set()
+lacking: Set[str] = set()
 # Looked at first, since most systems have many fonts.
 PREFERRED = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK TC", "Noto Sans CJK KR", "Source Han Sans", "WenQuanYi Zen Hei",
              "Droid Sans Fallback", "Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans Symbols2",

@@ -10,6 +10,7 @@ import argparse
 
 import matplotlib.ticker
 import numpy as np
+from matplotlib.figure import Figure
 
 from loci import results
 from loci.errors import LociError
@@ -104,7 +105,7 @@ def texts(result):
     return [result.about, *result.methods]
 
 
-def methods(result):
+def methods(result: results.Comparison) -> Figure:
     """A figure with efficacy, paraphrase, neighbourhood and, where it was measured, perplexity over the number of edits: a line per
     method with 95 % intervals, the unedited model as a dotted line. LociError: every method failed."""
     require_numbers(result)
@@ -112,7 +113,7 @@ def methods(result):
         return drawn(draw_comparison(result))
 
 
-def retention(result):
+def retention(result: results.Comparison) -> Figure:
     """A figure with how much of each group of edits is left after all later ones. LociError: edits were not made in sequence."""
     require_numbers(result)
     if result.retention is None:

@@ -6,9 +6,11 @@ before_after: how probable the new and the old target are after each edit's bare
 the loss while the value v* of edit j was optimised, its parts, and the probability of the new target.
 """
 import argparse
+from typing import Iterable
 
 import matplotlib.ticker
 import numpy as np
+from matplotlib.figure import Figure
 
 from loci import results
 from loci.errors import LociError
@@ -94,7 +96,7 @@ def require_measured(edits):
         raise LociError("the edits hold no probabilities before and after; make them again with this version of loci")
 
 
-def before_after(edits):
+def before_after(edits: Iterable[results.Edit]) -> Figure:
     """A figure with bars: how probable the new and the true target of each edit are before and after it.
 
     edits: a result of `loci edit`, or a list of its edits. LociError: they hold no probabilities.
@@ -105,7 +107,7 @@ def before_after(edits):
         return drawn(draw_before_after(edits))
 
 
-def loss(edit):
+def loss(edit: results.Edit) -> Figure:
     """A figure with the loss of an edit while v* was optimised, its parts, and the probability of the new target, by step. LociError:
     the method follows no loss."""
     with style(texts([edit])):

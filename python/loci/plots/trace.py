@@ -9,10 +9,12 @@ severed_{id}). As one figure: the heat maps of all kinds side by side, of the fa
 """
 import argparse
 import os
+from typing import Optional
 
 import matplotlib.colors
 import matplotlib.ticker
 import numpy as np
+from matplotlib.figure import Figure
 
 from loci import results
 from loci.errors import LociError
@@ -291,7 +293,7 @@ def traced_fact(trace, known_id):
     return fact
 
 
-def heat_maps(trace, known_id=None, shared_scale=False, model_name=None):
+def heat_maps(trace: results.Trace, known_id: Optional[int] = None, shared_scale: bool = False, model_name: Optional[str] = None) -> Figure:
     """A figure with the heat maps of all kinds side by side, [tokens, layers] each.
 
     known_id: the fact whose scores are drawn; None: the average indirect effects over all facts. shared_scale: one colour scale for
@@ -308,7 +310,7 @@ def heat_maps(trace, known_id=None, shared_scale=False, model_name=None):
         return drawn(draw_fact_panels(drawing, fact, shared_scale))
 
 
-def average_lines(trace, model_name=None):
+def average_lines(trace: results.Trace, model_name: Optional[str] = None) -> Figure:
     """A figure with the average indirect effects as lines over layers, one per kind of token, with 95 % intervals. LociError: no fact
     was traced."""
     drawing = Drawing(trace, model_name)
@@ -317,7 +319,7 @@ def average_lines(trace, model_name=None):
         return drawn(draw_lines(drawing))
 
 
-def severed(trace, known_id=None, model_name=None):
+def severed(trace: results.Trace, known_id: Optional[int] = None, model_name: Optional[str] = None) -> Figure:
     """A figure with the indirect effects by layer while MLPs or attention are severed: of a fact, or (None) averages with 95 %
     intervals. LociError: nothing was severed (--sever)."""
     drawing = Drawing(trace, model_name)

@@ -115,7 +115,8 @@ class Table {
   sort(column) {
     this.sign = this.column === column ? -this.sign : 1;
     this.column = column;
-    this.heads.forEach((head, i) => head.setAttribute("aria-sort", i !== column ? "none" : this.sign > 0 ? "ascending" : "descending"));
+    const order = this.sign > 0 ? "ascending" : "descending";
+    this.heads.forEach((head, i) => head.setAttribute("aria-sort", i === column ? order : "none"));
     this.shown = sorted(this.shown, column, this.sign);
     this.turnTo(0);
   }
@@ -123,7 +124,8 @@ class Table {
   filter(text) {
     const words = text.toLowerCase().split(/\s+/).filter((word) => word);
     const matches = (row) => words.every((word) => row.text.includes(word));
-    for (const row of this.rows) row.text ??= row.values.map((value, i) => cellText(value, this.columns[i].type)).join(" ").toLowerCase();
+    const textOf = (row) => row.values.map((value, i) => cellText(value, this.columns[i].type)).join(" ").toLowerCase();
+    for (const row of this.rows) row.text ??= textOf(row);
     this.shown = this.rows.filter(matches);
     if (this.column >= 0) this.shown = sorted(this.shown, this.column, this.sign);
     this.turnTo(0);
@@ -150,7 +152,8 @@ class Table {
     const cells = row.values.map((value, i) => cell(value, this.columns[i], this.wide[i]));
     if (!this.open) return [make("tr", {}, cells)];
     const detail = make("tr", { class: "detail", hidden: true }, make("td", { colspan: cells.length }));
-    const button = make("button", { type: "button", class: "name", "aria-expanded": "false", onclick: () => this.toggle(row, button, detail) }, row.values[0]);
+    const open = () => this.toggle(row, button, detail);
+    const button = make("button", { type: "button", class: "name", "aria-expanded": "false", onclick: open }, row.values[0]);
     cells[0].replaceChildren(button);
     if (this.opened.has(row)) this.show(row, button, detail);
     return [make("tr", {}, cells), detail];
@@ -216,28 +219,37 @@ function visible(token) {
   return token.trim() ? token.replaceAll("\n", "\\n").replaceAll("\t", "\\t") : token.replaceAll(" ", "\u2423").replaceAll("\n", "\\n");
 }
 
+function interval(halfWidth) {
+  return halfWidth == null ? "" : ` \u00b1 ${halfWidth}`;
+}
+
 /** Full colour at the largest value, no colour where nothing happens, grey below. */
 function heatMap(data) {
-  const layers = data.values[0].length, names = data.rows.map(visible), left = 10 + 6.5 * Math.min(28, Math.max(...names.map((name) => name.length)));
+  const layers = data.values[0].length, names = data.rows.map(visible);
+  const left = 10 + 6.5 * Math.min(28, Math.max(...names.map((name) => name.length)));
   const room = Math.min(480, innerWidth - 50 - left), width = Math.max(12, Math.min(32, Math.floor(room / layers))), height = 18;
   const values = data.values.flat().filter((value) => value !== null);
-  const top = Math.max(...values), bottom = Math.min(...values), span = Math.max(top - data.nothing, data.nothing - bottom, 1e-12);
+  const span = Math.max(Math.max(...values) - data.nothing, data.nothing - Math.min(...values), 1e-12);
+  const strength = (value) => value === null ? 0 : Math.min(1, Math.abs(value - data.nothing) / span).toFixed(3);
+  const told = (r, l) => `${names[r]}, layer ${l}: ${data.values[r][l] ?? "none"}${interval(data.intervals?.[r][l])}`;
   const picture = draw("svg", { class: "heat", width: left + layers * width + 8, height: names.length * height + 38 });
   names.forEach((name, r) => {
     picture.append(label(left - 5, r * height + 13, name.length > 28 ? name.slice(0, 27) + "\u2026" : name, "end"));
     data.values[r].forEach((value, l) => picture.append(draw("rect", {
       class: "cell", x: left + l * width, y: r * height, width, height, fill: `var(--${value < data.nothing ? "below" : data.colour})`,
-      "fill-opacity": value === null ? 0 : Math.min(1, Math.abs(value - data.nothing) / span).toFixed(3),
-    }, draw("title", {}, `${name}, layer ${l}: ${value ?? "none"}${data.intervals?.[r][l] == null ? "" : " \u00b1 " + data.intervals[r][l]}`))));
+      "fill-opacity": strength(value),
+    }, draw("title", {}, told(r, l)))));
   });
   const step = Math.max(1, Math.ceil(26 / width), layers > 20 ? 5 : 1);
   for (let l = 0; l < layers; l += step) picture.append(label(left + (l + 0.5) * width, names.length * height + 14, String(l)));
   picture.append(label(left + layers * width / 2, names.length * height + 30, data.x_label));
   return {
     picture,
-    below: make("p", { class: "scale" }, `Blank: ${short(data.nothing)}, nothing restored. Full colour: ${short(data.nothing + span)}. Grey: below.`),
+    below: make("p", { class: "scale" },
+      `Blank: ${short(data.nothing)}, nothing restored. Full colour: ${short(data.nothing + span)}. Grey: below.`),
     values: {
-      caption: data.title, columns: [{ name: data.y_label, type: "text" }, ...data.values[0].map((_, l) => ({ name: String(l), type: "number" }))],
+      caption: data.title,
+      columns: [{ name: data.y_label, type: "text" }, ...data.values[0].map((_, l) => ({ name: String(l), type: "number" }))],
       rows: data.rows.map((row, r) => [names[r], ...data.values[r]]),
     },
   };
@@ -259,38 +271,45 @@ function ticks(low, high) {
   return Array.from({ length: Math.floor(high / step + 1e-9) - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(6)));
 }
 
-/** The frame of a chart: its axes, and where values are. `low`, `high`: of the values, with their intervals. */
+/** The lowest and the highest value of an axis: of the values, with their intervals. Bars, and lines that come near it, begin at 0. */
+function extent(data) {
+  const ends = (s) => s.values.flatMap((v, i) => v === null ? [] : [v - (s.intervals?.[i] ?? 0), v + (s.intervals?.[i] ?? 0)]);
+  const found = data.series.flatMap(ends), least = Math.min(...found), high = Math.max(0, ...found);
+  const far = data.type === "lines" && found.length && least > high / 2;
+  const low = far ? least - 0.1 * (high - least || high) : Math.min(0, ...found);
+  return [low, high > low ? high : low + 1];
+}
+
+/** The frame of a chart: its axes, and where values are. */
 function frame(data, place) {
-  const found = data.series.flatMap((s) => s.values.flatMap((v, i) => v === null ? [] : [v - (s.intervals?.[i] ?? 0), v + (s.intervals?.[i] ?? 0)]));
-  let low = Math.min(0, ...found), high = Math.max(0, ...found);
-  if (found.length && low === 0 && Math.min(...found) > high / 2 && data.type === "lines") low = Math.min(...found) - 0.1 * (high - Math.min(...found) || high);
-  if (high === low) high = low + 1;
+  const [low, high] = extent(data);
   const [left, right, top, bottom, width, height] = [56, 12, 8, 42, Math.min(520, 330 + 6 * data.x.length), 220];
   const y = (value) => top + (high - value) / (high - low) * (height - top - bottom);
   const x = (i) => left + place(i) * (width - left - right);
   const picture = draw("svg", { width, height });
   for (const value of ticks(low, high)) {
-    picture.append(draw("line", { class: "axis", x1: left, x2: width - right, y1: y(value), y2: y(value), "stroke-opacity": value === 0 ? 1 : 0.25 }),
+    const line = { class: "axis", x1: left, x2: width - right, y1: y(value), y2: y(value), "stroke-opacity": value === 0 ? 1 : 0.25 };
+    picture.append(draw("line", line),
       label(left - 6, y(value) + 4, Math.abs(value) < 1e5 ? String(value) : short(value), "end"));
   }
   const step = Math.ceil(data.x.length / 12);
   data.x.forEach((value, i) => i % step === 0 && picture.append(label(x(i), height - bottom + 16, short(value))));
+  const middle = (top + height - bottom) / 2;
   picture.append(label((left + width - right) / 2, height - 8, data.x_label),
-    label(12, (top + height - bottom) / 2, data.y_label, "middle", { transform: `rotate(-90 12 ${(top + height - bottom) / 2})` }));
+    label(12, middle, data.y_label, "middle", { transform: `rotate(-90 12 ${middle})` }));
   return { picture, x, y, width: width - left - right };
 }
 
 function pointTitle(data, series, i) {
-  const interval = series.intervals?.[i];
-  return draw("title", {}, `${series.name}, ${data.x_label} ${data.x[i]}: ${series.values[i]}${interval == null ? "" : " \u00b1 " + interval}`);
+  return draw("title", {}, `${series.name}, ${data.x_label} ${data.x[i]}: ${series.values[i]}${interval(series.intervals?.[i])}`);
 }
 
 function chartEnd(data, picture, key) {
   const legend = data.series.length < 2 ? null : make("ul", { class: "legend" }, data.series.map((series, i) =>
     make("li", {}, draw("svg", { width: 26, height: 10, "aria-hidden": "true" }, key(series, i)), series.name)));
-  const columns = data.series.flatMap((s) => [{ name: s.name, type: "number" }, ...(s.intervals?.length ? [{ name: "\u00b1", type: "number" }] : [])]);
-  const rows = data.x.map((x, i) => [x, ...data.series.flatMap((s) => [s.values[i], ...(s.intervals?.length ? [s.intervals[i]] : [])])]);
-  return { picture, below: legend, values: { caption: data.title, columns: [{ name: data.x_label, type: "number" }, ...columns], rows } };
+  const columns = [data.x_label, ...data.series.map((series) => series.name)].map((name) => ({ name, type: "number" }));
+  const rows = data.x.map((x, i) => [x, ...data.series.map((s) => s.intervals?.length ? [s.values[i], s.intervals[i]] : s.values[i])]);
+  return { picture, below: legend, values: { caption: data.title, columns, rows } };
 }
 
 function barChart(data) {
@@ -298,10 +317,11 @@ function barChart(data) {
   const { picture, x, y, width } = frame(data, (i) => (i + 0.5) / count);
   data.series.forEach((series, s) => series.values.forEach((value, i) => {
     if (value === null) return;
-    const wide = width / count * group, begin = x(i) + (s - data.series.length / 2) * wide, interval = series.intervals?.[i];
-    picture.append(draw("rect", { class: "bar", x: begin, width: wide, y: y(Math.max(0, value)), height: Math.max(1, Math.abs(y(0) - y(value))), fill: colour(series, s) },
+    const wide = width / count * group, begin = x(i) + (s - data.series.length / 2) * wide, middle = begin + wide / 2;
+    const high = Math.max(1, Math.abs(y(0) - y(value))), half = series.intervals?.[i];
+    picture.append(draw("rect", { class: "bar", x: begin, width: wide, y: y(Math.max(0, value)), height: high, fill: colour(series, s) },
       pointTitle(data, series, i)));
-    if (interval != null) picture.append(draw("line", { class: "axis", x1: begin + wide / 2, x2: begin + wide / 2, y1: y(value - interval), y2: y(value + interval) }));
+    if (half != null) picture.append(draw("line", { class: "axis", x1: middle, x2: middle, y1: y(value - half), y2: y(value + half) }));
   }));
   return chartEnd(data, picture, (series, i) => draw("rect", { width: 12, height: 10, x: 7, fill: colour(series, i) }));
 }
@@ -310,7 +330,8 @@ function barChart(data) {
 function places(values) {
   const first = values[0], last = values.at(-1);
   if (values.length < 2) return () => 0.5;
-  return first >= 1 && last >= 10 * first ? (i) => Math.log(values[i] / first) / Math.log(last / first) : (i) => (values[i] - first) / (last - first);
+  if (first >= 1 && last >= 10 * first) return (i) => Math.log(values[i] / first) / Math.log(last / first);
+  return (i) => (values[i] - first) / (last - first);
 }
 
 /** The stretches of a line without gaps. */
@@ -321,24 +342,23 @@ function stretches(series) {
 }
 
 function lineChart(data) {
-  const { picture, x, y } = frame(data, places(data.x));
+  const { picture, x, y } = frame(data, places(data.x)), r = data.x.length > 12 ? 2.5 : 3.5;
+  const pen = (series, s) => ({ fill: "none", stroke: colour(series, s), "stroke-width": 2, "stroke-dasharray": dashes(series, s) });
   data.series.forEach((series, s) => {
+    const edge = (i, sign) => `${x(i)},${y(series.values[i] + sign * (series.intervals?.[i] ?? 0))}`;
     for (const part of stretches(series)) {
-      const edge = (i, sign) => `${x(i)},${y(series.values[i] + sign * series.intervals[i])}`;
-      if (series.intervals?.length) {
-        picture.append(draw("polygon", { fill: colour(series, s), "fill-opacity": 0.15, points: [...part.map((i) => edge(i, 1)), ...[...part].reverse().map((i) => edge(i, -1))].join(" ") }));
-      }
-      picture.append(draw("polyline", { fill: "none", stroke: colour(series, s), "stroke-width": 2, "stroke-dasharray": dashes(series, s),
-        points: part.map((i) => `${x(i)},${y(series.values[i])}`).join(" ") }));
-      for (const i of part) picture.append(draw("circle", { cx: x(i), cy: y(series.values[i]), r: data.x.length > 12 ? 2.5 : 3.5, fill: colour(series, s) }, pointTitle(data, series, i)));
+      const band = [...part.map((i) => edge(i, 1)), ...[...part].reverse().map((i) => edge(i, -1))];
+      if (series.intervals?.length) picture.append(draw("polygon", { fill: colour(series, s), "fill-opacity": 0.15, points: band.join(" ") }));
+      picture.append(draw("polyline", { ...pen(series, s), points: part.map((i) => edge(i, 0)).join(" ") }),
+        ...part.map((i) => draw("circle", { cx: x(i), cy: y(series.values[i]), r, fill: colour(series, s) }, pointTitle(data, series, i))));
     }
   });
-  return chartEnd(data, picture, (series, i) => draw("line", { x1: 0, x2: 26, y1: 5, y2: 5, stroke: colour(series, i), "stroke-width": 2, "stroke-dasharray": dashes(series, i) }));
+  return chartEnd(data, picture, (series, i) => draw("line", { ...pen(series, i), x1: 0, x2: 26, y1: 5, y2: 5 }));
 }
 
 // --- Sections --------------------------------------------------------------------------------------------------------
 
-function pairs(list, kind) {
+function pairs(list, kind = null) {
   return make("dl", { class: kind }, list.map(([name, value]) => {
     const text = short(value);
     return make("div", { class: text.length > 40 ? "long" : null }, make("dt", {}, name),
@@ -350,9 +370,14 @@ function figures(list) {
   return list?.length ? make("div", { class: "figures" }, list.map(figure)) : null;
 }
 
+function tables(list) {
+  return (list ?? []).map((data) => new Table(data).element);
+}
+
 function about(data) {
-  const parts = Object.entries(data.about).flatMap(([name, value]) => [make("h4", {}, name), make("pre", {}, JSON.stringify(value, null, 2))]);
-  if (data.skipped.length) parts.push(make("h4", {}, "Records that were left out"), make("pre", {}, data.skipped.join("\n")));
+  const part = (name, text) => [make("h3", {}, name), make("pre", {}, text)];
+  const parts = Object.entries(data.about).flatMap(([name, value]) => part(name, JSON.stringify(value, null, 2)));
+  if (data.skipped.length) parts.push(...part("Records that were left out", data.skipped.join("\n")));
   return make("details", {}, make("summary", {}, "Configuration and provenance"), parts);
 }
 
@@ -360,7 +385,7 @@ async function cases(id, data) {
   if (!data.cases.count) return [];
   const open = async (place) => {
     const chunk = await load(`${id}-${Math.floor(place / data.cases_per_chunk)}`), shown = chunk[place % data.cases_per_chunk];
-    return make("div", { class: "case" }, shown.pairs ? pairs(shown.pairs, "") : null, (shown.tables ?? []).map((t) => new Table(t).element), figures(shown.figures));
+    return make("div", { class: "case" }, shown.pairs ? pairs(shown.pairs) : null, tables(shown.tables), figures(shown.figures));
   };
   const table = new Table({ ...data.cases, rows: await load(`${id}-cases`) }, open);
   if (data.cases.count === 1) table.body.querySelector("button").click();
@@ -368,10 +393,10 @@ async function cases(id, data) {
 }
 
 async function section(id) {
-  const data = await load(String(id)), heading = `section-${id}`;
-  document.getElementById("contents").append(make("li", {}, make("a", { href: `#${heading}` }, `${data.title}: ${data.file.split("/").at(-1)}`)));
+  const data = await load(String(id)), heading = `section-${id}`, name = `${data.title}: ${data.file.split("/").at(-1)}`;
+  document.getElementById("contents").append(make("li", {}, make("a", { href: `#${heading}` }, name)));
   return make("section", { "aria-labelledby": heading }, make("h2", { id: heading }, data.title), make("p", { class: "file" }, data.file),
-    pairs(data.pairs, "key"), figures(data.figures), data.tables.map((t) => new Table(t).element), await cases(id, data), about(data));
+    pairs(data.pairs, "key"), figures(data.figures), tables(data.tables), await cases(id, data), about(data));
 }
 
 /** What can be scrolled can have the focus, so that keys scroll it. */
@@ -399,8 +424,9 @@ async function main() {
   try {
     for (let id = 0; document.getElementById(`data-${id}`); ++id) results.append(await section(id));
   } catch (error) {
-    results.append(make("p", { class: "failed", role: "alert" }, typeof DecompressionStream === "undefined"
-      ? "This browser is too old to unpack the page's data (it has no DecompressionStream)." : `The page's data cannot be shown: ${error}`));
+    const old = typeof DecompressionStream === "undefined";
+    results.append(make("p", { class: "failed", role: "alert" },
+      old ? "This browser is too old to unpack the page's data: it has no DecompressionStream." : `The page's data cannot be shown: ${error}`));
   }
   results.setAttribute("aria-busy", "false");
   markScrollable();

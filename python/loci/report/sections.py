@@ -1,7 +1,7 @@
 """What a report shows of each kind of result, as plain data: the page draws tables, figures and pairs, and knows no kinds.
 
-A table is {caption, columns: [{name, type, note}], rows}; a cell may be (value, half width of its interval). A figure is {type: "heat" | "bars" | "lines", title, ...}. Numbers are
-written with all the digits of their type; those that do not exist are None.
+A table is {caption, columns: [{name, type, note}], rows}; a cell may be (value, half width of its interval). A figure is {type:
+"heat" | "bars" | "lines", title, ...}. Numbers are written with all the digits of their type; those that do not exist are None.
 """
 from __future__ import annotations
 
@@ -147,24 +147,24 @@ class TraceSection(Section):
 
     def case(self, place: int) -> Tuple[List[Any], Data]:
         fact = self.facts[place]
-        low, best, layer = (fact.low_score if fact.traced else None), None, None
-        figures: List[Data] = []
+        low, best, layer, figures = None, None, None, []
         if fact.traced:
-            for kind in fact.kinds:
-                scores = fact.scores(kind)
-                figures.append(self.heat_map(fact, kind, scores, low))
-                if kind == "state":
-                    effects = scores[fact.subject_range[1] - 1] - low
-                    layer = int(effects.argmax())
-                    best = float(effects[layer])
-            severed = {name: scores - low for name, scores in fact.severed.items()}
-            if severed:
-                figures.append(severed_figure("Effect of the state at the subject's last token", severed, {}))
+            low, figures = fact.low_score, self.case_figures(fact)
+            if "state" in fact.kinds:
+                effects = fact.scores("state")[fact.subject_range[1] - 1] - low
+                layer = int(effects.argmax())
+                best = float(effects[layer])
         expected = fact.fields.optional("attribute", "")
         row = [fact.name, fact.prompt, fact.answer.strip(), expected, fact.traced, fact.high_score, low, best, layer]
         pairs = [["prompt", fact.prompt], ["subject", fact.subject], ["answer", fact.answer.strip()], ["expected", expected],
                  ["clean p(answer)", number(fact.high_score)], ["corrupted p(answer)", number(low)]]
         return numbers(row), {"pairs": pairs, "figures": figures}
+
+    def case_figures(self, fact: results.Fact) -> List[Data]:
+        low = fact.low_score
+        found = [self.heat_map(fact, kind, fact.scores(kind), low) for kind in fact.kinds]
+        severed = {name: scores - low for name, scores in fact.severed.items()}
+        return found + ([severed_figure("Effect of the state at the subject's last token", severed, {})] if severed else [])
 
     def heat_map(self, fact: results.Fact, kind: str, scores: np.ndarray, low: float) -> Data:
         begin, end = fact.subject_range
@@ -294,7 +294,7 @@ class ComparisonSection(Section):
                       for method, edits in zip(self.rows["method"], self.rows["edits"])]
         self.last = [1 + (i + 1) * len(self.points) - 1 for i in range(len(self.methods))]
         self.case_ids = result.case_ids
-        self.values = result.values if result.fields.has("values") else None
+        self.values: Any = result.values if result.fields.has("values") else None
         self.case_columns = columns_of(("record", "text"), *((method, "percent") for method in self.methods))
 
     def __len__(self) -> int:
