@@ -215,8 +215,11 @@ function label(x, y, text, anchor = "middle", more = {}) {
   return draw("text", { x, y, "text-anchor": anchor, ...more }, text);
 }
 
+/** A token with what cannot be seen as its escapes, and nothing but spaces as marks. */
 function visible(token) {
-  return token.trim() ? token.replaceAll("\n", "\\n").replaceAll("\t", "\\t") : token.replaceAll(" ", "\u2423").replaceAll("\n", "\\n");
+  const escape = (c) => ({ "\n": "\\n", "\r": "\\r", "\t": "\\t" })[c] ?? `\\u${c.codePointAt(0).toString(16).padStart(4, "0")}`;
+  const shown = token.replace(/[\p{C}\p{Zl}\p{Zp}\u00a0]/gu, escape);
+  return shown.trim() ? shown : "\u2423".repeat(shown.length);
 }
 
 function interval(halfWidth) {
@@ -226,7 +229,7 @@ function interval(halfWidth) {
 /** Full colour at the largest value, no colour where nothing happens, grey below. */
 function heatMap(data) {
   const layers = data.values[0].length, names = data.rows.map(visible);
-  const left = 10 + 6.5 * Math.min(28, Math.max(...names.map((name) => name.length)));
+  const left = 10 + 6.5 * Math.min(32, Math.max(...names.map((name) => name.length)));
   const room = Math.min(480, innerWidth - 50 - left), width = Math.max(12, Math.min(32, Math.floor(room / layers))), height = 18;
   const values = data.values.flat().filter((value) => value !== null);
   const span = Math.max(Math.max(...values) - data.nothing, data.nothing - Math.min(...values), 1e-12);
@@ -234,7 +237,7 @@ function heatMap(data) {
   const told = (r, l) => `${names[r]}, layer ${l}: ${data.values[r][l] ?? "none"}${interval(data.intervals?.[r][l])}`;
   const picture = draw("svg", { class: "heat", width: left + layers * width + 8, height: names.length * height + 38 });
   names.forEach((name, r) => {
-    picture.append(label(left - 5, r * height + 13, name.length > 28 ? name.slice(0, 27) + "\u2026" : name, "end"));
+    picture.append(label(left - 5, r * height + 13, name.length > 32 ? name.slice(0, 31) + "\u2026" : name, "end"));
     data.values[r].forEach((value, l) => picture.append(draw("rect", {
       class: "cell", x: left + l * width, y: r * height, width, height, fill: `var(--${value < data.nothing ? "below" : data.colour})`,
       "fill-opacity": strength(value),
@@ -250,7 +253,7 @@ function heatMap(data) {
     values: {
       caption: data.title,
       columns: [{ name: data.y_label, type: "text" }, ...data.values[0].map((_, l) => ({ name: String(l), type: "number" }))],
-      rows: data.rows.map((row, r) => [names[r], ...data.values[r]]),
+      rows: data.values.map((row, r) => [names[r], ...row.map((value, l) => data.intervals ? [value, data.intervals[r][l]] : value)]),
     },
   };
 }
