@@ -162,6 +162,18 @@ class Results(unittest.TestCase):
             self.assertAlmostEqual(float(np.abs(updates.updates[0].delta()).sum()), float(np.abs(whole).sum()), places=3)
         self.fails("field /edits/0/u is missing", updates[0].update)
 
+    def test_an_update_of_some_rows_is_zero_elsewhere(self):
+        with h5py.File(path("rows.h5"), "w") as file:
+            file.attrs["kind"] = "edits"
+            group = file.create_group("updates/0")
+            group.attrs["shape"] = [4, 2]
+            group["rows"], group["delta"] = [1, 3], [[1.0, 2.0], [3.0, 4.0]]
+            factors = file.create_group("updates/1")
+            factors["left"], factors["right"] = [[1.0], [2.0]], [[3.0], [5.0], [7.0]]
+        rows, factors = self.open("rows.h5").updates
+        np.testing.assert_array_equal(rows.delta(), [[0, 0], [1, 2], [0, 0], [3, 4]])
+        np.testing.assert_array_equal(factors.delta(), [[3, 5, 7], [6, 10, 14]])
+
     def test_an_evaluation_gives_the_metrics_of_the_file(self):
         evaluation = self.open("eval.h5")
         with h5py.File(path("eval.h5")) as file:
@@ -423,7 +435,7 @@ main().then(async () => {
   heads[5].querySelector("button").click();
   const descending = [heads[5].getAttribute("aria-sort"), ...names()];
   const filter = trace.querySelector("input");
-  filter.value = "hamilton LEWIS";
+  filter.value = "COUNTRY lewis";
   filter.dispatchEvent(new Event("input"));
   await new Promise((done) => setTimeout(done, 300));
   parent.postMessage({ wide: innerWidth, needed: document.documentElement.scrollWidth, ascending, descending, filtered: names(),

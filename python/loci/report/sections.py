@@ -1,7 +1,7 @@
 """What a report shows of each kind of result, as plain data: the page draws tables, figures and pairs, and knows no kinds.
 
 A table is {caption, columns: [{name, type, note}], rows}; a cell may be (value, half width of its interval). A figure is {type:
-"heat" | "bars" | "lines", title, ...}. Numbers are written with all the digits of their type; those that do not exist are None.
+"heat" | "bars" | "lines", title, ...}. Numbers that do not exist are None.
 """
 from __future__ import annotations
 
@@ -24,21 +24,20 @@ MOST_BARS = 16  # layers; more are drawn as lines
 
 
 def number(value: Any) -> Any:
-    """A number as JSON can hold it. Seven digits tell all values of fp32 apart that a figure could."""
+    """A number as JSON can hold it: None for one that is not finite."""
     if value is None or isinstance(value, (bool, str, int)):
         return value
     if isinstance(value, np.integer):
         return int(value)
     if isinstance(value, tuple):
         return [number(part) for part in value]
-    if not math.isfinite(value):
-        return None
-    return float(f"{value:.7g}") if isinstance(value, np.float32) else float(value)
+    return float(value) if math.isfinite(value) else None
 
 
 def numbers(values: Iterable[Any]) -> List[Any]:
-    if isinstance(values, np.ndarray) and values.dtype == np.float32 and np.isfinite(values).all():
-        return [float("%.7g" % value) for value in values.tolist()]  # the same, several times faster
+    """Numbers of fp32 with seven digits, which is what they hold; others with all of theirs."""
+    if isinstance(values, np.ndarray) and values.dtype == np.float32:
+        return [float("%.7g" % value) if math.isfinite(value) else None for value in values.tolist()]
     return [number(value) for value in values]
 
 
