@@ -32,7 +32,9 @@ install(FILES ${PROJECT_BINARY_DIR}/loci-config.cmake ${PROJECT_BINARY_DIR}/loci
 
 # The command runs these scripts: ../share/loci from its folder, in an installation as in a build.
 install(PROGRAMS scripts/plot_trace.py scripts/plot_edit.py scripts/plot_comparison.py scripts/contact_sheet.py scripts/show_edit.py DESTINATION share/loci)
-install(FILES scripts/plotting.py DESTINATION share/loci)
+# The scripts find the Python package beside themselves (scripts/loci_package.py).
+install(FILES scripts/loci_package.py DESTINATION share/loci)
+install(DIRECTORY python/loci DESTINATION share/loci/python PATTERN __pycache__ EXCLUDE)
 install(DIRECTORY data/hparams DESTINATION share/loci)
 file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/share)
 file(CREATE_LINK ${PROJECT_SOURCE_DIR}/scripts ${PROJECT_BINARY_DIR}/share/loci SYMBOLIC)

@@ -55,5 +55,8 @@ echo "== 300 records that no choice was made on: each edited on its own, scored 
 "$loci" eval "$model" --dataset counterfact --records "$world/records_test.json" --output "$out/eval.h5" "${edit[@]}"
 "$loci" export "$out/eval.h5" --format csv --output "$out/eval"
 
+echo "== a report: one page that can be given away"
+PYTHONPATH=python "$python" -m loci.report "$out"/{trace,second_moments,edit,eval}.h5 --output "$out/report.html" --title "loci: the demo's results"
+
 echo "== figures and tables, all on one page"
 "$python" scripts/contact_sheet.py "$out" --title "loci: the demo's figures and tables"

@@ -16,4 +16,8 @@ for file in bash-completion/completions/loci zsh/site-functions/_loci fish/vendo
   grep -q facts "$work/prefix/share/$file"
 done
 grep -q 'loci\\-trace' "$work/prefix/share/man/man1/loci-trace.1"
+# The scripts that draw figures find the Python package beside themselves.
+if /usr/bin/python3 -c "import h5py, matplotlib" 2>/dev/null; then
+  for result in trace edit comparison; do "$work/prefix/share/loci/plot_$result.py" --help | grep -q -e --output; done
+fi
 if command -v man >/dev/null; then man -l "$work/prefix/share/man/man1/loci.1" | grep -q 'EXIT STATUS'; fi

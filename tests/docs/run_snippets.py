@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Runs the commands of README.md and the Python snippets of docs/results_in_python.md, and compares what they print.
+"""Runs the commands of README.md and the Python snippets of two pages, and compares what they print.
 
     run_snippets.py LOCI             checks; numbers may differ, words and their order may not
     run_snippets.py LOCI --update    writes what is printed into the pages
@@ -60,8 +60,9 @@ def read(page):
         return file.read()
 
 
-def printed(command, code, folder):
-    path = {"PATH": f"{folder}/bin:{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
+def printed(command, code, folder, loci):
+    path = {"PATH": f"{folder}/bin:{os.path.dirname(sys.executable)}:{os.environ['PATH']}", "LOCI": loci,
+            "PYTHONPATH": os.path.join(ROOT, "python")}
     result = subprocess.run(command, input=code, cwd=folder, capture_output=True, text=True, env={**os.environ, **path})
     if result.returncode != 0:
         sys.exit(f"this fails:\n{code}\n{result.stderr}")
@@ -73,11 +74,16 @@ def shape(text):
     return " ".join(NUMBER.sub("0", text).split())
 
 
-def check_page(page, pattern, command, prepare, loci, update):
-    text = read(page)
+def check_pages(pages, pattern, command, prepare, loci, update):
     with tempfile.TemporaryDirectory() as folder:
         prepare(loci, folder)
-        parts = [(match, printed(command, match["code"], folder)) for match in pattern.finditer(text)]
+        for page in pages:
+            check_page(page, pattern, lambda code: printed(command, code, folder, loci), update)
+
+
+def check_page(page, pattern, run, update):
+    text = read(page)
+    parts = [(match, run(match["code"])) for match in pattern.finditer(text)]
     if not parts or pattern is SNIPPET and len(parts) != text.count("```python"):
         sys.exit(f"{page}: has no snippet, or one without its output after it")
     if update:
@@ -94,8 +100,8 @@ def check_page(page, pattern, command, prepare, loci, update):
 
 def main():
     loci, update = os.path.abspath(sys.argv[1]), sys.argv[2:] == ["--update"]
-    check_page("README.md", COMMAND, ["bash"], make_checkout, loci, update)
-    check_page("docs/results_in_python.md", SNIPPET, [sys.executable, "-"], make_results, loci, update)
+    check_pages(["README.md"], COMMAND, ["bash"], make_checkout, loci, update)
+    check_pages(["docs/results_in_python.md", "docs/python.md"], SNIPPET, [sys.executable, "-"], make_results, loci, update)
 
 
 if __name__ == "__main__":

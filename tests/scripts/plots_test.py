@@ -12,8 +12,9 @@ import sys
 import tempfile
 import unittest
 
-SCRIPTS = os.path.join(os.path.abspath(sys.argv.pop(1)), "scripts")
-sys.path.insert(0, SCRIPTS)
+SOURCE = os.path.abspath(sys.argv.pop(1))
+SCRIPTS = os.path.join(SOURCE, "scripts")
+sys.path[:0] = [SCRIPTS, os.path.join(SOURCE, "python")]
 try:
     import h5py
     import matplotlib  # noqa: F401
@@ -21,7 +22,11 @@ try:
 except ImportError as missing:
     print(f"skipped: {missing}")
     sys.exit(77)
-import plotting  # noqa: E402
+import loci  # noqa: E402
+from loci.plots import common as plotting  # noqa: E402
+from loci.plots.comparison import draw_comparison  # noqa: E402
+
+plotting.use_style()
 
 ODD = ["It", " $$", "5", " $x^2$", " \\frac{a}", " 100%", " _u_", "\n", "\t", "\x07", "\u00a0", " ", " caf\u00e9", " \ufffd", "\u05e9\u05dc", " in"]
 
@@ -209,9 +214,8 @@ class Plots(unittest.TestCase):
 
     def test_the_panels_hold_the_numbers_of_the_file(self):
         write_comparison(self.path("c.h5"), failed=[3])
-        drawing = runpy.run_path(os.path.join(SCRIPTS, "plot_comparison.py"))
-        with h5py.File(self.path("c.h5")) as file:
-            axes = drawing["draw_comparison"](drawing["Comparison"](file)).axes
+        with loci.open(self.path("c.h5")) as result, h5py.File(self.path("c.h5")) as file:
+            axes = draw_comparison(result).axes
             mean, perplexity = file["mean"][:], file["rows/perplexity"][:]
         for panel, values in zip(axes, [*(100 * mean.T), perplexity]):
             unedited, rome, other = panel.get_lines()

@@ -1,8 +1,24 @@
-"""What the plotting scripts share: text that survives any character, titles that fit, and figures that fail one by one."""
+"""What all plots share: text that survives any character, titles that fit, and figures that fail one by one."""
+from __future__ import annotations
+
 import contextlib
 import os
 import sys
 import unicodedata
+import warnings
+from typing import Any, Iterable, Iterator, Optional, Set
+
+import matplotlib
+import matplotlib.font_manager
+import matplotlib.pyplot as plt  # noqa: F401 (the modules beside take it from here)
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from loci.errors import LociError
+
+# A prompt's dollars are no formulas.
+STYLE: Any = {"text.parse_math": False, "text.usetex": False, "pdf.fonttype": 42, "axes.titlesize": 8, "axes.labelsize": 7,
+         "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7, "legend.frameon": False}
 
 
 def complain(message):
@@ -22,28 +38,42 @@ def fail(message, code=2):
     sys.exit(code)
 
 
-try:
-    import h5py
-    import matplotlib
-    import numpy  # noqa: F401
-except ImportError as missing:
-    fail(f"Python's {missing.name} is missing; on Debian: apt install python3-h5py python3-matplotlib, for /usr/bin/python3")
+def use_style():
+    """For a program that only draws: every figure has the style."""
+    matplotlib.use("Agg")
+    if "text.parse_math" not in matplotlib.rcParams:
+        fail(f"matplotlib {matplotlib.__version__} is too old; 3.6 or newer is needed")
+    matplotlib.rcParams.update(STYLE)
 
-matplotlib.use("Agg")
-try:
-    matplotlib.rcParams["text.parse_math"] = False  # a prompt's dollars are no formulas
-except KeyError:
-    fail(f"matplotlib {matplotlib.__version__} is too old; 3.6 or newer is needed")
-matplotlib.rcParams.update({"text.usetex": False, "pdf.fonttype": 42, "axes.titlesize": 8, "axes.labelsize": 7,
-                            "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7, "legend.frameon": False})
-import matplotlib.font_manager  # noqa: E402
-import matplotlib.pyplot as plt  # noqa: E402
+
+@contextlib.contextmanager
+def style(texts: Iterable[str]) -> Iterator[None]:
+    """For a library: figures that are drawn within have the style and fonts for these texts; nothing changes for others."""
+    with matplotlib.rc_context(STYLE):
+        missing = find_fonts(texts)
+        if missing:
+            warnings.warn(missing, stacklevel=4)
+        yield
+
+
+def drawn(figure: Figure) -> Figure:
+    """The figure with its tick labels made, which matplotlib else does after the style has ended."""
+    figure.draw_without_rendering()
+    return figure
+
+
+def subplots(rows=1, columns=1, *, figsize, dpi=200, **options):
+    """(figure, axes), laid out so that nothing overlaps. The figure belongs to its holder alone: it need not be closed."""
+    figure = Figure(figsize=figsize, dpi=dpi, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, **options)
+
 
 # --- Text ------------------------------------------------------------------------------------------------------------
 
 ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 BOX = "\u25a1"  # stands for what no font has
-lacking = set()
+lacking: Set[str] = set()
 # Looked at first, since most systems have many fonts.
 PREFERRED = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK TC", "Noto Sans CJK KR", "Source Han Sans", "WenQuanYi Zen Hei",
              "Droid Sans Fallback", "Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans Symbols2",
@@ -103,8 +133,8 @@ def characters_of(path):
         return set()
 
 
-def find_fonts(texts):
-    """Chooses fonts that have the characters of these texts; says in one sentence what none has."""
+def find_fonts(texts: Iterable[str]) -> Optional[str]:
+    """Chooses fonts that have the characters of these texts. Returns a sentence about those that none has, else None."""
     needed = set("".join(map(visible, texts))) - characters_of(matplotlib.font_manager.findfont("DejaVu Sans"))
     families = ["DejaVu Sans"]
     fonts = matplotlib.font_manager.fontManager.ttflist
@@ -119,10 +149,11 @@ def find_fonts(texts):
     if len(families) > 1:
         matplotlib.rcParams["pdf.fonttype"] = 3  # 42, which publishers like better, holds no glyphs of fonts such as Noto Sans CJK
     lacking.update(needed)
-    if needed:
-        some = "".join(sorted(needed)[:20])
-        complain(f"no font of this machine has {len(needed)} of the characters ({some}); they are drawn as {BOX}. Debian's package "
-                 "fonts-noto-cjk has the Chinese, Japanese and Korean ones, fonts-noto-core those of most other scripts.")
+    if not needed:
+        return None
+    some = "".join(sorted(needed)[:20])
+    return (f"no font of this machine has {len(needed)} of the characters ({some}); they are drawn as {BOX}. Debian's package "
+            "fonts-noto-cjk has the Chinese, Japanese and Korean ones, fonts-noto-core those of most other scripts.")
 
 
 # --- Titles that fit -------------------------------------------------------------------------------------------------
@@ -174,18 +205,11 @@ def set_title(figure, paragraphs, size=8):
 # --- Files -----------------------------------------------------------------------------------------------------------
 
 
-COMMANDS = {"trace": "trace", "edits": "edit", "comparison": "eval --methods"}
-
-
-def open_result(path, kind):
-    """A result file of `loci`, whose attribute `kind` is the one given."""
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        fail(f"{path}: cannot be read: {error}")
-    if file.attrs.get("kind") != kind:
-        fail(f"{path}: is not a result file of loci {COMMANDS[kind]}")
-    return file
+def choose_fonts(texts):
+    """For a program: says what no font has."""
+    missing = find_fonts(texts)
+    if missing:
+        complain(missing)
 
 
 def make_folder(path):
@@ -209,11 +233,10 @@ class Figures:
             yield lambda figure: self.save(figure, path)
         except Exception as error:  # whatever it is, it is about this figure alone
             self.failed += 1
-            complain(f"{path} could not be drawn: {type(error).__name__}: {error}")
-        finally:
-            plt.close("all")
+            reason = str(error) if isinstance(error, LociError) else f"{type(error).__name__}: {error}"
+            complain(f"{path} could not be drawn: {reason}")
 
-    def save(self, figure, path):
+    def save(self, figure: Any, path: str) -> None:
         part = f"{path}.part"
         try:
             figure.savefig(part, format=self.ending)
