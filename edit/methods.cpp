@@ -28,6 +28,7 @@ std::vector<MethodEntry>& methods() {
       {"memit", "several layers, many requests at once", make_memit, memit_hparams},
       {"memit-seq", "the same, keeping the keys of earlier batches", make_memit, memit_hparams, "memit"},
       {"memit-rect", "the same, of each update the elements that change most", make_memit, memit_hparams, "memit"},
+      {"memit-prune", "the same, the singular values of the total change restrained", make_memit, memit_hparams, "memit"},
       {"emmet", "the same with equality constraints", make_emmet, emmet_hparams},
       {"alphaedit", "the same within the null space of the second moments", make_alphaedit, alphaedit_hparams},
       {"pmet", "the same for the MLP's output, sought together with the attention's", make_pmet, pmet_hparams},

@@ -21,7 +21,7 @@ namespace {
 constexpr std::array<std::string_view, 5> kBeginnings = {"The", "Therefore", "Because", "I", "You"};
 constexpr int64_t kTemplateTokens = 10;
 
-constexpr std::array<std::string_view, 2> kWithoutEffect = {"layer_selection", "mom2_adjustment"};
+constexpr std::array<std::string_view, 2> kLayerwiseWithoutEffect = {"layer_selection", "mom2_adjustment"};
 
 Field several_layers(std::vector<int64_t>& layers) {
   Field field{"layers", "list of layers", "the layers that are edited, such as `[3, 4, 5]`", Presence::off};
@@ -55,7 +55,8 @@ void visit_fields(Fields& field, LayerwiseHparams& hparams) {
 }
 
 Json layerwise_json(const Resources& resources, std::string_view method, const std::vector<std::string>& with_effect) {
-  return read_hparams_json(resources.options().hparams, resources.architecture(), with_effect, kWithoutEffect, method);
+  return read_hparams_json(resources.options().hparams, resources.architecture(), with_effect, kLayerwiseWithoutEffect,
+                           method);
 }
 
 void check_layerwise(LayerwiseHparams& hparams, const Resources& resources) {

@@ -2,16 +2,18 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "edit/common/layerwise.h"
 #include "edit/common/moment_system.h"
+#include "edit/memit/restraint.h"
 #include "runtime/error.h"
 #include "runtime/io/settings.h"
 
 namespace loci {
 namespace {
 
-enum class Variant { plain, keeps_earlier_keys, rectified };
+enum class Variant { plain, keeps_earlier_keys, rectified, restrained };
 
 struct MemitHparams {
   Variant variant = Variant::plain;  // by the name of the method
@@ -29,6 +31,7 @@ MemitHparams defaults_of(std::string_view name) {
   MemitHparams hparams;
   if (name == "memit-seq") hparams.variant = Variant::keeps_earlier_keys;
   if (name == "memit-rect") hparams.variant = Variant::rectified;
+  if (name == "memit-prune") hparams.variant = Variant::restrained;
   return hparams;
 }
 
@@ -45,11 +48,52 @@ void keep_largest(std::span<const float> weights, double share, std::span<float>
     if (relative[i] <= sorted[static_cast<size_t>(kept)]) delta[i] = 0;
 }
 
+/// PRUNE: what a sequence changes at a matrix in all has no singular values far above those of the matrix.
+class Restraint {
+ public:
+  /// `update` is to be made next. It becomes what takes the matrix from its total change to the restrained one.
+  void restrain(Context& context, const Model& model, Change& update) {
+    Dense dense = dense_of(std::get<LowRank>(update), model.config());
+    const StoredView stored = weight_of(model.parameters(), dense.weight).stored();
+    const std::vector<float>& before = totals_[dense.weight.layer];
+    std::vector<double> total(dense.delta.begin(), dense.delta.end());
+    for (size_t i = 0; i < before.size(); ++i) total[i] += static_cast<double>(before[i]);
+    if (!restrain_singular_values(context, total, stored.rows, stored.cols, limit(context, stored, dense.weight.layer)))
+      return;
+    for (size_t i = 0; i < total.size(); ++i)
+      dense.delta[i] = static_cast<float>(total[i] - (before.empty() ? 0 : static_cast<double>(before[i])));
+    update = std::move(dense);
+  }
+  void take_up(const Change& change, const Architecture& architecture) {
+    const Dense dense = std::holds_alternative<LowRank>(change) ? dense_of(std::get<LowRank>(change), architecture)
+                                                                : std::get<Dense>(change);
+    std::vector<float>& total = totals_[dense.weight.layer];
+    total.resize(dense.delta.size());
+    for (size_t i = 0; i < total.size(); ++i) total[i] += dense.delta[i];
+  }
+  void start_sequence() { totals_.clear(); }
+
+ private:
+  /// The largest singular value of the matrix without the total change.
+  double limit(Context& context, const StoredView& stored, int64_t layer) {
+    const auto found = limits_.find(layer);
+    if (found != limits_.end()) return found->second;
+    const std::vector<float> now = stored_to_host(context, stored), &change = totals_[layer];
+    std::vector<double> original(now.begin(), now.end());
+    for (size_t i = 0; i < change.size(); ++i) original[i] -= static_cast<double>(change[i]);
+    return limits_[layer] = largest_singular_value(context, original, stored.rows, stored.cols);
+  }
+
+  std::map<int64_t, std::vector<float>> totals_;  // by layer, as stored; empty: nothing yet
+  std::map<int64_t, double> limits_;              // by layer
+};
+
 class Memit : public LayerwiseMethod {
  public:
   Memit(std::string_view name, const MemitHparams& hparams, Resources& resources)
       : LayerwiseMethod(std::string(name), hparams.common, resources),
         hparams_(hparams),
+        architecture_(resources.architecture()),
         systems_(std::string(name), layers(), hparams.common.moment_weight, resources),
         earlier_(layers().size()) {}
 
@@ -59,6 +103,8 @@ class Memit : public LayerwiseMethod {
   }
 
   void take_up(const EditBatch& batch) override {
+    if (hparams_.variant == Variant::restrained)
+      for (const Change& change : batch.changes) restraint_.take_up(change, architecture_);
     if (hparams_.variant != Variant::keeps_earlier_keys) return;
     for (const Edit& edit : batch.edits) {
       const std::span<const float> keys = edit.values("keys");
@@ -68,7 +114,10 @@ class Memit : public LayerwiseMethod {
       }
     }
   }
-  void start_sequence() override { std::ranges::fill(earlier_, std::vector<double>()); }
+  void start_sequence() override {
+    std::ranges::fill(earlier_, std::vector<double>());
+    restraint_.start_sequence();
+  }
 
  private:
   std::vector<double> directions(Context& context, size_t index, std::span<const double> keys,
@@ -79,6 +128,8 @@ class Memit : public LayerwiseMethod {
   }
 
   void finish(Context& context, const Model& model, std::vector<Change>& updates) const override {
+    if (hparams_.variant == Variant::restrained)
+      for (Change& update : updates) restraint_.restrain(context, model, update);
     if (hparams_.variant != Variant::rectified) return;
     for (Change& update : updates) {
       Dense dense = dense_of(std::get<LowRank>(update), model.config());
@@ -89,8 +140,10 @@ class Memit : public LayerwiseMethod {
   }
 
   MemitHparams hparams_;
+  const Architecture& architecture_;
   MomentSystems systems_;
   std::vector<std::vector<double>> earlier_;  // by layer: keys of batches before [requests, ff]
+  mutable Restraint restraint_;               // keeps what it has computed about the weights
 };
 
 }  // namespace

@@ -15,6 +15,8 @@ namespace loci {
 ///   memit-seq   the keys of earlier batches in a sequence stay: lambda C + K_p K_p^T + K K^T
 ///   memit-rect  of a batch's update only the elements that change most relative to the weight are kept (Gu et al.
 ///   2024)
+///   memit-prune what a sequence changes in all is restrained (Ma et al. 2024): singular values of the total change
+///   that are above the largest one of the weight grow by their logarithm only
 std::unique_ptr<Method> make_memit(std::string_view name, Resources& resources);
 /// What its hyper-parameter files may hold.
 std::vector<SettingRow> memit_hparams(std::string_view name);

@@ -13,7 +13,7 @@ namespace loci {
 namespace {
 
 /// What every method passes over, and which layer the loss is read at: the reference's ROME has it as a constant.
-constexpr std::array<std::string_view, 1> kWithoutEffect = {"v_loss_layer"};
+constexpr std::array<std::string_view, 1> kRomeWithoutEffect = {"v_loss_layer"};
 
 /// The method that the file was made for; nothing where it does not say.
 std::optional<std::string> method_meant(const Json& json, std::string_view where) {
@@ -84,7 +84,7 @@ RomeHparams hparams_from_json(const Json& json, std::string_view where_view) {
   require<InputError>(json.is_object(), "{}: the file must hold one object of hyper-parameters", where);
   RomeHparams hparams;
   const Fields fields = fields_of(hparams);
-  hparams.without_effect = keys_without_effect(json, fields.keys(), kWithoutEffect, where);
+  hparams.without_effect = keys_without_effect(json, fields.keys(), kRomeWithoutEffect, where);
   hparams.method = method_meant(json, where);
   hparams.module = json_string_or(json, "rewrite_module_tmp", "", where);
   read_known_settings(json, where, fields);

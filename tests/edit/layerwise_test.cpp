@@ -8,6 +8,7 @@
 
 #include "edit/alphaedit/alphaedit.h"
 #include "edit/edit_units.h"
+#include "edit/memit/restraint.h"
 #include "edit/methods.h"
 #include "kernels/symmetric_eigen.h"
 #include "runtime/io/atomic_file.h"
@@ -226,6 +227,80 @@ TEST_F(Layerwise, MemitSeqKeepsEarlierKeys) {
     }
     made.method->take_up(batch);
   }
+}
+
+/// U diag(s) V^T with random orthogonal U [rows, rows] and V [cols, cols].
+std::vector<double> matrix_of(Context& context, const std::vector<double>& s, int64_t rows, int64_t cols) {
+  std::mt19937 random(7);
+  const auto orthogonal = [&](int64_t n) {
+    std::vector<double> symmetric(static_cast<size_t>(n * n));
+    for (double& value : symmetric) value = std::normal_distribution<double>()(random);
+    return symmetric_eigen(context, symmetric, n, "A").vectors;
+  };
+  const std::vector<double> u = orthogonal(rows), v = orthogonal(cols);
+  std::vector<double> made(static_cast<size_t>(rows * cols));
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t c = 0; c < cols; ++c)
+      for (int64_t k = 0; k < std::ssize(s); ++k) made[r * cols + c] += u[r * rows + k] * s[k] * v[c * cols + k];
+  return made;
+}
+
+TEST_F(Layerwise, SingularValuesAboveTheLimitBecomeLogarithms) {
+  const double limit = 3;
+  for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{4, 6}, {6, 4}, {5, 5}}) {
+    std::vector<double> change = matrix_of(context_, {9, 4, 2, 0.5}, rows, cols);
+    EXPECT_NEAR(largest_singular_value(context_, change, rows, cols), 9, 1e-12);
+    EXPECT_TRUE(restrain_singular_values(context_, change, rows, cols, limit));
+    const std::vector<double> expected =
+        matrix_of(context_, {std::log(9) - std::log(3) + 3, std::log(4) - std::log(3) + 3, 2, 0.5}, rows, cols);
+    for (size_t i = 0; i < change.size(); ++i) EXPECT_NEAR(change[i], expected[i], 1e-12);
+    const std::vector<double> before = change;
+    EXPECT_FALSE(restrain_singular_values(context_, change, rows, cols, 9));
+    EXPECT_EQ(change, before);
+  }
+}
+
+/// memit-prune: the sum of the changes of a sequence is restrained by what the matrix was before.
+TEST_F(Layerwise, MemitPruneRestrainsTheTotalChange) {
+  Executor executor(context_, model_);
+  const Json strong = {{"v_lr", 5}, {"clamp_norm_factor", 400}, {"mom2_update_weight", 1e-3}};
+  const Made plain = make(executor, "memit", strong), prune = make(executor, "memit-prune", strong);
+  const auto dense = [&](const Change& change) {
+    const std::vector<float> delta = std::holds_alternative<Dense>(change)
+                                         ? std::get<Dense>(change).delta
+                                         : dense_of(std::get<LowRank>(change), model_.config()).delta;
+    return std::vector<double>(delta.begin(), delta.end());
+  };
+  std::vector<std::vector<double>> totals(kLayers.size());
+  int restrained = 0;
+  for (const size_t first : {0u, 3u}) {
+    const auto cut = [&](const Made& made) { return std::span(made.requests).subspan(first, first == 0 ? 3 : 2); };
+    const EditBatch free = plain.method->edit(executor, cut(plain), 0)[0],
+                    made = prune.method->edit(executor, cut(prune), 0)[0];
+    for (size_t l = 0; l < kLayers.size(); ++l) {
+      const StoredView stored = weight_of(model_.parameters(), std::get<LowRank>(free.changes[l]).weight).stored();
+      const std::vector<float> weights = stored_to_host(context_, stored);
+      const std::vector<double> original(weights.begin(), weights.end()), update = dense(free.changes[l]);
+      totals[l].resize(update.size());
+      std::vector<double> expected = totals[l];
+      for (size_t i = 0; i < update.size(); ++i) expected[i] += update[i];
+      const double limit = largest_singular_value(context_, original, stored.rows, stored.cols);
+      restrained += restrain_singular_values(context_, expected, stored.rows, stored.cols, limit);
+      const std::vector<double> change = dense(made.changes[l]);
+      for (size_t i = 0; i < change.size(); ++i) {
+        EXPECT_NEAR(totals[l][i] + change[i], expected[i], 1e-5 * limit);
+        totals[l][i] += change[i];
+      }
+    }
+    prune.method->take_up(made);
+  }
+  EXPECT_GT(restrained, 0) << "no change is strong enough to be restrained";
+  // Another sequence begins without the changes of this one.
+  prune.method->start_sequence();
+  const EditBatch again = prune.method->edit(executor, std::span(prune.requests).first(3), 0)[0];
+  const Made fresh = make(executor, "memit-prune", strong);
+  const EditBatch first = fresh.method->edit(executor, std::span(fresh.requests).first(3), 0)[0];
+  for (size_t l = 0; l < kLayers.size(); ++l) EXPECT_EQ(dense(again.changes[l]), dense(first.changes[l]));
 }
 
 /// memit-rect: memit's update, but the elements that change least relative to the weight are 0.
