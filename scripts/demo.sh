@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-echo "This takes some minutes on two cores; most of them are the build, which happens once."
+echo "This takes about five minutes on two cores; four of them are the build, which happens once."
 scripts/setup.sh demo
 
 preset=cpu

@@ -46,8 +46,8 @@ else
   build "$release" "$flags" loci {forward,tokenizer,kernels,kernels_emulation,forward_emulation}_bench \
     {kernels,model,trace,edit}_tests communicator_ranks
   run "$release" --label-exclude '^emulation\.' --exclude-regex '^(runtime|records|eval|app|fuzz)\.[A-Z]|_NOT_BUILT$'
-  # Whole jobs on several ranks take minutes here, and the tests of ranks themselves find the same. Equal bits with any
-  # number of threads are a matter of the optimised kernels.
+  # Whole jobs on several ranks would take minutes here. What they share is tested all the same: communicators, units and
+  # stores in runtime, trainings on ranks in model. Equal bits with any number of threads are those of optimised kernels.
   build asan ''
   run asan --exclude-regex '^(mpi\.ranks|app\.ranks|slurm)|GemmThreads$'
   echo "== fuzz: 3 s of each target (after $SECONDS s)"

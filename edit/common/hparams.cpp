@@ -87,17 +87,18 @@ void require_down_projection(std::string_view key, std::string_view module, cons
                       published_module(architecture, Role::down_weight, 0));
 }
 
-Json read_hparams_json(const std::string& path, const Architecture& architecture,
-                       const std::vector<std::string>& with_effect, std::span<const std::string_view> also_without,
-                       std::string_view made_for) {
+void require_down_projection(const Json& json, const Architecture& architecture, std::string_view where) {
+  constexpr std::string_view kKey = "rewrite_module_tmp";
+  if (!json_has(json, kKey)) return;
+  require_down_projection(kKey, json_string(json, kKey, where), architecture, where);
+}
+
+Json read_hparams_json(const std::string& path, const std::vector<std::string>& with_effect,
+                       std::span<const std::string_view> also_without, const std::function<void(const Json&)>& check) {
   if (path.empty()) return Json::object();
   Json json = parse_json_file(path);
   require<InputError>(json.is_object(), "{}: the file must hold one object of hyper-parameters", path);
-  const std::string name = json_string_or(json, "alg_name", made_for, path);
-  require<InputError>(made_for.empty() || name == made_for,
-                      "{}: field \"alg_name\" is \"{}\"; these are not hyper-parameters of {}", path, name, made_for);
-  constexpr std::string_view kModule = "rewrite_module_tmp";
-  if (json_has(json, kModule)) require_down_projection(kModule, json_string(json, kModule, path), architecture, path);
+  if (check) check(json);
   const std::vector<std::string> without = keys_without_effect(json, with_effect, also_without, path);
   if (!without.empty()) spdlog::info("{}: without effect here: {}", path, fmt::join(without, ", "));
   return json;

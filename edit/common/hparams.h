@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <initializer_list>
 #include <span>
 #include <string>
@@ -35,14 +36,16 @@ std::vector<std::string> keys_without_effect(const Json& json, const std::vector
                                              std::span<const std::string_view> also_without, std::string_view where);
 
 /// The object of a file of hyper-parameters, an empty one where `path` is empty. Those of its keys that have no effect
-/// are told. Throws InputError for a file that holds no object, whose "alg_name" is not `made_for` (where one is
-/// given), or that edits another module, and as keys_without_effect() does.
-Json read_hparams_json(const std::string& path, const Architecture& architecture,
-                       const std::vector<std::string>& with_effect, std::span<const std::string_view> also_without,
-                       std::string_view made_for = {});
+/// are told, after `check` has looked at the object. Throws InputError for a file that holds no object, and as `check`
+/// and keys_without_effect() do.
+Json read_hparams_json(const std::string& path, const std::vector<std::string>& with_effect,
+                       std::span<const std::string_view> also_without,
+                       const std::function<void(const Json&)>& check = {});
 
-/// Throws InputError where a file's field `key` asks for another module to be edited (its name, with {} for the layer)
-/// than the MLP's down projection: loci would edit that one all the same.
+/// Throws InputError where the file asks for another module to be edited ("rewrite_module_tmp") than the MLP's down
+/// projection: loci would edit that one all the same.
+void require_down_projection(const Json& json, const Architecture& architecture, std::string_view where);
+/// The same for a module by its name, with {} for the layer.
 void require_down_projection(std::string_view key, std::string_view module, const Architecture& architecture,
                              std::string_view where);
 

@@ -55,8 +55,13 @@ void visit_fields(Fields& field, LayerwiseHparams& hparams) {
 }
 
 Json layerwise_json(const Resources& resources, std::string_view method, const std::vector<std::string>& with_effect) {
-  return read_hparams_json(resources.options().hparams, resources.architecture(), with_effect, kLayerwiseWithoutEffect,
-                           method);
+  const std::string& path = resources.options().hparams;
+  return read_hparams_json(path, with_effect, kLayerwiseWithoutEffect, [&](const Json& json) {
+    const std::string made_for = json_string_or(json, "alg_name", method, path);
+    require<InputError>(made_for == method, "{}: field \"alg_name\" is \"{}\"; these are not hyper-parameters of {}",
+                        path, made_for, method);
+    require_down_projection(json, resources.architecture(), path);
+  });
 }
 
 void check_layerwise(LayerwiseHparams& hparams, const Resources& resources) {

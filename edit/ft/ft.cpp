@@ -77,12 +77,14 @@ FtHparams read_ft_hparams(std::string_view method, const Resources& resources) {
   FtHparams hparams;
   const std::string& path = resources.options().hparams;
   const Fields fields = fields_of(hparams);
-  const Json json = read_hparams_json(path, resources.architecture(), fields.keys(), kWithoutEffect);
-  const std::string objective = json_string_or(json, "objective_optimization", "", path);
-  const std::string_view wanted = method == "ft-m" ? "target_new" : "prompt_last";
-  require<InputError>(objective.empty() || objective == wanted,
-                      "{}: field \"objective_optimization\" is \"{}\", but {} takes \"{}\"", path, objective, method,
-                      wanted);
+  const Json json = read_hparams_json(path, fields.keys(), kWithoutEffect, [&](const Json& file) {
+    const std::string objective = json_string_or(file, "objective_optimization", "", path);
+    const std::string_view wanted = method == "ft-m" ? "target_new" : "prompt_last";
+    require<InputError>(objective.empty() || objective == wanted,
+                        "{}: field \"objective_optimization\" is \"{}\", but {} takes \"{}\"", path, objective, method,
+                        wanted);
+    require_down_projection(file, resources.architecture(), path);
+  });
   read_known_settings(json, path, fields);
   if (resources.options().layer >= 0) hparams.layer = resources.options().layer;
   const int64_t layers = resources.architecture().layers;

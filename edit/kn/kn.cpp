@@ -33,7 +33,7 @@ KnHparams read_kn_hparams(const Resources& resources) {
   KnHparams hparams;
   const std::string& path = resources.options().hparams;
   const Fields fields = fields_of(hparams);
-  read_known_settings(read_hparams_json(path, resources.architecture(), fields.keys(), kWithoutEffect), path, fields);
+  read_known_settings(read_hparams_json(path, fields.keys(), kWithoutEffect), path, fields);
   return hparams;
 }
 

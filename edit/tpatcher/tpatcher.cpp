@@ -59,7 +59,7 @@ TPatcherHparams read_tpatcher_hparams(const Resources& resources) {
   TPatcherHparams hparams;
   const std::string& path = resources.options().hparams;
   const Fields fields = fields_of(hparams);
-  read_known_settings(read_hparams_json(path, resources.architecture(), fields.keys(), kWithoutEffect), path, fields);
+  read_known_settings(read_hparams_json(path, fields.keys(), kWithoutEffect), path, fields);
   int64_t& layer = hparams.training.layer;
   const int64_t layers = resources.architecture().layers;
   if (resources.options().layer >= 0) layer = resources.options().layer;

@@ -60,7 +60,7 @@ UltraEditHparams read_ultraedit_hparams(const Resources& resources) {
                       option("hparams"));
   UltraEditHparams hparams;
   const Fields fields = fields_of(hparams);
-  read_known_settings(read_hparams_json(path, resources.architecture(), fields.keys(), kWithoutEffect), path, fields);
+  read_known_settings(read_hparams_json(path, fields.keys(), kWithoutEffect), path, fields);
   return hparams;
 }
 

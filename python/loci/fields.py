@@ -13,7 +13,7 @@ __all__ = ["Fields", "open_file", "plain"]
 
 
 def open_file(path: str) -> h5py.File:
-    """An HDF5 file, for reading. LociError: it does not exist or is no HDF5 file."""
+    """An HDF5 file, for reading. LociError: it does not exist, or is not an HDF5 file."""
     try:
         return h5py.File(path, "r")
     except OSError as error:
@@ -64,14 +64,14 @@ class Fields:
         except (OSError, RuntimeError, ValueError, IndexError) as error:
             raise self.error(name, f"cannot be read: {error}") from error
         if not np.issubdtype(np.asarray(values).dtype, np.number):
-            raise self.error(name, "holds no numbers")
+            raise self.error(name, "does not hold numbers")
         return np.asarray(values)
 
     def texts(self, name: str) -> List[str]:
         """The texts of a data set. LociError: missing, damaged, or not text."""
         dataset = self._dataset(name)
         if h5py.check_string_dtype(dataset.dtype) is None:
-            raise self.error(name, "holds no text")
+            raise self.error(name, "does not hold text")
         try:
             return list(dataset.asstr(errors="replace")[()])
         except (OSError, RuntimeError, ValueError) as error:

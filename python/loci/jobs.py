@@ -25,20 +25,20 @@ NOT_TRACED = 7  # the output is complete
 
 
 def find_program() -> str:
-    """The command `loci`: the one that $LOCI names, else of $PATH, else the newest of the builds in the checkout that holds this
-    package. LociError: there is none."""
+    """The command `loci`: the one that $LOCI names, else of $PATH, else the build in the checkout that holds this package:
+    with CUDA where both kinds were built (as scripts/built_loci.sh). LociError: there is none."""
     named = os.environ.get("LOCI")
     if named:
         if not os.access(named, os.X_OK) or os.path.isdir(named):
-            raise LociError(f"{named}: is no program; the environment variable LOCI names it")
+            raise LociError(f"{named}: is not a program; the environment variable LOCI names it")
         return named
     found = shutil.which("loci")
     if found:
         return found
-    builds = Path(__file__).resolve().parents[2].glob("build/*/app/loci")
-    usable = [build for build in builds if build.is_file() and os.access(build, os.X_OK)]
-    if usable:
-        return str(max(usable, key=lambda build: build.stat().st_mtime))
+    for preset in ("cuda", "cpu", "demo"):
+        build = Path(__file__).resolve().parents[2] / "build" / preset / "app" / "loci"
+        if build.is_file() and os.access(build, os.X_OK):
+            return str(build)
     raise LociError("the command loci was not found; build it, and put it in the search path or name it with the environment variable LOCI")
 
 

@@ -104,7 +104,7 @@ class Result:
         try:
             return json.loads(self.fields.optional(name, "{}"))
         except ValueError as error:
-            raise LociError(f"{self.path}: attribute {name} is no JSON: {error}") from error
+            raise LociError(f"{self.path}: attribute {name} is not JSON: {error}") from error
 
 
 def rows_of(items: List[Any], names: List[str]) -> Columns:
@@ -406,7 +406,7 @@ class Update:
 
     def delta(self) -> np.ndarray:
         """What is added to the tensor as the checkpoint stores it: [rows, columns], and zero in rows that do not change.
-        LociError: neurons are no tensor."""
+        LociError: neurons beside an MLP are not a tensor."""
         if self.fields.has("left"):
             return self.fields.array("left") @ self.fields.array("right").T
         delta = self.fields.array("delta")
@@ -751,7 +751,7 @@ def open(path: Union[str, "os.PathLike[str]"], kind: Optional[str] = None) -> An
     """The result file at `path`, as the class of its kind: Trace, Edits, Evaluation, Comparison, SecondMoments, Tokens or Training.
 
     kind: what the file must be, as its attribute `kind` says it ("trace", "edits", "eval", ...). LociError: the file cannot be read,
-    is no result of loci, is of another kind, or was written by a newer loci.
+    is not a result of loci, is of another kind, or was written by a newer loci.
     """
     path = os.fspath(path)
     file = open_file(path)

@@ -292,7 +292,7 @@ class Jobs(unittest.TestCase):
 
     def test_the_program_is_looked_for(self):
         with unittest.mock.patch.dict(os.environ, LOCI=path("absent")):
-            self.assertRaisesRegex(loci.LociError, "absent: is no program", jobs.find_program)
+            self.assertRaisesRegex(loci.LociError, "absent: is not a program", jobs.find_program)
         tools = path("bin")
         os.mkdir(tools)
         os.symlink(LOCI, os.path.join(tools, "loci"))

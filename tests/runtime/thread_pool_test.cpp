@@ -99,12 +99,12 @@ TEST(ThreadPool, AnErrorOfATaskIsThrown) {
 TEST(ThreadPool, ManyLoopsInARow) {
   ThreadPool pool(3);
   int64_t sum = 0;
-  for (int64_t repeat = 0; repeat < 3000; ++repeat) {
+  for (int64_t repeat = 0; repeat < 20000; ++repeat) {
     std::atomic<int64_t> part{0};
     pool.parallel_for(3, 1, [&](int64_t begin, int64_t end) { part += end - begin; });
     sum += part;
   }
-  EXPECT_EQ(sum, 9000);
+  EXPECT_EQ(sum, 60000);
 }
 
 TEST(ThreadPool, WorkersThatFellAsleepWakeUp) {

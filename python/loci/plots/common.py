@@ -6,7 +6,7 @@ import os
 import sys
 import unicodedata
 import warnings
-from typing import Any, Iterable, Iterator, Optional, Set
+from typing import Any, Callable, Iterable, Iterator, NoReturn, Optional, Set
 
 import matplotlib
 import matplotlib.font_manager
@@ -14,9 +14,10 @@ import matplotlib.pyplot as plt  # noqa: F401 (the modules beside take it from h
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from loci import results
 from loci.errors import LociError
 
-# A prompt's dollars are no formulas.
+# A prompt's dollars are not formulas.
 STYLE: Any = {"text.parse_math": False, "text.usetex": False, "pdf.fonttype": 42, "axes.titlesize": 8, "axes.labelsize": 7,
          "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7, "legend.frameon": False}
 
@@ -33,7 +34,7 @@ def say(text):
         sys.stdout = open(os.devnull, "w")
 
 
-def fail(message, code=2):
+def fail(message: str, code: int = 2) -> NoReturn:
     complain(message)
     sys.exit(code)
 
@@ -44,6 +45,17 @@ def use_style():
     if "text.parse_math" not in matplotlib.rcParams:
         fail(f"matplotlib {matplotlib.__version__} is too old; 3.6 or newer is needed")
     matplotlib.rcParams.update(STYLE)
+
+
+def draw_file(path: str, kind: str, draw: Callable[[Any], int]) -> int:
+    """The work of a plotting command: `draw(result)` of the result file at `path`, which must be of this kind. Returns the exit
+    code that `draw` returns; ends the program with a sentence where something is wrong."""
+    use_style()
+    try:
+        with results.open(path, kind) as result:
+            return draw(result)
+    except LociError as error:
+        fail(str(error), error.code or 2)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from loci import results
 from loci.errors import LociError
-from loci.plots.common import Figures, choose_fonts, complain, drawn, fail, label, make_folder, plt, set_title, style, subplots, use_style
+from loci.plots.common import Figures, choose_fonts, complain, draw_file, drawn, label, make_folder, plt, set_title, style, subplots
 
 __all__ = ["methods", "retention"]
 
@@ -155,9 +155,4 @@ def draw_all(result, arguments):
 def main():
     """The command plot_comparison.py. Returns its exit code."""
     arguments = read_arguments()
-    use_style()
-    try:
-        with results.open(arguments.file, "comparison") as result:
-            return draw_all(result, arguments)
-    except LociError as error:
-        fail(str(error), error.code or 2)
+    return draw_file(arguments.file, "comparison", lambda result: draw_all(result, arguments))

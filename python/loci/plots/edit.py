@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from loci import results
 from loci.errors import LociError
-from loci.plots.common import Figures, choose_fonts, drawn, fail, fit, label, make_folder, set_title, style, subplots, use_style
+from loci.plots.common import Figures, choose_fonts, draw_file, drawn, fit, label, make_folder, set_title, style, subplots
 
 __all__ = ["before_after", "loss"]
 
@@ -160,9 +160,4 @@ def draw_all(result, arguments):
 def main():
     """The command plot_edit.py. Returns its exit code."""
     arguments = read_arguments()
-    use_style()
-    try:
-        with results.open(arguments.file, "edits") as result:
-            return draw_all(result, arguments)
-    except LociError as error:
-        fail(str(error), error.code or 2)
+    return draw_file(arguments.file, "edits", lambda result: draw_all(result, arguments))

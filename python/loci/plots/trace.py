@@ -18,8 +18,7 @@ from matplotlib.figure import Figure
 
 from loci import results
 from loci.errors import LociError
-from loci.plots.common import (Figures, choose_fonts, drawn, fail, label, make_folder, plt, set_title, style, subplots,
-                               use_style)
+from loci.plots.common import Figures, choose_fonts, draw_file, drawn, fail, label, make_folder, plt, set_title, style, subplots
 
 __all__ = ["average_lines", "heat_maps", "severed"]
 
@@ -398,15 +397,14 @@ def draw_folder(drawing, arguments):
     return figures.exit_code()
 
 
+def draw_all(trace, arguments):
+    drawing = Drawing(trace, arguments.model_name)
+    if not drawing.facts:
+        raise nothing_traced(drawing)
+    return draw_one(drawing, arguments) if arguments.figure else draw_folder(drawing, arguments)
+
+
 def main():
     """The command plot_trace.py. Returns its exit code."""
     arguments = read_arguments()
-    use_style()
-    try:
-        with results.open(arguments.file, "trace") as trace:
-            drawing = Drawing(trace, arguments.model_name)
-            if not drawing.facts:
-                raise nothing_traced(drawing)
-            return draw_one(drawing, arguments) if arguments.figure else draw_folder(drawing, arguments)
-    except LociError as error:
-        fail(str(error), error.code or 2)
+    return draw_file(arguments.file, "trace", lambda trace: draw_all(trace, arguments))
